@@ -1,0 +1,78 @@
+//! What makes two requests the same request.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+/// SHA-256 of a request, field by field, each preceded by its length.
+///
+/// The same key with another fingerprint is another request: it never runs, and never sees the stored answer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// The fingerprint of `fields`, in this order.
+    ///
+    /// ```
+    /// use keylatch::Fingerprint;
+    ///
+    /// assert_ne!(Fingerprint::of([b"ab".as_slice(), b"c"]), Fingerprint::of([b"a".as_slice(), b"bc"]));
+    /// ```
+    pub fn of<'a>(fields: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hasher = Hasher::default();
+        for field in fields {
+            hasher.field(field);
+        }
+        hasher.finish()
+    }
+
+    /// The 32 bytes of a fingerprint that was stored.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes, to store them.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// Builds a [`Fingerprint`] one field at a time.
+#[derive(Debug, Clone)]
+pub struct Hasher(Sha256);
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Self(Sha256::new_with_prefix(b"keylatch fingerprint 1"))
+    }
+}
+
+impl Hasher {
+    /// Adds a field that is there, even if it is empty.
+    pub fn field(&mut self, bytes: &[u8]) {
+        self.0.update([1]);
+        self.0.update((bytes.len() as u64).to_be_bytes());
+        self.0.update(bytes);
+    }
+
+    /// Adds a field that may be absent. An absent field is not an empty one.
+    pub fn optional(&mut self, bytes: Option<&[u8]>) {
+        match bytes {
+            Some(bytes) => self.field(bytes),
+            None => self.0.update([0]),
+        }
+    }
+
+    /// The fingerprint of all fields that were added.
+    pub fn finish(self) -> Fingerprint {
+        Fingerprint(self.0.finalize().into())
+    }
+}
+
+/// Shows the first four bytes, enough to compare two in a log.
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, ..] = self.0;
+        write!(f, "Fingerprint({a:02x}{b:02x}{c:02x}{d:02x}…)")
+    }
+}

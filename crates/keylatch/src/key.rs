@@ -1,0 +1,154 @@
+//! The client's idempotency key, and its grammar.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A client's idempotency key: 1 to 255 visible ASCII characters (`!` to `~`).
+///
+/// It does not show itself in `Debug`: whoever knows a key and its scope can ask for the answer, so
+/// keys do not belong in logs. [`as_str`](Self::as_str) is the deliberate way to read one.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(Arc<str>);
+
+/// The longest key, in bytes: the limit that Stripe and the IETF draft's implementations share.
+pub const KEY_BYTES_MAX: usize = 255;
+
+/// Why a text is not a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidKey {
+    /// Nothing between the quotes, or nothing at all.
+    #[error("the key is empty; send 1 to {KEY_BYTES_MAX} visible ASCII characters")]
+    Empty,
+    /// More than [`KEY_BYTES_MAX`] characters after unquoting.
+    #[error("the key is longer than {KEY_BYTES_MAX} characters; a UUID has 36")]
+    TooLong,
+    /// A space, a control character or a byte outside ASCII.
+    #[error(
+        "the key has a character that is not visible ASCII at position {0}; use letters, digits and punctuation without spaces"
+    )]
+    BadCharacter(usize),
+    /// The text opens with a quote that is never closed, or goes on after it.
+    #[error("the quoted key does not end with its closing quote; send \"key\" or the bare form key")]
+    Unterminated,
+    /// A backslash before anything but a quote or a backslash.
+    #[error("the quoted key has a backslash at position {0} that escapes neither a quote nor a backslash")]
+    BadEscape(usize),
+}
+
+impl Key {
+    /// Takes `text` as it is.
+    ///
+    /// # Errors
+    ///
+    /// If it is empty, too long, or has a character that is not visible ASCII.
+    pub fn new(text: &str) -> Result<Self, InvalidKey> {
+        check(text.as_bytes())?;
+        Ok(Self(Arc::from(text)))
+    }
+
+    /// Reads the value of an `Idempotency-Key` header: the quoted string of
+    /// [RFC 9651, section 3.3.3](https://www.rfc-editor.org/rfc/rfc9651#section-3.3.3), or the bare form
+    /// that most clients send. Both forms of a key are the same key.
+    ///
+    /// # Errors
+    ///
+    /// If the value fits neither form, or the key in it is not valid.
+    pub fn from_header(value: &[u8]) -> Result<Self, InvalidKey> {
+        let value = value.trim_ascii();
+        match value.split_first() {
+            None => Err(InvalidKey::Empty),
+            Some((b'"', quoted)) => Self::unquote(quoted),
+            Some(_) => {
+                check(value)?;
+                Self::new(std::str::from_utf8(value).expect("checked to be ASCII"))
+            }
+        }
+    }
+
+    fn unquote(quoted: &[u8]) -> Result<Self, InvalidKey> {
+        let mut key = String::with_capacity(quoted.len());
+        let mut bytes = quoted.iter().copied().enumerate();
+        while let Some((at, byte)) = bytes.next() {
+            match byte {
+                b'"' if at + 1 == quoted.len() => return Self::new(&key),
+                b'"' => return Err(InvalidKey::Unterminated),
+                b'\\' => match bytes.next() {
+                    Some((_, escaped @ (b'"' | b'\\'))) => key.push(char::from(escaped)),
+                    Some(_) => return Err(InvalidKey::BadEscape(at)),
+                    None => return Err(InvalidKey::Unterminated),
+                },
+                _ if byte.is_ascii_graphic() => key.push(char::from(byte)),
+                _ => return Err(InvalidKey::BadCharacter(at)),
+            }
+        }
+        Err(InvalidKey::Unterminated)
+    }
+
+    /// The key itself. Do not log it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn check(text: &[u8]) -> Result<(), InvalidKey> {
+    if text.is_empty() {
+        return Err(InvalidKey::Empty);
+    }
+    if text.len() > KEY_BYTES_MAX {
+        return Err(InvalidKey::TooLong);
+    }
+    match text.iter().position(|byte| !byte.is_ascii_graphic()) {
+        Some(at) => Err(InvalidKey::BadCharacter(at)),
+        None => Ok(()),
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({} characters)", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(value: &str) -> Result<String, InvalidKey> {
+        Key::from_header(value.as_bytes()).map(|key| key.as_str().to_owned())
+    }
+
+    #[test]
+    fn bare_and_quoted_forms_are_the_same_key() {
+        assert_eq!(header("abc"), Ok("abc".to_owned()));
+        assert_eq!(header("\"abc\""), Ok("abc".to_owned()));
+        assert_eq!(header("  \"abc\" "), Ok("abc".to_owned()));
+        assert_eq!(header(r#""a\"b\\c""#), Ok(r#"a"b\c"#.to_owned()));
+        assert_eq!(header("urn:uuid:1/2"), Ok("urn:uuid:1/2".to_owned()));
+        assert_eq!(header(r"a\b"), Ok(r"a\b".to_owned()));
+    }
+
+    #[test]
+    fn what_is_not_a_key_says_why() {
+        let long = "k".repeat(KEY_BYTES_MAX + 1);
+        assert_eq!(header(""), Err(InvalidKey::Empty));
+        assert_eq!(header("   "), Err(InvalidKey::Empty));
+        assert_eq!(header("\"\""), Err(InvalidKey::Empty));
+        assert_eq!(header(&long), Err(InvalidKey::TooLong));
+        assert_eq!(header(&format!("\"{long}\"")), Err(InvalidKey::TooLong));
+        assert_eq!(header("a b"), Err(InvalidKey::BadCharacter(1)));
+        assert_eq!(header("a\u{e9}"), Err(InvalidKey::BadCharacter(1)));
+        assert_eq!(header("\"a b\""), Err(InvalidKey::BadCharacter(1)));
+        assert_eq!(header("\"abc"), Err(InvalidKey::Unterminated));
+        assert_eq!(header("\""), Err(InvalidKey::Unterminated));
+        assert_eq!(header("\"a\"b\""), Err(InvalidKey::Unterminated));
+        assert_eq!(header("\"a\";p=1"), Err(InvalidKey::Unterminated));
+        assert_eq!(header(r#""a\"#), Err(InvalidKey::Unterminated));
+        assert_eq!(header(r#""a\n""#), Err(InvalidKey::BadEscape(1)));
+        assert!(header(&"k".repeat(KEY_BYTES_MAX)).is_ok());
+    }
+
+    #[test]
+    fn debug_keeps_the_key_to_itself() {
+        assert_eq!(format!("{:?}", Key::new("secret").unwrap()), "Key(6 characters)");
+    }
+}

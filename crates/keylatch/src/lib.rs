@@ -1,0 +1,24 @@
+//! Keylatch makes a repeated request safe: it takes effect **once** and always gets **the same answer**.
+mod clock;
+mod fingerprint;
+mod key;
+pub mod machine;
+mod outcome;
+mod policy;
+mod record;
+mod scope;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+pub mod store;
+mod time;
+pub mod tx;
+
+pub use clock::Clock;
+pub use fingerprint::{Fingerprint, Hasher};
+pub use key::{InvalidKey, KEY_BYTES_MAX, Key};
+pub use outcome::{Body, DecodeError, Outcome};
+pub use policy::{Guarantee, InvalidPolicy, LEASE, LEASE_MS_MIN, Limits, Policy, RETENTION, TOMBSTONE};
+pub use record::{Epoch, Lease, Notes, Owner, Record, RecordId, State};
+pub use scope::{InvalidScope, SCOPE_FIELD_BYTES_MAX, Scope};
+pub use time::Timestamp;
+pub use tx::Tx;

@@ -1,0 +1,334 @@
+//! All the semantics, pure: values in, a decision or the next record out. No I/O, no clock, no async.
+//!
+//! ```text
+//!              claim                     complete                 expires_at            free_at
+//!   (absent) ─────────▶ Running ───────────────────▶ Completed ─────────────▶ Tombstone ─────────▶ (absent)
+//!                        │   ▲                           ▲
+//!          takeover_at   │   │ claim by the same request │ complete: resolved, or a late owner
+//!                        ├──▶ Abandoned                  │
+//!          lease_ends_at │                               │
+//!                        └──▶ Unknown ───────────────────┘
+//! ```
+//!
+//! A phase is not stored: it follows from the record's state and the time. [`decide`] says what a request
+//! gets; [`claim`], [`renew`], [`complete`], [`release`] and [`sweep`] say what a store writes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::record::{Epoch, Lease, Notes, Owner, Record, State};
+use crate::{Fingerprint, Guarantee, Key, Outcome, Policy, RecordId, Scope, Timestamp};
+
+// ---- What a request gets -------------------------------------------------------------------------------
+
+/// Where a record stands at an instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// No record, or one that has had its time: anyone may claim the key.
+    Free,
+    /// A run is under way.
+    Running,
+    /// A run's lease has ended without an outcome; the same request may take over.
+    Abandoned,
+    /// A run's lease has ended without an outcome, and nobody may take over until it is resolved.
+    Unknown,
+    /// The answer is there.
+    Completed,
+    /// It took effect; the answer is no longer kept.
+    Tombstone,
+}
+
+/// What a request gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision<'r> {
+    /// It may claim the key and run.
+    Run,
+    /// The stored outcome is its answer.
+    Replay(&'r Outcome),
+    /// The same request is running now, under a lease that ends then.
+    Wait(Timestamp),
+    /// It neither runs nor gets an answer.
+    Refuse(Refusal),
+}
+
+/// Why a request neither runs nor gets an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// The key belongs to another request. Nothing of that request may be shown.
+    Mismatch,
+    /// A run died half-way where it must not run again, and nobody has resolved it.
+    Unknown,
+    /// It took effect, and the retention of its answer is over.
+    Expired,
+}
+
+/// Where `record` stands at `now`.
+pub fn phase(record: Option<&Record>, now: Timestamp) -> Phase {
+    let Some(record) = record else { return Phase::Free };
+    if reached(record.free_at, now) {
+        return Phase::Free;
+    }
+    match &record.state {
+        State::Running { .. } if reached(record.takeover_at, now) => Phase::Abandoned,
+        State::Running { lease_ends_at, .. } if record.takeover_at.is_none() && *lease_ends_at <= now => Phase::Unknown,
+        State::Running { .. } => Phase::Running,
+        State::Completed { outcome: Some(_), expires_at } if now < *expires_at => Phase::Completed,
+        State::Completed { .. } => Phase::Tombstone,
+    }
+}
+
+/// What a request with `fingerprint` gets at `now`, given the record of its scope and key.
+///
+/// The order of precedence: a free key runs; then another request's key is refused, whatever its phase;
+/// then the phase decides.
+pub fn decide(record: Option<&Record>, fingerprint: Fingerprint, now: Timestamp) -> Decision<'_> {
+    let phase = phase(record, now);
+    let Some(record) = record.filter(|_| phase != Phase::Free) else { return Decision::Run };
+    if record.fingerprint != fingerprint {
+        return Decision::Refuse(Refusal::Mismatch);
+    }
+    match (phase, &record.state) {
+        (Phase::Completed, State::Completed { outcome: Some(outcome), .. }) => Decision::Replay(outcome),
+        (Phase::Running, State::Running { lease_ends_at, .. }) => Decision::Wait(*lease_ends_at),
+        (Phase::Abandoned, _) => Decision::Run,
+        (Phase::Unknown, _) => Decision::Refuse(Refusal::Unknown),
+        _ => Decision::Refuse(Refusal::Expired),
+    }
+}
+
+// ---- What is written -----------------------------------------------------------------------------------
+
+/// The claim of a request: who it is, and the terms of its lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The name space of the key.
+    pub scope: Scope,
+    /// The key.
+    pub key: Key,
+    /// The request.
+    pub fingerprint: Fingerprint,
+    /// What the caller chose.
+    pub guarantee: Guarantee,
+    /// The token by which a store knows that this claim, sent again, is the one it granted.
+    pub owner: Owner,
+    /// What the lease will be.
+    pub terms: Terms,
+    /// The sealed request, where it is kept to finish abandoned runs.
+    pub request: Option<Bytes>,
+}
+
+impl Claim {
+    /// A claim with a token of its own.
+    pub fn new(scope: Scope, key: Key, fingerprint: Fingerprint, guarantee: Guarantee, policy: &Policy) -> Self {
+        let terms = Terms::of(guarantee, policy);
+        Self { scope, key, fingerprint, guarantee, owner: Owner::random(), terms, request: None }
+    }
+
+    /// The identity of the record that it asks for.
+    pub fn id(&self) -> RecordId {
+        RecordId::of(&self.scope, &self.key)
+    }
+}
+
+/// The instants of a running record, as spans from the store's now: only the store knows what time it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Until the lease ends.
+    pub lease: Duration,
+    /// Until the same request may take over; `None` for never.
+    pub takeover: Option<Duration>,
+    /// Until anyone may claim the key anew; `None` for never.
+    pub free: Option<Duration>,
+}
+
+impl Terms {
+    /// The terms that `policy` means under `guarantee`.
+    pub fn of(guarantee: Guarantee, policy: &Policy) -> Self {
+        let lease = policy.lease;
+        match guarantee {
+            Guarantee::AtMostOnce => Self { lease, takeover: None, free: None },
+            Guarantee::Atomic | Guarantee::Fenced => {
+                Self { lease, takeover: Some(lease), free: Some(lease + policy.retention + policy.tombstone) }
+            }
+        }
+    }
+}
+
+/// The end of a run, and how long it is remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Completion {
+    /// The answer.
+    pub outcome: Outcome,
+    /// How long it is given again.
+    pub retention: Duration,
+    /// How long its tombstone stays after that.
+    pub tombstone: Duration,
+}
+
+impl Completion {
+    /// `outcome`, remembered as `policy` says.
+    pub fn new(outcome: Outcome, policy: &Policy) -> Self {
+        Self { outcome, retention: policy.retention, tombstone: policy.tombstone }
+    }
+}
+
+/// How a run ends without an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It did not happen: the record goes, and the key is free.
+    Free,
+    /// The same request may run again at once, with the next epoch and this attempt's notes. The record
+    /// stays for this long for it to do so.
+    Retry(Duration),
+    /// Whether it happened is not known: nobody runs again until it is resolved.
+    Unknown,
+}
+
+/// Who has the key after a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Claimed {
+    /// The claimant, with this record.
+    Won(Record),
+    /// This record, as it was.
+    Held(Record),
+}
+
+/// What a claim leads to at `now`, given the record that is there.
+pub fn claim(previous: Option<Record>, claim: &Claim, now: Timestamp) -> Claimed {
+    if let Some(record) = &previous {
+        let ours = record.owner == claim.owner && matches!(record.state, State::Running { .. });
+        if ours {
+            return Claimed::Won(record.clone());
+        }
+    }
+    let (epoch, attempt, created_at, notes) = match (phase(previous.as_ref(), now), previous) {
+        (Phase::Free, None) => (Epoch::FIRST, 1, now, Notes::default()),
+        (Phase::Free, Some(record)) => (record.epoch.next(), 1, now, Notes::default()),
+        (Phase::Abandoned, Some(record)) if record.fingerprint == claim.fingerprint => {
+            let State::Running { notes, .. } = record.state else { unreachable!("an abandoned record is running") };
+            (record.epoch.next(), record.attempt.saturating_add(1), record.created_at, notes)
+        }
+        (_, Some(record)) => return Claimed::Held(record),
+        (_, None) => unreachable!("a key without a record is free"),
+    };
+    let notes = Notes { request: claim.request.clone().or(notes.request), ..notes };
+    let Terms { lease, takeover, free } = claim.terms;
+    Claimed::Won(Record {
+        scope: claim.scope.clone(),
+        key: claim.key.clone(),
+        fingerprint: claim.fingerprint,
+        guarantee: claim.guarantee,
+        epoch,
+        owner: claim.owner,
+        attempt,
+        created_at,
+        takeover_at: takeover.map(|span| now + span),
+        free_at: free.map(|span| now + span),
+        state: State::Running { lease_ends_at: now + lease, notes },
+    })
+}
+
+/// The record with its lease renewed and `step` noted, or `None` if the lease is not the record's.
+pub fn renew(
+    record: &Record,
+    lease: &Lease,
+    terms: Terms,
+    step: Option<(&str, &Bytes)>,
+    now: Timestamp,
+) -> Option<Record> {
+    let State::Running { notes, .. } = &record.state else { return None };
+    if !owns(record, lease) {
+        return None;
+    }
+    let mut notes = notes.clone();
+    if let Some((name, result)) = step.filter(|(name, _)| notes.steps.iter().all(|(noted, _)| noted != name)) {
+        notes.steps.push((name.to_owned(), result.clone()));
+    }
+    Some(Record {
+        takeover_at: terms.takeover.map(|span| now + span),
+        free_at: terms.free.map(|span| now + span),
+        state: State::Running { lease_ends_at: now + terms.lease, notes },
+        ..record.clone()
+    })
+}
+
+/// The record with its outcome, or `None` if the lease is not the record's.
+///
+/// A completion that is sent again after a lost reply finds its own outcome and changes nothing: a final
+/// outcome never changes.
+pub fn complete(record: &Record, lease: &Lease, completion: &Completion, now: Timestamp) -> Option<Record> {
+    if !owns(record, lease) {
+        return None;
+    }
+    if let State::Completed { .. } = record.state {
+        return Some(record.clone());
+    }
+    let expires_at = now + completion.retention;
+    Some(Record {
+        takeover_at: None,
+        free_at: Some(expires_at + completion.tombstone),
+        state: State::Completed { outcome: Some(completion.outcome.clone()), expires_at },
+        ..record.clone()
+    })
+}
+
+/// What becomes of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Change {
+    /// It stays as it is.
+    None,
+    /// It becomes this one.
+    Write(Record),
+    /// It goes.
+    Remove,
+}
+
+/// What becomes of the record when its run ends without an outcome; [`Change::None`] if the lease is not the
+/// record's, or its outcome is final.
+pub fn release(record: &Record, lease: &Lease, end: End, now: Timestamp) -> Change {
+    let State::Running { notes, .. } = &record.state else { return Change::None };
+    if !owns(record, lease) {
+        return Change::None;
+    }
+    let (takeover_at, free_at) = match end {
+        End::Free => return Change::Remove,
+        End::Retry(keep) => (Some(now), Some(now + keep)),
+        End::Unknown => (None, None),
+    };
+    let state = State::Running { lease_ends_at: now, notes: notes.clone() };
+    Change::Write(Record { takeover_at, free_at, state, ..record.clone() })
+}
+
+/// What becomes of the record when it is cleaned at `now`: past its retention it loses its answer, past its
+/// tombstone it goes. A running or an unexpired record stays.
+pub fn sweep(record: &Record, now: Timestamp) -> Change {
+    if reached(record.free_at, now) {
+        return Change::Remove;
+    }
+    match record.state {
+        State::Completed { outcome: Some(_), expires_at } if expires_at <= now => {
+            Change::Write(Record { state: State::Completed { outcome: None, expires_at }, ..record.clone() })
+        }
+        _ => Change::None,
+    }
+}
+
+/// From when [`sweep`] has something to do; `None` for never.
+pub fn due_at(record: &Record) -> Option<Timestamp> {
+    match record.state {
+        State::Completed { outcome: Some(_), expires_at } => Some(expires_at),
+        _ => record.free_at,
+    }
+}
+
+fn owns(record: &Record, lease: &Lease) -> bool {
+    record.epoch == lease.epoch && record.owner == lease.owner
+}
+
+/// An instant that is reached when the clock shows it, not only after.
+fn reached(instant: Option<Timestamp>, now: Timestamp) -> bool {
+    instant.is_some_and(|instant| instant <= now)
+}

@@ -1,0 +1,118 @@
+//! The name space of a key: who calls, and what is called.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+/// The name space of a key. Two scopes never see each other's records.
+///
+/// It has two fields: the **caller** (a tenant, a user), and the **operation** that is called (method and
+/// route, a job's name), which may be empty. They are told apart by length, so no caller can choose a name
+/// that reaches into another's scope.
+///
+/// Take the caller from something verified (the subject of a checked token), and not from the raw token: a
+/// client that refreshed its token between two tries would otherwise run its request twice.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Scope {
+    caller: Arc<str>,
+    operation: Arc<str>,
+}
+
+/// The longest caller and the longest operation, in bytes each.
+pub const SCOPE_FIELD_BYTES_MAX: usize = 512;
+
+/// Why a text cannot be part of a scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidScope {
+    /// The caller is empty: it would be shared by all who have none.
+    #[error("the caller is empty; a scope must say who calls")]
+    Empty,
+    /// A field has more than [`SCOPE_FIELD_BYTES_MAX`] bytes.
+    #[error("a field of the scope is longer than {SCOPE_FIELD_BYTES_MAX} bytes")]
+    TooLong,
+    /// A field has a control character.
+    #[error("a field of the scope has a control character")]
+    ControlCharacter,
+}
+
+impl Scope {
+    /// The scope of `caller`, for any operation.
+    ///
+    /// # Errors
+    ///
+    /// If `caller` is empty, longer than [`SCOPE_FIELD_BYTES_MAX`], or has a control character.
+    pub fn new(caller: &str) -> Result<Self, InvalidScope> {
+        if caller.is_empty() {
+            return Err(InvalidScope::Empty);
+        }
+        check(caller)?;
+        Ok(Self { caller: Arc::from(caller), operation: Arc::from("") })
+    }
+
+    /// The scope of the same caller for `operation` alone, such as `POST /api/orders`.
+    ///
+    /// # Errors
+    ///
+    /// If `operation` is longer than [`SCOPE_FIELD_BYTES_MAX`], or has a control character.
+    pub fn for_operation(self, operation: &str) -> Result<Self, InvalidScope> {
+        check(operation)?;
+        Ok(Self { operation: Arc::from(operation), ..self })
+    }
+
+    /// Who calls.
+    pub fn caller(&self) -> &str {
+        &self.caller
+    }
+
+    /// What is called; empty for any operation.
+    pub fn operation(&self) -> &str {
+        &self.operation
+    }
+
+    /// SHA-256 over both fields, each preceded by its length.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new_with_prefix(b"keylatch scope 1");
+        for field in [&self.caller, &self.operation] {
+            hash.update((field.len() as u64).to_be_bytes());
+            hash.update(field.as_bytes());
+        }
+        hash.finalize().into()
+    }
+}
+
+fn check(field: &str) -> Result<(), InvalidScope> {
+    if field.len() > SCOPE_FIELD_BYTES_MAX {
+        return Err(InvalidScope::TooLong);
+    }
+    if field.chars().any(char::is_control) {
+        return Err(InvalidScope::ControlCharacter);
+    }
+    Ok(())
+}
+
+/// Shows the operation only: a caller may be a person.
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Scope({:?})", self.operation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_cannot_reach_into_each_other() {
+        let a = Scope::new("ab").unwrap().for_operation("c").unwrap();
+        let b = Scope::new("a").unwrap().for_operation("bc").unwrap();
+        assert_ne!(a.digest(), b.digest());
+    }
+
+    #[test]
+    fn a_scope_without_caller_is_refused() {
+        assert_eq!(Scope::new(""), Err(InvalidScope::Empty));
+        assert_eq!(Scope::new("a\nb"), Err(InvalidScope::ControlCharacter));
+        assert_eq!(Scope::new(&"a".repeat(SCOPE_FIELD_BYTES_MAX + 1)), Err(InvalidScope::TooLong));
+    }
+}

@@ -1,0 +1,169 @@
+//! The contract of a store: five conditional writes, and read access for operators.
+//!
+//! A store compares; the [machine](crate::machine) decides. Whoever implements [`Store`] runs the
+//! conformance suite (feature `conformance`), which is the contract in executable form.
+
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::machine::{Claim, Claimed, Completion, End, Terms};
+use crate::{Lease, Record, RecordId, Scope, Timestamp};
+
+/// A place that keeps records.
+///
+/// # What the engine relies on
+///
+/// - **Each write is one atomic step**, also against every other process on the same store, and is durable
+///   to the degree that [`durability`](Self::durability) states before its future yields `Ok`.
+/// - **Time is the store's.** Each answer carries the store's now. A store never uses a caller's clock.
+/// - **A write takes effect only if epoch and owner match** the record; otherwise it changes nothing and
+///   says [`Applied::Lost`].
+/// - **Each call can be sent again** with the same arguments after an error, and then has no further effect.
+/// - **A future may be dropped at any point.** The write then happened or did not; the store stays usable.
+/// - **A record names its scope and key**, and a store that reads one under another identity reports
+///   [`ErrorKind::Corrupt`], never the record.
+///
+/// # What an implementor must never do
+///
+/// Decide policy: no retention, takeover rule or guarantee belongs in SQL or Lua. Answer `Ok` for a write that
+/// may be lost in the crash that [`durability`](Self::durability) claims to survive. Treat a record that cannot
+/// be read as absent: that is a second run.
+///
+/// No method has a default body, so that a forgotten one does not compile.
+pub trait Store: Debug + Send + Sync + 'static {
+    /// Wins the key for `claim`, or hands back the record that is there.
+    ///
+    /// Won if there is no record; or `free_at` is reached; or `takeover_at` is reached and the fingerprint is
+    /// the same; or the running record's owner is already the claim's. See [`machine::claim`](crate::machine::claim).
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<At<Claimed>, Error>>;
+
+    /// Renews a running record's lease on `terms`, and notes a finished step.
+    fn renew(&self, lease: Lease, terms: Terms, step: Option<(String, Bytes)>)
+    -> BoxFuture<'_, Result<Applied, Error>>;
+
+    /// Writes the outcome of a running record. Repeated by the same owner, it changes nothing and succeeds.
+    fn complete(&self, lease: Lease, completion: Completion) -> BoxFuture<'_, Result<Applied, Error>>;
+
+    /// Ends a running record without an outcome.
+    fn release(&self, lease: Lease, end: End) -> BoxFuture<'_, Result<Applied, Error>>;
+
+    /// Takes the answers from expired records and removes those past their tombstone, `limit` records at most.
+    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>>;
+
+    /// Reads one record.
+    fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>>;
+
+    /// Reads a page of records in the order of their identities.
+    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>>;
+
+    /// Counts the records of `scope`, up to `limit`.
+    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>>;
+
+    /// What an acknowledged write survives.
+    fn durability(&self) -> Durability;
+}
+
+/// A value, and the store's clock when it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct At<T> {
+    /// The value.
+    pub value: T,
+    /// The store's now.
+    pub now: Timestamp,
+}
+
+/// Whether a conditional write changed the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a write that was lost means that another owner has the record"]
+pub enum Applied {
+    /// It did, at this time.
+    Applied(Timestamp),
+    /// Epoch or owner no longer match, the record is final, or it is gone. Nothing was changed.
+    Lost,
+}
+
+/// What one sweep did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Records that lost their answer and became tombstones.
+    pub buried: usize,
+    /// Records that were removed.
+    pub removed: usize,
+}
+
+impl Swept {
+    /// Records touched in all.
+    pub const fn total(self) -> usize {
+        self.buried + self.removed
+    }
+}
+
+/// Which records an operator wants to see.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Only this scope's.
+    pub scope: Option<Scope>,
+    /// Only those after this identity: the last of the page before.
+    pub after: Option<RecordId>,
+    /// How many at most; [`PAGE_RECORDS_MAX`] is the limit.
+    pub limit: usize,
+}
+
+/// The largest page that a store returns.
+pub const PAGE_RECORDS_MAX: usize = 1_000;
+
+/// What an acknowledged write survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// Nothing: it lives in the process.
+    Process,
+    /// A crash of the process, and perhaps not one of the machine or a failover.
+    Replica,
+    /// A crash of the machine: it was synced to disk.
+    Disk,
+}
+
+/// A store that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind}: {source}")]
+pub struct Error {
+    kind: ErrorKind,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// What a failure means for the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum ErrorKind {
+    /// The store took no part; the write did not happen. A later try may succeed.
+    #[error("the store is unavailable")]
+    Unavailable,
+    /// The store may or may not have written. Sending the same call again tells.
+    #[error("the store did not say whether it wrote")]
+    NotKnown,
+    /// A record is there and cannot be read: damaged, of a later version, or another record's. It must not
+    /// be taken for absent.
+    #[error("a stored record cannot be read")]
+    Corrupt,
+    /// The store understood and will not do it, now or later.
+    #[error("the store refused")]
+    Refused,
+}
+
+impl Error {
+    /// A failure of this kind, caused by `source`.
+    pub fn new(kind: ErrorKind, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { kind, source: source.into() }
+    }
+
+    /// What it means for the caller.
+    pub const fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Whether the same call, sent again, can succeed.
+    pub const fn retryable(&self) -> bool {
+        matches!(self.kind, ErrorKind::Unavailable | ErrorKind::NotKnown)
+    }
+}

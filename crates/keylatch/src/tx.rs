@@ -1,0 +1,115 @@
+//! `Atomic`: the claim, the handler's writes and the outcome in one database transaction.
+
+use std::fmt;
+use std::pin::Pin;
+
+use futures_util::future::BoxFuture;
+
+use crate::machine::Claim;
+use crate::store::{At, Error, Store};
+use crate::{Outcome, Policy, Record};
+
+/// A store whose records live in the same database as the caller's tables.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no transaction to share with a handler, so it cannot give `Atomic`",
+    label = "this store cannot be `Atomic`",
+    note = "use a store in the database of the handler's own tables (SQLite, PostgreSQL), or choose `fenced` or `at_most_once`"
+)]
+pub trait Transactional: Store {
+    /// The database that handlers write to.
+    type Database: Database;
+
+    /// Does one attempt at `claim` in one transaction.
+    ///
+    /// Calls `start` with the transaction's handle and drives the work that it returns. Before anything is
+    /// written, the key is claimed in the same transaction; if it is held, the work is dropped. The end of
+    /// the work decides:
+    ///
+    /// - [`Verdict::Keep`]: the writes and the record commit together;
+    /// - [`Verdict::KeepUndone`]: the record commits, the writes do not;
+    /// - [`Verdict::Free`], [`Verdict::Retry`]: neither; the key is free;
+    /// - [`Verdict::Unknown`]: as `Free`, for a transaction always knows.
+    ///
+    /// The future yields `Committed` only after the commit is durable.
+    fn transact(
+        &self,
+        claim: Claim,
+        policy: Policy,
+        start: Start<Self::Database>,
+    ) -> BoxFuture<'_, Result<At<Transacted>, Error>>;
+}
+
+/// A database that can lend a handler a transaction: a marker type such as [`Sqlite`](crate::sqlite::Sqlite).
+pub trait Database: Sized + Send + Sync + 'static {
+    /// What [`Tx`] is made of. The store keeps the other end, and can take the transaction back.
+    type Handle: Send + Sync + 'static;
+}
+
+/// A handler's transaction. What it writes commits together with the record and the answer, or not at all.
+///
+/// The database says what can be done with one: on SQLite, [`run`](Tx::<crate::sqlite::Sqlite>::run).
+pub struct Tx<D: Database> {
+    pub(crate) handle: D::Handle,
+}
+
+impl<D: Database> Tx<D> {
+    /// A transaction made of `handle`; for authors of stores.
+    pub const fn from_handle(handle: D::Handle) -> Self {
+        Self { handle }
+    }
+}
+
+impl<D: Database> fmt::Debug for Tx<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tx")
+    }
+}
+
+/// Makes the work of one attempt, given its transaction.
+pub type Start<D> = Box<dyn FnOnce(Tx<D>) -> Work + Send>;
+
+/// The work of one attempt: the handler, up to its verdict.
+pub type Work = Pin<Box<dyn Future<Output = Verdict> + Send>>;
+
+/// What a run wants to become of its record, and of what it wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Record this outcome.
+    Keep(Outcome),
+    /// Record this outcome; in `Atomic`, take the handler's writes back. For an answer that says no.
+    KeepUndone(Outcome),
+    /// It did not happen: nothing is recorded, and the key is free for any request.
+    Free,
+    /// It failed: the same request may run again at once.
+    Retry,
+    /// Whether it happened is not known.
+    Unknown,
+}
+
+/// How an attempt in a transaction ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Transacted {
+    /// The record is committed, and the writes with it where the verdict kept them.
+    Committed(Record),
+    /// Nothing is committed, as the verdict said.
+    RolledBack,
+    /// Another has the key; this is the record. Nothing of this attempt is committed.
+    Held(Record),
+    /// The handler used its transaction in a way that cannot be committed; nothing is.
+    Misused(Misuse),
+}
+
+/// A use of a transaction that cannot be committed. A mistake in the handler, and not a passing fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Misuse {
+    /// It awaited something else after its first write.
+    #[error(
+        "the handler awaited something else after it had begun to write in its transaction, which would have \
+         held up every other writer; do all other awaiting before the first use of `Tx`, or use `Fenced`"
+    )]
+    AwaitedInside,
+    /// It kept the transaction from coming back.
+    #[error("the handler did not give its transaction back; do not move a `Tx` to another task")]
+    NotReturned,
+}
