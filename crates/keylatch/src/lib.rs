@@ -3,6 +3,7 @@ mod clock;
 mod fingerprint;
 mod key;
 pub mod machine;
+pub mod memory;
 mod outcome;
 mod policy;
 mod record;
