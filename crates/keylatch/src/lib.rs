@@ -1,5 +1,6 @@
 //! Keylatch makes a repeated request safe: it takes effect **once** and always gets **the same answer**.
 mod clock;
+mod engine;
 mod fingerprint;
 mod key;
 pub mod machine;
@@ -15,6 +16,7 @@ mod time;
 pub mod tx;
 
 pub use clock::Clock;
+pub use engine::{Answer, Engine, Error, Final, Quota, Ran, Refused, Request, Run, StepError};
 pub use fingerprint::{Fingerprint, Hasher};
 pub use key::{InvalidKey, KEY_BYTES_MAX, Key};
 pub use outcome::{Body, DecodeError, Outcome};

@@ -208,6 +208,7 @@ pub fn claim(previous: Option<Record>, claim: &Claim, now: Timestamp) -> Claimed
         (Phase::Free, Some(record)) => (record.epoch.next(), 1, now, Notes::default()),
         (Phase::Abandoned, Some(record)) if record.fingerprint == claim.fingerprint => {
             let State::Running { notes, .. } = record.state else { unreachable!("an abandoned record is running") };
+            let notes = Notes { after_crash: !notes.released, released: false, ..notes };
             (record.epoch.next(), record.attempt.saturating_add(1), record.created_at, notes)
         }
         (_, Some(record)) => return Claimed::Held(record),
@@ -293,12 +294,13 @@ pub fn release(record: &Record, lease: &Lease, end: End, now: Timestamp) -> Chan
     if !owns(record, lease) {
         return Change::None;
     }
+    let notes = Notes { released: true, ..notes.clone() };
     let (takeover_at, free_at) = match end {
         End::Free => return Change::Remove,
         End::Retry(keep) => (Some(now), Some(now + keep)),
         End::Unknown => (None, None),
     };
-    let state = State::Running { lease_ends_at: now, notes: notes.clone() };
+    let state = State::Running { lease_ends_at: now, notes };
     Change::Write(Record { takeover_at, free_at, state, ..record.clone() })
 }
 

@@ -65,12 +65,16 @@ pub struct Notes {
     pub steps: Vec<(String, Bytes)>,
     /// The sealed request, where it is kept to finish abandoned runs.
     pub request: Option<Bytes>,
+    /// Whether the latest attempt ended by its own word, so that the next one does not follow a crash.
+    pub released: bool,
+    /// Whether this attempt follows one that died.
+    pub after_crash: bool,
 }
 
 impl Notes {
     /// The bytes to store: a format version, then the notes in that format. Most runs have none to store.
     pub fn encode(&self) -> Option<Vec<u8>> {
-        if self.steps.is_empty() && self.request.is_none() {
+        if *self == Self::default() {
             return None;
         }
         Some(postcard::to_extend(self, vec![NOTES_FORMAT]).expect("a vector takes any number of bytes"))

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 
 use crate::machine::Claim;
 use crate::store::{At, Error, Store};
@@ -62,6 +64,26 @@ impl<D: Database> Tx<D> {
 impl<D: Database> fmt::Debug for Tx<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Tx")
+    }
+}
+
+/// Where a transaction lies between the store and the handler that asks for it. Put into a request's extensions.
+pub(crate) struct TxSlot<D: Database>(Arc<Mutex<Option<Tx<D>>>>);
+
+impl<D: Database> TxSlot<D> {
+    pub(crate) fn new(tx: Tx<D>) -> Self {
+        Self(Arc::new(Mutex::new(Some(tx))))
+    }
+
+    /// The transaction, for the first who asks.
+    pub(crate) fn take(&self) -> Option<Tx<D>> {
+        self.0.lock().take()
+    }
+}
+
+impl<D: Database> Clone for TxSlot<D> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
     }
 }
 

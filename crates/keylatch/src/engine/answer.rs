@@ -1,0 +1,156 @@
+//! What goes into the engine, and what comes out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::machine::{Claim, Refusal};
+use crate::tx::Misuse;
+use crate::{Fingerprint, Key, Outcome, Record, Scope, State, Timestamp, store};
+
+/// A request for one effect.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The name space of the key.
+    pub scope: Scope,
+    /// The key.
+    pub key: Key,
+    /// What is asked for.
+    pub fingerprint: Fingerprint,
+    /// How long to wait if the same request is running; at most [`Limits::wait_max`](crate::Limits::wait_max)
+    /// counts. Zero to be told at once.
+    pub wait: Duration,
+}
+
+/// What a request gets.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// Its work ran here, and its verdict was carried out in the store.
+    Ran(Ran),
+    /// The outcome of an earlier run.
+    Replayed(Final),
+    /// Neither. The work did not start, or its end was not accepted.
+    Refused(Refused),
+}
+
+/// A run whose verdict was carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ran {
+    /// When the recorded answer stops being kept, on the store's clock; `None` if none was recorded.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A final outcome. It never changes, so it can be kept anywhere.
+#[derive(Debug, Clone)]
+pub struct Final(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    scope: Scope,
+    key: Key,
+    fingerprint: Fingerprint,
+    outcome: Outcome,
+    expires_at: Timestamp,
+    /// The end of retention on this process's monotonic clock, never later than it is on the store's.
+    valid_until: Instant,
+}
+
+impl Final {
+    /// `outcome` as the answer to `claim`, given until `expires_at`. The store's `now` was read no earlier than
+    /// `asked`.
+    pub(crate) fn new(claim: Claim, outcome: Outcome, expires_at: Timestamp, now: Timestamp, asked: Instant) -> Self {
+        let Claim { scope, key, fingerprint, .. } = claim;
+        let valid_until = asked + now.until(expires_at);
+        Self(Arc::new(Inner { scope, key, fingerprint, outcome, expires_at, valid_until }))
+    }
+
+    /// The final outcome in `record`, if it is one that is still kept at the store's `now`.
+    pub(crate) fn of(record: Record, now: Timestamp, asked: Instant) -> Option<Self> {
+        let State::Completed { outcome: Some(outcome), expires_at } = record.state else { return None };
+        if expires_at <= now {
+            return None;
+        }
+        let valid_until = asked + now.until(expires_at);
+        let Record { scope, key, fingerprint, .. } = record;
+        Some(Self(Arc::new(Inner { scope, key, fingerprint, outcome, expires_at, valid_until })))
+    }
+
+    /// The stored outcome.
+    pub fn outcome(&self) -> &Outcome {
+        &self.0.outcome
+    }
+
+    /// When the answer stops being given, on the store's clock.
+    pub fn expires_at(&self) -> Timestamp {
+        self.0.expires_at
+    }
+
+    /// What `request` gets from it.
+    pub(crate) fn answer(&self, request: &Request) -> Answer {
+        if self.0.fingerprint == request.fingerprint {
+            Answer::Replayed(self.clone())
+        } else {
+            Answer::Refused(Refused::Mismatch)
+        }
+    }
+
+    pub(crate) fn answers(&self, request: &Request, at: Instant) -> bool {
+        at < self.0.valid_until && self.0.scope == request.scope && self.0.key == request.key
+    }
+
+    /// About how many bytes it takes in memory.
+    pub(crate) fn size(&self) -> u64 {
+        const FIXED: usize = 256;
+        let names = self.0.scope.caller().len() + self.0.scope.operation().len() + self.0.key.as_str().len();
+        (FIXED + names + self.0.outcome.size()) as u64
+    }
+}
+
+/// Why a request got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refused {
+    /// The key belongs to another request.
+    Mismatch,
+    /// The same request is running now, and the wait, if any, is over.
+    InProgress,
+    /// A run died half-way in `AtMostOnce`, or said that it does not know, and nobody has resolved it.
+    Unknown,
+    /// It took effect, and the retention of its answer is over.
+    Expired,
+    /// A limit is reached.
+    Quota(Quota),
+}
+
+/// The limit that was reached; see [`Limits`](crate::Limits).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Quota {
+    /// `running_max`.
+    Running,
+    /// `running_per_scope_max`.
+    RunningPerScope,
+    /// `records_per_scope_max`.
+    RecordsPerScope,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Mismatch => Self::Mismatch,
+            Refusal::Unknown => Self::Unknown,
+            Refusal::Expired => Self::Expired,
+        }
+    }
+}
+
+/// Why the engine could not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The engine is shutting down and starts nothing new.
+    #[error("this process is shutting down; send the request again")]
+    ShuttingDown,
+    /// The handler used its transaction in a way that cannot be committed. Nothing was.
+    #[error(transparent)]
+    Misused(#[from] Misuse),
+}

@@ -1,0 +1,244 @@
+//! The runs under way in this process, and those who wait for them.
+//!
+//! One run per record leads; its duplicates find it here, without asking the store. The map is split by scope,
+//! so that one lock counts what a scope has running and finds its duplicates.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::answer::{Final, Quota};
+use crate::{Fingerprint, Lease, Limits, RecordId};
+
+const SHARDS: usize = 64;
+
+/// All runs under way.
+#[derive(Debug)]
+pub(super) struct Flights {
+    shards: Vec<Mutex<Shard>>,
+    running: AtomicUsize,
+    waiters: AtomicUsize,
+    limits: Limits,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    flights: HashMap<RecordId, Arc<Flight>>,
+    scopes: HashMap<[u8; 16], usize>,
+}
+
+/// One run under way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    fingerprint: Fingerprint,
+    hold: Mutex<Hold>,
+    ended: OnceLock<Option<Final>>,
+    changed: Notify,
+    lost: AtomicBool,
+    token: OnceLock<CancellationToken>,
+}
+
+/// What is known here of the lease.
+#[derive(Debug, Clone, Copy)]
+struct Hold {
+    lease: Option<Lease>,
+    /// Until when nobody else can have taken over; `None` if nobody can.
+    until: Option<Instant>,
+    renewed: Instant,
+}
+
+/// How a request takes part.
+pub(super) enum Joined {
+    /// Nobody runs it here: this request does.
+    Leader(Leader),
+    /// It is running here.
+    Follower(Arc<Flight>),
+    /// Too much is running.
+    Refused(Quota),
+}
+
+/// The one that runs. Its end, whatever ends it, wakes those who wait.
+#[derive(Debug)]
+pub(super) struct Leader {
+    flights: Arc<Flights>,
+    id: RecordId,
+    flight: Arc<Flight>,
+}
+
+impl Flights {
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            shards: std::iter::repeat_with(Mutex::default).take(SHARDS).collect(),
+            running: AtomicUsize::new(0),
+            waiters: AtomicUsize::new(0),
+            limits,
+        })
+    }
+
+    /// Takes part in the run of `id`: leads it if there is none, or if its lease has run out unrenewed.
+    pub(super) fn join(self: &Arc<Self>, id: RecordId, fingerprint: Fingerprint, now: Instant) -> Joined {
+        let mut shard = self.shard(&id).lock();
+        if let Some(flight) = shard.flights.get(&id) {
+            if flight.holds(now) {
+                return Joined::Follower(flight.clone());
+            }
+        }
+        if self.running.load(Ordering::Relaxed) >= self.limits.running_max {
+            return Joined::Refused(Quota::Running);
+        }
+        let in_scope = shard.scopes.entry(scope_of(&id)).or_default();
+        if *in_scope >= self.limits.running_per_scope_max {
+            return Joined::Refused(Quota::RunningPerScope);
+        }
+        *in_scope += 1;
+        self.running.fetch_add(1, Ordering::Relaxed);
+        let flight = Arc::new(Flight {
+            fingerprint,
+            hold: Mutex::new(Hold { lease: None, until: None, renewed: now }),
+            ended: OnceLock::new(),
+            changed: Notify::new(),
+            lost: AtomicBool::new(false),
+            token: OnceLock::new(),
+        });
+        shard.flights.insert(id, flight.clone());
+        Joined::Leader(Leader { flights: self.clone(), id, flight })
+    }
+
+    /// Lets one more wait; `None` if too many do.
+    pub(super) fn wait(self: &Arc<Self>) -> Option<Waiter> {
+        let waiter = Waiter(self.clone());
+        (self.waiters.fetch_add(1, Ordering::Relaxed) < self.limits.waiters_max).then_some(waiter)
+    }
+
+    /// The leases that were last renewed before `before`.
+    pub(super) fn due(&self, before: Instant) -> Vec<(Arc<Flight>, Lease)> {
+        let mut due = Vec::new();
+        for shard in &self.shards {
+            for flight in shard.lock().flights.values() {
+                let hold = *flight.hold.lock();
+                if let Some(lease) = hold.lease.filter(|_| hold.renewed <= before && !flight.is_lost()) {
+                    due.push((flight.clone(), lease));
+                }
+            }
+        }
+        due
+    }
+
+    pub(super) fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    fn shard(&self, id: &RecordId) -> &Mutex<Shard> {
+        &self.shards[usize::from(id.as_bytes()[0]) % SHARDS]
+    }
+}
+
+fn scope_of(id: &RecordId) -> [u8; 16] {
+    let mut scope = [0; 16];
+    scope.copy_from_slice(&id.as_bytes()[..16]);
+    scope
+}
+
+impl Flight {
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// Whether nobody else can have taken over by `now`.
+    fn holds(&self, now: Instant) -> bool {
+        !self.is_lost() && self.hold.lock().until.is_none_or(|until| now < until)
+    }
+
+    /// Notes that the store granted or renewed `lease`, which nobody takes over until `until`.
+    pub(super) fn held(&self, lease: Lease, until: Option<Instant>, asked: Instant) {
+        *self.hold.lock() = Hold { lease: Some(lease), until, renewed: asked };
+    }
+
+    /// Notes that another owner has the record.
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
+        if let Some(token) = self.token.get() {
+            token.cancel();
+        }
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Cancelled when the lease is lost.
+    pub(super) fn token(&self) -> CancellationToken {
+        let token = self.token.get_or_init(CancellationToken::new).clone();
+        if self.is_lost() {
+            token.cancel();
+        }
+        token
+    }
+
+    /// Waits for the end of the run: its final outcome, or `None` if it ended without one.
+    pub(super) async fn ended(&self) -> Option<Final> {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(ended) = self.ended.get() {
+                return ended.clone();
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Leader {
+    pub(super) fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    pub(super) fn id(&self) -> RecordId {
+        self.id
+    }
+
+    /// Whether anybody but the leader has an eye on the run.
+    pub(super) fn is_followed(&self) -> bool {
+        Arc::strong_count(&self.flight) > 2
+    }
+
+    /// Leaves the final outcome to those who wait.
+    pub(super) fn end_with(&self, outcome: Final) {
+        let _ = self.flight.ended.set(Some(outcome));
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        let mut shard = self.flights.shard(&self.id).lock();
+        // A run whose lease ran out may have been replaced by another.
+        if shard.flights.get(&self.id).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            shard.flights.remove(&self.id);
+        }
+        let scope = scope_of(&self.id);
+        if let Some(in_scope) = shard.scopes.get_mut(&scope) {
+            *in_scope -= 1;
+            if *in_scope == 0 {
+                shard.scopes.remove(&scope);
+            }
+        }
+        drop(shard);
+        self.flights.running.fetch_sub(1, Ordering::Relaxed);
+        let _ = self.flight.ended.set(None);
+        self.flight.changed.notify_waiters();
+    }
+}
+
+/// A place among those who wait.
+#[derive(Debug)]
+pub(super) struct Waiter(Arc<Flights>);
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,339 @@
+//! The engine: claims a key, runs the work, records the outcome, and answers everyone who asks meanwhile.
+//!
+//! A request goes through three places, each of which may have its answer:
+//!
+//! 1. the **cache** of final outcomes in this process;
+//! 2. the **flights**, the runs under way in this process: a duplicate of one follows it;
+//! 3. the **store**, which grants the claim or hands back the record that is there.
+//!
+//! Whoever wins the claim runs the work ([`drive`]), on a lease or in a transaction: two ways to drive the same
+//! [machine](crate::machine).
+
+mod answer;
+mod cache;
+mod drive;
+mod flight;
+mod quota;
+mod renewer;
+mod run;
+mod telemetry;
+mod tracked;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use http::Extensions;
+use tokio_util::task::TaskTracker;
+
+pub use self::answer::{Answer, Error, Final, Quota, Ran, Refused, Request};
+use self::cache::Cache;
+use self::drive::{Driven, Transact};
+use self::flight::{Flight, Flights, Joined, Leader, Waiter};
+use self::quota::Quotas;
+pub use self::run::{Run, StepError};
+use self::telemetry::Metrics;
+use self::tracked::Tracked;
+use crate::machine::{self, Decision, Terms};
+use crate::store::{At, Durability, Store, Swept};
+use crate::tx::{Transactional, Verdict};
+use crate::{Guarantee, InvalidPolicy, Limits, Policy, Record, RecordId, Timestamp};
+
+/// Makes a repeated request take effect once and always get the same answer.
+///
+/// It is a handle: clones share everything. One engine serves any number of routes and scopes, under one guarantee.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<dyn Store>,
+    /// How to drive a transaction; `None` where runs are on a lease.
+    transact: Option<Arc<dyn Transact>>,
+    guarantee: Guarantee,
+    policy: Policy,
+    limits: Limits,
+    cache: Cache,
+    flights: Arc<Flights>,
+    quotas: Quotas,
+    tracker: TaskTracker,
+    closing: AtomicBool,
+    renewing: OnceLock<()>,
+    metrics: Metrics,
+}
+
+/// How often to look whether a run in another process has ended: at first, and at the most.
+const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+
+impl Engine {
+    /// An engine whose runs are one transaction of `store`'s database: exactly once.
+    ///
+    /// # Errors
+    ///
+    /// If the policy cannot be kept.
+    pub fn atomic<S: Transactional>(store: S, policy: Policy, limits: Limits) -> Result<Self, InvalidPolicy> {
+        let store = Arc::new(store);
+        Self::new(store.clone(), Some(store), Guarantee::Atomic, policy, limits)
+    }
+
+    /// An engine whose runs hold a lease with an epoch, and run again after a crash.
+    ///
+    /// # Errors
+    ///
+    /// If the policy cannot be kept.
+    pub fn fenced<S: Store>(store: S, policy: Policy, limits: Limits) -> Result<Self, InvalidPolicy> {
+        Self::new(Arc::new(store), None, Guarantee::Fenced, policy, limits)
+    }
+
+    /// An engine whose runs hold a lease, and never start twice.
+    ///
+    /// # Errors
+    ///
+    /// If the policy cannot be kept.
+    pub fn at_most_once<S: Store>(store: S, policy: Policy, limits: Limits) -> Result<Self, InvalidPolicy> {
+        Self::new(Arc::new(store), None, Guarantee::AtMostOnce, policy, limits)
+    }
+
+    fn new(
+        store: Arc<dyn Store>,
+        transact: Option<Arc<dyn Transact>>,
+        guarantee: Guarantee,
+        policy: Policy,
+        limits: Limits,
+    ) -> Result<Self, InvalidPolicy> {
+        policy.check()?;
+        // What already is in this process's memory gains nothing from a copy.
+        let cache_bytes_max = if store.durability() == Durability::Process { 0 } else { limits.cache_bytes_max };
+        let inner = Inner {
+            store,
+            transact,
+            guarantee,
+            policy,
+            limits,
+            cache: Cache::new(cache_bytes_max),
+            flights: Flights::new(limits),
+            quotas: Quotas::new(&limits),
+            tracker: TaskTracker::new(),
+            closing: AtomicBool::new(false),
+            renewing: OnceLock::new(),
+            metrics: Metrics::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Answers `request`: from an earlier run, or by the work that `start` makes.
+    ///
+    /// `start` gets what a handler may ask for: a [`Run`] on a lease, a [`Tx`](crate::Tx) in `Atomic`. The work must
+    /// not panic; the doors of this crate turn a panic into a verdict.
+    ///
+    /// Dropping the future before its work has begun drops the request. After that the work moves to a task of its
+    /// own and comes to its end all the same.
+    ///
+    /// # Errors
+    ///
+    /// If the store failed, the engine is shutting down, or the handler misused its transaction. Without an answer
+    /// the work may have run; the same request, sent again, tells.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub async fn run<S, F>(&self, request: Request, start: S) -> Result<Answer, Error>
+    where
+        S: FnOnce(Extensions) -> F + Send + 'static,
+        F: Future<Output = Verdict> + Send + 'static,
+    {
+        let answer = self.answer(request, start).await;
+        self.inner.metrics.count(&answer);
+        answer
+    }
+
+    async fn answer<S, F>(&self, request: Request, start: S) -> Result<Answer, Error>
+    where
+        S: FnOnce(Extensions) -> F + Send + 'static,
+        F: Future<Output = Verdict> + Send + 'static,
+    {
+        let id = RecordId::of(&request.scope, &request.key);
+        let mut patience = Patience::new(&self.inner, request.wait);
+        let mut start = Some(start);
+        loop {
+            let now = Instant::now();
+            if let Some(found) = self.inner.cache.find(&id, &request, now) {
+                return Ok(found.answer(&request));
+            }
+            let mut leader = match self.inner.flights.join(id, request.fingerprint, now) {
+                Joined::Leader(leader) => leader,
+                Joined::Refused(quota) => return Ok(Answer::Refused(Refused::Quota(quota))),
+                Joined::Follower(flight) if flight.fingerprint() != request.fingerprint => {
+                    return Ok(Answer::Refused(Refused::Mismatch));
+                }
+                Joined::Follower(flight) => match patience.follow(&flight).await {
+                    Some(Some(ended)) => return Ok(ended.answer(&request)),
+                    Some(None) => continue,
+                    None => return Ok(Answer::Refused(Refused::InProgress)),
+                },
+            };
+            // Leads until there is an answer, or no more patience: then a follower leads.
+            loop {
+                let Some(starting) = start.take() else { return Ok(Answer::Refused(Refused::InProgress)) };
+                let held = match self.drive(leader, &request, starting).await {
+                    Driven::Done(done) => return done,
+                    Driven::Held(held) => held,
+                };
+                start = held.start;
+                leader = held.leader;
+                match machine::decide(Some(&held.record), request.fingerprint, held.now) {
+                    Decision::Run => patience.spend_try()?,
+                    Decision::Replay(_) => {
+                        let Some(found) = Final::of(held.record, held.now, held.asked) else { continue };
+                        self.inner.remember(&leader, &found);
+                        return Ok(Answer::Replayed(found));
+                    }
+                    Decision::Refuse(refusal) => return Ok(Answer::Refused(refusal.into())),
+                    Decision::Wait(_) if patience.pause().await => {}
+                    Decision::Wait(_) => return Ok(Answer::Refused(Refused::InProgress)),
+                }
+            }
+        }
+    }
+
+    async fn drive<S, F>(&self, leader: Leader, request: &Request, start: S) -> Driven<S>
+    where
+        S: FnOnce(Extensions) -> F + Send + 'static,
+        F: Future<Output = Verdict> + Send + 'static,
+    {
+        if self.inner.closing.load(Ordering::Acquire) {
+            return Driven::Done(Err(Error::ShuttingDown));
+        }
+        let driving = drive::drive(self.inner.clone(), leader, request.clone(), start);
+        Tracked::new(&self.inner.tracker, Box::pin(driving)).await
+    }
+
+    /// Takes the answers from expired records and removes those past their tombstone, `limit` records at most.
+    /// Repeat it until it changes fewer.
+    ///
+    /// # Errors
+    ///
+    /// If the store failed.
+    pub async fn sweep(&self, limit: usize) -> Result<Swept, Error> {
+        let swept = self.inner.store.sweep(limit).await?;
+        self.inner.metrics.buried.increment(swept.buried as u64);
+        self.inner.metrics.removed.increment(swept.removed as u64);
+        Ok(swept)
+    }
+
+    /// Starts nothing new from now on, and waits until all runs have come to their end, or `deadline` has passed.
+    /// Returns how many are still under way: their leases end by themselves.
+    pub async fn shutdown(&self, deadline: Duration) -> usize {
+        self.inner.closing.store(true, Ordering::Release);
+        self.inner.tracker.close();
+        let _ = tokio::time::timeout(deadline, self.inner.tracker.wait()).await;
+        self.inner.flights.running()
+    }
+
+    /// What the engine promises.
+    pub fn guarantee(&self) -> Guarantee {
+        self.inner.guarantee
+    }
+
+    /// How long its leases run and its answers are kept.
+    pub fn policy(&self) -> &Policy {
+        &self.inner.policy
+    }
+
+    /// Where its records are, for operators to read.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.inner.store
+    }
+}
+
+impl Inner {
+    fn terms(&self) -> Terms {
+        Terms::of(self.guarantee, &self.policy)
+    }
+
+    /// Until when a lease that was asked for at `asked` cannot have been taken over. The store's clock started
+    /// later, so this is never too long.
+    fn held_until(&self, asked: Instant) -> Option<Instant> {
+        asked.checked_add(self.policy.lease)
+    }
+
+    /// Keeps a final outcome for those who wait for it, and for the next who ask.
+    fn remember(&self, leader: &Leader, found: &Final) {
+        self.cache.keep(leader.id(), found);
+        leader.end_with(found.clone());
+    }
+}
+
+/// How long a request is ready to wait for another's run, and for what it holds a place meanwhile.
+struct Patience {
+    flights: Arc<Flights>,
+    deadline: Instant,
+    pause: Duration,
+    tries: u32,
+    place: Option<Waiter>,
+}
+
+/// How often a claim may find its key just freed and be beaten to it, before its caller is told so.
+const TRIES_MAX: u32 = 16;
+
+impl Patience {
+    fn new(engine: &Inner, wait: Duration) -> Self {
+        let deadline = Instant::now() + wait.min(engine.limits.wait_max);
+        Self { flights: engine.flights.clone(), deadline, pause: POLL.0, tries: 0, place: None }
+    }
+
+    /// Waits for the end of `flight`: `Some` of what it ended with, or `None` once patience is over.
+    async fn follow(&mut self, flight: &Flight) -> Option<Option<Final>> {
+        self.take_place()?;
+        tokio::time::timeout_at(self.deadline.into(), flight.ended()).await.ok()
+    }
+
+    /// Pauses before the store is asked again; `false` once patience is over.
+    async fn pause(&mut self) -> bool {
+        if self.take_place().is_none() {
+            return false;
+        }
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        tokio::time::sleep(self.pause.min(left)).await;
+        self.pause = (self.pause * 2).min(POLL.1);
+        true
+    }
+
+    fn take_place(&mut self) -> Option<()> {
+        if self.deadline <= Instant::now() {
+            return None;
+        }
+        if self.place.is_none() {
+            self.place = Some(self.flights.wait()?);
+        }
+        Some(())
+    }
+
+    fn spend_try(&mut self) -> Result<(), Error> {
+        self.tries += 1;
+        if self.tries < TRIES_MAX {
+            return Ok(());
+        }
+        let why = "the key was freed and taken again on every try";
+        Err(crate::store::Error::new(crate::store::ErrorKind::Unavailable, why).into())
+    }
+}
+
+/// A record that another holds, as [`drive`] found it.
+struct Held<S> {
+    leader: Leader,
+    /// The work, if it has not begun.
+    start: Option<S>,
+    record: Record,
+    now: Timestamp,
+    /// When it was asked for, on this process's clock: no later than `now` was read.
+    asked: Instant,
+}
+
+impl<S> Held<S> {
+    fn new(leader: Leader, start: Option<S>, found: At<Record>, asked: Instant) -> Self {
+        Self { leader, start, record: found.value, now: found.now, asked }
+    }
+}

@@ -1,0 +1,92 @@
+//! What the engine counts. All names stand in this table:
+//!
+//! | name | kind | labels | meaning |
+//! |---|---|---|---|
+//! | `keylatch_answers_total` | counter | `answer`: `run`, `replay`, `in_progress`, `mismatch`, `unknown`, `expired`, `quota`, `failed` | what requests got |
+//! | `keylatch_takeovers_total` | counter | | runs that followed an abandoned one |
+//! | `keylatch_leases_lost_total` | counter | | runs whose record another owner took over |
+//! | `keylatch_released_total` | counter | `end`: `free`, `retry`, `unknown` | runs that ended without an outcome |
+//! | `keylatch_swept_total` | counter | `change`: `buried`, `removed` | records that a sweep changed |
+//! | `keylatch_running` | gauge | | runs under way |
+//! | `keylatch_store_seconds` | histogram | `operation`: `claim`, `complete`, `transact` | latency of the store |
+//!
+//! No label ever has a key, a scope or a body.
+
+use metrics::{Counter, Gauge, Histogram};
+
+use super::{Answer, Error, Refused};
+
+/// Handles made once: install the recorder before the engine is built.
+pub(super) struct Metrics {
+    pub(super) run: Counter,
+    pub(super) replay: Counter,
+    pub(super) in_progress: Counter,
+    pub(super) mismatch: Counter,
+    pub(super) unknown: Counter,
+    pub(super) expired: Counter,
+    pub(super) quota: Counter,
+    pub(super) failed: Counter,
+    pub(super) takeovers: Counter,
+    pub(super) lost: Counter,
+    pub(super) freed: Counter,
+    pub(super) retried: Counter,
+    pub(super) not_known: Counter,
+    pub(super) buried: Counter,
+    pub(super) removed: Counter,
+    pub(super) running: Gauge,
+    pub(super) claim: Histogram,
+    pub(super) complete: Histogram,
+    pub(super) transact: Histogram,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        let answer = |name: &'static str| metrics::counter!("keylatch_answers_total", "answer" => name);
+        let released = |end: &'static str| metrics::counter!("keylatch_released_total", "end" => end);
+        let swept = |change: &'static str| metrics::counter!("keylatch_swept_total", "change" => change);
+        let seconds = |operation: &'static str| metrics::histogram!("keylatch_store_seconds", "operation" => operation);
+        Self {
+            run: answer("run"),
+            replay: answer("replay"),
+            in_progress: answer("in_progress"),
+            mismatch: answer("mismatch"),
+            unknown: answer("unknown"),
+            expired: answer("expired"),
+            quota: answer("quota"),
+            failed: answer("failed"),
+            takeovers: metrics::counter!("keylatch_takeovers_total"),
+            lost: metrics::counter!("keylatch_leases_lost_total"),
+            freed: released("free"),
+            retried: released("retry"),
+            not_known: released("unknown"),
+            buried: swept("buried"),
+            removed: swept("removed"),
+            running: metrics::gauge!("keylatch_running"),
+            claim: seconds("claim"),
+            complete: seconds("complete"),
+            transact: seconds("transact"),
+        }
+    }
+}
+
+impl Metrics {
+    pub(super) fn count(&self, answer: &Result<Answer, Error>) {
+        let counter = match answer {
+            Ok(Answer::Ran(_)) => &self.run,
+            Ok(Answer::Replayed(_)) => &self.replay,
+            Ok(Answer::Refused(Refused::InProgress)) => &self.in_progress,
+            Ok(Answer::Refused(Refused::Mismatch)) => &self.mismatch,
+            Ok(Answer::Refused(Refused::Unknown)) => &self.unknown,
+            Ok(Answer::Refused(Refused::Expired)) => &self.expired,
+            Ok(Answer::Refused(Refused::Quota(_))) => &self.quota,
+            Err(_) => &self.failed,
+        };
+        counter.increment(1);
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
