@@ -1,6 +1,7 @@
 //! Keylatch makes a repeated request safe: it takes effect **once** and always gets **the same answer**.
 mod clock;
 mod engine;
+mod failpoint;
 mod fingerprint;
 mod key;
 pub mod machine;
