@@ -3,6 +3,8 @@ mod clock;
 mod engine;
 mod failpoint;
 mod fingerprint;
+#[cfg(feature = "http")]
+pub mod http;
 mod key;
 pub mod machine;
 pub mod memory;

@@ -242,6 +242,11 @@ impl Engine {
         &self.inner.policy
     }
 
+    /// How much of anything there may be in it.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
     /// Where its records are, for operators to read.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.inner.store

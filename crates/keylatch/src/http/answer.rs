@@ -1,0 +1,132 @@
+//! The handler's answer: what is recorded of it, and how it is given again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body::Body as HttpBody;
+use tokio::time::Instant;
+
+use super::body::{Collected, GuardedBody, Patience, collect};
+use super::headers::{IDEMPOTENCY_EXPIRES, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, Kept, http_date};
+use super::problem::Problem;
+use crate::tx::Verdict;
+use crate::{Body, Final, Guarantee, Outcome, Timestamp};
+
+/// What a handler says is to become of its answer's record, against the rule for its status. Put it into the
+/// extensions of the response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Disposition {
+    /// Record the answer, and in `Atomic` commit the handler's writes with it.
+    Record,
+    /// Record the answer, and in `Atomic` take the handler's writes back.
+    RecordAlone,
+    /// It failed: nothing is recorded, in `Atomic` the writes are taken back, and the same request may run again.
+    Retry,
+    /// It did not happen: as `Retry`, and the key is free for any request.
+    Free,
+    /// Whether it happened is not known: nobody runs it again until it is resolved. In `Atomic` as `Free`, for a
+    /// transaction always knows.
+    Unknown,
+}
+
+/// How much of an answer is kept, and how long its end is waited for.
+#[derive(Debug, Clone)]
+pub(super) struct Keeping {
+    pub(super) kept: Kept,
+    pub(super) bytes_max: usize,
+    pub(super) end_max: Duration,
+}
+
+/// The verdict on `response`, and the response as it is to be delivered.
+///
+/// # Errors
+///
+/// If the body broke off: then the run has failed.
+pub(super) async fn judge<B>(
+    response: Response<B>,
+    guarantee: Guarantee,
+    keeping: &Keeping,
+) -> Result<(Verdict, Response<GuardedBody<B>>), B::Error>
+where
+    B: HttpBody<Data = Bytes>,
+{
+    let (parts, body) = response.into_parts();
+    let disposition = parts.extensions.get().copied().unwrap_or_else(|| by_status(parts.status, guarantee));
+    let unrecorded = match disposition {
+        Disposition::Record | Disposition::RecordAlone => None,
+        Disposition::Retry => Some(Verdict::Retry),
+        Disposition::Free => Some(Verdict::Free),
+        Disposition::Unknown => Some(Verdict::Unknown),
+    };
+    if let Some(verdict) = unrecorded {
+        return Ok((verdict, Response::from_parts(parts, GuardedBody::Inner { body })));
+    }
+    let patience = patience(&parts.headers, guarantee, keeping);
+    let (kept, body) = match collect(body, keeping.bytes_max, patience).await? {
+        Collected::Whole(bytes) => (Body::Kept(bytes.clone()), GuardedBody::whole(bytes)),
+        Collected::Unfinished(body, digest) => (Body::NotRetained { digest }, body),
+    };
+    let outcome = Outcome { status: parts.status, headers: keeping.kept.of(&parts.headers), body: kept };
+    let verdict = match disposition {
+        Disposition::RecordAlone => Verdict::KeepUndone(outcome),
+        _ => Verdict::Keep(outcome),
+    };
+    Ok((verdict, Response::from_parts(parts, body)))
+}
+
+/// The rule: what a status says of the effect.
+fn by_status(status: StatusCode, guarantee: Guarantee) -> Disposition {
+    match status {
+        // The server did not take the request on: a later try is a new one.
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => Disposition::Retry,
+        // The transaction is taken back, or the lease ended; but what must never start twice has had its start.
+        _ if status.is_server_error() && guarantee != Guarantee::AtMostOnce => Disposition::Retry,
+        _ if status.is_client_error() => Disposition::RecordAlone,
+        _ => Disposition::Record,
+    }
+}
+
+/// A transaction must not stay open for a stream, and an event stream has no end to wait for; elsewhere a slow body
+/// has some time.
+fn patience(headers: &HeaderMap, guarantee: Guarantee, keeping: &Keeping) -> Patience {
+    let content_type = headers.get(CONTENT_TYPE).map_or(b"".as_slice(), |value| value.as_bytes());
+    if guarantee == Guarantee::Atomic || content_type.starts_with(b"text/event-stream") {
+        return Patience::None;
+    }
+    Patience::Until(Instant::now() + keeping.end_max)
+}
+
+/// The answer of a run that has just been recorded, or that was not to be.
+pub(super) fn first<B>(mut response: Response<B>, key: &HeaderValue, expires_at: Option<Timestamp>) -> Response<B> {
+    let headers = response.headers_mut();
+    headers.remove(IDEMPOTENT_REPLAYED);
+    headers.insert(IDEMPOTENCY_KEY, key.clone());
+    if let Some(expires_at) = expires_at {
+        headers.insert(IDEMPOTENCY_EXPIRES, http_date(expires_at));
+    }
+    response
+}
+
+/// The stored answer, given again.
+pub(super) fn replay(found: &Final, key: &HeaderValue) -> Response<Bytes> {
+    let outcome = found.outcome();
+    let body = match &outcome.body {
+        Body::Kept(body) => body.clone(),
+        Body::NotRetained { digest } => {
+            return Problem::NotRetained { status: outcome.status, digest: *digest }.response();
+        }
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = outcome.status;
+    let headers = response.headers_mut();
+    headers.reserve(outcome.headers.len() + 3);
+    for (name, value) in &outcome.headers {
+        headers.append(name, value.clone());
+    }
+    headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    headers.insert(IDEMPOTENCY_KEY, key.clone());
+    headers.insert(IDEMPOTENCY_EXPIRES, http_date(found.expires_at()));
+    response
+}

@@ -1,0 +1,62 @@
+//! The future of an answer.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::Response;
+use pin_project_lite::pin_project;
+
+use super::body::GuardedBody;
+
+pin_project! {
+    /// The answer to a request: the handler's own future for one that passes unguarded.
+    pub struct ResponseFuture<F, R, E> {
+        #[pin]
+        kind: Kind<F, R, E>,
+    }
+}
+
+pin_project! {
+    #[project = KindProject]
+    enum Kind<F, R, E> {
+        Passed { #[pin] future: F },
+        Guarded { future: BoxFuture<'static, Result<R, E>> },
+    }
+}
+
+impl<F, R, E> ResponseFuture<F, R, E> {
+    pub(super) fn passed(future: F) -> Self {
+        Self { kind: Kind::Passed { future } }
+    }
+
+    pub(super) fn guarded(future: BoxFuture<'static, Result<R, E>>) -> Self {
+        Self { kind: Kind::Guarded { future } }
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F, Response<GuardedBody<B>>, E>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: http_body::Body<Data = Bytes>,
+{
+    type Output = Result<Response<GuardedBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().kind.project() {
+            KindProject::Passed { future } => {
+                let answered = ready!(future.poll(context));
+                Poll::Ready(answered.map(|response| response.map(|body| GuardedBody::Inner { body })))
+            }
+            KindProject::Guarded { future } => future.as_mut().poll(context),
+        }
+    }
+}
+
+impl<F, R, E> fmt::Debug for ResponseFuture<F, R, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResponseFuture")
+    }
+}

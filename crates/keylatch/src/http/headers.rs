@@ -1,0 +1,96 @@
+//! The headers of the contract, and which of an answer's headers are kept.
+
+use http::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    LAST_MODIFIED, LINK, LOCATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RETRY_AFTER, SET_COOKIE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+};
+
+use crate::Timestamp;
+
+/// The client's key, as [draft-ietf-httpapi-idempotency-key-header](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/)
+/// names it.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// `true` on an answer that was given before.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// When the answer stops being kept: an HTTP date.
+pub const IDEMPOTENCY_EXPIRES: HeaderName = HeaderName::from_static("idempotency-expires");
+/// `bypassed` on an answer that was given without a record, because the store was unavailable and the route fails open.
+pub const IDEMPOTENCY_STATUS: HeaderName = HeaderName::from_static("idempotency-status");
+
+pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");
+pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+const IDEMPOTENCY_EPOCH: HeaderName = HeaderName::from_static("idempotency-epoch");
+const IDEMPOTENCY_ATTEMPT: HeaderName = HeaderName::from_static("idempotency-attempt");
+const IDEMPOTENCY_SCOPE: HeaderName = HeaderName::from_static("idempotency-scope");
+
+/// Headers that only this side sets. What a client sends under these names never reaches a handler.
+const INTERNAL: [HeaderName; 6] = [
+    IDEMPOTENT_REPLAYED,
+    IDEMPOTENCY_STATUS,
+    IDEMPOTENCY_EXPIRES,
+    IDEMPOTENCY_EPOCH,
+    IDEMPOTENCY_ATTEMPT,
+    IDEMPOTENCY_SCOPE,
+];
+
+/// What describes the body or where it leads. Everything else belongs to one exchange, not to the answer.
+const KEPT: [HeaderName; 8] =
+    [CONTENT_TYPE, CONTENT_LANGUAGE, CONTENT_ENCODING, LOCATION, ETAG, LAST_MODIFIED, LINK, RETRY_AFTER];
+
+/// What must never be given to another exchange: credentials, and what concerns one connection
+/// ([RFC 9110, section 7.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)).
+const NEVER_KEPT: [HeaderName; 10] = [
+    SET_COOKIE,
+    WWW_AUTHENTICATE,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    CONNECTION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+];
+
+/// Which of an answer's headers are kept.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Kept {
+    more: Vec<HeaderName>,
+}
+
+/// A header that must not be kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` must not be kept: it belongs to one client or one connection")]
+pub struct NeverKept(pub HeaderName);
+
+impl Kept {
+    pub(super) fn add(&mut self, name: HeaderName) -> Result<(), NeverKept> {
+        if NEVER_KEPT.contains(&name) {
+            return Err(NeverKept(name));
+        }
+        self.more.push(name);
+        Ok(())
+    }
+
+    /// The kept lines of `headers`, in their order.
+    pub(super) fn of(&self, headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+        let kept = |name: &HeaderName| KEPT.contains(name) || self.more.contains(name);
+        let lines = headers.iter().filter(|(name, _)| kept(name));
+        lines.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+}
+
+pub(super) fn drop_internal(headers: &mut HeaderMap) {
+    for name in &INTERNAL {
+        headers.remove(name);
+    }
+}
+
+/// An instant as an HTTP date ([RFC 9110, section 5.6.7](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7)).
+pub(super) fn http_date(instant: Timestamp) -> HeaderValue {
+    let millis = u64::try_from(instant.as_millis()).unwrap_or(0);
+    let date = std::time::UNIX_EPOCH + std::time::Duration::from_millis(millis);
+    HeaderValue::from_str(&httpdate::fmt_http_date(date)).expect("a date is a header value")
+}

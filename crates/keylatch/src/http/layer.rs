@@ -1,0 +1,155 @@
+//! The layer, and what can be chosen of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+use tower_layer::Layer;
+
+use super::answer::Keeping;
+use super::headers::{IDEMPOTENCY_KEY, Kept, NeverKept};
+use super::scope::ScopeFrom;
+use super::service::Idempotency;
+use crate::store::Store;
+use crate::tx::Transactional;
+use crate::{Engine, Limits, Policy};
+
+/// Makes every request with an `Idempotency-Key` to the services behind it take effect once.
+///
+/// It has no default for the two things that only the caller knows: what is promised, and who calls.
+///
+/// ```compile_fail
+/// let store = keylatch::memory::Store::new();
+/// // A store without transactions cannot be `Atomic`.
+/// keylatch::http::IdempotencyLayer::atomic(store, keylatch::http::ScopeFrom::shared("demo"));
+/// ```
+#[derive(Debug, Clone)]
+pub struct IdempotencyLayer {
+    config: Arc<Config>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Config {
+    pub(super) engine: Engine,
+    pub(super) scope: ScopeFrom,
+    pub(super) methods: Vec<Method>,
+    pub(super) key_header: HeaderName,
+    pub(super) key_required: bool,
+    pub(super) body_bytes_max: usize,
+    pub(super) keeping: Keeping,
+    pub(super) fail_open: bool,
+}
+
+/// The default limit of a request's body: 2 MiB, as axum's own. It is held in memory while it is hashed.
+pub const BODY_BYTES_MAX: usize = 2 << 20;
+/// The default limit of an answer that is kept: 1 MiB. A larger one is delivered, and recorded as not retained.
+pub const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// The default time in which an answer's body must end to be kept, outside `Atomic`.
+pub const ANSWER_END_MAX: Duration = Duration::from_secs(5);
+
+impl IdempotencyLayer {
+    /// Exactly once: claim, the handler's writes through its [`Tx`](crate::Tx), and the answer are one transaction of
+    /// `store`'s database.
+    pub fn atomic<S: Transactional>(store: S, scope: ScopeFrom) -> Self {
+        let engine = Engine::atomic(store, Policy::default(), Limits::default());
+        Self::new(engine.expect("the default policy can be kept"), scope)
+    }
+
+    /// A lease with an epoch: after a crash a retry runs again, with what its handler gets from [`Run`](crate::Run).
+    pub fn fenced<S: Store>(store: S, scope: ScopeFrom) -> Self {
+        let engine = Engine::fenced(store, Policy::default(), Limits::default());
+        Self::new(engine.expect("the default policy can be kept"), scope)
+    }
+
+    /// Never twice: after a crash the outcome is unknown until someone resolves it.
+    pub fn at_most_once<S: Store>(store: S, scope: ScopeFrom) -> Self {
+        let engine = Engine::at_most_once(store, Policy::default(), Limits::default());
+        Self::new(engine.expect("the default policy can be kept"), scope)
+    }
+
+    /// The guarantee, policy and limits of `engine`, which other layers may share.
+    pub fn new(engine: Engine, scope: ScopeFrom) -> Self {
+        let config = Config {
+            engine,
+            scope,
+            methods: vec![Method::POST, Method::PATCH],
+            key_header: IDEMPOTENCY_KEY,
+            key_required: false,
+            body_bytes_max: BODY_BYTES_MAX,
+            keeping: Keeping { kept: Kept::default(), bytes_max: ANSWER_BYTES_MAX, end_max: ANSWER_END_MAX },
+            fail_open: false,
+        };
+        Self { config: Arc::new(config) }
+    }
+
+    /// Refuses requests without a key, with 400. Otherwise they pass unguarded.
+    #[must_use]
+    pub fn require_key(self) -> Self {
+        self.with(|config| config.key_required = true)
+    }
+
+    /// Guards these methods instead of POST and PATCH. GET, HEAD, OPTIONS and TRACE have no effect to guard, and
+    /// always pass.
+    #[must_use]
+    pub fn with_methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
+        let guarded = methods.into_iter().filter(|method| !method.is_safe()).collect();
+        self.with(|config| config.methods = guarded)
+    }
+
+    /// Takes the key from the header `name` instead, for senders that know nothing of `Idempotency-Key`, such as
+    /// `X-GitHub-Delivery`.
+    #[must_use]
+    pub fn with_key_header(self, name: HeaderName) -> Self {
+        self.with(|config| config.key_header = name)
+    }
+
+    /// Refuses request bodies over this many bytes with 413, instead of [`BODY_BYTES_MAX`].
+    #[must_use]
+    pub fn with_body_bytes_max(self, bytes_max: usize) -> Self {
+        self.with(|config| config.body_bytes_max = bytes_max)
+    }
+
+    /// Keeps answers of up to this many bytes, instead of [`ANSWER_BYTES_MAX`].
+    #[must_use]
+    pub fn with_answer_bytes_max(self, bytes_max: usize) -> Self {
+        self.with(|config| config.keeping.bytes_max = bytes_max)
+    }
+
+    /// Keeps answers whose body ends within this time, instead of [`ANSWER_END_MAX`]. In `Atomic` a body must be
+    /// there when the handler returns.
+    #[must_use]
+    pub fn with_answer_end_max(self, end_max: Duration) -> Self {
+        self.with(|config| config.keeping.end_max = end_max)
+    }
+
+    /// Keeps the answer's header `name` as well.
+    ///
+    /// # Errors
+    ///
+    /// If it must never be kept, as `Set-Cookie`.
+    pub fn with_kept_header(mut self, name: HeaderName) -> Result<Self, NeverKept> {
+        Arc::make_mut(&mut self.config).keeping.kept.add(name)?;
+        Ok(self)
+    }
+
+    /// Runs requests unguarded while the store is unavailable, instead of refusing them with 503. Such a request may
+    /// take effect twice. Its answer carries `Idempotency-Status: bypassed`, and is counted in
+    /// `keylatch_bypassed_total`.
+    #[must_use]
+    pub fn fail_open(self) -> Self {
+        self.with(|config| config.fail_open = true)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(Arc::make_mut(&mut self.config));
+        self
+    }
+}
+
+impl<S> Layer<S> for IdempotencyLayer {
+    type Service = Idempotency<S>;
+
+    fn layer(&self, inner: S) -> Idempotency<S> {
+        Idempotency::new(self.config.clone(), inner)
+    }
+}

@@ -1,0 +1,42 @@
+//! The HTTP door: a [tower](https://docs.rs/tower) layer for any service.
+//!
+//! 1. GET, HEAD, OPTIONS and TRACE pass untouched; POST and PATCH are guarded, others by choice.
+//! 2. The whole request is read and hashed, within a limit, **before** its key is claimed.
+//! 3. A request without a usable key, scope or body is refused, and leaves no record.
+//! 4. The same request runs once. Later ones get the same status, kept headers and body, and
+//!    `Idempotent-Replayed: true`; those that come meanwhile get 409, or wait as long as `Prefer: wait=N` says.
+//! 5. Another request with the same key gets 422, and sees nothing of the stored answer.
+//! 6. The outcome is in the store before the first byte of the answer is sent.
+//! 7. A client that hangs up does not cancel the work.
+//! 8. Of an answer's headers only those on a list are kept; never `Set-Cookie` or what concerns one connection.
+//! 9. A 2xx, 3xx or 4xx is recorded, except 408, 425 and 429. A 5xx is recorded in `AtMostOnce` only. A handler says
+//!    otherwise by a [`Disposition`].
+//!
+//! # Deployment caveat
+//!
+//! The layer must see every request that has the effect it guards: put it outside of retries, and inside of
+//! authentication, which tells it who calls. A proxy in front that sends a request on twice is one more client that
+//! retries, and as welcome.
+
+mod answer;
+mod body;
+#[cfg(feature = "axum")]
+mod extract;
+mod future;
+mod headers;
+mod layer;
+mod problem;
+mod request;
+mod scope;
+mod service;
+
+pub use answer::Disposition;
+pub use body::{GuardedBody, Part};
+#[cfg(feature = "axum")]
+pub use extract::NotGuarded;
+pub use future::ResponseFuture;
+pub use headers::{IDEMPOTENCY_EXPIRES, IDEMPOTENCY_KEY, IDEMPOTENCY_STATUS, IDEMPOTENT_REPLAYED, NeverKept};
+pub use layer::{ANSWER_BYTES_MAX, ANSWER_END_MAX, BODY_BYTES_MAX, IdempotencyLayer};
+pub use problem::Problem;
+pub use scope::ScopeFrom;
+pub use service::Idempotency;

@@ -1,0 +1,223 @@
+//! Answers of our own: `application/problem+json` ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+
+use crate::{InvalidKey, Outcome, Quota};
+
+/// Why a request got an answer of ours instead of the handler's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// 400: a key is required, and there is none.
+    KeyRequired,
+    /// 400: there is a key, and it is not one.
+    KeyInvalid(InvalidKey),
+    /// 400: there is more than one key.
+    KeyRepeated,
+    /// 400: the caller cannot be determined.
+    ScopeRequired,
+    /// 400: the body broke off or could not be read.
+    BodyIncomplete,
+    /// 409: the same request is running now.
+    InProgress,
+    /// 409: a run died half-way, and nobody has resolved it.
+    OutcomeUnknown,
+    /// 409: it took effect, but its answer was not kept.
+    NotRetained {
+        /// The status of the original answer.
+        status: StatusCode,
+        /// SHA-256 of its body, where it was seen whole.
+        digest: Option<[u8; 32]>,
+    },
+    /// 410: it took effect, and the retention of its answer is over.
+    Expired,
+    /// 413: the body is over this many bytes.
+    TooLarge(usize),
+    /// 422: the key was used with a different request.
+    KeyReused,
+    /// 429: a limit is reached.
+    Quota(Quota),
+    /// 500: the handler failed without an answer. The flag says whether the same request may be sent again.
+    HandlerFailed {
+        /// Whether nothing of it was recorded.
+        retryable: bool,
+    },
+    /// 503: the store cannot say whether this ran before.
+    StoreUnavailable,
+}
+
+/// What all answers to one problem have in common.
+struct Kind {
+    status: StatusCode,
+    code: &'static str,
+    title: &'static str,
+    retryable: bool,
+    retry_after: Option<&'static str>,
+}
+
+impl Problem {
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.kind().status
+    }
+
+    /// The machine-readable code, such as `IDEMPOTENCY_KEY_REUSED`.
+    pub fn code(&self) -> &'static str {
+        self.kind().code
+    }
+
+    fn kind(&self) -> Kind {
+        let kind = |status, code, title, retryable, retry_after| Kind { status, code, title, retryable, retry_after };
+        match self {
+            Self::KeyRequired => {
+                kind(StatusCode::BAD_REQUEST, "IDEMPOTENCY_KEY_REQUIRED", "Idempotency key required", false, None)
+            }
+            Self::KeyInvalid(_) | Self::KeyRepeated => {
+                kind(StatusCode::BAD_REQUEST, "IDEMPOTENCY_KEY_INVALID", "Idempotency key invalid", false, None)
+            }
+            Self::ScopeRequired => {
+                kind(StatusCode::BAD_REQUEST, "IDEMPOTENCY_SCOPE_REQUIRED", "Caller cannot be determined", false, None)
+            }
+            Self::BodyIncomplete => {
+                kind(StatusCode::BAD_REQUEST, "REQUEST_INCOMPLETE", "Request body incomplete", true, None)
+            }
+            Self::InProgress => kind(
+                StatusCode::CONFLICT,
+                "IDEMPOTENCY_KEY_IN_PROGRESS",
+                "Request with this idempotency key is in progress",
+                true,
+                Some("1"),
+            ),
+            Self::OutcomeUnknown => kind(
+                StatusCode::CONFLICT,
+                "IDEMPOTENCY_OUTCOME_UNKNOWN",
+                "Outcome of the original request is unknown",
+                false,
+                None,
+            ),
+            Self::NotRetained { .. } => kind(
+                StatusCode::CONFLICT,
+                "IDEMPOTENCY_RESPONSE_NOT_RETAINED",
+                "Request took effect, but its response was not retained",
+                false,
+                None,
+            ),
+            Self::Expired => kind(StatusCode::GONE, "IDEMPOTENCY_KEY_EXPIRED", "Idempotency key expired", false, None),
+            Self::TooLarge(_) => {
+                kind(StatusCode::PAYLOAD_TOO_LARGE, "REQUEST_TOO_LARGE", "Request body too large", false, None)
+            }
+            Self::KeyReused => kind(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "IDEMPOTENCY_KEY_REUSED",
+                "Idempotency key reused with different request",
+                false,
+                None,
+            ),
+            Self::Quota(_) => kind(
+                StatusCode::TOO_MANY_REQUESTS,
+                "IDEMPOTENCY_QUOTA_EXCEEDED",
+                "Too many requests of this caller",
+                true,
+                Some("1"),
+            ),
+            Self::HandlerFailed { retryable } => kind(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "HANDLER_FAILED",
+                "The service failed to answer",
+                *retryable,
+                None,
+            ),
+            Self::StoreUnavailable => kind(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "IDEMPOTENCY_STORE_UNAVAILABLE",
+                "Idempotency store unavailable",
+                true,
+                Some("1"),
+            ),
+        }
+    }
+
+    fn detail(&self) -> String {
+        match self {
+            Self::KeyRequired => "Send an Idempotency-Key header: a new value for every new request, such as a UUID, \
+                                  and the same value when you send a request again."
+                .into(),
+            Self::KeyInvalid(why) => format!("In Idempotency-Key, {why}."),
+            Self::KeyRepeated => "Send one Idempotency-Key header line, with one key.".into(),
+            Self::ScopeRequired => "The request does not say who calls, so its key has no name space. Nothing ran.".into(),
+            Self::BodyIncomplete => "The request body ended before it was complete. Nothing ran; send it again.".into(),
+            Self::InProgress => "The same request is running now. Send it again after the time in Retry-After, or with \
+                                 Prefer: wait=N to wait for its answer."
+                .into(),
+            Self::OutcomeUnknown => "An earlier try of this request died half-way. Whether it took effect is not known, \
+                                     so it is not run again until the operator has resolved it."
+                .into(),
+            Self::NotRetained { .. } => "This request took effect before. Its response was too large to keep, or a \
+                                         stream; original_status says how it ended. Read the result from where it is kept."
+                .into(),
+            Self::Expired => "This request took effect before, longer ago than its response is kept. It is not run \
+                              again; use a new key for a new request."
+                .into(),
+            Self::TooLarge(limit) => format!("The body is over the limit of {limit} bytes. Nothing ran."),
+            Self::KeyReused => "This key belongs to a request with another method, path, query, content type or body. \
+                                Use a new key for a new request."
+                .into(),
+            Self::Quota(Quota::RecordsPerScope) => "This caller has too many idempotency keys that are still kept.".into(),
+            Self::Quota(Quota::RunningPerScope) => "This caller has too many requests running.".into(),
+            Self::Quota(Quota::Running) => "This service has too many requests running.".into(),
+            Self::HandlerFailed { retryable: true } => "Nothing was recorded. Send the request again with the same key.".into(),
+            Self::HandlerFailed { retryable: false } => "The failure was recorded: this request is not run again.".into(),
+            Self::StoreUnavailable => "Whether this request ran before cannot be determined now. Send it again with \
+                                       the same key: it will not take effect twice."
+                .into(),
+        }
+    }
+
+    /// The answer.
+    pub fn response(&self) -> Response<Bytes> {
+        let kind = self.kind();
+        let mut body = serde_json::json!({
+            "type": format!("{PAGES}{}.md", kind.code.to_ascii_lowercase().replace('_', "-")),
+            "title": kind.title,
+            "status": kind.status.as_u16(),
+            "detail": self.detail(),
+            "code": kind.code,
+            "retryable": kind.retryable,
+            "error": kind.title,
+        });
+        if let Self::NotRetained { status, digest } = self {
+            body["original_status"] = status.as_u16().into();
+            body["original_digest"] = digest.map(digest_field).into();
+        }
+        let mut response = Response::new(Bytes::from(body.to_string()));
+        *response.status_mut() = kind.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = kind.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+        }
+        response
+    }
+
+    /// The answer as an outcome to record.
+    pub(super) fn outcome(&self) -> Outcome {
+        let (parts, body) = self.response().into_parts();
+        let headers = parts.headers.get(CONTENT_TYPE).map(|value| (CONTENT_TYPE, value.clone()));
+        Outcome { status: parts.status, headers: headers.into_iter().collect(), body: crate::Body::Kept(body) }
+    }
+}
+
+/// Where each problem is explained.
+const PAGES: &str = "https://github.com/keylatch/keylatch/blob/main/docs/problems/";
+
+/// A digest as `sha-256=` and hexadecimal digits.
+fn digest_field(digest: [u8; 32]) -> String {
+    digest.iter().fold("sha-256=".to_owned(), |mut field, byte| {
+        let _ = write!(field, "{byte:02x}");
+        field
+    })
+}

@@ -1,0 +1,76 @@
+//! Who calls.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use http::HeaderName;
+use http::request::Parts;
+use sha2::{Digest, Sha256};
+
+use crate::{SCOPE_FIELD_BYTES_MAX, Scope};
+
+/// Where a layer learns who calls. The operation (method and route) it adds itself.
+///
+/// There is no default: only the service knows who its callers are. Two callers with one scope would get each
+/// other's answers.
+#[derive(Clone)]
+pub struct ScopeFrom(Arc<Caller>);
+
+type Caller = dyn for<'r> Fn(&'r Parts) -> Option<Cow<'r, str>> + Send + Sync;
+
+impl ScopeFrom {
+    /// From the value of a request header, which something in front of the layer must have verified: a client
+    /// could write any name into it.
+    pub fn header(name: HeaderName) -> Self {
+        Self(Arc::new(move |parts| parts.headers.get(&name)?.to_str().ok().map(Cow::from)))
+    }
+
+    /// From an extension that an authentication layer in front has put into the request.
+    pub fn extension<T>(caller: impl Fn(&T) -> String + Send + Sync + 'static) -> Self
+    where
+        T: Send + Sync + 'static,
+    {
+        Self(Arc::new(move |parts| parts.extensions.get().map(|extension| Cow::from(caller(extension)))))
+    }
+
+    /// From anything in the head of the request; `None` refuses it with 400.
+    pub fn with(caller: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(move |parts| caller(parts).map(Cow::from)))
+    }
+
+    /// One scope for all, by this name. Whoever knows another's key and request gets the other's answer: only for a
+    /// service with one caller, or where every key is a secret.
+    pub fn shared(name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self(Arc::new(move |_| Some(Cow::from(name.clone()))))
+    }
+
+    /// The scope of a request; `None` if the caller cannot be determined.
+    pub(super) fn scope(&self, parts: &Parts) -> Option<Scope> {
+        Scope::new(&(self.0)(parts)?).ok()?.for_operation(&operation(parts)).ok()
+    }
+}
+
+/// Method and route, or method and path where there is no router that names its routes.
+fn operation(parts: &Parts) -> String {
+    #[cfg(feature = "axum")]
+    if let Some(route) = parts.extensions.get::<axum::extract::MatchedPath>() {
+        return named(&parts.method, route.as_str());
+    }
+    named(&parts.method, parts.uri.path())
+}
+
+fn named(method: &http::Method, route: &str) -> String {
+    let name = format!("{method} {route}");
+    if name.len() <= SCOPE_FIELD_BYTES_MAX {
+        return name;
+    }
+    format!("{method} sha-256:{:x}", Sha256::digest(route))
+}
+
+impl fmt::Debug for ScopeFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ScopeFrom")
+    }
+}

@@ -1,0 +1,245 @@
+//! The service: from a request to its one answer.
+
+use std::fmt::Debug;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Extensions, HeaderValue, Request, Response};
+use http_body::Body;
+use parking_lot::Mutex;
+use tower_service::Service;
+
+use super::answer::{self, judge};
+use super::body::{Collected, GuardedBody, Patience, collect};
+use super::future::ResponseFuture;
+use super::headers::{IDEMPOTENCY_STATUS, PREFERENCE_APPLIED, drop_internal};
+use super::layer::Config;
+use super::problem::Problem;
+use super::request;
+use crate::tx::Verdict;
+use crate::{Answer, Error, Guarantee, Key, Refused, Scope};
+
+/// A service whose requests take effect once. Made by [`IdempotencyLayer`](super::IdempotencyLayer).
+#[derive(Debug, Clone)]
+pub struct Idempotency<S> {
+    config: Arc<Config>,
+    inner: S,
+}
+
+impl<S> Idempotency<S> {
+    pub(super) fn new(config: Arc<Config>, inner: S) -> Self {
+        Self { config, inner }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Idempotency<S>
+where
+    S: Service<Request<GuardedBody<B>>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+{
+    type Response = Response<GuardedBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, Self::Response, S::Error>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let guarded = self.config.methods.contains(request.method());
+        let keyed = self.config.key_required || request.headers().contains_key(&self.config.key_header);
+        if !(guarded && keyed) {
+            return ResponseFuture::passed(self.inner.call(request.map(|body| GuardedBody::Inner { body })));
+        }
+        // The service that was found ready takes the request; its clone stays for the next.
+        let next = self.inner.clone();
+        let ready = std::mem::replace(&mut self.inner, next);
+        ResponseFuture::guarded(Box::pin(guard(self.config.clone(), ready, request)))
+    }
+}
+
+/// Whose request it is, for handlers that ask: in the extensions of the request.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    pub(super) scope: Scope,
+    pub(super) key: Key,
+}
+
+async fn guard<S, B, R>(
+    config: Arc<Config>,
+    inner: S,
+    request: Request<B>,
+) -> Result<Response<GuardedBody<R>>, S::Error>
+where
+    S: Service<Request<GuardedBody<B>>, Response = Response<R>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+{
+    let Admitted { request, asked, received } = match admit(&config, request).await {
+        Ok(admitted) => admitted,
+        Err(problem) => return Ok(own(&problem)),
+    };
+    let wait = asked.wait;
+    let stage = Arc::new(Mutex::new(Stage::Waiting(inner, request)));
+    let start = {
+        let (config, stage) = (config.clone(), stage.clone());
+        move |handed| work(config, stage, handed)
+    };
+    let mut response = match config.engine.run(asked, start).await {
+        Ok(Answer::Ran(ran)) => match stage.lock().end() {
+            Some(Ok(response)) => answer::first(response, &received, ran.expires_at),
+            Some(Err(error)) => return Err(error),
+            None => own(&Problem::HandlerFailed { retryable: ran.expires_at.is_none() }),
+        },
+        Ok(Answer::Replayed(found)) => answer::replay(&found, &received).map(GuardedBody::whole),
+        Ok(Answer::Refused(refused)) => own(&Problem::from(refused)),
+        Err(Error::Store(error)) => {
+            tracing::error!(%error, "the store failed");
+            let waiting = if config.fail_open { stage.lock().waiting() } else { None };
+            match waiting {
+                Some((inner, request)) => bypass(inner, request).await?,
+                None => own(&Problem::StoreUnavailable),
+            }
+        }
+        Err(Error::ShuttingDown) => own(&Problem::StoreUnavailable),
+        Err(Error::Misused(_)) => own(&Problem::HandlerFailed { retryable: true }),
+    };
+    if !wait.is_zero() {
+        let applied = HeaderValue::try_from(format!("wait={}", wait.as_secs())).expect("digits are a header value");
+        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+    }
+    Ok(response)
+}
+
+/// A request that the engine may be asked for.
+struct Admitted<B> {
+    request: Request<GuardedBody<B>>,
+    asked: crate::Request,
+    /// The key's header as it was received, to be sent back.
+    received: HeaderValue,
+}
+
+/// Reads everything of the request, before anything is claimed: a slow client never holds a lease.
+async fn admit<B: Body<Data = Bytes>>(config: &Config, request: Request<B>) -> Result<Admitted<B>, Problem> {
+    let (mut parts, body) = request.into_parts();
+    let key = request::key(&parts.headers, &config.key_header)?.ok_or(Problem::KeyRequired)?;
+    let received = parts.headers.get(&config.key_header).cloned().ok_or(Problem::KeyRequired)?;
+    let scope = config.scope.scope(&parts).ok_or(Problem::ScopeRequired)?;
+    let too_large = Problem::TooLarge(config.body_bytes_max);
+    if body.size_hint().lower() > config.body_bytes_max as u64 {
+        return Err(too_large);
+    }
+    let body = match collect(body, config.body_bytes_max, Patience::Endless).await {
+        Ok(Collected::Whole(body)) => body,
+        Ok(Collected::Unfinished(..)) => return Err(too_large),
+        Err(_) => return Err(Problem::BodyIncomplete),
+    };
+    drop_internal(&mut parts.headers);
+    let wait = request::wait(&parts.headers).unwrap_or(Duration::ZERO).min(config.engine.limits().wait_max);
+    let fingerprint = request::fingerprint(&parts, &body);
+    parts.extensions.insert(Identity { scope: scope.clone(), key: key.clone() });
+    let asked = crate::Request { scope, key, fingerprint, wait };
+    Ok(Admitted { request: Request::from_parts(parts, GuardedBody::whole(body)), asked, received })
+}
+
+/// Where the handler's request and its answer lie between this side and the engine's.
+enum Stage<S, B, R, E> {
+    Waiting(S, Request<GuardedBody<B>>),
+    Begun,
+    Ended(Result<Response<GuardedBody<R>>, E>),
+}
+
+impl<S, B, R, E> Stage<S, B, R, E> {
+    /// What the handler needs, if it has not begun.
+    fn waiting(&mut self) -> Option<(S, Request<GuardedBody<B>>)> {
+        match std::mem::replace(self, Self::Begun) {
+            Self::Waiting(inner, request) => Some((inner, request)),
+            Self::Begun => None,
+            Self::Ended(_) => unreachable!("the engine starts the work once"),
+        }
+    }
+
+    /// What the handler answered, if it did.
+    fn end(&mut self) -> Option<Result<Response<GuardedBody<R>>, E>> {
+        match std::mem::replace(self, Self::Begun) {
+            Self::Ended(end) => Some(end),
+            Self::Begun | Self::Waiting(..) => None,
+        }
+    }
+}
+
+/// The work of one run: the handler, and the verdict on its answer.
+async fn work<S, B, R>(config: Arc<Config>, stage: Arc<Mutex<Stage<S, B, R, S::Error>>>, handed: Extensions) -> Verdict
+where
+    S: Service<Request<GuardedBody<B>>, Response = Response<R>> + Send,
+    S::Future: Send,
+    S::Error: Send,
+    B: Body<Data = Bytes> + Send,
+    R: Body<Data = Bytes> + Send,
+{
+    let guarantee = config.engine.guarantee();
+    let Some((mut inner, mut request)) = stage.lock().waiting() else { return Verdict::Free };
+    request.extensions_mut().extend(handed);
+    let handling = async {
+        match inner.call(request).await {
+            Ok(response) => Ok(judge(response, guarantee, &config.keeping).await),
+            Err(error) => Err(error),
+        }
+    };
+    let (verdict, end) = match AssertUnwindSafe(handling).catch_unwind().await {
+        Ok(Ok(Ok((verdict, response)))) => (verdict, Some(Ok(response))),
+        Ok(Err(error)) if guarantee == Guarantee::AtMostOnce => (Verdict::Unknown, Some(Err(error))),
+        Ok(Err(error)) => (Verdict::Retry, Some(Err(error))),
+        Ok(Ok(Err(_))) => (failed(guarantee, "the body of its answer broke off"), None),
+        Err(_) => (failed(guarantee, "it panicked"), None),
+    };
+    if let Some(end) = end {
+        *stage.lock() = Stage::Ended(end);
+    }
+    verdict
+}
+
+/// A handler that failed without an answer counts as one that answered 500.
+fn failed(guarantee: Guarantee, why: &str) -> Verdict {
+    tracing::error!(why, "a handler failed without an answer");
+    match guarantee {
+        Guarantee::AtMostOnce => Verdict::Keep(Problem::HandlerFailed { retryable: false }.outcome()),
+        Guarantee::Atomic | Guarantee::Fenced => Verdict::Retry,
+    }
+}
+
+/// Runs a request without a record.
+async fn bypass<S, B, R>(mut inner: S, request: Request<GuardedBody<B>>) -> Result<Response<GuardedBody<R>>, S::Error>
+where
+    S: Service<Request<GuardedBody<B>>, Response = Response<R>>,
+{
+    metrics::counter!("keylatch_bypassed_total").increment(1);
+    let mut response = inner.call(request).await?.map(|body| GuardedBody::Inner { body });
+    response.headers_mut().insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("bypassed"));
+    Ok(response)
+}
+
+fn own<R>(problem: &Problem) -> Response<GuardedBody<R>> {
+    problem.response().map(GuardedBody::whole)
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Mismatch => Self::KeyReused,
+            Refused::InProgress => Self::InProgress,
+            Refused::Unknown => Self::OutcomeUnknown,
+            Refused::Expired => Self::Expired,
+            Refused::Quota(quota) => Self::Quota(quota),
+        }
+    }
+}
