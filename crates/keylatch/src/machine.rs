@@ -278,6 +278,7 @@ pub fn complete(record: &Record, lease: &Lease, completion: &Completion, now: Ti
 /// What becomes of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
+#[expect(clippy::large_enum_variant, reason = "it lives for a moment on the stack")]
 pub enum Change {
     /// It stays as it is.
     None,

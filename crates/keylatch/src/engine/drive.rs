@@ -19,7 +19,7 @@ pub(super) enum Driven<S> {
     /// With the request's answer.
     Done(Result<Answer, Error>),
     /// Another has the key. The leader is handed back, to look again.
-    Held(Held<S>),
+    Held(Box<Held<S>>),
 }
 
 /// Claims the key, runs the work and carries out its verdict.
@@ -50,7 +50,7 @@ async fn refuse_new<S>(engine: &Inner, leader: Leader, start: S) -> Driven<S> {
     let asked = Instant::now();
     match engine.store.read(leader.id()).await {
         Ok(At { value: Some(record), now }) if machine::phase(Some(&record), now) != Phase::Free => {
-            Driven::Held(Held::new(leader, Some(start), At { value: record, now }, asked))
+            Driven::Held(Held::found(leader, Some(start), At { value: record, now }, asked))
         }
         Ok(_) => Driven::Done(Ok(Answer::Refused(Refused::Quota(Quota::RecordsPerScope)))),
         Err(error) => Driven::Done(Err(error.into())),
@@ -73,7 +73,7 @@ where
     let record = match claim_lease(engine, &claim).await {
         Ok(At { value: Claimed::Won(record), .. }) => record,
         Ok(At { value: Claimed::Held(record), now }) => {
-            return Driven::Held(Held::new(leader, Some(start), At { value: record, now }, asked));
+            return Driven::Held(Held::found(leader, Some(start), At { value: record, now }, asked));
         }
         Err(error) => return Driven::Done(Err(error.into())),
     };
@@ -165,7 +165,9 @@ async fn look_again<S>(engine: &Inner, leader: Leader) -> Driven<S> {
     engine.metrics.lost.increment(1);
     let asked = Instant::now();
     match engine.store.read(leader.id()).await {
-        Ok(At { value: Some(record), now }) => Driven::Held(Held::new(leader, None, At { value: record, now }, asked)),
+        Ok(At { value: Some(record), now }) => {
+            Driven::Held(Held::found(leader, None, At { value: record, now }, asked))
+        }
         Ok(At { value: None, .. }) => Driven::Done(Ok(Answer::Refused(Refused::InProgress))),
         Err(error) => Driven::Done(Err(error.into())),
     }
@@ -183,7 +185,7 @@ async fn release<S>(engine: &Inner, lease: Lease, verdict: Verdict) -> Driven<S>
     match until_lease_ends(&engine.policy, || engine.store.release(lease, end)).await {
         Ok(Applied::Applied(_) | Applied::Lost) => {}
         Err(error) => {
-            tracing::warn!(%error, "a run that ended without an outcome could not say so; its lease will end")
+            tracing::warn!(%error, "a run that ended without an outcome could not say so; its lease will end");
         }
     }
     Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })))
@@ -253,7 +255,7 @@ where
     // The claim comes with the first write, or at the end: a handler must not start for what is already answered.
     match engine.store.read(leader.id()).await {
         Ok(At { value: Some(record), now }) if decides(&record, &claim, now) => {
-            return Driven::Held(Held::new(leader, Some(start), At { value: record, now }, asked));
+            return Driven::Held(Held::found(leader, Some(start), At { value: record, now }, asked));
         }
         Ok(_) => {}
         Err(error) => return Driven::Done(Err(error.into())),
@@ -278,7 +280,7 @@ where
             Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })))
         }
         Ok(At { value: Transacted::Held(record), now }) => {
-            Driven::Held(Held::new(leader, None, At { value: record, now }, asked))
+            Driven::Held(Held::found(leader, None, At { value: record, now }, asked))
         }
         Ok(At { value: Transacted::Misused(misuse), .. }) => {
             tracing::error!(%misuse, "nothing was committed");

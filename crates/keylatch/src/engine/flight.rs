@@ -83,10 +83,8 @@ impl Flights {
     /// Takes part in the run of `id`: leads it if there is none, or if its lease has run out unrenewed.
     pub(super) fn join(self: &Arc<Self>, id: RecordId, fingerprint: Fingerprint, now: Instant) -> Joined {
         let mut shard = self.shard(&id).lock();
-        if let Some(flight) = shard.flights.get(&id) {
-            if flight.holds(now) {
-                return Joined::Follower(flight.clone());
-            }
+        if let Some(flight) = shard.flights.get(&id).filter(|flight| flight.holds(now)) {
+            return Joined::Follower(flight.clone());
         }
         if self.running.load(Ordering::Relaxed) >= self.limits.running_max {
             return Joined::Refused(Quota::Running);

@@ -179,7 +179,7 @@ impl Engine {
                 let Some(starting) = start.take() else { return Ok(Answer::Refused(Refused::InProgress)) };
                 let held = match self.drive(leader, &request, starting).await {
                     Driven::Done(done) => return done,
-                    Driven::Held(held) => held,
+                    Driven::Held(held) => *held,
                 };
                 start = held.start;
                 leader = held.leader;
@@ -338,7 +338,7 @@ struct Held<S> {
 }
 
 impl<S> Held<S> {
-    fn new(leader: Leader, start: Option<S>, found: At<Record>, asked: Instant) -> Self {
-        Self { leader, start, record: found.value, now: found.now, asked }
+    fn found(leader: Leader, start: Option<S>, found: At<Record>, asked: Instant) -> Box<Self> {
+        Box::new(Self { leader, start, record: found.value, now: found.now, asked })
     }
 }

@@ -158,6 +158,8 @@ enum Stage<S, B, R, E> {
     Ended(Result<Response<GuardedBody<R>>, E>),
 }
 
+type Shared<S, B, R, E> = Arc<Mutex<Stage<S, B, R, E>>>;
+
 impl<S, B, R, E> Stage<S, B, R, E> {
     /// What the handler needs, if it has not begun.
     fn waiting(&mut self) -> Option<(S, Request<GuardedBody<B>>)> {
@@ -178,7 +180,7 @@ impl<S, B, R, E> Stage<S, B, R, E> {
 }
 
 /// The work of one run: the handler, and the verdict on its answer.
-async fn work<S, B, R>(config: Arc<Config>, stage: Arc<Mutex<Stage<S, B, R, S::Error>>>, handed: Extensions) -> Verdict
+async fn work<S, B, R>(config: Arc<Config>, stage: Shared<S, B, R, S::Error>, handed: Extensions) -> Verdict
 where
     S: Service<Request<GuardedBody<B>>, Response = Response<R>> + Send,
     S::Future: Send,
