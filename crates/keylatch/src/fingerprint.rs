@@ -26,6 +26,17 @@ impl Fingerprint {
         hasher.finish()
     }
 
+    /// The fingerprint of a value, by its JSON with the names of every object in order.
+    ///
+    /// # Errors
+    ///
+    /// If the value cannot be written as JSON.
+    pub fn of_json(value: &impl serde::Serialize) -> Result<Self, serde_json::Error> {
+        // Into a tree first: its objects are sorted by name.
+        let tree = serde_json::to_value(value)?;
+        Ok(Self::of([serde_json::to_vec(&tree)?.as_slice()]))
+    }
+
     /// The 32 bytes of a fingerprint that was stored.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)

@@ -19,7 +19,9 @@ mod time;
 pub mod tx;
 
 pub use clock::Clock;
-pub use engine::{Answer, Engine, Error, Final, Quota, Ran, Refused, Request, Run, StepError};
+pub use engine::{
+    Answer, Done, Ended, Engine, Error, Final, Quota, Ran, Refused, Request, Run, RunError, STEP_BYTES_MAX, StepError,
+};
 pub use fingerprint::{Fingerprint, Hasher};
 pub use key::{InvalidKey, KEY_BYTES_MAX, Key};
 pub use outcome::{Body, DecodeError, Outcome};

@@ -13,6 +13,7 @@ mod answer;
 mod cache;
 mod drive;
 mod flight;
+mod function;
 mod quota;
 mod renewer;
 mod run;
@@ -30,8 +31,9 @@ pub use self::answer::{Answer, Error, Final, Quota, Ran, Refused, Request};
 use self::cache::Cache;
 use self::drive::{Driven, Transact};
 use self::flight::{Flight, Flights, Joined, Leader, Waiter};
+pub use self::function::{Done, RunError};
 use self::quota::Quotas;
-pub use self::run::{Run, StepError};
+pub use self::run::{Ended, Run, STEP_BYTES_MAX, StepError};
 use self::telemetry::Metrics;
 use self::tracked::Tracked;
 use crate::machine::{self, Decision, Terms};
@@ -139,17 +141,17 @@ impl Engine {
     /// # Panics
     ///
     /// Outside a tokio runtime.
-    pub async fn run<S, F>(&self, request: Request, start: S) -> Result<Answer, Error>
+    pub async fn answer<S, F>(&self, request: Request, start: S) -> Result<Answer, Error>
     where
         S: FnOnce(Extensions) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
     {
-        let answer = self.answer(request, start).await;
+        let answer = self.find(request, start).await;
         self.inner.metrics.count(&answer);
         answer
     }
 
-    async fn answer<S, F>(&self, request: Request, start: S) -> Result<Answer, Error>
+    async fn find<S, F>(&self, request: Request, start: S) -> Result<Answer, Error>
     where
         S: FnOnce(Extensions) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,

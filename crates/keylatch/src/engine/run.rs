@@ -1,10 +1,14 @@
 //! What the handler of a leased run gets.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +29,22 @@ struct This {
     key: Key,
     attempt: u32,
     notes: Notes,
+    on_error: Mutex<Option<Ended>>,
 }
+
+/// What an error says of the effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ended {
+    /// It failed, and the same request may run again at once.
+    Retry,
+    /// It did not happen: the key is free for any request.
+    Free,
+    /// Whether it happened is not known: nobody runs it again until it is resolved.
+    Unknown,
+}
+
+/// The largest result of a step, in bytes of JSON: all steps of a run stand in its record.
+pub const STEP_BYTES_MAX: usize = 64 << 10;
 
 /// A step that did not come to be recorded.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +55,12 @@ pub enum StepError<E> {
     /// Another attempt has taken over; this one must stop.
     #[error("the lease was lost: another attempt has taken over, and this one must stop")]
     LeaseLost,
+    /// The result is not JSON, or what was recorded is not the step's type: the code changed between two attempts.
+    #[error("the result of a step cannot be recorded or read back: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The result is over [`STEP_BYTES_MAX`]. Record where it is kept instead.
+    #[error("the result of a step is over {STEP_BYTES_MAX} bytes; record where it is kept instead")]
+    TooLarge,
     /// The store failed; whether the result is recorded is not known.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -48,7 +73,7 @@ impl Run {
             State::Completed { .. } => Notes::default(),
         };
         let Record { scope, key, attempt, .. } = record;
-        Self(Arc::new(This { engine, flight, lease, scope, key, attempt, notes }))
+        Self(Arc::new(This { engine, flight, lease, scope, key, attempt, notes, on_error: Mutex::default() }))
     }
 
     /// The fencing number: higher than that of every earlier attempt. A resource that keeps the highest it has
@@ -88,34 +113,66 @@ impl Run {
         Key::new(&digits).expect("hexadecimal digits are a key")
     }
 
-    /// Does a step of the work once: its result is recorded under the lease, and a later attempt gets it back
-    /// instead of calling again. `call` gets a [derived key](Self::key_for) to hand on, for the moment between its
-    /// effect and the record of it.
+    /// Does a step of the work once: its result is recorded under the lease, as JSON, and a later attempt gets it
+    /// back instead of calling again. `call` gets a [derived key](Self::key_for) to hand on, for the moment between
+    /// its effect and the record of it.
+    ///
+    /// A step that another attempt's record does not know runs before the lease is checked; a resource that must not
+    /// hear of a late attempt wants the [epoch](Self::epoch).
     ///
     /// # Errors
     ///
-    /// If the step fails, the lease is lost, or the store fails.
-    pub async fn step<E, F>(&self, name: &str, call: impl FnOnce(Key) -> F) -> Result<Bytes, StepError<E>>
+    /// If the step fails, its result is too large or not JSON, the lease is lost, or the store fails.
+    pub async fn step<T, E, F>(&self, name: &str, call: impl FnOnce(Key) -> F) -> Result<T, StepError<E>>
     where
-        F: Future<Output = Result<Bytes, E>>,
+        T: Serialize + DeserializeOwned,
+        F: Future<Output = Result<T, E>>,
     {
         if let Some((_, result)) = self.0.notes.steps.iter().find(|(noted, _)| noted == name) {
-            return Ok(result.clone());
+            return Ok(serde_json::from_slice(result)?);
         }
         let result = call(self.key_for(name)).await.map_err(StepError::Step)?;
+        let noted = serde_json::to_vec(&result)?;
+        if noted.len() > STEP_BYTES_MAX {
+            return Err(StepError::TooLarge);
+        }
+        self.renew(Some((name.to_owned(), noted.into()))).await?;
+        Ok(result)
+    }
+
+    /// Checks, in the store, that this attempt still holds the lease, and renews it: just before an effect that
+    /// cannot be fenced.
+    ///
+    /// # Errors
+    ///
+    /// If another attempt has taken over, or the store fails.
+    pub async fn assert_owner(&self) -> Result<(), StepError<Infallible>> {
+        self.renew(None).await
+    }
+
+    async fn renew<E>(&self, step: Option<(String, Bytes)>) -> Result<(), StepError<E>> {
         let asked = Instant::now();
         let engine = &self.0.engine;
-        let step = Some((name.to_owned(), result.clone()));
         match engine.store.renew(self.0.lease, engine.terms(), step).await? {
             Applied::Applied(_) => {
                 self.0.flight.held(self.0.lease, engine.held_until(asked), asked);
-                Ok(result)
+                Ok(())
             }
             Applied::Lost => {
                 self.0.flight.lose();
                 Err(StepError::LeaseLost)
             }
         }
+    }
+
+    /// Says what becomes of the record if the work of [`Engine::run`](crate::Engine::run) ends in an error, against
+    /// the rule of the guarantee. The latest word counts.
+    pub fn on_error(&self, ended: Ended) {
+        *self.0.on_error.lock() = Some(ended);
+    }
+
+    pub(super) fn ended(&self) -> Option<Ended> {
+        *self.0.on_error.lock()
     }
 
     /// Cancelled when another attempt takes over. What this one still writes will change nothing, and its client

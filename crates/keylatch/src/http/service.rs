@@ -94,7 +94,7 @@ where
         let (config, stage) = (config.clone(), stage.clone());
         move |handed| work(config, stage, handed)
     };
-    let mut response = match config.engine.run(asked, start).await {
+    let mut response = match config.engine.answer(asked, start).await {
         Ok(Answer::Ran(ran)) => match stage.lock().end() {
             Some(Ok(response)) => answer::first(response, &received, ran.expires_at),
             Some(Err(error)) => return Err(error),
@@ -165,8 +165,7 @@ impl<S, B, R, E> Stage<S, B, R, E> {
     fn waiting(&mut self) -> Option<(S, Request<GuardedBody<B>>)> {
         match std::mem::replace(self, Self::Begun) {
             Self::Waiting(inner, request) => Some((inner, request)),
-            Self::Begun => None,
-            Self::Ended(_) => unreachable!("the engine starts the work once"),
+            Self::Begun | Self::Ended(_) => None,
         }
     }
 
