@@ -1,0 +1,46 @@
+# What the scripts in dev/ share. Source it; it changes to the root of the workspace.
+#
+# The rule for everything that a test needs: use what is on the PATH; else install it, as root or with sudo; else
+# stop and say which command to run. A thing that is missing never leads to a skipped test.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# say WORDS...: one line of progress.
+say() { printf '\n== %s\n' "$*"; }
+
+# fail WORDS...: the end, with a reason.
+fail() {
+    printf '\n%s: %s\n' "$(basename "$0")" "$*" >&2
+    exit 1
+}
+
+# need_cargo: Rust itself cannot come from Debian, whose version is too old.
+need_cargo() {
+    command -v cargo >/dev/null && return
+    [ -x "$HOME/.cargo/bin/cargo" ] || fail "cargo is not on the PATH; install Rust from https://rustup.rs"
+    export PATH="$HOME/.cargo/bin:$PATH"
+}
+
+# need_tool COMMAND PACKAGE...: a command, from these Debian packages if it is not there.
+need_tool() {
+    local tool=$1
+    shift
+    command -v "$tool" >/dev/null && return
+    say "$tool is missing: installing $*"
+    install_packages "$@" || fail "$tool is missing; run: apt-get install $*"
+    command -v "$tool" >/dev/null || fail "$tool is still missing after installing $*"
+}
+
+install_packages() {
+    command -v apt-get >/dev/null || return 1
+    local as_root=()
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || return 1
+        as_root=(sudo)
+        # Nobody is there to type a password.
+        [ -t 0 ] || as_root=(sudo -n)
+    fi
+    "${as_root[@]}" apt-get update -qq </dev/null &&
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" </dev/null
+}
