@@ -1,0 +1,143 @@
+//! What is written down.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One thing that happened to one (scope, key).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, in nanoseconds of the machine's monotonic clock, which all its processes share.
+    pub at: u64,
+    /// The name space of the key.
+    pub scope: String,
+    /// The key.
+    pub key: String,
+    /// What happened.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum What {
+    /// A client sends a request.
+    Invoke {
+        /// The number of this request among all.
+        call: u64,
+        /// The same for identical requests, another for another.
+        request: String,
+    },
+    /// The client learns how it ended. A request without one is still under way, or its client died.
+    Reply {
+        /// The number of the request.
+        call: u64,
+        /// What came back.
+        reply: Reply,
+    },
+    /// A store has granted a claim, and says that it is durable.
+    Claim {
+        /// The fencing number.
+        epoch: u64,
+        /// When the store was asked, on the clock of [`Event::at`].
+        asked_at: u64,
+    },
+    /// A handler starts.
+    Start {
+        /// The fencing number that it was given; `None` where there is none to see.
+        epoch: Option<u64>,
+    },
+    /// An effect has happened, now.
+    Effect {
+        /// What to tell it by, such as the order's number.
+        effect: String,
+        /// The fencing number that it was made with, where there is one to see.
+        epoch: Option<u64>,
+    },
+    /// An effect is there after all is over; when it happened cannot be seen. For tables that are read at the end.
+    Found {
+        /// What to tell it by.
+        effect: String,
+    },
+    /// A run tried to write its outcome.
+    Complete {
+        /// The fencing number of the run.
+        epoch: u64,
+        /// Whether the store took it.
+        applied: bool,
+    },
+    /// A record, as the store holds it after all is over.
+    Record {
+        /// The fencing number in it.
+        epoch: u64,
+    },
+}
+
+/// How a request ended for its client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// An answer that a handler gave and a store recorded: the last word.
+    Final(Answer),
+    /// One of our own answers: nothing ran, or it is not over.
+    Refused {
+        /// The status.
+        status: u16,
+        /// The code of the problem.
+        code: String,
+    },
+    /// A 5xx of the handler or the server; nothing is recorded.
+    Failed {
+        /// The status.
+        status: u16,
+    },
+    /// Nothing: the connection broke, or the client lost patience. The effect may have happened.
+    Nothing,
+}
+
+/// A final answer.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The kept headers, in their order.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+    /// Whether it says that it was replayed.
+    pub replayed: bool,
+    /// The effect that it reports, if it reports one.
+    pub effect: Option<String>,
+}
+
+impl Answer {
+    /// Whether it is the same answer, byte for byte. That the one was replayed and the other not does not count.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        (self.status, &self.headers, &self.body) == (other.status, &other.headers, &other.body)
+    }
+}
+
+/// With as much of the body as a reader needs to see a difference.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN_MAX: usize = 400;
+        let shown = String::from_utf8_lossy(&self.body[..self.body.len().min(SHOWN_MAX)]);
+        f.debug_struct("Answer")
+            .field("status", &self.status)
+            .field("headers", &self.headers)
+            .field("body_bytes", &self.body.len())
+            .field("body", &shown)
+            .field("replayed", &self.replayed)
+            .field("effect", &self.effect)
+            .finish()
+    }
+}
+
+/// What was promised for the runs in a history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guarantee {
+    /// Exactly one effect; the claim commits with it.
+    Atomic,
+    /// One effect, where what is called honours the key or the epoch.
+    Fenced,
+    /// At most one start.
+    AtMostOnce,
+}

@@ -1,0 +1,185 @@
+//! A client as they are in the world: it loses patience, it loses connections, and it tries again with the same key.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use rand::Rng;
+use testing_history::{Answer, Log, Reply};
+
+/// Where the servers are now. Shared by all clients of a test, which ask any of them at random.
+#[derive(Debug, Clone, Default)]
+pub struct Targets(Arc<RwLock<Vec<String>>>);
+
+impl Targets {
+    /// The servers are here from now on; none if all are down.
+    pub fn set<U: Into<String>>(&self, urls: impl IntoIterator<Item = U>) {
+        *self.0.write() = urls.into_iter().map(Into::into).collect();
+    }
+
+    fn any(&self) -> Option<String> {
+        let urls = self.0.read();
+        (!urls.is_empty()).then(|| urls[rand::rng().random_range(0..urls.len())].clone())
+    }
+}
+
+/// A request under a key.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The path.
+    pub path: &'static str,
+    /// The caller, sent as `X-User-Id`.
+    pub scope: String,
+    /// The key, sent as `Idempotency-Key`.
+    pub key: String,
+    /// The body: JSON.
+    pub body: Bytes,
+    /// How many seconds to wait for a run of the same key, sent as `Prefer: wait=N`.
+    pub wait_s: Option<u32>,
+}
+
+impl Request {
+    /// The same for identical requests, another for another.
+    fn identity(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        (self.path, &self.body).hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
+    }
+}
+
+/// Sends requests to [`Targets`], and notes each request and each reply in a [`Log`]. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    targets: Targets,
+    log: Log,
+    effect: fn(&Answer) -> Option<String>,
+}
+
+/// What a client had when it gave up.
+#[derive(Debug, thiserror::Error)]
+#[error("no final answer within {patience:?}, in {tries} tries; the last reply was {last:?}")]
+pub struct GaveUp {
+    /// How long it tried.
+    pub patience: Duration,
+    /// How often.
+    pub tries: u32,
+    /// What it got in the end.
+    pub last: Reply,
+}
+
+impl Client {
+    /// A client that notes everything in `log`, and finds the effect that an answer reports with `effect`.
+    pub fn new(targets: Targets, log: Log, effect: fn(&Answer) -> Option<String>) -> Self {
+        let http = reqwest::Client::builder().no_proxy().build().expect("a plain client needs nothing");
+        Self { http, targets, log, effect }
+    }
+
+    /// Sends `request` once and waits up to `patience` for the whole answer.
+    pub async fn send(&self, request: &Request, patience: Duration) -> Reply {
+        let call = self.log.invoke(&request.scope, &request.key, &request.identity());
+        let reply = tokio::time::timeout(patience, self.ask(request)).await.unwrap_or(Reply::Nothing);
+        call.reply(reply.clone());
+        reply
+    }
+
+    /// Sends `request` with `patience` until the answer is final, for `in_all` at most.
+    ///
+    /// It pauses for milliseconds where `Retry-After` asks for a second: what is tested here is haste.
+    ///
+    /// # Errors
+    ///
+    /// If there is no final answer by then.
+    pub async fn insist(&self, request: &Request, patience: Duration, in_all: Duration) -> Result<Answer, GaveUp> {
+        const PAUSE_MS: std::ops::Range<u64> = 2..30;
+        let started = Instant::now();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.send(request, patience).await {
+                Reply::Final(answer) => return Ok(answer),
+                last if started.elapsed() > in_all => return Err(GaveUp { patience: in_all, tries, last }),
+                _ => {}
+            }
+            let pause = rand::rng().random_range(PAUSE_MS);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    /// Reads `path`: the status and the body.
+    ///
+    /// # Errors
+    ///
+    /// If there is no whole answer within `patience`.
+    pub async fn get(&self, path: &str, patience: Duration) -> Result<(u16, Bytes), reqwest::Error> {
+        let url = self.targets.any().unwrap_or_default() + path;
+        let response = self.http.get(url).timeout(patience).send().await?;
+        Ok((response.status().as_u16(), response.bytes().await?))
+    }
+
+    async fn ask(&self, request: &Request) -> Reply {
+        let Some(url) = self.targets.any() else { return Reply::Nothing };
+        let mut asked = self
+            .http
+            .post(url + request.path)
+            .header("content-type", "application/json")
+            .header("x-user-id", &request.scope)
+            .header("idempotency-key", &request.key)
+            .body(request.body.clone());
+        if let Some(seconds) = request.wait_s {
+            asked = asked.header("prefer", format!("wait={seconds}"));
+        }
+        match asked.send().await {
+            Ok(response) => self.read(response).await.unwrap_or(Reply::Nothing),
+            Err(_) => Reply::Nothing,
+        }
+    }
+
+    async fn read(&self, response: reqwest::Response) -> Result<Reply, reqwest::Error> {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = response.bytes().await?;
+        if let Some(code) = code_of_ours(&headers, &body) {
+            return Ok(Reply::Refused { status, code });
+        }
+        if status >= 500 || [408, 425, 429].contains(&status) {
+            return Ok(Reply::Failed { status });
+        }
+        let mut answer = Answer {
+            status,
+            headers: kept(&headers),
+            body: body.to_vec(),
+            replayed: headers.contains_key("idempotent-replayed"),
+            effect: None,
+        };
+        answer.effect = (self.effect)(&answer);
+        Ok(Reply::Final(answer))
+    }
+}
+
+/// The headers that a record keeps, in their order.
+fn kept(headers: &http::HeaderMap) -> Vec<(String, String)> {
+    const KEPT: [&str; 8] = [
+        "content-type",
+        "content-language",
+        "content-encoding",
+        "location",
+        "etag",
+        "last-modified",
+        "link",
+        "retry-after",
+    ];
+    let kept = headers.iter().filter(|(name, _)| KEPT.contains(&name.as_str()));
+    kept.map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect()
+}
+
+/// The code of the problem, if the answer is one of Keylatch's own.
+fn code_of_ours(headers: &http::HeaderMap, body: &[u8]) -> Option<String> {
+    if headers.get("content-type")? != "application/problem+json" {
+        return None;
+    }
+    let problem: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let code = problem.get("code")?.as_str()?;
+    (code.starts_with("IDEMPOTENCY_") || code == "REQUEST_TOO_LARGE").then(|| code.to_owned())
+}

@@ -1,0 +1,31 @@
+//! Starts real servers in tests, breaks them in every way that a machine can, and asks them like real clients.
+//!
+//! - [`server`]: a program on a free port and a private directory; ready, killed, stopped, started again.
+//! - [`client`]: sends requests, again and again as clients do, and writes everything down in a
+//!   [`Log`](testing_history::Log) for the history checker.
+//! - [`raw`]: a connection that a test can leave in the middle of a request.
+//! - [`disk`]: a small disk of its own that can run full or become read-only, without harm to the machine.
+//!
+//! Everything is bounded: whatever waits, fails after a while and says what it waited for. Only processes that
+//! were started here are ever signalled, by their id.
+
+pub mod client;
+pub mod disk;
+pub mod raw;
+pub mod server;
+
+use std::time::{Duration, Instant};
+
+/// Waits until `condition` holds, looking again after a short pause.
+///
+/// # Panics
+///
+/// After `limit`, with `what` it waited for.
+pub async fn eventually(limit: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    const PAUSE: Duration = Duration::from_millis(10);
+    let started = Instant::now();
+    while !condition().await {
+        assert!(started.elapsed() < limit, "waited {limit:?} for {what}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
