@@ -96,7 +96,7 @@ impl Disk {
     /// If the kernel refuses.
     pub fn read_only(&self, read_only: bool) {
         let mut command = self.enter();
-        let mode = if read_only { "remount,ro" } else { "remount,rw" };
+        let mode = if read_only { "remount,bind,ro" } else { "remount,bind,rw" };
         command.extend(["mount", "-o", mode].map(OsString::from));
         command.push(self.mount_point.clone().into_os_string());
         let output = Command::new(&command[0]).args(&command[1..]).output().expect("nsenter runs, as unshare did");
