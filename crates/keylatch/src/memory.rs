@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::machine::{self, Change, Claim, Claimed, Completion, End, Terms};
 use crate::store::{Applied, At, Durability, Error, ErrorKind, PAGE_RECORDS_MAX, PageRequest, Swept};
-use crate::{Clock, Lease, Record, RecordId, Scope, Timestamp};
+use crate::{Clock, Lease, Record, RecordId, Scope, State, Timestamp};
 
 /// A store in the memory of this process. A clone is the same store.
 #[derive(Clone)]
@@ -68,6 +68,20 @@ impl Store {
         let mut shard = self.shard(id).lock();
         let now = self.0.clock.now();
         write(&mut shard, now)
+    }
+
+    /// The lowest of the records that the page asks for and `wanted` wants.
+    fn page(&self, page: &PageRequest, wanted: fn(&Record, Timestamp) -> bool) -> Result<At<Vec<Record>>, Error> {
+        let limit = page.limit.min(PAGE_RECORDS_MAX);
+        let now = self.0.clock.now();
+        let mut first = BTreeMap::new();
+        for shard in &self.0.shards {
+            shard.lock().list(page, limit, |record| wanted(record, now), &mut first);
+        }
+        if first.iter().any(|(id, record)| record.id() != *id) {
+            return Err(misplaced());
+        }
+        Ok(At { value: first.into_values().collect(), now })
     }
 
     fn shard(&self, id: RecordId) -> &Mutex<Shard> {
@@ -154,17 +168,15 @@ impl crate::store::Store for Store {
     }
 
     fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
-        Box::pin(async move {
-            let limit = page.limit.min(PAGE_RECORDS_MAX);
-            let mut first = BTreeMap::new();
-            for shard in &self.0.shards {
-                shard.lock().list(&page, limit, &mut first);
-            }
-            if first.iter().any(|(id, record)| record.id() != *id) {
-                return Err(misplaced());
-            }
-            Ok(At { value: first.into_values().collect(), now: self.0.clock.now() })
-        })
+        Box::pin(async move { self.page(&page, |_, _| true) })
+    }
+
+    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+        let lapsed = |record: &Record, now| match record.state {
+            State::Running { lease_ends_at, .. } => lease_ends_at <= now,
+            State::Completed { .. } => false,
+        };
+        Box::pin(async move { self.page(&PageRequest { scope: None, after, limit }, lapsed) })
     }
 
     fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
@@ -257,13 +269,20 @@ impl Shard {
     }
 
     /// Merges this shard's part of the page into `first`, which holds the `limit` lowest so far.
-    fn list(&self, page: &PageRequest, limit: usize, first: &mut BTreeMap<RecordId, Record>) {
+    fn list(
+        &self,
+        page: &PageRequest,
+        limit: usize,
+        wanted: impl Fn(&Record) -> bool,
+        first: &mut BTreeMap<RecordId, Record>,
+    ) {
         let (low, high) = page.scope.as_ref().map_or((LOWEST, HIGHEST), RecordId::range);
         let low = page.after.map_or(low, |after| low.max(after));
         if low > high {
             return;
         }
-        for (id, record) in self.records.range(low..=high).filter(|(id, _)| Some(**id) != page.after) {
+        let after = |id: &RecordId| Some(*id) != page.after;
+        for (id, record) in self.records.range(low..=high).filter(|(id, record)| after(id) && wanted(record)) {
             if first.len() >= limit {
                 match first.last_entry() {
                     Some(last) if *id < *last.key() => last.remove(),

@@ -58,6 +58,10 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Reads a page of records in the order of their identities.
     fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>>;
 
+    /// Reads a page of running records whose lease has ended, in the order of their identities, those after `after`:
+    /// what nobody is working on. There are few, so an index on them is small.
+    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>>;
+
     /// Counts the records of `scope`, up to `limit`.
     fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>>;
 

@@ -9,6 +9,7 @@ use http::Extensions;
 
 use super::flight::Leader;
 use super::{Answer, Error, Final, Held, Inner, Quota, Ran, Refused, Request, Run, renewer};
+use crate::failpoint::{self, Point};
 use crate::machine::{self, Claim, Claimed, Completion, End, Phase};
 use crate::store::{self, Applied, At, ErrorKind};
 use crate::tx::{Start, Transacted, Transactional, TxSlot, Verdict, Work};
@@ -35,6 +36,7 @@ where
         Ok(false) => return refuse_new(&engine, leader, start).await,
         Err(error) => return Driven::Done(Err(error.into())),
     }
+    failpoint::hit(Point::BeforeClaim);
     let Request { scope, key, fingerprint, .. } = request;
     let claim = Claim::new(scope, key, fingerprint, engine.guarantee, &engine.policy);
     let driven = match &engine.transact {
@@ -77,7 +79,12 @@ where
         }
         Err(error) => return Driven::Done(Err(error.into())),
     };
+    failpoint::hit(Point::AfterClaim);
     let lease = Lease { id: leader.id(), epoch: record.epoch, owner: record.owner };
+    if asked.elapsed() >= engine.policy.lease {
+        // Paused since: another may have taken over, so nothing starts under this lease.
+        return look_again(engine, leader, Some(start)).await;
+    }
     leader.flight().held(lease, engine.held_until(asked), asked);
     engine.renewing.get_or_init(|| {
         drop(tokio::spawn(renewer::renew_leases(Arc::downgrade(engine), engine.policy.lease)));
@@ -88,7 +95,9 @@ where
     let run = Run::new(engine.clone(), leader.flight().clone(), lease, record);
     let mut handed = Extensions::new();
     handed.insert(run);
-    match start(handed).await {
+    let verdict = start(handed).await;
+    failpoint::hit(Point::AfterHandlerWrite);
+    match verdict {
         Verdict::Keep(outcome) | Verdict::KeepUndone(outcome) => {
             let completion = Completion::new(outcome, &engine.policy);
             complete(engine, leader, claim, lease, completion).await
@@ -143,8 +152,10 @@ async fn complete<S>(
     completion: Completion,
 ) -> Driven<S> {
     let asked = Instant::now();
+    failpoint::hit(Point::BeforeCommit);
     let applied = until_lease_ends(&engine.policy, || engine.store.complete(lease, completion.clone())).await;
     engine.metrics.complete.record(asked.elapsed());
+    failpoint::hit(Point::AfterCommit);
     match applied {
         Ok(Applied::Applied(now)) => {
             let expires_at = now + completion.retention;
@@ -153,14 +164,14 @@ async fn complete<S>(
             }
             Driven::Done(Ok(Answer::Ran(Ran { expires_at: Some(expires_at) })))
         }
-        Ok(Applied::Lost) => look_again(engine, leader).await,
+        Ok(Applied::Lost) => look_again(engine, leader, None).await,
         Err(error) => Driven::Done(Err(error.into())),
     }
 }
 
 /// The lease was lost: the winner's answer is the answer.
-async fn look_again<S>(engine: &Inner, leader: Leader) -> Driven<S> {
-    tracing::warn!("a run lost its lease before it ended; its client gets the answer of the run that took over");
+async fn look_again<S>(engine: &Inner, leader: Leader, start: Option<S>) -> Driven<S> {
+    tracing::warn!("a run lost its lease; its client gets the answer of the run that took over");
     leader.flight().lose();
     engine.metrics.lost.increment(1);
     let asked = Instant::now();

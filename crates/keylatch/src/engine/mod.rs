@@ -16,6 +16,7 @@ mod flight;
 mod function;
 mod quota;
 mod renewer;
+mod resolve;
 mod run;
 mod telemetry;
 mod tracked;
@@ -33,10 +34,11 @@ use self::drive::{Driven, Transact};
 use self::flight::{Flight, Flights, Joined, Leader, Waiter};
 pub use self::function::{Done, RunError};
 use self::quota::Quotas;
+pub use self::resolve::{Resolution, Resolved, Resolver};
 pub use self::run::{Ended, Run, STEP_BYTES_MAX, StepError};
 use self::telemetry::Metrics;
 use self::tracked::Tracked;
-use crate::machine::{self, Decision, Terms};
+use crate::machine::{self, Decision, Refusal, Terms};
 use crate::store::{At, Durability, Store, Swept};
 use crate::tx::{Transactional, Verdict};
 use crate::{Guarantee, InvalidPolicy, Limits, Policy, Record, RecordId, Timestamp};
@@ -47,6 +49,7 @@ use crate::{Guarantee, InvalidPolicy, Limits, Policy, Record, RecordId, Timestam
 #[derive(Debug, Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
+    resolver: Option<Arc<dyn Resolver>>,
 }
 
 #[derive(Debug)]
@@ -122,7 +125,7 @@ impl Engine {
             renewing: OnceLock::new(),
             metrics: Metrics::new(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), resolver: None })
     }
 
     /// Answers `request`: from an earlier run, or by the work that `start` makes.
@@ -191,6 +194,9 @@ impl Engine {
                         let Some(found) = Final::of(held.record, held.now, held.asked) else { continue };
                         self.inner.remember(&leader, &found);
                         return Ok(Answer::Replayed(found));
+                    }
+                    Decision::Refuse(Refusal::Unknown) if self.ask_resolver(&held.record).await? => {
+                        patience.spend_try()?;
                     }
                     Decision::Refuse(refusal) => return Ok(Answer::Refused(refusal.into())),
                     Decision::Wait(_) if patience.pause().await => {}

@@ -20,6 +20,7 @@ use super::headers::{IDEMPOTENCY_STATUS, PREFERENCE_APPLIED, drop_internal};
 use super::layer::Config;
 use super::problem::Problem;
 use super::request;
+use crate::failpoint::{self, Point};
 use crate::tx::Verdict;
 use crate::{Answer, Error, Guarantee, Key, Refused, Scope};
 
@@ -94,7 +95,9 @@ where
         let (config, stage) = (config.clone(), stage.clone());
         move |handed| work(config, stage, handed)
     };
-    let mut response = match config.engine.answer(asked, start).await {
+    let answer = config.engine.answer(asked, start).await;
+    failpoint::hit(Point::BeforeAnswer);
+    let mut response = match answer {
         Ok(Answer::Ran(ran)) => match stage.lock().end() {
             Some(Ok(response)) => answer::first(response, &received, ran.expires_at),
             Some(Err(error)) => return Err(error),
