@@ -1,5 +1,7 @@
 //! Keylatch makes a repeated request safe: it takes effect **once** and always gets **the same answer**.
 mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod engine;
 mod failpoint;
 mod fingerprint;
