@@ -82,8 +82,9 @@ where
     failpoint::hit(Point::AfterClaim);
     let lease = Lease { id: leader.id(), epoch: record.epoch, owner: record.owner };
     if asked.elapsed() >= engine.policy.lease {
-        // Paused since: another may have taken over, so nothing starts under this lease.
-        return look_again(engine, leader, Some(start)).await;
+        // Paused since then: another may have taken over, so nothing starts under this lease.
+        withdraw(engine, &claim);
+        return Driven::Done(Ok(Answer::Refused(Refused::InProgress)));
     }
     leader.flight().held(lease, engine.held_until(asked), asked);
     engine.renewing.get_or_init(|| {
@@ -164,13 +165,13 @@ async fn complete<S>(
             }
             Driven::Done(Ok(Answer::Ran(Ran { expires_at: Some(expires_at) })))
         }
-        Ok(Applied::Lost) => look_again(engine, leader, None).await,
+        Ok(Applied::Lost) => look_again(engine, leader).await,
         Err(error) => Driven::Done(Err(error.into())),
     }
 }
 
 /// The lease was lost: the winner's answer is the answer.
-async fn look_again<S>(engine: &Inner, leader: Leader, start: Option<S>) -> Driven<S> {
+async fn look_again<S>(engine: &Inner, leader: Leader) -> Driven<S> {
     tracing::warn!("a run lost its lease; its client gets the answer of the run that took over");
     leader.flight().lose();
     engine.metrics.lost.increment(1);

@@ -8,6 +8,7 @@ use tower_layer::Layer;
 
 use super::answer::Keeping;
 use super::headers::{IDEMPOTENCY_KEY, Kept, NeverKept};
+use super::request::KeyFrom;
 use super::scope::ScopeFrom;
 use super::service::Idempotency;
 use crate::store::Store;
@@ -33,7 +34,8 @@ pub(super) struct Config {
     pub(super) engine: Engine,
     pub(super) scope: ScopeFrom,
     pub(super) methods: Vec<Method>,
-    pub(super) key_header: HeaderName,
+    pub(super) key_from: KeyFrom,
+    pub(super) canonical_json: bool,
     pub(super) key_required: bool,
     pub(super) body_bytes_max: usize,
     pub(super) keeping: Keeping,
@@ -73,7 +75,8 @@ impl IdempotencyLayer {
             engine,
             scope,
             methods: vec![Method::POST, Method::PATCH],
-            key_header: IDEMPOTENCY_KEY,
+            key_from: KeyFrom::Header(IDEMPOTENCY_KEY),
+            canonical_json: false,
             key_required: false,
             body_bytes_max: BODY_BYTES_MAX,
             keeping: Keeping { kept: Kept::default(), bytes_max: ANSWER_BYTES_MAX, end_max: ANSWER_END_MAX },
@@ -100,7 +103,22 @@ impl IdempotencyLayer {
     /// `X-GitHub-Delivery`.
     #[must_use]
     pub fn with_key_header(self, name: HeaderName) -> Self {
-        self.with(|config| config.key_header = name)
+        self.with(|config| config.key_from = KeyFrom::Header(name))
+    }
+
+    /// Takes the key from a JSON body instead: the string or whole number at `pointer`
+    /// ([RFC 6901](https://www.rfc-editor.org/rfc/rfc6901)), such as `/id` of an event.
+    #[must_use]
+    pub fn with_key_pointer(self, pointer: &str) -> Self {
+        self.with(|config| config.key_from = KeyFrom::Pointer(pointer.into()))
+    }
+
+    /// Takes two JSON bodies for the same request if they differ only in white space, in the order of names or in the
+    /// spelling of numbers. A body that leaves doubt (a name that stands twice, a lone surrogate, a number out of
+    /// range, deep nesting) counts by its bytes.
+    #[must_use]
+    pub fn with_canonical_json(self) -> Self {
+        self.with(|config| config.canonical_json = true)
     }
 
     /// Refuses request bodies over this many bytes with 413, instead of [`BODY_BYTES_MAX`].

@@ -20,6 +20,7 @@
 
 mod answer;
 mod body;
+mod canonical;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;

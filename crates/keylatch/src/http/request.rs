@@ -2,21 +2,56 @@
 
 use std::time::Duration;
 
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
+use super::canonical::canonical;
 use super::headers::PREFER;
 use super::problem::Problem;
 use crate::{Fingerprint, Hasher, Key};
 
-/// The key in the header `name`; `None` if there is no such header.
-pub(super) fn key(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Key>, Problem> {
-    let mut lines = headers.get_all(name).iter();
-    let Some(line) = lines.next() else { return Ok(None) };
-    if lines.next().is_some() {
-        return Err(Problem::KeyRepeated);
+/// Where a request's key stands.
+#[derive(Debug, Clone)]
+pub(super) enum KeyFrom {
+    Header(HeaderName),
+    /// A string or a number at this pointer ([RFC 6901](https://www.rfc-editor.org/rfc/rfc6901)) in a JSON body.
+    Pointer(Box<str>),
+}
+
+impl KeyFrom {
+    /// Whether a request with these headers may have a key.
+    pub(super) fn may_be_in(&self, headers: &HeaderMap) -> bool {
+        match self {
+            Self::Header(name) => headers.contains_key(name),
+            Self::Pointer(_) => true,
+        }
     }
-    Key::from_header(line.as_bytes()).map(Some).map_err(Problem::KeyInvalid)
+
+    /// The key in the head of the request, and the form in which it was received; `None` if it is not there.
+    pub(super) fn in_head(&self, headers: &HeaderMap) -> Result<Option<(Key, HeaderValue)>, Problem> {
+        let Self::Header(name) = self else { return Ok(None) };
+        let mut lines = headers.get_all(name).iter();
+        let Some(line) = lines.next() else { return Ok(None) };
+        if lines.next().is_some() {
+            return Err(Problem::KeyRepeated);
+        }
+        let key = Key::from_header(line.as_bytes()).map_err(Problem::KeyInvalid)?;
+        Ok(Some((key, line.clone())))
+    }
+
+    /// The key in the body; `None` if it is not there.
+    pub(super) fn in_body(&self, body: &[u8]) -> Result<Option<(Key, HeaderValue)>, Problem> {
+        let Self::Pointer(pointer) = self else { return Ok(None) };
+        let Ok(body) = serde_json::from_slice::<serde_json::Value>(body) else { return Ok(None) };
+        let text = match body.pointer(pointer) {
+            Some(serde_json::Value::String(text)) => text.clone(),
+            Some(serde_json::Value::Number(number)) => number.to_string(),
+            _ => return Ok(None),
+        };
+        let key = Key::new(&text).map_err(Problem::KeyInvalid)?;
+        let received = HeaderValue::from_str(key.as_str()).expect("a key is a header value");
+        Ok(Some((key, received)))
+    }
 }
 
 /// The `wait` preference ([RFC 7240, section 4.3](https://www.rfc-editor.org/rfc/rfc7240#section-4.3)): the first
@@ -32,16 +67,30 @@ pub(super) fn wait(headers: &HeaderMap) -> Option<Duration> {
     seconds.next().map(Duration::from_secs)
 }
 
-/// The fingerprint: method, path, raw query, content type, content encoding, body.
-pub(super) fn fingerprint(parts: &Parts, body: &[u8]) -> Fingerprint {
+/// The fingerprint: method, path, raw query, content type, content encoding, body; of a JSON body its canonical form,
+/// where that is wanted.
+pub(super) fn fingerprint(parts: &Parts, body: &[u8], canonical_json: bool) -> Fingerprint {
     let mut hasher = Hasher::default();
     hasher.field(parts.method.as_str().as_bytes());
     hasher.field(parts.uri.path().as_bytes());
     hasher.optional(parts.uri.query().map(str::as_bytes));
     hasher.optional(parts.headers.get(CONTENT_TYPE).map(|value| value.as_bytes()));
     hasher.optional(parts.headers.get(CONTENT_ENCODING).map(|value| value.as_bytes()));
-    hasher.field(body);
+    let canonical = if canonical_json && may_be_json(&parts.headers) { canonical(body) } else { None };
+    match canonical {
+        Some(canonical) => {
+            hasher.field(b"canonical JSON");
+            hasher.field(&canonical);
+        }
+        None => hasher.field(body),
+    }
     hasher.finish()
+}
+
+fn may_be_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return true };
+    let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    essence.eq_ignore_ascii_case(b"application/json") || essence.to_ascii_lowercase().ends_with(b"+json")
 }
 
 #[cfg(test)]

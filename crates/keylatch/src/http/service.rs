@@ -19,7 +19,7 @@ use super::future::ResponseFuture;
 use super::headers::{IDEMPOTENCY_STATUS, PREFERENCE_APPLIED, drop_internal};
 use super::layer::Config;
 use super::problem::Problem;
-use super::request;
+use super::request::{self, KeyFrom};
 use crate::failpoint::{self, Point};
 use crate::tx::Verdict;
 use crate::{Answer, Error, Guarantee, Key, Refused, Scope};
@@ -55,7 +55,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let guarded = self.config.methods.contains(request.method());
-        let keyed = self.config.key_required || request.headers().contains_key(&self.config.key_header);
+        let keyed = self.config.key_required || self.config.key_from.may_be_in(request.headers());
         if !(guarded && keyed) {
             return ResponseFuture::passed(self.inner.call(request.map(|body| GuardedBody::Inner { body })));
         }
@@ -86,7 +86,11 @@ where
     R: Body<Data = Bytes> + Send + 'static,
 {
     let Admitted { request, asked, received } = match admit(&config, request).await {
-        Ok(admitted) => admitted,
+        Ok(Admission::Guarded(admitted)) => admitted,
+        Ok(Admission::Unkeyed(request)) => {
+            let mut inner = inner;
+            return Ok(inner.call(request).await?.map(|body| GuardedBody::Inner { body }));
+        }
         Err(problem) => return Ok(own(&problem)),
     };
     let wait = asked.wait;
@@ -131,11 +135,19 @@ struct Admitted<B> {
     received: HeaderValue,
 }
 
+enum Admission<B> {
+    Guarded(Admitted<B>),
+    /// It has no key, and need not have one.
+    Unkeyed(Request<GuardedBody<B>>),
+}
+
 /// Reads everything of the request, before anything is claimed: a slow client never holds a lease.
-async fn admit<B: Body<Data = Bytes>>(config: &Config, request: Request<B>) -> Result<Admitted<B>, Problem> {
+async fn admit<B: Body<Data = Bytes>>(config: &Config, request: Request<B>) -> Result<Admission<B>, Problem> {
     let (mut parts, body) = request.into_parts();
-    let key = request::key(&parts.headers, &config.key_header)?.ok_or(Problem::KeyRequired)?;
-    let received = parts.headers.get(&config.key_header).cloned().ok_or(Problem::KeyRequired)?;
+    let in_head = config.key_from.in_head(&parts.headers)?;
+    if in_head.is_none() && matches!(config.key_from, KeyFrom::Header(_)) {
+        return Err(Problem::KeyRequired);
+    }
     let scope = config.scope.scope(&parts).ok_or(Problem::ScopeRequired)?;
     let too_large = Problem::TooLarge(config.body_bytes_max);
     if body.size_hint().lower() > config.body_bytes_max as u64 {
@@ -147,11 +159,18 @@ async fn admit<B: Body<Data = Bytes>>(config: &Config, request: Request<B>) -> R
         Err(_) => return Err(Problem::BodyIncomplete),
     };
     drop_internal(&mut parts.headers);
+    let found = in_head.map_or_else(|| config.key_from.in_body(&body), |found| Ok(Some(found)))?;
+    let (key, received) = match found {
+        Some(found) => found,
+        None if config.key_required => return Err(Problem::KeyRequired),
+        None => return Ok(Admission::Unkeyed(Request::from_parts(parts, GuardedBody::whole(body)))),
+    };
     let wait = request::wait(&parts.headers).unwrap_or(Duration::ZERO).min(config.engine.limits().wait_max);
-    let fingerprint = request::fingerprint(&parts, &body);
+    let fingerprint = request::fingerprint(&parts, &body, config.canonical_json);
     parts.extensions.insert(Identity { scope: scope.clone(), key: key.clone() });
     let asked = crate::Request { scope, key, fingerprint, wait };
-    Ok(Admitted { request: Request::from_parts(parts, GuardedBody::whole(body)), asked, received })
+    let request = Request::from_parts(parts, GuardedBody::whole(body));
+    Ok(Admission::Guarded(Admitted { request, asked, received }))
 }
 
 /// Where the handler's request and its answer lie between this side and the engine's.
