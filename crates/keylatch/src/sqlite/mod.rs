@@ -1,4 +1,154 @@
-//! SQLite.
-/// Marks a handler's transaction as one on SQLite.
-#[derive(Debug, Clone, Copy)]
-pub struct Sqlite;
+//! The SQLite store: one file, durable, nothing to install.
+//!
+//! All writes go through one thread, which takes everything that waits, does it in one transaction, and commits
+//! once for all: many callers share one sync of the disk. Nobody is answered before that. Reads have threads of
+//! their own beside it. Other processes may use the same file.
+//!
+//! ```text
+//!  claim, complete, …  ┐                 ┌─────────── one batch ───────────┐
+//!  a handler with a Tx ├─▶ queue ─▶ BEGIN  job  job  [unit: claim+writes]  COMMIT ─▶ all replies
+//!  Store::execute      ┘                 └─────────────────────────────────┘
+//! ```
+//!
+//! The file is the user's too: `Atomic` is for tables in the same file, through [`Tx::run`](crate::Tx::run), and
+//! [`Store::execute`] makes such tables. Keylatch's own tables begin with `keylatch_`; their columns can be read
+//! with any tool, and must be written by nobody else.
+
+mod attempt;
+mod checkpoint;
+mod db;
+mod error;
+mod guard;
+mod job;
+mod loan;
+mod open;
+mod ops;
+mod options;
+mod rows;
+mod tx;
+mod worker;
+
+use std::fmt;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use error::{Fault, transaction_ended};
+pub use error::{OpenError, TxError};
+pub use options::{
+    BATCH_JOBS_MAX, BUSY_TIMEOUT, CACHE_BYTES, CHECKPOINT_PAGES, Options, QUERY_THREADS, QUEUE_JOBS_MAX,
+};
+pub use tx::{Loaned, Sqlite};
+use worker::Lane;
+
+/// A store in an SQLite file. A clone is the same store; when the last is dropped, what waits is done, and the
+/// threads end.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    writer: Lane,
+    /// Reads of single records.
+    reader: Lane,
+    /// Everything that may take longer: pages, counts, the user's queries.
+    querier: Lane,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens the file at `path`, and makes it and its directory if they are not there.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]; each says what to do.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::open_with(path, Options::default()).await
+    }
+
+    /// Opens the file at `path` with these options, and makes it and its directory if they are not there.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]; each says what to do.
+    pub async fn open_with(path: impl AsRef<Path>, options: Options) -> Result<Self, OpenError> {
+        let path = path.as_ref().to_owned();
+        let (reply, replied) = oneshot::channel();
+        thread::Builder::new()
+            .name("keylatch-open".into())
+            .spawn(move || drop(reply.send(open::open(&path, &options))))
+            .map_err(OpenError::Thread)?;
+        match replied.await {
+            Ok(opened) => Ok(Self(Arc::new(opened?))),
+            Err(_) => Err(OpenError::Thread(std::io::Error::other("the thread that opens the file has ended"))),
+        }
+    }
+
+    /// Runs a write of the user's own, such as one that makes tables at start. It is one unit: if the closure fails,
+    /// nothing of it stays. It is durable when this returns.
+    ///
+    /// The closure may not begin or end transactions, attach databases, set pragmas, or write to Keylatch's tables.
+    ///
+    /// # Errors
+    ///
+    /// [`TxError::Sql`] if the closure or the commit fails.
+    ///
+    /// # Panics
+    ///
+    /// If the closure does; what it wrote is taken back.
+    pub async fn execute<T, F>(&self, closure: F) -> Result<T, TxError>
+    where
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let done = self.0.writer.call(move |db| {
+            db.savepoint().map_err(Fault::Batch)?;
+            let done = db.lend(closure);
+            if !db.in_transaction() {
+                return Err(Fault::Batch(transaction_ended()));
+            }
+            let ended = if matches!(done, Ok(Ok(_))) { db.release() } else { db.abandon() };
+            ended.map_err(Fault::Batch)?;
+            as_job(done)
+        });
+        Ok(done.await?.unwrap_or_else(|panic| resume_unwind(panic)))
+    }
+
+    /// Runs a read-only query of the user's own, on a state of the file that does not change meanwhile.
+    ///
+    /// It sees all that was acknowledged before it began. The closure may read everything, and write nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`TxError::Sql`] if the closure fails.
+    ///
+    /// # Panics
+    ///
+    /// If the closure does.
+    pub async fn query<T, F>(&self, closure: F) -> Result<T, TxError>
+    where
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let done = self.0.querier.call(move |db| as_job(db.lend(closure)));
+        Ok(done.await?.unwrap_or_else(|panic| resume_unwind(panic)))
+    }
+}
+
+/// A closure's result as that of a job: its panic is a value, for its caller to go on with.
+fn as_job<T>(done: thread::Result<rusqlite::Result<T>>) -> Result<thread::Result<T>, Fault<TxError>> {
+    match done {
+        Ok(Ok(value)) => Ok(Ok(value)),
+        Ok(Err(error)) => Err(Fault::Job(TxError::Sql(error))),
+        Err(panic) => Ok(Err(panic)),
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sqlite::Store({})", self.0.path.display())
+    }
+}

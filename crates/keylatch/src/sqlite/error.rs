@@ -1,0 +1,212 @@
+//! What can go wrong, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use rusqlite::ffi::{self, ErrorCode};
+
+use crate::store::{Error, ErrorKind};
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The path names no file: it is empty, or `:memory:`.
+    #[error("this path names no file, so that nothing in it would last; give a file, or use the memory store")]
+    NoFile,
+    /// The directory of the file is not there, and could not be made.
+    #[error("cannot make the directory {path}; make it, or choose a file in a directory that this user may write")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// SQLite could not open the file or set it up.
+    #[error(
+        "cannot open {path} as an SQLite database: {source}; check that it is one, that this user may write it and \
+         its directory, and that the disk has space"
+    )]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The file's file system has no shared memory, which a write-ahead log needs.
+    #[error("{path} cannot have a write-ahead log, its journal stays {journal:?}; put it on a local disk")]
+    NoWriteAheadLog {
+        /// The file.
+        path: PathBuf,
+        /// The journal mode that it has.
+        journal: String,
+    },
+    /// A later version of Keylatch has changed the tables.
+    #[error(
+        "{path} has Keylatch's schema {found}, and this version knows no later one than {known}; upgrade this \
+         process, or give it another file"
+    )]
+    NewerSchema {
+        /// The file.
+        path: PathBuf,
+        /// The schema that it has.
+        found: i64,
+        /// The latest schema that this version knows.
+        known: i64,
+    },
+    /// A thread of the store could not be started.
+    #[error("cannot start a thread for the store; raise this user's limit of threads")]
+    Thread(#[source] io::Error),
+}
+
+/// Why a closure on the database did not take place.
+#[derive(Debug, thiserror::Error)]
+pub enum TxError {
+    /// SQLite refused a statement of the closure, or the transaction around it.
+    ///
+    /// A statement that fails undoes itself and nothing else, as always in SQLite. One that begins or ends a
+    /// transaction, attaches a database, sets a pragma or writes to Keylatch's own tables is refused with
+    /// [`AuthorizationForStatementDenied`](ErrorCode::AuthorizationForStatementDenied).
+    #[error("{0}")]
+    Sql(#[from] rusqlite::Error),
+    /// The transaction is over: its handler has ended, or awaited something else inside it, or the store is closed.
+    #[error("the transaction is over; use a `Tx` only in the handler that was given it")]
+    Over,
+}
+
+/// What goes wrong in one job of a batch.
+#[derive(Debug)]
+pub(super) enum Fault<E = Error> {
+    /// This job failed alone: it wrote nothing, and the batch goes on.
+    Job(E),
+    /// SQLite cannot go on with the batch.
+    Batch(rusqlite::Error),
+}
+
+impl Fault {
+    /// What an error of a statement of our own means. `alive` says whether the transaction still is.
+    pub(super) fn of(error: rusqlite::Error, alive: bool) -> Self {
+        match code(&error) {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) if alive => {
+                Self::Job(Error::new(ErrorKind::Corrupt, error))
+            }
+            Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch) if alive => {
+                Self::Job(Error::new(ErrorKind::Refused, error))
+            }
+            _ => Self::Batch(error),
+        }
+    }
+}
+
+/// A batch that was not committed. Everyone in it is told.
+#[derive(Debug, Clone)]
+pub(super) struct BatchFailed {
+    pub(super) kind: ErrorKind,
+    code: ffi::Error,
+    message: Option<String>,
+}
+
+impl BatchFailed {
+    /// Before the commit: nothing was written.
+    pub(super) fn before_commit(error: rusqlite::Error) -> Self {
+        Self::of(ErrorKind::Unavailable, error)
+    }
+
+    /// By the commit itself.
+    ///
+    /// An I/O error leaves open whether the disk has the commit: this process, and every other, goes on without
+    /// it, but after a crash it may be found in the log. Any other error means that it was not written in full.
+    pub(super) fn by_commit(error: rusqlite::Error) -> Self {
+        let kind = match code(&error) {
+            Some(ErrorCode::SystemIoFailure) => ErrorKind::NotKnown,
+            _ => ErrorKind::Unavailable,
+        };
+        Self::of(kind, error)
+    }
+
+    /// By a panic in the store itself, before the commit.
+    pub(super) fn by_panic() -> Self {
+        Self::plain(ErrorKind::Unavailable, "the store's thread panicked; its log says where")
+    }
+
+    /// There is no thread any more that could do it.
+    pub(super) fn ended() -> Self {
+        Self::plain(ErrorKind::Unavailable, "the store's thread has ended")
+    }
+
+    /// The thread that had the job ended without a reply.
+    pub(super) fn unanswered() -> Self {
+        Self::plain(ErrorKind::NotKnown, "the store's thread has ended without a reply")
+    }
+
+    /// A deferred constraint, broken by the only job in the batch: it would be so again.
+    pub(super) fn refused(self) -> Self {
+        Self { kind: ErrorKind::Refused, ..self }
+    }
+
+    pub(super) fn is_constraint(&self) -> bool {
+        self.code.code == ErrorCode::ConstraintViolation
+    }
+
+    fn of(kind: ErrorKind, error: rusqlite::Error) -> Self {
+        match error {
+            rusqlite::Error::SqliteFailure(code, message) => Self { kind, code, message },
+            rusqlite::Error::SqlInputError { error: code, msg, .. } => Self { kind, code, message: Some(msg) },
+            other => Self { kind, code: ffi::Error::new(ffi::SQLITE_ERROR), message: Some(other.to_string()) },
+        }
+    }
+
+    fn plain(kind: ErrorKind, message: &str) -> Self {
+        Self { kind, code: ffi::Error::new(ffi::SQLITE_ABORT), message: Some(message.to_owned()) }
+    }
+
+    /// What whoever runs the process can do.
+    pub(super) const fn advice(&self) -> &'static str {
+        match self.code.code {
+            ErrorCode::DiskFull => "free space on its disk, or raise the limit of its size",
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
+                "another process has held its write lock for too long; see what holds it"
+            }
+            ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied => {
+                "make the file and its directory writable again"
+            }
+            ErrorCode::SystemIoFailure => "check its disk",
+            ErrorCode::OutOfMemory => "give the process more memory",
+            ErrorCode::ConstraintViolation => "a deferred constraint does not hold at the commit; check the writes",
+            _ => "check the file",
+        }
+    }
+}
+
+impl From<&BatchFailed> for rusqlite::Error {
+    fn from(failed: &BatchFailed) -> Self {
+        Self::SqliteFailure(failed.code, failed.message.clone())
+    }
+}
+
+impl From<BatchFailed> for Error {
+    fn from(failed: BatchFailed) -> Self {
+        let cause = rusqlite::Error::from(&failed);
+        Self::new(failed.kind, format!("SQLite: {cause}; {}", failed.advice()))
+    }
+}
+
+impl From<BatchFailed> for TxError {
+    fn from(failed: BatchFailed) -> Self {
+        Self::Sql((&failed).into())
+    }
+}
+
+/// What a batch is told when SQLite has ended its transaction in the user's hands.
+pub(super) fn transaction_ended() -> rusqlite::Error {
+    let message =
+        "SQLite ended the transaction after an error in a statement of a handler's: most likely, the disk is full";
+    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_FULL), Some(message.into()))
+}
+
+fn code(error: &rusqlite::Error) -> Option<ErrorCode> {
+    match error {
+        rusqlite::Error::SqliteFailure(code, _) | rusqlite::Error::SqlInputError { error: code, .. } => Some(code.code),
+        _ => None,
+    }
+}

@@ -1,0 +1,68 @@
+//! What a thread of the store is asked to do.
+
+use tokio::sync::oneshot;
+
+use super::db::Db;
+use super::error::{BatchFailed, Fault};
+
+/// One part of a batch.
+///
+/// It runs, and nobody hears of it; the batch is committed; then it replies.
+pub(super) trait Job: Send {
+    /// Whether nobody waits for the reply any more. Then it need not run.
+    fn is_abandoned(&self) -> bool;
+
+    /// Does its part.
+    ///
+    /// # Errors
+    ///
+    /// If the batch cannot go on. A failure of this job alone is a reply.
+    fn run(&mut self, db: &mut Db) -> rusqlite::Result<()>;
+
+    /// Tells its caller what came of it: what `run` found, or why the batch was not committed.
+    fn reply(self: Box<Self>, failed: Option<&BatchFailed>);
+}
+
+/// A job that is a closure, with its result as the reply.
+pub(super) struct Call<F, T, E> {
+    work: Option<F>,
+    result: Option<Result<T, E>>,
+    reply: oneshot::Sender<Result<T, E>>,
+}
+
+impl<F, T, E> Call<F, T, E> {
+    pub(super) fn new(work: F, reply: oneshot::Sender<Result<T, E>>) -> Self {
+        Self { work: Some(work), result: None, reply }
+    }
+}
+
+impl<F, T, E> Job for Call<F, T, E>
+where
+    F: FnOnce(&mut Db) -> Result<T, Fault<E>> + Send,
+    T: Send,
+    E: Send + From<BatchFailed>,
+{
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    fn run(&mut self, db: &mut Db) -> rusqlite::Result<()> {
+        let Some(work) = self.work.take() else { return Ok(()) };
+        self.result = Some(match work(db) {
+            Ok(value) => Ok(value),
+            Err(Fault::Job(error)) => Err(error),
+            Err(Fault::Batch(error)) => return Err(error),
+        });
+        Ok(())
+    }
+
+    fn reply(self: Box<Self>, failed: Option<&BatchFailed>) {
+        let result = match (failed, self.result) {
+            (Some(failed), _) => Err(E::from(failed.clone())),
+            (None, Some(result)) => result,
+            (None, None) => return, // It was abandoned, and did not run.
+        };
+        // Whoever no longer waits can ask again.
+        let _ = self.reply.send(result);
+    }
+}

@@ -1,0 +1,135 @@
+//! The cell through which the writer lends its connection to a handler's [`Tx`](crate::Tx).
+//!
+//! ```text
+//! Idle ──run polled──▶ Wanted ──writer──▶ Lent ──writer──▶ Over
+//! ```
+//!
+//! The handler is polled on its own task until it first wants the connection. Then its future moves to the writer,
+//! which puts the connection in, polls the future once, and takes the connection out again. So a handler can hold
+//! the connection for as long as it computes, and never while it waits.
+
+use std::mem;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+use rusqlite::Connection;
+
+use super::error::TxError;
+
+/// The cell; both ends share it.
+#[derive(Debug, Default)]
+pub(super) struct Loan(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    phase: Phase,
+    /// Who polls the handler before it moves to the writer.
+    driver: Option<Waker>,
+    /// Who waits for the connection, if that is not the driver itself.
+    waiter: Option<Waker>,
+    /// Whether the handler's end is gone.
+    returned: bool,
+}
+
+#[derive(Debug, Default)]
+enum Phase {
+    #[default]
+    Idle,
+    Wanted,
+    Lent(Connection),
+    Over,
+}
+
+// ---- The handler's end ---------------------------------------------------------------------------------
+
+impl Loan {
+    /// Runs the closure, once the connection is here. `closure` is taken when it runs.
+    pub(super) fn poll_run<T, F>(&self, cx: &Context<'_>, closure: &mut Option<F>) -> Poll<Result<T, TxError>>
+    where
+        F: FnOnce(&Connection) -> rusqlite::Result<T>,
+    {
+        let mut state = self.0.lock();
+        let state = &mut *state;
+        match &state.phase {
+            // Under the lock: the writer, which wants the connection back, waits for the closure.
+            Phase::Lent(conn) => match closure.take() {
+                Some(closure) => Poll::Ready(closure(conn).map_err(TxError::Sql)),
+                None => Poll::Ready(Err(TxError::Over)),
+            },
+            Phase::Over => Poll::Ready(Err(TxError::Over)),
+            Phase::Idle | Phase::Wanted => {
+                state.phase = Phase::Wanted;
+                let driven = state.driver.as_ref().is_some_and(|driver| driver.will_wake(cx.waker()));
+                if !driven {
+                    // Somewhere else than in the handler's own poll: another task, or a combinator with wakers of
+                    // its own. The driver may be asleep.
+                    state.waiter = Some(cx.waker().clone());
+                    if let Some(driver) = &state.driver {
+                        driver.wake_by_ref();
+                    }
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The handler's end is gone.
+    pub(super) fn give_back(&self) {
+        self.0.lock().returned = true;
+    }
+}
+
+// ---- The store's end -----------------------------------------------------------------------------------
+
+impl Loan {
+    /// Notes who polls the handler. To be called before each of its polls.
+    pub(super) fn driven_by(&self, waker: &Waker) {
+        let mut state = self.0.lock();
+        match &mut state.driver {
+            Some(driver) => driver.clone_from(waker),
+            driver => *driver = Some(waker.clone()),
+        }
+    }
+
+    /// Whether the handler waits for the connection.
+    pub(super) fn is_wanted(&self) -> bool {
+        matches!(self.0.lock().phase, Phase::Wanted)
+    }
+
+    /// Whether the handler's end is gone.
+    pub(super) fn is_returned(&self) -> bool {
+        self.0.lock().returned
+    }
+
+    /// Puts the connection in.
+    pub(super) fn lend(&self, conn: Connection) {
+        let mut state = self.0.lock();
+        state.phase = Phase::Lent(conn);
+        let waiter = state.waiter.take();
+        drop(state);
+        waiter.into_iter().for_each(Waker::wake);
+    }
+
+    /// Takes the connection out, when the closure that uses it has ended. The transaction is over.
+    pub(super) fn take_back(&self) -> Connection {
+        match self.end() {
+            Phase::Lent(conn) => conn,
+            _ => unreachable!("only the store's end takes the connection out"),
+        }
+    }
+
+    /// The transaction is over, if it ever began.
+    pub(super) fn close(&self) {
+        self.end();
+    }
+
+    fn end(&self) -> Phase {
+        let mut state = self.0.lock();
+        let phase = mem::replace(&mut state.phase, Phase::Over);
+        let (driver, waiter) = (state.driver.take(), state.waiter.take());
+        drop(state);
+        drop(driver);
+        waiter.into_iter().for_each(Waker::wake);
+        phase
+    }
+}

@@ -1,0 +1,171 @@
+//! Opening the file: connections, schema, threads.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
+
+use super::checkpoint::{Checkpoints, StartError};
+use super::db::Db;
+use super::error::OpenError;
+use super::guard::Guard;
+use super::options::Options;
+use super::worker::{Lane, Worker};
+use super::{Inner, options};
+
+/// Opens the file and starts the threads. It blocks: on the disk, and on other processes that open the same file.
+pub(super) fn open(path: &Path, options: &Options) -> Result<Inner, OpenError> {
+    if path.as_os_str().is_empty() || path.as_os_str() == ":memory:" {
+        return Err(OpenError::NoFile);
+    }
+    if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(directory)
+            .map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
+    }
+    Opening { path, options }.open()
+}
+
+struct Opening<'a> {
+    path: &'a Path,
+    options: &'a Options,
+}
+
+impl Opening<'_> {
+    fn open(&self) -> Result<Inner, OpenError> {
+        let mut writer = self.connect(self.options.cache_bytes)?;
+        self.use_write_ahead_log(&writer)?;
+        self.migrate(&mut writer)?;
+        if let Some(pages) = self.options.file_pages_max {
+            self.sql(writer.pragma_update(None, "max_page_count", pages))?;
+        }
+        let checkpointer = self.connect(options::CACHE_BYTES / 16)?;
+        let checkpoints = Checkpoints::start(&mut writer, checkpointer, self.options.checkpoint_pages);
+        let checkpoints = checkpoints.map_err(|error| match error {
+            StartError::Sql(error) => self.error(error),
+            StartError::Thread(error) => OpenError::Thread(error),
+        })?;
+        let writer = Worker {
+            db: self.guarded(writer)?,
+            begin: include_str!("sql/begin_write.sql"),
+            batch_jobs_max: self.options.batch_jobs_max,
+            checkpoints: Some(checkpoints),
+        };
+        // One query is one batch: it sees one state of the file, and no other waits for it.
+        let queriers = (0..self.options.query_threads).map(|_| self.reader(1)).collect::<Result<_, _>>()?;
+        Ok(Inner {
+            writer: self.start("keylatch-write", vec![writer])?,
+            reader: self.start("keylatch-read", vec![self.reader(self.options.batch_jobs_max)?])?,
+            querier: self.start("keylatch-query", queriers)?,
+            path: self.path.to_owned(),
+        })
+    }
+
+    fn reader(&self, batch_jobs_max: usize) -> Result<Worker, OpenError> {
+        let conn = self.connect(self.options.cache_bytes / 4)?;
+        self.sql(conn.pragma_update(None, "query_only", true))?;
+        Ok(Worker {
+            db: self.guarded(conn)?,
+            begin: include_str!("sql/begin_read.sql"),
+            batch_jobs_max,
+            checkpoints: None,
+        })
+    }
+
+    fn start(&self, name: &str, workers: Vec<Worker>) -> Result<Lane, OpenError> {
+        Lane::start(name, self.options.queue_jobs_max, workers).map_err(OpenError::Thread)
+    }
+
+    fn guarded(&self, mut conn: Connection) -> Result<Db, OpenError> {
+        let guard = Guard::default();
+        self.sql(guard.protect(&mut conn))?;
+        Ok(Db::new(conn, guard, self.options.clock.clone()))
+    }
+
+    /// A connection with what all of ours have in common.
+    fn connect(&self, cache_bytes: usize) -> Result<Connection, OpenError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = self.sql(Connection::open_with_flags(self.path, flags))?;
+        self.sql(self.set_up(&conn, cache_bytes))?;
+        Ok(conn)
+    }
+
+    fn set_up(&self, conn: &Connection, cache_bytes: usize) -> rusqlite::Result<()> {
+        conn.busy_timeout(self.options.busy_timeout)?;
+        conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        // A commit is on disk when it returns.
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        // Negative: in KiB, not in pages.
+        conn.pragma_update(None, "cache_size", -i64::try_from(cache_bytes / 1024).unwrap_or(i64::MAX))?;
+        // What a savepoint remembers stays in memory too, instead of in a file.
+        conn.pragma_update(None, "temp_store", "MEMORY")?;
+        // Checkpoints have a thread of their own.
+        conn.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
+        // After a long read has kept the log from starting anew, it gives the space back.
+        let log_bytes = i64::from(self.options.checkpoint_pages) * 4_096 * 2;
+        conn.pragma_update_and_check(None, "journal_size_limit", log_bytes, |_| Ok(()))
+    }
+
+    /// Turns the write-ahead log on, which the file then keeps. Another process may be at the same.
+    fn use_write_ahead_log(&self, conn: &Connection) -> Result<(), OpenError> {
+        let started = Instant::now();
+        loop {
+            let mode = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
+            match mode {
+                Ok(mode) if mode == "wal" => return Ok(()),
+                Ok(journal) => return Err(OpenError::NoWriteAheadLog { path: self.path.to_owned(), journal }),
+                Err(error) if is_busy(&error) && started.elapsed() < self.options.busy_timeout => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => return Err(self.error(error)),
+            }
+        }
+    }
+
+    /// Brings the tables to the latest schema; refuses those of a later version.
+    fn migrate(&self, conn: &mut Connection) -> Result<(), OpenError> {
+        let transaction = self.sql(conn.transaction_with_behavior(TransactionBehavior::Immediate))?;
+        let exists = transaction.query_row(include_str!("sql/schema_exists.sql"), [], |row| row.get::<_, bool>(0));
+        let mut version = 0;
+        if self.sql(exists)? {
+            let found = transaction.query_row(include_str!("sql/schema_version.sql"), [], |row| row.get(0));
+            version = self.sql::<Option<i64>>(found)?.unwrap_or(0);
+        }
+        let known = i64::try_from(SCHEMAS.len()).unwrap_or(i64::MAX);
+        if version > known {
+            return Err(OpenError::NewerSchema { path: self.path.to_owned(), found: version, known });
+        }
+        self.sql(transaction.execute_batch(include_str!("sql/create_schema.sql")))?;
+        for (version, statements) in (1_i64..).zip(SCHEMAS).skip_while(|(known, _)| *known <= version) {
+            for statement in *statements {
+                self.sql(transaction.execute_batch(statement))?;
+            }
+            let applied = params![version, self.options.clock.now().as_millis()];
+            self.sql(transaction.execute(include_str!("sql/schema_applied.sql"), applied))?;
+        }
+        self.sql(transaction.commit())
+    }
+
+    fn sql<T>(&self, result: rusqlite::Result<T>) -> Result<T, OpenError> {
+        result.map_err(|error| self.error(error))
+    }
+
+    fn error(&self, source: rusqlite::Error) -> OpenError {
+        OpenError::Database { path: PathBuf::from(self.path), source }
+    }
+}
+
+/// The schemas, from the first: the statements that lead from each to the next.
+const SCHEMAS: &[&[&str]] = &[&[
+    include_str!("sql/create_record.sql"),
+    include_str!("sql/create_record_id.sql"),
+    include_str!("sql/create_record_due.sql"),
+    include_str!("sql/create_record_running.sql"),
+]];
+
+/// Prepared statements that each connection keeps: ours are fewer than 20, the rest is for the user's.
+const STATEMENTS_MAX: usize = 128;
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}

@@ -1,0 +1,2 @@
+-- The end of a batch. With synchronous=FULL it is on disk when this returns.
+COMMIT

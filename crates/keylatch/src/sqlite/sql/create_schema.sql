@@ -1,0 +1,6 @@
+-- Which schemas were applied to this file, and when. The file is shared with the user's own tables, so its
+-- user_version is the user's.
+CREATE TABLE IF NOT EXISTS keylatch_schema (
+    version    INTEGER NOT NULL PRIMARY KEY,
+    applied_at INTEGER NOT NULL -- milliseconds since 1970
+) STRICT

@@ -1,0 +1,2 @@
+-- Takes back what the unit wrote, and nothing else of the batch.
+ROLLBACK TO keylatch_unit

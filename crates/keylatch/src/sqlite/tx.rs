@@ -1,0 +1,112 @@
+//! `Atomic` on SQLite.
+
+use std::future::poll_fn;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::task::Poll;
+
+use futures_util::future::BoxFuture;
+use rusqlite::Connection;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::Store;
+use super::attempt::{Attempt, Failure, Reply};
+use super::error::{BatchFailed, TxError};
+use super::loan::Loan;
+use crate::machine::Claim;
+use crate::store::{At, Error};
+use crate::tx::{Database, Start, Transacted, Transactional, Tx};
+use crate::{Policy, tx};
+
+/// Marks a handler's transaction as one on SQLite.
+#[derive(Debug, Clone, Copy)]
+pub struct Sqlite;
+
+impl Database for Sqlite {
+    type Handle = Loaned;
+}
+
+/// What a [`Tx<Sqlite>`](Tx) is made of: a cell into which the writer puts its connection.
+#[derive(Debug)]
+pub struct Loaned(Arc<Loan>);
+
+impl Drop for Loaned {
+    fn drop(&mut self) {
+        self.0.give_back();
+    }
+}
+
+impl Tx<Sqlite> {
+    /// Runs `closure` on the database file, in this handler's transaction.
+    ///
+    /// What it writes commits together with the record and the answer. [`Store::query`] sees it only then.
+    ///
+    /// From the first use to its end, the handler must not await anything but further uses of this `Tx`: the
+    /// one writer of the file is in its hands. A handler that does is stopped, its writes are taken back, and it
+    /// gets [`Misuse::AwaitedInside`](crate::tx::Misuse::AwaitedInside). So all other awaiting comes first. From
+    /// then on it also runs on the writer's thread, where task-locals set outside the layer are not to be seen.
+    ///
+    /// Use [`prepare_cached`](Connection::prepare_cached) for what runs often. Foreign keys are checked. Prefer
+    /// constraints that are checked at once to deferred ones: the commit is shared, so that one which fails there
+    /// fails for all who share it.
+    ///
+    /// # Errors
+    ///
+    /// [`TxError::Sql`] if the closure fails; the transaction goes on, with what other statements wrote.
+    /// [`TxError::Over`] if the handler has ended, or was stopped.
+    pub async fn run<T, F>(&mut self, closure: F) -> Result<T, TxError>
+    where
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
+    {
+        let mut closure = Some(closure);
+        poll_fn(|cx| self.handle.0.poll_run(cx, &mut closure)).await
+    }
+}
+
+impl Transactional for Store {
+    type Database = Sqlite;
+
+    fn transact(
+        &self,
+        claim: Claim,
+        policy: Policy,
+        start: Start<Sqlite>,
+    ) -> BoxFuture<'_, Result<At<Transacted>, Error>> {
+        Box::pin(async move {
+            let loan = Arc::new(Loan::default());
+            let work = start(Tx::from_handle(Loaned(loan.clone())));
+            let attempt = drive(claim, policy, work, loan).await;
+            let (reply, replied) = oneshot::channel();
+            self.0.writer.send::<Error>(attempt(reply)).await?;
+            let Ok(Reply { result, work }) = replied.await else { return Err(BatchFailed::unanswered().into()) };
+            drop(work);
+            match result {
+                Ok(transacted) => Ok(transacted),
+                Err(Failure::Store(error)) => Err(error),
+                Err(Failure::Panic(panic)) => resume_unwind(panic),
+            }
+        })
+    }
+}
+
+/// Polls the handler on this task until it wants the connection, or ends without.
+async fn drive(
+    claim: Claim,
+    policy: Policy,
+    mut work: tx::Work,
+    loan: Arc<Loan>,
+) -> impl FnOnce(oneshot::Sender<Reply>) -> Attempt {
+    let verdict = poll_fn(|cx| {
+        loan.driven_by(cx.waker());
+        match work.as_mut().poll(cx) {
+            Poll::Ready(verdict) => Poll::Ready(Some(verdict)),
+            Poll::Pending if loan.is_wanted() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+    let id = claim.id();
+    let runtime = Handle::try_current().ok();
+    move |reply| Attempt { id, claim, policy, work: Some(work), verdict, loan, runtime, result: None, reply }
+}

@@ -1,0 +1,136 @@
+//! The threads of a store: each takes everything that waits, does it in one transaction, and replies.
+//!
+//! Batches form by themselves: while one is being committed, the jobs that arrive wait, and go together in the
+//! next. No timer, no delay when there is little to do, one commit for many when there is much.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use super::checkpoint::Checkpoints;
+use super::db::Db;
+use super::error::{BatchFailed, Fault};
+use super::job::{Call, Job};
+
+/// The way to some threads that do the same.
+#[derive(Debug)]
+pub(super) struct Lane(mpsc::Sender<Box<dyn Job>>);
+
+/// One thread.
+pub(super) struct Worker {
+    pub(super) db: Db,
+    /// The statement that begins a batch.
+    pub(super) begin: &'static str,
+    pub(super) batch_jobs_max: usize,
+    /// What the writer does between batches.
+    pub(super) checkpoints: Option<Checkpoints>,
+}
+
+impl Lane {
+    /// Starts the threads. They end when the lane is dropped and everything in it is done.
+    pub(super) fn start(name: &str, queue_jobs_max: usize, workers: Vec<Worker>) -> io::Result<Self> {
+        let (sender, receiver) = mpsc::channel(queue_jobs_max);
+        let jobs = Arc::new(Mutex::new(receiver));
+        for worker in workers {
+            let jobs = jobs.clone();
+            thread::Builder::new().name(name.to_owned()).spawn(move || worker.serve(&jobs))?;
+        }
+        Ok(Self(sender))
+    }
+
+    /// Has `work` done, and waits for the end of its batch.
+    pub(super) async fn call<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        F: FnOnce(&mut Db) -> Result<T, Fault<E>> + Send + 'static,
+        T: Send + 'static,
+        E: Send + From<BatchFailed> + 'static,
+    {
+        let (reply, replied) = oneshot::channel();
+        self.send(Call::new(work, reply)).await?;
+        replied.await.unwrap_or_else(|_| Err(E::from(BatchFailed::unanswered())))
+    }
+
+    /// Puts a job into the lane, once there is room.
+    pub(super) async fn send<E: From<BatchFailed>>(&self, job: impl Job + 'static) -> Result<(), E> {
+        self.0.send(Box::new(job)).await.map_err(|_| E::from(BatchFailed::ended()))
+    }
+}
+
+impl Worker {
+    fn serve(mut self, jobs: &Mutex<mpsc::Receiver<Box<dyn Job>>>) {
+        let mut batch = Vec::with_capacity(self.batch_jobs_max);
+        let mut alone = 0_usize;
+        let mut failing = false;
+        loop {
+            let jobs_max = if alone > 0 { 1 } else { self.batch_jobs_max };
+            // The lock is let go before the work, so that another thread of the lane takes what comes next.
+            if jobs.lock().blocking_recv_many(&mut batch, jobs_max) == 0 {
+                return;
+            }
+            let mut committed = self.commit(&mut batch);
+            alone = match &committed {
+                Err(failed) if failed.is_constraint() && batch.len() > 1 => ALONE_JOBS,
+                _ => alone.saturating_sub(batch.len()),
+            };
+            if batch.len() == 1 {
+                committed = committed.map_err(|failed| if failed.is_constraint() { failed.refused() } else { failed });
+            }
+            report(&committed, &mut failing);
+            for job in batch.drain(..) {
+                // What a caller left behind may panic as it is dropped. The next caller has no part in that.
+                let _ = catch_unwind(AssertUnwindSafe(|| job.reply(committed.as_ref().err())));
+            }
+            if let Some(checkpoints) = &mut self.checkpoints {
+                checkpoints.between_batches(self.db.conn());
+            }
+        }
+    }
+
+    /// Does all of `batch` in one transaction. A panic in the store's own code fails the batch, not the thread.
+    fn commit(&mut self, batch: &mut [Box<dyn Job>]) -> Result<(), BatchFailed> {
+        let committed = catch_unwind(AssertUnwindSafe(|| self.try_commit(batch)));
+        let committed = committed.unwrap_or_else(|_| Err(BatchFailed::by_panic()));
+        if committed.is_err() && self.db.in_transaction() {
+            // If this fails too, the next batch fails at its beginning, and so on until it succeeds.
+            let _ = self.db.execute(include_str!("sql/rollback.sql"));
+        }
+        committed
+    }
+
+    fn try_commit(&mut self, batch: &mut [Box<dyn Job>]) -> Result<(), BatchFailed> {
+        if self.db.in_transaction() {
+            self.db.execute(include_str!("sql/rollback.sql")).map_err(BatchFailed::before_commit)?;
+        }
+        self.db.execute(self.begin).map_err(BatchFailed::before_commit)?;
+        for job in batch {
+            if !job.is_abandoned() {
+                job.run(&mut self.db).map_err(BatchFailed::before_commit)?;
+            }
+        }
+        self.db.execute(include_str!("sql/commit.sql")).map_err(BatchFailed::by_commit)
+    }
+}
+
+/// How many jobs have a commit of their own after a commit that failed on a deferred constraint: whoever breaks it
+/// is likely to try again, and must not fail all others each time.
+const ALONE_JOBS: usize = 1_000;
+
+/// Says so when batches begin to fail and when they succeed again, and not each time.
+fn report(committed: &Result<(), BatchFailed>, failing: &mut bool) {
+    match committed {
+        Err(failed) if !*failing => {
+            let error = rusqlite::Error::from(failed);
+            tracing::error!(%error, advice = failed.advice(), "SQLite cannot commit; callers are told, and it is tried again");
+            *failing = true;
+        }
+        Ok(()) if *failing => {
+            tracing::info!("SQLite can commit again");
+            *failing = false;
+        }
+        _ => {}
+    }
+}

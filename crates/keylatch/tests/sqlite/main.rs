@@ -1,0 +1,6 @@
+//! The SQLite store beyond the conformance suite: batches, transactions, faults, other processes.
+
+#![cfg(feature = "sqlite")]
+
+mod support;
+mod transactions;

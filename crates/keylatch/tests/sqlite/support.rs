@@ -1,0 +1,91 @@
+//! What the tests of the SQLite store have in common.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use keylatch::machine::Claim;
+use keylatch::sqlite::{Options, Sqlite, Store};
+use keylatch::store::{At, Error, Store as _};
+use keylatch::tx::{Transacted, Transactional as _, Tx, Verdict};
+use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Record, Scope};
+use tempfile::TempDir;
+
+/// A store in a directory of its own.
+pub(crate) struct Fixture {
+    pub(crate) store: Store,
+    _directory: TempDir,
+}
+
+impl Fixture {
+    pub(crate) async fn new() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    pub(crate) async fn with(options: Options) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open_with(directory.path().join("keylatch.db"), options).await.unwrap();
+        Self { store, _directory: directory }
+    }
+
+    /// With a table of the user's own, `item (name)`.
+    pub(crate) async fn with_items() -> Self {
+        let fixture = Self::new().await;
+        fixture.store.execute(|db| db.execute_batch("CREATE TABLE item (name TEXT NOT NULL UNIQUE)")).await.unwrap();
+        fixture
+    }
+
+    /// The names in the user's table, in order.
+    pub(crate) async fn items(&self) -> Vec<String> {
+        self.store
+            .query(|db| db.prepare("SELECT name FROM item ORDER BY name")?.query_map([], |row| row.get(0))?.collect())
+            .await
+            .unwrap()
+    }
+
+    /// One attempt in a transaction.
+    pub(crate) async fn attempt<F>(
+        &self,
+        claim: Claim,
+        handler: impl FnOnce(Tx<Sqlite>) -> F + Send + 'static,
+    ) -> Result<At<Transacted>, Error>
+    where
+        F: Future<Output = Verdict> + Send + 'static,
+    {
+        self.store.transact(claim, Policy::default(), Box::new(|tx| Box::pin(handler(tx)))).await
+    }
+
+    pub(crate) async fn record(&self, claim: &Claim) -> Option<Record> {
+        self.store.read(claim.id()).await.unwrap().value
+    }
+}
+
+pub(crate) fn scope() -> Scope {
+    Scope::new("caller").unwrap().for_operation("POST /items").unwrap()
+}
+
+/// A claim of a key that nobody else has.
+pub(crate) fn claim(guarantee: Guarantee) -> Claim {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    claim_of(&format!("key-{}", NEXT.fetch_add(1, Ordering::Relaxed)), guarantee)
+}
+
+pub(crate) fn claim_of(key: &str, guarantee: Guarantee) -> Claim {
+    let fingerprint = Fingerprint::of([b"request".as_slice()]);
+    Claim::new(scope(), Key::new(key).unwrap(), fingerprint, guarantee, &Policy::default())
+}
+
+pub(crate) fn keep(answer: &'static str) -> Verdict {
+    Verdict::Keep(Outcome::bytes(answer))
+}
+
+/// Adds an item in a handler's transaction.
+pub(crate) async fn add(tx: &mut Tx<Sqlite>, name: &str) -> Result<(), keylatch::sqlite::TxError> {
+    tx.run(|db| db.prepare_cached("INSERT INTO item (name) VALUES (?1)")?.execute([name]).map(drop)).await
+}
+
+/// The record that was committed.
+pub(crate) fn committed(result: Result<At<Transacted>, Error>) -> Record {
+    match result.unwrap().value {
+        Transacted::Committed(record) => record,
+        other => panic!("not committed: {other:?}"),
+    }
+}
