@@ -37,8 +37,9 @@ where
         Err(error) => return Driven::Done(Err(error.into())),
     }
     failpoint::hit(Point::BeforeClaim);
-    let Request { scope, key, fingerprint, .. } = request;
+    let Request { scope, key, fingerprint, sealed, .. } = request;
     let claim = Claim::new(scope, key, fingerprint, engine.guarantee, &engine.policy);
+    let claim = Claim { request: sealed, ..claim };
     let driven = match &engine.transact {
         Some(transact) => in_transaction(&engine, &**transact, leader, claim, start).await,
         None => on_lease(&engine, leader, claim, start).await,

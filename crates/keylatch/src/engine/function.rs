@@ -158,7 +158,7 @@ impl Engine {
             *filled.lock() = Some(end);
             verdict
         };
-        let request = Request { scope, key, fingerprint, wait: Duration::MAX };
+        let request = Request { scope, key, fingerprint, wait: Duration::MAX, sealed: None };
         let answer = self.answer(request, start).await?;
         let end = slot.lock().take();
         match (answer, end) {

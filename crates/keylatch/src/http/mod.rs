@@ -21,6 +21,8 @@
 mod answer;
 mod body;
 mod canonical;
+#[cfg(feature = "completer")]
+mod completer;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
@@ -29,10 +31,15 @@ mod layer;
 mod problem;
 mod request;
 mod scope;
+#[cfg(feature = "completer")]
+mod seal;
 mod service;
+mod work;
 
 pub use answer::Disposition;
 pub use body::{GuardedBody, Part};
+#[cfg(feature = "completer")]
+pub use completer::{Completer, Round};
 #[cfg(feature = "axum")]
 pub use extract::NotGuarded;
 pub use future::ResponseFuture;
@@ -40,4 +47,6 @@ pub use headers::{IDEMPOTENCY_EXPIRES, IDEMPOTENCY_KEY, IDEMPOTENCY_STATUS, IDEM
 pub use layer::{ANSWER_BYTES_MAX, ANSWER_END_MAX, BODY_BYTES_MAX, IdempotencyLayer};
 pub use problem::Problem;
 pub use scope::ScopeFrom;
+#[cfg(feature = "completer")]
+pub use seal::SealingKey;
 pub use service::Idempotency;

@@ -1,28 +1,26 @@
 //! The service: from a request to its one answer.
 
 use std::fmt::Debug;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use http::{Extensions, HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use parking_lot::Mutex;
 use tower_service::Service;
 
-use super::answer::{self, judge};
+use super::answer;
 use super::body::{Collected, GuardedBody, Patience, collect};
 use super::future::ResponseFuture;
 use super::headers::{IDEMPOTENCY_STATUS, PREFERENCE_APPLIED, drop_internal};
 use super::layer::Config;
 use super::problem::Problem;
 use super::request::{self, KeyFrom};
+use super::work::{Stage, work};
 use crate::failpoint::{self, Point};
-use crate::tx::Verdict;
-use crate::{Answer, Error, Guarantee, Key, Refused, Scope};
+use crate::{Answer, Error, Key, Refused, Scope};
 
 /// A service whose requests take effect once. Made by [`IdempotencyLayer`](super::IdempotencyLayer).
 #[derive(Debug, Clone)]
@@ -167,77 +165,14 @@ async fn admit<B: Body<Data = Bytes>>(config: &Config, request: Request<B>) -> R
     };
     let wait = request::wait(&parts.headers).unwrap_or(Duration::ZERO).min(config.engine.limits().wait_max);
     let fingerprint = request::fingerprint(&parts, &body, config.canonical_json);
+    #[cfg(feature = "completer")]
+    let sealed = config.sealing.as_ref().map(|sealing| sealing.seal(crate::RecordId::of(&scope, &key), &parts, &body));
+    #[cfg(not(feature = "completer"))]
+    let sealed = None;
     parts.extensions.insert(Identity { scope: scope.clone(), key: key.clone() });
-    let asked = crate::Request { scope, key, fingerprint, wait };
+    let asked = crate::Request { scope, key, fingerprint, wait, sealed };
     let request = Request::from_parts(parts, GuardedBody::whole(body));
     Ok(Admission::Guarded(Admitted { request, asked, received }))
-}
-
-/// Where the handler's request and its answer lie between this side and the engine's.
-enum Stage<S, B, R, E> {
-    Waiting(S, Request<GuardedBody<B>>),
-    Begun,
-    Ended(Result<Response<GuardedBody<R>>, E>),
-}
-
-type Shared<S, B, R, E> = Arc<Mutex<Stage<S, B, R, E>>>;
-
-impl<S, B, R, E> Stage<S, B, R, E> {
-    /// What the handler needs, if it has not begun.
-    fn waiting(&mut self) -> Option<(S, Request<GuardedBody<B>>)> {
-        match std::mem::replace(self, Self::Begun) {
-            Self::Waiting(inner, request) => Some((inner, request)),
-            Self::Begun | Self::Ended(_) => None,
-        }
-    }
-
-    /// What the handler answered, if it did.
-    fn end(&mut self) -> Option<Result<Response<GuardedBody<R>>, E>> {
-        match std::mem::replace(self, Self::Begun) {
-            Self::Ended(end) => Some(end),
-            Self::Begun | Self::Waiting(..) => None,
-        }
-    }
-}
-
-/// The work of one run: the handler, and the verdict on its answer.
-async fn work<S, B, R>(config: Arc<Config>, stage: Shared<S, B, R, S::Error>, handed: Extensions) -> Verdict
-where
-    S: Service<Request<GuardedBody<B>>, Response = Response<R>> + Send,
-    S::Future: Send,
-    S::Error: Send,
-    B: Body<Data = Bytes> + Send,
-    R: Body<Data = Bytes> + Send,
-{
-    let guarantee = config.engine.guarantee();
-    let Some((mut inner, mut request)) = stage.lock().waiting() else { return Verdict::Free };
-    request.extensions_mut().extend(handed);
-    let handling = async {
-        match inner.call(request).await {
-            Ok(response) => Ok(judge(response, guarantee, &config.keeping).await),
-            Err(error) => Err(error),
-        }
-    };
-    let (verdict, end) = match AssertUnwindSafe(handling).catch_unwind().await {
-        Ok(Ok(Ok((verdict, response)))) => (verdict, Some(Ok(response))),
-        Ok(Err(error)) if guarantee == Guarantee::AtMostOnce => (Verdict::Unknown, Some(Err(error))),
-        Ok(Err(error)) => (Verdict::Retry, Some(Err(error))),
-        Ok(Ok(Err(_))) => (failed(guarantee, "the body of its answer broke off"), None),
-        Err(_) => (failed(guarantee, "it panicked"), None),
-    };
-    if let Some(end) = end {
-        *stage.lock() = Stage::Ended(end);
-    }
-    verdict
-}
-
-/// A handler that failed without an answer counts as one that answered 500.
-fn failed(guarantee: Guarantee, why: &str) -> Verdict {
-    tracing::error!(why, "a handler failed without an answer");
-    match guarantee {
-        Guarantee::AtMostOnce => Verdict::Keep(Problem::HandlerFailed { retryable: false }.outcome()),
-        Guarantee::Atomic | Guarantee::Fenced => Verdict::Retry,
-    }
 }
 
 /// Runs a request without a record.

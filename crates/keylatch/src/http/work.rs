@@ -1,0 +1,85 @@
+//! The work of a run: the handler, and the verdict on its answer.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Extensions, Request, Response};
+use http_body::Body;
+use parking_lot::Mutex;
+use tower_service::Service;
+
+use super::answer::judge;
+use super::body::GuardedBody;
+use super::layer::Config;
+use super::problem::Problem;
+use crate::Guarantee;
+use crate::tx::Verdict;
+
+/// Where the handler's request and its answer lie between this side and the engine's.
+pub(super) enum Stage<S, B, R, E> {
+    Waiting(S, Request<GuardedBody<B>>),
+    Begun,
+    Ended(Result<Response<GuardedBody<R>>, E>),
+}
+
+pub(super) type Shared<S, B, R, E> = Arc<Mutex<Stage<S, B, R, E>>>;
+
+impl<S, B, R, E> Stage<S, B, R, E> {
+    /// What the handler needs, if it has not begun.
+    pub(super) fn waiting(&mut self) -> Option<(S, Request<GuardedBody<B>>)> {
+        match std::mem::replace(self, Self::Begun) {
+            Self::Waiting(inner, request) => Some((inner, request)),
+            Self::Begun | Self::Ended(_) => None,
+        }
+    }
+
+    /// What the handler answered, if it did.
+    pub(super) fn end(&mut self) -> Option<Result<Response<GuardedBody<R>>, E>> {
+        match std::mem::replace(self, Self::Begun) {
+            Self::Ended(end) => Some(end),
+            Self::Begun | Self::Waiting(..) => None,
+        }
+    }
+}
+
+/// The work of one run: the handler, and the verdict on its answer.
+pub(super) async fn work<S, B, R>(config: Arc<Config>, stage: Shared<S, B, R, S::Error>, handed: Extensions) -> Verdict
+where
+    S: Service<Request<GuardedBody<B>>, Response = Response<R>> + Send,
+    S::Future: Send,
+    S::Error: Send,
+    B: Body<Data = Bytes> + Send,
+    R: Body<Data = Bytes> + Send,
+{
+    let guarantee = config.engine.guarantee();
+    let Some((mut inner, mut request)) = stage.lock().waiting() else { return Verdict::Free };
+    request.extensions_mut().extend(handed);
+    let handling = async {
+        match inner.call(request).await {
+            Ok(response) => Ok(judge(response, guarantee, &config.keeping).await),
+            Err(error) => Err(error),
+        }
+    };
+    let (verdict, end) = match AssertUnwindSafe(handling).catch_unwind().await {
+        Ok(Ok(Ok((verdict, response)))) => (verdict, Some(Ok(response))),
+        Ok(Err(error)) if guarantee == Guarantee::AtMostOnce => (Verdict::Unknown, Some(Err(error))),
+        Ok(Err(error)) => (Verdict::Retry, Some(Err(error))),
+        Ok(Ok(Err(_))) => (failed(guarantee, "the body of its answer broke off"), None),
+        Err(_) => (failed(guarantee, "it panicked"), None),
+    };
+    if let Some(end) = end {
+        *stage.lock() = Stage::Ended(end);
+    }
+    verdict
+}
+
+/// A handler that failed without an answer counts as one that answered 500.
+fn failed(guarantee: Guarantee, why: &str) -> Verdict {
+    tracing::error!(why, "a handler failed without an answer");
+    match guarantee {
+        Guarantee::AtMostOnce => Verdict::Keep(Problem::HandlerFailed { retryable: false }.outcome()),
+        Guarantee::Atomic | Guarantee::Fenced => Verdict::Retry,
+    }
+}
