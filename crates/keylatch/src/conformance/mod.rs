@@ -66,6 +66,7 @@ pub mod durability;
 pub mod expiry;
 mod fixture;
 pub mod identity;
+pub mod lapsed;
 pub mod limits;
 pub mod listing;
 pub mod outcomes;
@@ -247,6 +248,13 @@ macro_rules! conformance {
                 records_count_until_they_go
                 clock_is_one
                 clock_never_goes_back
+            }
+            lapsed {
+                run_lapses_at_the_end_of_its_lease
+                renewed_run_lapses_at_its_new_end
+                only_lapsed_runs_are_found
+                pages_show_every_lapsed_run_once
+                page_of_lapsed_runs_is_never_too_long
             }
             limits {
                 longest_key_in_the_longest_scope
