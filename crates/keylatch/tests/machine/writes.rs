@@ -1,0 +1,147 @@
+//! What the writes by lease make of a record.
+
+use bytes::Bytes;
+use keylatch::machine::{Change, Completion, End, complete, release, renew};
+use keylatch::{Epoch, Lease, Notes, Owner, Record, State, Timestamp};
+
+use crate::records::Rec::{self, Absent, Buried, Completed, Leased, Once, Released, Retried};
+use crate::records::{
+    KEEP, POLICY, RECORDS, START, TERMS, assert_one_row_each, instant, instants, notes, record, second_answer,
+};
+
+/// Whose lease it is that a write brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum By {
+    Owner,
+    /// The owner's token, with an epoch from before.
+    StaleEpoch,
+    /// The record's epoch, with another's token.
+    OtherOwner,
+}
+
+/// What a write makes of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Makes {
+    /// It changes nothing, and says that the lease is lost.
+    Lost,
+    /// It changes nothing, and says that it is applied: it was before.
+    Same,
+    /// A running record on the write's terms, with its step noted.
+    Renewed,
+    /// A completed record.
+    Completed,
+    /// No record.
+    Gone,
+    /// A record that waits for its retry.
+    Waiting,
+    /// A record that holds the key until it is resolved.
+    Unknown,
+}
+
+/// What a write by lease makes of each record. It is the same at every instant: only epoch, owner and state count.
+#[rustfmt::skip]
+const WRITES: &[(Rec, By, [Makes; 5])] = &[
+    //                            renew            complete          release: free, retry,    unknown
+    (Leased,    By::Owner,      [Makes::Renewed, Makes::Completed, Makes::Gone, Makes::Waiting, Makes::Unknown]),
+    (Leased,    By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Leased,    By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Once,      By::Owner,      [Makes::Renewed, Makes::Completed, Makes::Gone, Makes::Waiting, Makes::Unknown]),
+    (Once,      By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Once,      By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Retried,   By::Owner,      [Makes::Renewed, Makes::Completed, Makes::Gone, Makes::Waiting, Makes::Unknown]),
+    (Retried,   By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Retried,   By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Released,  By::Owner,      [Makes::Renewed, Makes::Completed, Makes::Gone, Makes::Waiting, Makes::Unknown]),
+    (Released,  By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Released,  By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Completed, By::Owner,      [Makes::Lost,    Makes::Same,      Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Completed, By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Completed, By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Buried,    By::Owner,      [Makes::Lost,    Makes::Same,      Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Buried,    By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Buried,    By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
+];
+
+#[test]
+fn every_write_has_one_row() {
+    let records = RECORDS.iter().map(|(rec, _)| *rec).filter(|rec| *rec != Absent);
+    let all = records.flat_map(|rec| [(rec, By::Owner), (rec, By::StaleEpoch), (rec, By::OtherOwner)]);
+    assert_one_row_each(all, WRITES.iter().map(|row| (row.0, row.1)));
+}
+
+#[test]
+fn each_write_makes_what_the_table_says() {
+    for &(rec, by, made) in WRITES {
+        for when in instants().filter(|(other, _)| *other == rec).map(|(_, when)| when) {
+            let (record, now) = (record(rec).expect("there is one"), instant(rec, when));
+            let lease = match by {
+                By::Owner => record.lease(),
+                By::StaleEpoch => Lease { epoch: Epoch::from_u64(record.epoch.as_u64() - 1), ..record.lease() },
+                By::OtherOwner => Lease { owner: Owner::from_bytes([9; 16]), ..record.lease() },
+            };
+            let step = Bytes::from_static(b"sent");
+            let written = [
+                applied(renew(&record, &lease, TERMS, Some(("mail", &step)), now)),
+                applied(complete(&record, &lease, &Completion::new(second_answer(), &POLICY), now)),
+                release(&record, &lease, End::Free, now),
+                release(&record, &lease, End::Retry(KEEP), now),
+                release(&record, &lease, End::Unknown, now),
+            ];
+            for (write, (written, makes)) in written.into_iter().zip(made).enumerate() {
+                assert_eq!(written, expected(&record, makes, now), "{rec:?} {when:?} {by:?}, write {write}: {makes:?}");
+            }
+        }
+    }
+}
+
+fn applied(written: Option<Record>) -> Change {
+    written.map_or(Change::None, Change::Write)
+}
+
+/// Every field of what a write makes.
+fn expected(record: &Record, makes: Makes, now: Timestamp) -> Change {
+    let released = |takeover_at, free_at| {
+        let notes = Notes { released: true, ..notes(record) };
+        Change::Write(Record {
+            takeover_at,
+            free_at,
+            state: State::Running { lease_ends_at: now, notes },
+            ..record.clone()
+        })
+    };
+    match makes {
+        Makes::Lost => Change::None,
+        Makes::Same => Change::Write(record.clone()),
+        Makes::Gone => Change::Remove,
+        Makes::Waiting => released(Some(now), Some(now + KEEP)),
+        Makes::Unknown => released(None, None),
+        Makes::Renewed => {
+            let mut notes = notes(record);
+            notes.steps.push(("mail".to_owned(), Bytes::from_static(b"sent")));
+            Change::Write(Record {
+                takeover_at: TERMS.takeover.map(|span| now + span),
+                free_at: TERMS.free.map(|span| now + span),
+                state: State::Running { lease_ends_at: now + TERMS.lease, notes },
+                ..record.clone()
+            })
+        }
+        Makes::Completed => {
+            let expires_at = now + POLICY.retention;
+            Change::Write(Record {
+                takeover_at: None,
+                free_at: Some(expires_at + POLICY.tombstone),
+                state: State::Completed { outcome: Some(second_answer()), expires_at },
+                ..record.clone()
+            })
+        }
+    }
+}
+
+#[test]
+fn step_is_noted_once() {
+    let record = record(Leased).expect("there is one");
+    let again = Bytes::from_static(b"paid twice");
+    let renewed =
+        renew(&record, &record.lease(), TERMS, Some(("charge", &again)), START).expect("the lease is its own");
+    assert_eq!(notes(&renewed).steps, notes(&record).steps);
+}
