@@ -7,7 +7,7 @@ use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
-use axum::http::{HeaderName, StatusCode};
+use axum::http::StatusCode;
 use axum::routing::post;
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
 use reqwest::Client;
@@ -23,7 +23,7 @@ async fn sell_ticket(buyer: String) -> (StatusCode, String) {
 
 fn app() -> Router {
     let store = keylatch::memory::Store::new();
-    let scope = ScopeFrom::header(HeaderName::from_static("x-user-id"));
+    let scope = ScopeFrom::header("x-user-id");
     Router::new().route("/tickets", post(sell_ticket)).layer(IdempotencyLayer::fenced(store, scope).require_key())
 }
 

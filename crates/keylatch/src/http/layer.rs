@@ -9,7 +9,7 @@ use tower_layer::Layer;
 use super::answer::Keeping;
 use super::headers::{IDEMPOTENCY_KEY, Kept, NeverKept};
 use super::request::KeyFrom;
-use super::scope::ScopeFrom;
+use super::scope::{ScopeFrom, named_header};
 use super::service::Idempotency;
 use crate::store::Store;
 use crate::tx::Transactional;
@@ -105,8 +105,13 @@ impl IdempotencyLayer {
 
     /// Takes the key from the header `name` instead, for senders that know nothing of `Idempotency-Key`, such as
     /// `X-GitHub-Delivery`.
+    ///
+    /// # Panics
+    ///
+    /// If `name` is not the name of a header.
     #[must_use]
-    pub fn with_key_header(self, name: HeaderName) -> Self {
+    pub fn with_key_header<N: TryInto<HeaderName>>(self, name: N) -> Self {
+        let name = named_header(name);
         self.with(|config| config.key_from = KeyFrom::Header(name))
     }
 
@@ -149,8 +154,12 @@ impl IdempotencyLayer {
     /// # Errors
     ///
     /// If it must never be kept, as `Set-Cookie`.
-    pub fn with_kept_header(mut self, name: HeaderName) -> Result<Self, NeverKept> {
-        Arc::make_mut(&mut self.config).keeping.kept.add(name)?;
+    ///
+    /// # Panics
+    ///
+    /// If `name` is not the name of a header.
+    pub fn with_kept_header<N: TryInto<HeaderName>>(mut self, name: N) -> Result<Self, NeverKept> {
+        Arc::make_mut(&mut self.config).keeping.kept.add(named_header(name))?;
         Ok(self)
     }
 

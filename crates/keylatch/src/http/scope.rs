@@ -22,7 +22,12 @@ type Caller = dyn for<'r> Fn(&'r Parts) -> Option<Cow<'r, str>> + Send + Sync;
 impl ScopeFrom {
     /// From the value of a request header, which something in front of the layer must have verified: a client
     /// could write any name into it.
-    pub fn header(name: HeaderName) -> Self {
+    ///
+    /// # Panics
+    ///
+    /// If `name` is not the name of a header.
+    pub fn header<N: TryInto<HeaderName>>(name: N) -> Self {
+        let name = named_header(name);
         Self(Arc::new(move |parts| parts.headers.get(&name)?.to_str().ok().map(Cow::from)))
     }
 
@@ -50,6 +55,11 @@ impl ScopeFrom {
     pub(super) fn scope(&self, parts: &Parts) -> Option<Scope> {
         Scope::new(&(self.0)(parts)?).ok()?.for_operation(&operation(parts)).ok()
     }
+}
+
+/// A header that the program itself names.
+pub(super) fn named_header<N: TryInto<HeaderName>>(name: N) -> HeaderName {
+    name.try_into().unwrap_or_else(|_| panic!("the name of a header has letters, digits and hyphens"))
 }
 
 /// Method and route, or method and path where there is no router that names its routes.
