@@ -88,7 +88,10 @@ impl Notes {
     pub fn decode(stored: Option<&[u8]>) -> Result<Self, DecodeError> {
         let Some(stored) = stored else { return Ok(Self::default()) };
         match stored.split_first() {
-            Some((&NOTES_FORMAT, rest)) => postcard::from_bytes(rest).map_err(|_| DecodeError::Malformed),
+            Some((&NOTES_FORMAT, rest)) => match postcard::take_from_bytes(rest) {
+                Ok((notes, [])) => Ok(notes),
+                Ok(_) | Err(_) => Err(DecodeError::Malformed),
+            },
             Some((&format, _)) => Err(DecodeError::UnknownFormat(format)),
             None => Err(DecodeError::Malformed),
         }
