@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use http::Extensions;
+use tracing::Instrument;
 
 use super::flight::Leader;
 use super::{Answer, Error, Final, Held, Inner, Quota, Ran, Refused, Request, Run, renewer};
@@ -29,7 +30,6 @@ where
     S: FnOnce(Extensions) -> F + Send + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
-    let running = Gauge::new(&engine.metrics.running);
     let asked = Instant::now();
     match engine.quotas.admit(&*engine.store, &leader.id(), &request.scope, asked).await {
         Ok(true) => {}
@@ -40,12 +40,10 @@ where
     let Request { scope, key, fingerprint, sealed, .. } = request;
     let claim = Claim::new(scope, key, fingerprint, engine.guarantee, &engine.policy);
     let claim = Claim { request: sealed, ..claim };
-    let driven = match &engine.transact {
+    match &engine.transact {
         Some(transact) => in_transaction(&engine, &**transact, leader, claim, start).await,
         None => on_lease(&engine, leader, claim, start).await,
-    };
-    drop(running);
-    driven
+    }
 }
 
 /// The scope is full: whoever has a record gets what it holds, and nobody gets a new one.
@@ -94,10 +92,11 @@ where
     if record.attempt > 1 {
         engine.metrics.takeovers.increment(1);
     }
+    let span = tracing::info_span!("keylatch.run", epoch = lease.epoch.as_u64(), attempt = record.attempt);
     let run = Run::new(engine.clone(), leader.flight().clone(), lease, record);
     let mut handed = Extensions::new();
     handed.insert(run);
-    let verdict = start(handed).await;
+    let verdict = start(handed).instrument(span).await;
     failpoint::hit(Point::AfterHandlerWrite);
     match verdict {
         Verdict::Keep(outcome) | Verdict::KeepUndone(outcome) => {
@@ -161,6 +160,7 @@ async fn complete<S>(
     match applied {
         Ok(Applied::Applied(now)) => {
             let expires_at = now + completion.retention;
+            engine.metrics.completed.increment(1);
             if engine.cache.keeps() || leader.is_followed() {
                 engine.remember(&leader, &Final::new(claim, completion.outcome, expires_at, now, asked));
             }
@@ -274,7 +274,9 @@ where
         Err(error) => return Driven::Done(Err(error.into())),
     }
     let owner = claim.owner;
-    let begun = transact.transact(claim, engine.policy, Box::new(|handed| Box::pin(start(handed)))).await;
+    let span = tracing::info_span!("keylatch.transaction");
+    let begun =
+        transact.transact(claim, engine.policy, Box::new(|handed| Box::pin(start(handed).instrument(span)))).await;
     engine.metrics.transact.record(asked.elapsed());
     let transacted = match begun {
         Err(error) if error.kind() == ErrorKind::NotKnown => settle(engine, &leader, owner, error).await,
@@ -282,6 +284,7 @@ where
     };
     match transacted {
         Ok(At { value: Transacted::Committed(record), now }) => {
+            engine.metrics.completed.increment(1);
             let found = Final::of(record, now, asked);
             if let Some(found) = &found {
                 engine.remember(&leader, found);
@@ -320,21 +323,5 @@ async fn settle(
         Some(record) if record.owner == owner => Ok(At { value: Transacted::Committed(record), now: found.now }),
         Some(record) => Ok(At { value: Transacted::Held(record), now: found.now }),
         None => Err(error),
-    }
-}
-
-/// Counts a run under way for as long as it lives.
-struct Gauge<'a>(&'a metrics::Gauge);
-
-impl<'a> Gauge<'a> {
-    fn new(gauge: &'a metrics::Gauge) -> Self {
-        gauge.increment(1.0);
-        Self(gauge)
-    }
-}
-
-impl Drop for Gauge<'_> {
-    fn drop(&mut self) {
-        self.0.decrement(1.0);
     }
 }

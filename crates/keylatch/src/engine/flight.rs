@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Final, Quota};
+use super::telemetry::Metrics;
 use crate::{Fingerprint, Lease, Limits, RecordId};
 
 const SHARDS: usize = 64;
@@ -24,6 +25,7 @@ pub(super) struct Flights {
     running: AtomicUsize,
     waiters: AtomicUsize,
     limits: Limits,
+    metrics: Metrics,
 }
 
 #[derive(Debug, Default)]
@@ -71,12 +73,13 @@ pub(super) struct Leader {
 }
 
 impl Flights {
-    pub(super) fn new(limits: Limits) -> Arc<Self> {
+    pub(super) fn new(limits: Limits, metrics: Metrics) -> Arc<Self> {
         Arc::new(Self {
             shards: std::iter::repeat_with(Mutex::default).take(SHARDS).collect(),
             running: AtomicUsize::new(0),
             waiters: AtomicUsize::new(0),
             limits,
+            metrics,
         })
     }
 
@@ -95,6 +98,7 @@ impl Flights {
         }
         *in_scope += 1;
         self.running.fetch_add(1, Ordering::Relaxed);
+        self.metrics.running.increment(1.0);
         let flight = Arc::new(Flight {
             fingerprint,
             hold: Mutex::new(Hold { lease: None, until: None, renewed: now }),
@@ -110,6 +114,7 @@ impl Flights {
     /// Lets one more wait; `None` if too many do.
     pub(super) fn wait(self: &Arc<Self>) -> Option<Waiter> {
         let waiter = Waiter(self.clone());
+        self.metrics.waiters.increment(1.0);
         (self.waiters.fetch_add(1, Ordering::Relaxed) < self.limits.waiters_max).then_some(waiter)
     }
 
@@ -226,6 +231,7 @@ impl Drop for Leader {
         }
         drop(shard);
         self.flights.running.fetch_sub(1, Ordering::Relaxed);
+        self.flights.metrics.running.decrement(1.0);
         let _ = self.flight.ended.set(None);
         self.flight.changed.notify_waiters();
     }
@@ -238,5 +244,6 @@ pub(super) struct Waiter(Arc<Flights>);
 impl Drop for Waiter {
     fn drop(&mut self) {
         self.0.waiters.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.waiters.decrement(1.0);
     }
 }

@@ -111,6 +111,7 @@ impl Engine {
         policy.check()?;
         // What already is in this process's memory gains nothing from a copy.
         let cache_bytes_max = if store.durability() == Durability::Process { 0 } else { limits.cache_bytes_max };
+        let metrics = Metrics::new();
         let inner = Inner {
             store,
             transact,
@@ -118,12 +119,12 @@ impl Engine {
             policy,
             limits,
             cache: Cache::new(cache_bytes_max),
-            flights: Flights::new(limits),
+            flights: Flights::new(limits, metrics.clone()),
             quotas: Quotas::new(&limits),
             tracker: TaskTracker::new(),
             closing: AtomicBool::new(false),
             renewing: OnceLock::new(),
-            metrics: Metrics::new(),
+            metrics,
         };
         Ok(Self { inner: Arc::new(inner), resolver: None })
     }

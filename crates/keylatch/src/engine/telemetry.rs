@@ -1,4 +1,4 @@
-//! What the engine counts. All names stand in this table:
+//! What the engine and its doors count and trace. All names stand in these tables:
 //!
 //! | name | kind | labels | meaning |
 //! |---|---|---|---|
@@ -6,17 +6,26 @@
 //! | `keylatch_takeovers_total` | counter | | runs that followed an abandoned one |
 //! | `keylatch_leases_lost_total` | counter | | runs whose record another owner took over |
 //! | `keylatch_released_total` | counter | `end`: `free`, `retry`, `unknown` | runs that ended without an outcome |
-//! | `keylatch_swept_total` | counter | `change`: `buried`, `removed` | records that a sweep changed |
+//! | `keylatch_records_total` | counter | `change`: `completed`, `buried`, `removed` | records that got an outcome; that a sweep took the answer from; that it removed |
+//! | `keylatch_bypassed_total` | counter | | requests that ran unguarded, because their route fails open |
 //! | `keylatch_running` | gauge | | runs under way |
+//! | `keylatch_waiters` | gauge | | requests that wait for a run of the same key |
 //! | `keylatch_store_seconds` | histogram | `operation`: `claim`, `complete`, `transact` | latency of the store |
 //!
-//! No label ever has a key, a scope or a body.
+//! | span | fields | around |
+//! |---|---|---|
+//! | `keylatch.request` | `guarantee`, `trace_id`, `parent_id` (from `traceparent`), `status` | a guarded HTTP request |
+//! | `keylatch.run` | `epoch`, `attempt` | a handler on a lease |
+//! | `keylatch.transaction` | | a handler in a transaction |
+//!
+//! No label, field or event ever has a key, a scope, a header or a body.
 
 use metrics::{Counter, Gauge, Histogram};
 
 use super::{Answer, Error, Refused};
 
 /// Handles made once: install the recorder before the engine is built.
+#[derive(Clone)]
 pub(super) struct Metrics {
     pub(super) run: Counter,
     pub(super) replay: Counter,
@@ -31,9 +40,11 @@ pub(super) struct Metrics {
     pub(super) freed: Counter,
     pub(super) retried: Counter,
     pub(super) not_known: Counter,
+    pub(super) completed: Counter,
     pub(super) buried: Counter,
     pub(super) removed: Counter,
     pub(super) running: Gauge,
+    pub(super) waiters: Gauge,
     pub(super) claim: Histogram,
     pub(super) complete: Histogram,
     pub(super) transact: Histogram,
@@ -43,7 +54,7 @@ impl Metrics {
     pub(super) fn new() -> Self {
         let answer = |name: &'static str| metrics::counter!("keylatch_answers_total", "answer" => name);
         let released = |end: &'static str| metrics::counter!("keylatch_released_total", "end" => end);
-        let swept = |change: &'static str| metrics::counter!("keylatch_swept_total", "change" => change);
+        let records = |change: &'static str| metrics::counter!("keylatch_records_total", "change" => change);
         let seconds = |operation: &'static str| metrics::histogram!("keylatch_store_seconds", "operation" => operation);
         Self {
             run: answer("run"),
@@ -59,9 +70,11 @@ impl Metrics {
             freed: released("free"),
             retried: released("retry"),
             not_known: released("unknown"),
-            buried: swept("buried"),
-            removed: swept("removed"),
+            completed: records("completed"),
+            buried: records("buried"),
+            removed: records("removed"),
             running: metrics::gauge!("keylatch_running"),
+            waiters: metrics::gauge!("keylatch_waiters"),
             claim: seconds("claim"),
             complete: seconds("complete"),
             transact: seconds("transact"),

@@ -34,6 +34,7 @@ mod scope;
 #[cfg(feature = "completer")]
 mod seal;
 mod service;
+mod trace;
 mod work;
 
 pub use answer::Disposition;

@@ -10,6 +10,7 @@ use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use parking_lot::Mutex;
 use tower_service::Service;
+use tracing::{Instrument, Span};
 
 use super::answer;
 use super::body::{Collected, GuardedBody, Patience, collect};
@@ -18,6 +19,7 @@ use super::headers::{IDEMPOTENCY_STATUS, PREFERENCE_APPLIED, drop_internal};
 use super::layer::Config;
 use super::problem::Problem;
 use super::request::{self, KeyFrom};
+use super::trace;
 use super::work::{Stage, work};
 use crate::failpoint::{self, Point};
 use crate::{Answer, Error, Key, Refused, Scope};
@@ -60,7 +62,8 @@ where
         // The service that was found ready takes the request; its clone stays for the next.
         let next = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, next);
-        ResponseFuture::guarded(Box::pin(guard(self.config.clone(), ready, request)))
+        let span = trace::span(request.headers(), self.config.engine.guarantee());
+        ResponseFuture::guarded(Box::pin(guard(self.config.clone(), ready, request).instrument(span)))
     }
 }
 
@@ -118,6 +121,7 @@ where
         Err(Error::ShuttingDown) => own(&Problem::StoreUnavailable),
         Err(Error::Misused(_)) => own(&Problem::HandlerFailed { retryable: true }),
     };
+    Span::current().record("status", response.status().as_u16());
     if !wait.is_zero() {
         let applied = HeaderValue::try_from(format!("wait={}", wait.as_secs())).expect("digits are a header value");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);

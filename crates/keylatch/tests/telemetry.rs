@@ -1,0 +1,153 @@
+//! No key, scope, body, header or token is ever logged or counted: sentinels are planted everywhere, and all output is
+//! searched.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use axum::routing::post;
+use http_body_util::BodyExt;
+use keylatch::http::{Disposition, IdempotencyLayer, ScopeFrom};
+use keylatch::sqlite::Sqlite;
+use keylatch::{Clock, Engine, Limits, Policy, Run, Timestamp, Tx, memory, sqlite};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tower::ServiceExt;
+
+/// In everything that a client or a handler says.
+const SENTINEL: &str = "SENTINEL";
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Answers as the body says.
+fn end(body: &str) -> axum::response::Response {
+    let status = body.split(' ').next().and_then(|status| status.parse().ok()).unwrap_or(StatusCode::OK);
+    let mut response = axum::response::Response::new(Body::from(format!("answer {SENTINEL}")));
+    *response.status_mut() = status;
+    response.headers_mut().insert("set-cookie", format!("session={SENTINEL}").parse().unwrap());
+    response.headers_mut().insert("location", format!("/{SENTINEL}").parse().unwrap());
+    if body.contains("unknown") {
+        response.extensions_mut().insert(Disposition::Unknown);
+    }
+    assert!(!body.contains("panic"), "a panic with {SENTINEL}");
+    response
+}
+
+async fn leased(run: Run, body: String) -> axum::response::Response {
+    let _: Result<String, _> =
+        run.step(SENTINEL, |key| async move { Ok::<_, std::io::Error>(key.as_str().to_owned()) }).await;
+    end(&body)
+}
+
+async fn atomic(mut tx: Tx<Sqlite>, body: String) -> axum::response::Response {
+    let text = body.clone();
+    let written = tx.run(move |db| db.execute("INSERT INTO effect (text) VALUES (?1)", [text])).await;
+    if written.is_err() {
+        return end("500");
+    }
+    if body.contains("await") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    end(&body)
+}
+
+fn layered(engine: Engine, handler: axum::routing::MethodRouter) -> Router {
+    let layer = IdempotencyLayer::new(engine, ScopeFrom::header("x-user-id")).require_key().with_canonical_json();
+    Router::new().route("/things", handler).layer(layer.with_body_bytes_max(1000))
+}
+
+async fn send(app: &Router, key: &str, user: &str, body: String) -> StatusCode {
+    let request = Request::post(format!("/things?token={SENTINEL}"))
+        .header("idempotency-key", key)
+        .header("x-user-id", user)
+        .header("authorization", format!("Bearer {SENTINEL}"))
+        .header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    let response = app.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
+    let status = response.status();
+    response.into_body().collect().await.unwrap();
+    status
+}
+
+#[test]
+fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
+    let subscriber = subscriber.with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL);
+    subscriber.with_writer(move || writer.clone()).init();
+    let prometheus = PrometheusBuilder::new().install_recorder().unwrap();
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let statuses = runtime.block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(Timestamp::from_millis(1));
+        let file = directory.path().join("k.db");
+        let open = sqlite::Store::open_with(&file, sqlite::Options::default().with_clock(clock.clone()));
+        let store = open.await.unwrap();
+        store.execute(|db| db.execute_batch("CREATE TABLE effect (text TEXT)")).await.unwrap();
+        let (policy, limits) = (Policy::default(), Limits { cache_bytes_max: 0, ..Limits::default() });
+        let memory = memory::Store::with_clock(clock.clone());
+        let apps = [
+            layered(Engine::atomic(store.clone(), policy, limits).unwrap(), post(atomic)),
+            layered(Engine::fenced(store, policy, limits).unwrap(), post(leased)),
+            layered(Engine::at_most_once(memory, policy, limits).unwrap(), post(leased)),
+        ];
+        let mut statuses = Vec::new();
+        for (at, app) in apps.iter().enumerate() {
+            let user = format!("{SENTINEL}-user-{at}");
+            for body in ["200", "404", "500", "panic", "unknown", "await"] {
+                let key = format!("{SENTINEL}-{body}");
+                for again in ["", "", " other"] {
+                    statuses.push(send(app, &key, &user, format!("{body} {SENTINEL}{again}")).await.as_u16());
+                }
+            }
+            statuses.push(send(app, &format!("{SENTINEL} bad"), &user, String::new()).await.as_u16());
+            statuses.push(send(app, &format!("{SENTINEL}-k"), "", String::new()).await.as_u16());
+            statuses.push(send(app, &format!("{SENTINEL}-k"), &user, SENTINEL.repeat(1000)).await.as_u16());
+            clock.advance(policy.retention);
+            statuses.push(send(app, &format!("{SENTINEL}-200"), &user, format!("200 {SENTINEL}")).await.as_u16());
+        }
+        statuses
+    });
+    drop(runtime);
+
+    // The interesting things did happen.
+    for status in [200, 400, 404, 409, 410, 413, 422, 500] {
+        assert!(statuses.contains(&status), "no answer with {status} among {statuses:?}");
+    }
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for expected in
+        ["keylatch.request", "keylatch.run", "keylatch.transaction", "4bf92f3577b34da6a3ce929d0e0e4736", "it panicked"]
+    {
+        assert!(log.contains(expected), "{expected} is not in the log");
+    }
+    let metrics = prometheus.render();
+    for expected in [
+        "keylatch_answers_total",
+        "answer=\"replay\"",
+        "keylatch_records_total",
+        "keylatch_store_seconds",
+        "keylatch_waiters",
+        "keylatch_running",
+    ] {
+        assert!(metrics.contains(expected), "{expected} is not among the metrics");
+    }
+    for (name, output) in [("log", &log), ("metrics", &metrics)] {
+        let found: Vec<_> = output.lines().filter(|line| line.contains(SENTINEL)).take(5).collect();
+        assert!(found.is_empty(), "the {name} has what it must not: {found:#?}");
+    }
+}
