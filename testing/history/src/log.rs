@@ -14,6 +14,7 @@ pub struct Log(Arc<Mutex<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     calls: u64,
+    open: usize,
     events: Vec<Event>,
 }
 
@@ -23,6 +24,7 @@ impl Log {
     pub fn invoke(&self, scope: &str, key: &str, request: &str) -> Call {
         let mut inner = self.0.lock();
         inner.calls += 1;
+        inner.open += 1;
         let call = inner.calls;
         let what = What::Invoke { call, request: request.to_owned() };
         inner.events.push(Event::now(scope, key, what));
@@ -34,6 +36,11 @@ impl Log {
         // The instant is read under the lock: the order of the log is the order of its instants.
         let mut inner = self.0.lock();
         inner.events.push(Event::now(scope, key, what));
+    }
+
+    /// Requests under way now: without a reply so far.
+    pub fn open_calls(&self) -> usize {
+        self.0.lock().open
     }
 
     /// All that was noted so far.
@@ -54,6 +61,7 @@ pub struct Call {
 impl Call {
     /// Notes how it ended.
     pub fn reply(self, reply: Reply) {
+        self.log.0.lock().open -= 1;
         self.log.note(&self.scope, &self.key, What::Reply { call: self.call, reply });
     }
 }

@@ -42,7 +42,7 @@ pub struct Request {
 
 impl Request {
     /// The same for identical requests, another for another.
-    fn identity(&self) -> String {
+    pub fn identity(&self) -> String {
         let mut hasher = DefaultHasher::new();
         (self.path, &self.body).hash(&mut hasher);
         format!("{:016x}", hasher.finish())
@@ -79,10 +79,16 @@ impl Client {
 
     /// Sends `request` once and waits up to `patience` for the whole answer.
     pub async fn send(&self, request: &Request, patience: Duration) -> Reply {
+        self.look(request, patience).await.0
+    }
+
+    /// As [`send`](Self::send), with the answer as it came.
+    pub async fn look(&self, request: &Request, patience: Duration) -> (Reply, Option<Raw>) {
         let call = self.log.invoke(&request.scope, &request.key, &request.identity());
-        let reply = tokio::time::timeout(patience, self.ask(request)).await.unwrap_or(Reply::Nothing);
+        let raw = self.ask(request, patience).await;
+        let reply = raw.as_ref().map_or(Reply::Nothing, |raw| self.meaning(raw));
         call.reply(reply.clone());
-        reply
+        (reply, raw)
     }
 
     /// Sends `request` with `patience` until the answer is final, for `in_all` at most.
@@ -108,22 +114,21 @@ impl Client {
         }
     }
 
-    /// Reads `path`: the status and the body.
+    /// Reads `path`.
     ///
     /// # Errors
     ///
     /// If there is no whole answer within `patience`.
-    pub async fn get(&self, path: &str, patience: Duration) -> Result<(u16, Bytes), reqwest::Error> {
+    pub async fn get(&self, path: &str, patience: Duration) -> reqwest::Result<Raw> {
         let url = self.targets.any().unwrap_or_default() + path;
-        let response = self.http.get(url).timeout(patience).send().await?;
-        Ok((response.status().as_u16(), response.bytes().await?))
+        Raw::read(self.http.get(url).timeout(patience).send().await?).await
     }
 
-    async fn ask(&self, request: &Request) -> Reply {
-        let Some(url) = self.targets.any() else { return Reply::Nothing };
+    async fn ask(&self, request: &Request, patience: Duration) -> Option<Raw> {
         let mut asked = self
             .http
-            .post(url + request.path)
+            .post(self.targets.any()? + request.path)
+            .timeout(patience)
             .header("content-type", "application/json")
             .header("x-user-id", &request.scope)
             .header("idempotency-key", &request.key)
@@ -131,55 +136,69 @@ impl Client {
         if let Some(seconds) = request.wait_s {
             asked = asked.header("prefer", format!("wait={seconds}"));
         }
-        match asked.send().await {
-            Ok(response) => self.read(response).await.unwrap_or(Reply::Nothing),
-            Err(_) => Reply::Nothing,
-        }
+        Raw::read(asked.send().await.ok()?).await.ok()
     }
 
-    async fn read(&self, response: reqwest::Response) -> Result<Reply, reqwest::Error> {
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let body = response.bytes().await?;
-        if let Some(code) = code_of_ours(&headers, &body) {
-            return Ok(Reply::Refused { status, code });
+    fn meaning(&self, raw: &Raw) -> Reply {
+        let status = raw.status;
+        if let Some(code) = raw.code_of_ours() {
+            return Reply::Refused { status, code };
         }
         if status >= 500 || [408, 425, 429].contains(&status) {
-            return Ok(Reply::Failed { status });
+            return Reply::Failed { status };
         }
         let mut answer = Answer {
             status,
-            headers: kept(&headers),
-            body: body.to_vec(),
-            replayed: headers.contains_key("idempotent-replayed"),
+            headers: raw.kept(),
+            body: raw.body.to_vec(),
+            replayed: raw.headers.contains_key("idempotent-replayed"),
             effect: None,
         };
         answer.effect = (self.effect)(&answer);
-        Ok(Reply::Final(answer))
+        Reply::Final(answer)
     }
 }
 
-/// The headers that a record keeps, in their order.
-fn kept(headers: &http::HeaderMap) -> Vec<(String, String)> {
-    const KEPT: [&str; 8] = [
-        "content-type",
-        "content-language",
-        "content-encoding",
-        "location",
-        "etag",
-        "last-modified",
-        "link",
-        "retry-after",
-    ];
-    let kept = headers.iter().filter(|(name, _)| KEPT.contains(&name.as_str()));
-    kept.map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect()
+/// An answer as it came.
+#[derive(Debug, Clone)]
+pub struct Raw {
+    /// The status.
+    pub status: u16,
+    /// All headers.
+    pub headers: http::HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
 }
 
-/// The code of the problem, if the answer is one of Keylatch's own.
-fn code_of_ours(headers: &http::HeaderMap, body: &[u8]) -> Option<String> {
-    if headers.get("content-type")? != "application/problem+json" {
-        return None;
+impl Raw {
+    async fn read(response: reqwest::Response) -> reqwest::Result<Self> {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Ok(Self { status, headers, body: response.bytes().await? })
     }
-    let problem: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let code = problem.get("code")?.as_str()?;
-    (code.starts_with("IDEMPOTENCY_") || code == "REQUEST_TOO_LARGE").then(|| code.to_owned())
+
+    /// The headers that a record keeps, in their order.
+    fn kept(&self) -> Vec<(String, String)> {
+        const KEPT: [&str; 8] = [
+            "content-type",
+            "content-language",
+            "content-encoding",
+            "location",
+            "etag",
+            "last-modified",
+            "link",
+            "retry-after",
+        ];
+        let kept = self.headers.iter().filter(|(name, _)| KEPT.contains(&name.as_str()));
+        kept.map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect()
+    }
+
+    /// The code of the problem, if the answer is one of Keylatch's own.
+    fn code_of_ours(&self) -> Option<String> {
+        if self.headers.get("content-type")? != "application/problem+json" {
+            return None;
+        }
+        let problem: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
+        let code = problem.get("code")?.as_str()?;
+        (code.starts_with("IDEMPOTENCY_") || code == "REQUEST_TOO_LARGE").then(|| code.to_owned())
+    }
 }

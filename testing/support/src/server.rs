@@ -5,7 +5,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit, setrlimit};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -229,4 +229,19 @@ impl Server {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         Some(line.trim().to_owned())
     }
+}
+
+/// Lets this process, and the servers that it starts, have so many files and connections open.
+///
+/// # Panics
+///
+/// If the machine's hard limit is lower, with what to do about it.
+pub fn allow_open_files(files: u64) {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= files) {
+        return;
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum }).unwrap_or_else(|error| {
+        panic!("this test needs {files} open files ({error}); run `ulimit -Hn {files}` as root")
+    });
 }
