@@ -157,6 +157,11 @@ impl Flight {
         !self.is_lost() && self.hold.lock().until.is_none_or(|until| now < until)
     }
 
+    /// Whether the store has granted it a lease, so that it is known to run.
+    pub(super) fn has_lease(&self) -> bool {
+        self.hold.lock().lease.is_some()
+    }
+
     /// Notes that the store granted or renewed `lease`, which nobody takes over until `until`.
     pub(super) fn held(&self, lease: Lease, until: Option<Instant>, asked: Instant) {
         *self.hold.lock() = Hold { lease: Some(lease), until, renewed: asked };

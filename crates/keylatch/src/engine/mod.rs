@@ -171,14 +171,16 @@ impl Engine {
             let mut leader = match self.inner.flights.join(id, request.fingerprint, now) {
                 Joined::Leader(leader) => leader,
                 Joined::Refused(quota) => return Ok(Answer::Refused(Refused::Quota(quota))),
-                Joined::Follower(flight) if flight.fingerprint() != request.fingerprint => {
-                    return Ok(Answer::Refused(Refused::Mismatch));
+                Joined::Follower(flight) => {
+                    if flight.fingerprint() == request.fingerprint {
+                        match patience.follow(&flight).await {
+                            Some(Some(ended)) => return Ok(ended.answer(&request)),
+                            Some(None) => continue,
+                            None => {}
+                        }
+                    }
+                    return self.inner.beside(id, &flight, &request).await;
                 }
-                Joined::Follower(flight) => match patience.follow(&flight).await {
-                    Some(Some(ended)) => return Ok(ended.answer(&request)),
-                    Some(None) => continue,
-                    None => return Ok(Answer::Refused(Refused::InProgress)),
-                },
             };
             // Leads until there is an answer, or no more patience: then a follower leads.
             loop {
@@ -271,6 +273,31 @@ impl Inner {
     /// later, so this is never too long.
     fn held_until(&self, asked: Instant) -> Option<Instant> {
         asked.checked_add(self.policy.lease)
+    }
+
+    /// What `request` gets that does not wait for the end of `flight`, or asks for something else.
+    ///
+    /// Only a flight with a lease is known to run. Another may not have looked into the store yet, or may lose to
+    /// another process: the record may be final already, and then it is the answer.
+    async fn beside(&self, id: RecordId, flight: &Flight, request: &Request) -> Result<Answer, Error> {
+        let same = flight.fingerprint() == request.fingerprint;
+        let refused = Answer::Refused(if same { Refused::InProgress } else { Refused::Mismatch });
+        if flight.has_lease() {
+            return Ok(refused);
+        }
+        let asked = Instant::now();
+        let At { value, now } = self.store.read(id).await?;
+        let Some(record) = value else { return Ok(refused) };
+        match machine::decide(Some(&record), request.fingerprint, now) {
+            Decision::Run => Ok(refused),
+            Decision::Wait(_) => Ok(Answer::Refused(Refused::InProgress)),
+            Decision::Refuse(refusal) => Ok(Answer::Refused(refusal.into())),
+            Decision::Replay(_) => {
+                let Some(found) = Final::of(record, now, asked) else { return Ok(refused) };
+                self.cache.keep(id, &found);
+                Ok(Answer::Replayed(found))
+            }
+        }
     }
 
     /// Keeps a final outcome for those who wait for it, and for the next who ask.
