@@ -1,1 +1,108 @@
-fn main() {}
+//! An orders API that takes each order exactly once, whatever happens to its client or to itself.
+//!
+//! The way of an order: [`routes`] → Keylatch's layer → `routes::create` → [`order`] → [`store`].
+
+mod admin;
+mod config;
+mod money;
+mod order;
+mod problem;
+mod routes;
+mod serve;
+mod store;
+
+use std::error::Error;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::request::Parts;
+use keylatch::http::{IdempotencyLayer, ScopeFrom};
+use keylatch::{Engine, Limits, Policy};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tracing_subscriber::EnvFilter;
+
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::routes::App;
+use crate::store::sqlite;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
+    let config = Config::from_env()?;
+    // Before the engine is built, which makes its counters once.
+    let metrics = install_metrics()?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}; choose another HOST or PORT", config.listen))?;
+    let listen = listener.local_addr()?;
+    let database = config.data_dir.join("keylatch.db");
+    let store = sqlite::open(&database).await?;
+
+    let engine = Engine::atomic(store.clone(), Policy::default(), Limits::default())?;
+    let layer = IdempotencyLayer::new(engine.clone(), ScopeFrom::with(caller)).require_key();
+    let admin = Admin::new(config.admin_token, listen.ip());
+    serve::greet(listen, &database, &admin);
+
+    let housekeeping = tokio::spawn(keep_house(engine.clone(), metrics.clone()));
+    let app = Arc::new(App { reader: store, engine: engine.clone(), admin, metrics });
+    let served = serve::until_told(listener, routes::router::<keylatch::sqlite::Sqlite>(app, layer), &engine).await;
+    housekeeping.abort();
+    Ok(served?)
+}
+
+/// Who calls: `X-User-Id` where it is given, else everyone together.
+///
+/// The two kinds have names that cannot meet. A header that is given and cannot be read names nobody: the request is
+/// refused, rather than put among everyone's; so is one with two. A service in earnest takes the caller from verified credentials.
+fn caller(parts: &Parts) -> Option<String> {
+    let mut users = parts.headers.get_all("x-user-id").iter();
+    match (users.next(), users.next()) {
+        (None, _) => Some("demo".to_owned()),
+        (Some(user), None) => user.to_str().ok().filter(|user| !user.is_empty()).map(|user| format!("user:{user}")),
+        (Some(_), Some(_)) => None,
+    }
+}
+
+fn install_metrics() -> Result<PrometheusHandle, BuildError> {
+    /// From a write that found its batch waiting to a disk that hangs.
+    const SECONDS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .install_recorder()
+}
+
+/// Removes records that have had their time, and keeps what is measured from piling up.
+async fn keep_house(engine: Engine, metrics: PrometheusHandle) {
+    const UPKEEP: Duration = Duration::from_secs(5);
+    const SWEEP_EVERY: u32 = 12;
+    let mut rounds = tokio::time::interval(UPKEEP);
+    rounds.tick().await;
+    for round in 1_u32.. {
+        rounds.tick().await;
+        metrics.run_upkeep();
+        if round % SWEEP_EVERY == 0
+            && let Err(error) = admin::clean(&engine).await
+        {
+            tracing::warn!(%error, "could not clean up; it is tried again in a minute");
+        }
+    }
+}

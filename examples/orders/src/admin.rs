@@ -1,0 +1,82 @@
+//! What only the operator may do.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use keylatch::Engine;
+use keylatch::store::Swept;
+use serde::Serialize;
+
+use crate::config::Token;
+use crate::problem::Problem;
+
+/// Who may do it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admin {
+    /// Anyone who reaches this machine's loopback address.
+    Open,
+    /// Who has the token.
+    Token(Token),
+    /// Nobody.
+    Closed,
+}
+
+/// What a cleaning did.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Cleaned {
+    /// Records that went.
+    removed: usize,
+    /// Records that lost their answer, and stay as tombstones for a while.
+    buried: usize,
+    /// Whether nothing is left to clean; else, ask again.
+    complete: bool,
+}
+
+/// Records in one batch. Orders are taken between two batches.
+const BATCH_RECORDS: usize = 1_000;
+/// How long one cleaning goes on, so that it is over before its caller gives up.
+const CLEANING_MAX: Duration = Duration::from_secs(10);
+
+impl Admin {
+    /// Who may do it on a server that listens on `ip`. A token that is set is always asked for.
+    pub(crate) fn new(token: Option<Token>, ip: IpAddr) -> Self {
+        match token {
+            Some(token) => Self::Token(token),
+            None if ip.is_loopback() => Self::Open,
+            None => Self::Closed,
+        }
+    }
+
+    /// Lets a request in, or says why not.
+    pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        match self {
+            Self::Open => Ok(()),
+            Self::Closed => Err(Problem::Closed),
+            Self::Token(token) => match bearer(headers) {
+                Some(offered) if token.matches(offered) => Ok(()),
+                _ => Err(Problem::Unauthorized),
+            },
+        }
+    }
+}
+
+/// Cleans in batches until nothing is left to clean or the time is over.
+pub(crate) async fn clean(engine: &Engine) -> Result<Cleaned, keylatch::Error> {
+    let started = Instant::now();
+    let mut cleaned = Cleaned::default();
+    while !cleaned.complete && started.elapsed() < CLEANING_MAX {
+        let Swept { buried, removed } = engine.sweep(BATCH_RECORDS).await?;
+        cleaned.buried += buried;
+        cleaned.removed += removed;
+        cleaned.complete = buried + removed < BATCH_RECORDS;
+    }
+    Ok(cleaned)
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
+}

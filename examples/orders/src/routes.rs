@@ -1,0 +1,138 @@
+//! The routes.
+//!
+//! | route | |
+//! |---|---|
+//! | `POST /api/orders` | takes an order, once for each `Idempotency-Key` of a caller |
+//! | `GET /api/orders/{id}` | an order |
+//! | `GET /api/orders?user_id=…&limit=…&cursor=…` | a user's orders, a page at a time |
+//! | `POST /api/admin/cleanup` | removes Keylatch's records that have had their time |
+//! | `GET /health` | whether the process runs |
+//! | `GET /ready` | whether the store answers |
+//! | `GET /metrics` | Prometheus |
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::header::LOCATION;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use jiff::Timestamp;
+use keylatch::http::IdempotencyLayer;
+use keylatch::{Engine, Key, Scope, Tx};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::admin::{self, Admin};
+use crate::order::{NewOrder, Order};
+use crate::problem::Problem;
+use crate::store::Orders;
+
+/// What the handlers share.
+pub(crate) struct App<D: Orders> {
+    pub(crate) reader: D::Reader,
+    pub(crate) engine: Engine,
+    pub(crate) admin: Admin,
+    pub(crate) metrics: PrometheusHandle,
+}
+
+/// Orders on a page, unless the client asks otherwise.
+const PAGE_ORDERS: u32 = 100;
+/// Orders on the largest page.
+const PAGE_ORDERS_MAX: u32 = 1_000;
+
+/// All routes, with `layer` around the one that takes orders.
+pub(crate) fn router<D: Orders>(app: Arc<App<D>>, layer: IdempotencyLayer) -> Router {
+    Router::new()
+        .route("/api/orders", post(create::<D>).layer(layer).get(page::<D>))
+        .route("/api/orders/{id}", get(find::<D>))
+        .route("/api/admin/cleanup", post(cleanup::<D>))
+        .route("/health", get(health))
+        .route("/ready", get(ready::<D>))
+        .route("/metrics", get(metrics::<D>))
+        .fallback(async || Problem::NoRoute)
+        .method_not_allowed_fallback(async || Problem::NoMethod)
+        .with_state(app)
+}
+
+/// Takes an order. What is written in `tx` commits together with the record of the key and this answer.
+///
+/// The body is read as JSON whatever its `Content-Type` says: a client that forgot the header still means an order.
+async fn create<D: Orders>(mut tx: Tx<D>, scope: Scope, key: Key, body: Bytes) -> Result<impl IntoResponse, Problem> {
+    let order = Order::taken(NewOrder::parse(&body)?, Timestamp::now());
+    let order = D::insert(&mut tx, scope.caller().to_owned(), key, order).await?;
+    let location = format!("/api/orders/{}", order.order_id);
+    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(order)))
+}
+
+async fn find<D: Orders>(State(app): State<Arc<App<D>>>, Path(id): Path<String>) -> Result<Json<Order>, Problem> {
+    // What is not a UUID names no order.
+    let order_id = id.parse().map_err(|_| Problem::NoOrder)?;
+    D::find(&app.reader, order_id).await?.map(Json).ok_or(Problem::NoOrder)
+}
+
+/// The query of a page, as it comes.
+#[derive(Debug, Deserialize)]
+struct PageQuery {
+    user_id: Option<String>,
+    limit: Option<String>,
+    cursor: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Page {
+    orders: Vec<Order>,
+    /// The `cursor` of the next page; `null` on the last.
+    next: Option<Uuid>,
+}
+
+async fn page<D: Orders>(
+    State(app): State<Arc<App<D>>>,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Json<Page>, Problem> {
+    let invalid = |field, message: &str| Problem::Query { field, message: message.to_owned() };
+    let Query(query) = query.map_err(|error| invalid("query", &format!("cannot be read: {}", error.body_text())))?;
+    let user_id = query.user_id.ok_or_else(|| invalid("user_id", "is missing: say whose orders to list"))?;
+    let limit = match query.limit.as_deref().map(str::parse) {
+        None => PAGE_ORDERS,
+        Some(Ok(limit @ 1..=PAGE_ORDERS_MAX)) => limit,
+        Some(_) => return Err(invalid("limit", &format!("must be a number from 1 to {PAGE_ORDERS_MAX}"))),
+    };
+    let after = query.cursor.as_deref().map(str::parse).transpose();
+    let after = after.map_err(|_| invalid("cursor", "must be what the page before gave as next"))?;
+    // One more than asked for tells whether there is a next page.
+    let mut orders = D::page(&app.reader, user_id, after, limit + 1).await?;
+    let limit = limit as usize;
+    let more = orders.len() > limit;
+    orders.truncate(limit);
+    let next = orders.last().map(|order| order.order_id).filter(|_| more);
+    Ok(Json(Page { orders, next }))
+}
+
+async fn cleanup<D: Orders>(
+    State(app): State<Arc<App<D>>>,
+    headers: HeaderMap,
+) -> Result<Json<admin::Cleaned>, Problem> {
+    app.admin.admit(&headers)?;
+    let cleaned = admin::clean(&app.engine).await.map_err(|error| Problem::unavailable(&error))?;
+    tracing::info!(?cleaned, "cleaned up on request");
+    Ok(Json(cleaned))
+}
+
+async fn health() -> impl IntoResponse {
+    Json(json!({ "status": "ok" }))
+}
+
+async fn ready<D: Orders>(State(app): State<Arc<App<D>>>) -> Result<impl IntoResponse, Problem> {
+    D::ready(&app.reader).await?;
+    Ok(Json(json!({ "status": "ready" })))
+}
+
+async fn metrics<D: Orders>(State(app): State<Arc<App<D>>>) -> impl IntoResponse {
+    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())
+}

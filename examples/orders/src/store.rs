@@ -1,0 +1,45 @@
+//! Where orders are kept. The handlers are written once, over [`Orders`]; a database is one file below this one.
+
+pub(crate) mod sqlite;
+
+use keylatch::tx::Database;
+use keylatch::{Key, Tx};
+use uuid::Uuid;
+
+use crate::order::Order;
+use crate::problem::Problem;
+
+/// A database that keeps orders beside Keylatch's records.
+///
+/// Writes go through a [`Tx`], and commit together with the record and the answer; reads go past it.
+pub(crate) trait Orders: Database {
+    /// The database, for whoever only reads.
+    type Reader: Clone + Send + Sync + 'static;
+
+    /// Writes `order`, which `caller` placed under `key`, and hands it back.
+    ///
+    /// # Errors
+    ///
+    /// [`Problem::Taken`] if there is an order of the caller under the key: the second fence, should the record of
+    /// the first have gone.
+    fn insert(
+        tx: &mut Tx<Self>,
+        caller: String,
+        key: Key,
+        order: Order,
+    ) -> impl Future<Output = Result<Order, Problem>> + Send;
+
+    /// The order with this identity.
+    fn find(reader: &Self::Reader, order_id: Uuid) -> impl Future<Output = Result<Option<Order>, Problem>> + Send;
+
+    /// The first `limit` orders of a user after `after`, in the order in which they were taken.
+    fn page(
+        reader: &Self::Reader,
+        user_id: String,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<Order>, Problem>> + Send;
+
+    /// Whether the database answers.
+    fn ready(reader: &Self::Reader) -> impl Future<Output = Result<(), Problem>> + Send;
+}

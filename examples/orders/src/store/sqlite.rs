@@ -1,0 +1,106 @@
+//! Orders in SQLite, in the file that has Keylatch's records.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use keylatch::sqlite::{OpenError, Sqlite, Store, TxError};
+use keylatch::{Key, Tx};
+use rusqlite::types::Type;
+use rusqlite::{Connection, Row};
+use uuid::Uuid;
+
+use super::Orders;
+use crate::money::Money;
+use crate::order::{Order, Status};
+use crate::problem::Problem;
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CannotOpen {
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    #[error("cannot make the table of orders: {0}")]
+    Schema(#[from] TxError),
+}
+
+/// Opens the database, with a table of orders in it.
+pub(crate) async fn open(path: &Path) -> Result<Store, CannotOpen> {
+    let store = Store::open(path).await?;
+    store.execute(|db| db.execute_batch(include_str!("sqlite/schema.sql"))).await?;
+    Ok(store)
+}
+
+impl Orders for Sqlite {
+    type Reader = Store;
+
+    async fn insert(tx: &mut Tx<Self>, caller: String, key: Key, order: Order) -> Result<Order, Problem> {
+        let inserted = tx.run(move |db| insert(db, &caller, &key, order)).await;
+        inserted.map_err(|error| Problem::unavailable(&error))?.map_err(Problem::Taken)
+    }
+
+    async fn find(reader: &Store, order_id: Uuid) -> Result<Option<Order>, Problem> {
+        let found = reader.query(move |db| {
+            let mut statement = db.prepare_cached(include_str!("sqlite/find.sql"))?;
+            statement.query_map([order_id.to_string()], order)?.next().transpose()
+        });
+        found.await.map_err(|error| Problem::unavailable(&error))
+    }
+
+    async fn page(reader: &Store, user_id: String, after: Option<Uuid>, limit: u32) -> Result<Vec<Order>, Problem> {
+        let after = after.map(|order_id| order_id.to_string()).unwrap_or_default();
+        let page = reader.query(move |db| {
+            let mut statement = db.prepare_cached(include_str!("sqlite/page.sql"))?;
+            statement.query_map((user_id, after, limit), order)?.collect()
+        });
+        page.await.map_err(|error| Problem::unavailable(&error))
+    }
+
+    async fn ready(reader: &Store) -> Result<(), Problem> {
+        let answered = reader.query(|db| db.query_row("SELECT EXISTS (SELECT 1 FROM orders)", [], |_| Ok(())));
+        answered.await.map_err(|error| Problem::unavailable(&error))
+    }
+}
+
+/// Writes the order, or finds the one that was there before.
+fn insert(db: &Connection, caller: &str, key: &Key, order: Order) -> rusqlite::Result<Result<Order, Uuid>> {
+    let items = serde_json::to_string(&order.items).expect("items have nothing that JSON cannot say");
+    let inserted = db.prepare_cached(include_str!("sqlite/insert.sql"))?.execute((
+        order.order_id.to_string(),
+        caller,
+        key.as_str(),
+        &order.user_id,
+        &order.cart_id,
+        order.status.as_str(),
+        order.total_amount.to_string(),
+        items,
+        order.created_at.as_millisecond(),
+    ))?;
+    if inserted == 1 {
+        return Ok(Ok(order));
+    }
+    let mut taken = db.prepare_cached(include_str!("sqlite/taken.sql"))?;
+    taken.query_row((caller, key.as_str()), |row| parsed(row, 0, |text| text.parse().ok())).map(Err)
+}
+
+/// The order in a row of `find.sql` or `page.sql`.
+fn order(row: &Row<'_>) -> rusqlite::Result<Order> {
+    Ok(Order {
+        order_id: parsed(row, 0, |text| text.parse().ok())?,
+        user_id: row.get(1)?,
+        cart_id: row.get(2)?,
+        status: parsed(row, 3, Status::from_stored)?,
+        total_amount: parsed(row, 4, Money::from_stored)?,
+        items: parsed(row, 5, |text| serde_json::from_str(text).ok())?,
+        created_at: Timestamp::from_millisecond(row.get(6)?)
+            .map_err(|error| rusqlite::Error::FromSqlConversionFailure(6, Type::Integer, error.into()))?,
+    })
+}
+
+/// What a text column means. One that means nothing was not written by this program.
+fn parsed<T>(row: &Row<'_>, column: usize, parse: impl FnOnce(&str) -> Option<T>) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    parse(&text).ok_or_else(|| {
+        let why = "not what the orders API writes into this column";
+        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, why.into())
+    })
+}

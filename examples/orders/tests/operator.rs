@@ -1,0 +1,271 @@
+//! The server, as its operator sees it: start, stop, configuration, cleaning up, logs.
+
+mod shop;
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use keylatch::sqlite::Store;
+use keylatch::{Engine, Fingerprint, Key, Limits, Policy, Scope};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use shop::{Shop, answer, directory, program, readme_order};
+use testing_support::eventually;
+use testing_support::server::{Program, StartError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// What the program prints instead of starting.
+async fn refused(program: &Program) -> String {
+    match program.start().await {
+        Err(StartError::Ended { status, output }) => {
+            assert_eq!(status.code(), Some(1), "{output}");
+            output
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+// ---- Start ---------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_start_says_where_it_is_and_what_to_try() {
+    let shop = Shop::open().await;
+    eventually(Duration::from_secs(10), "the whole greeting", async || shop.server.printed().contains("and once more"))
+        .await;
+    let greeting = shop.server.printed();
+    for part in [
+        format!("listening  {}", shop.server.url()),
+        format!("storing    {}", shop.directory.path().join("keylatch.db").display()),
+        "X-User-Id".to_owned(),
+        "share one scope".to_owned(),
+        "curl -i -X POST http://localhost:".to_owned(),
+    ] {
+        assert!(greeting.contains(&part), "{part:?} is not in\n{greeting}");
+    }
+    // What it says to try can be tried.
+    let body = greeting.split("-d '").nth(1).and_then(|rest| rest.split('\'').next()).expect("it has a body");
+    assert_eq!(shop.order("my-first-order", body).await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_configuration_that_is_wrong_is_told_whole() {
+    let directory = directory();
+    let wrong = program(&directory)
+        .env("PORT", "eighty")
+        .env("HOST", "nowhere")
+        .env("DATABASE_URL", "postgres://hidden")
+        .env("KAFKA_BROKERS", "hidden:9092");
+    let printed = refused(&wrong).await;
+    for part in ["PORT must be", "HOST must be", "DATABASE_URL, KAFKA_BROKERS must not be set", "SQLite only"] {
+        assert!(printed.contains(part), "{part:?} is not in\n{printed}");
+    }
+    assert!(!printed.contains("hidden"), "{printed}");
+}
+
+#[tokio::test]
+async fn each_store_that_is_not_built_is_refused() {
+    let names =
+        ["DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD", "DATABASE_URL", "REDIS_URL", "KAFKA_BROKERS"];
+    for name in names {
+        let directory = directory();
+        let printed = refused(&program(&directory).env(name, "x")).await;
+        assert!(printed.contains(&format!("{name} must not be set")), "{printed}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_told() {
+    let shop = Shop::open().await;
+    let port = shop.server.authority().rsplit(':').next().expect("there is a port");
+    let directory = directory();
+    let printed = refused(&program(&directory).env("PORT", port)).await;
+    assert!(printed.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{printed}");
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_made_is_told() {
+    let directory = directory();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").expect("there is room for a file");
+    let printed = refused(&program(&directory).env("DATA_DIR", file.join("data"))).await;
+    assert!(printed.contains(&file.join("data").display().to_string()), "{printed}");
+}
+
+// ---- Cleaning up ---------------------------------------------------------------------------------------
+
+async fn clean(shop: &Shop, authorization: Option<&str>) -> shop::Answer {
+    let mut request = shop.request(Method::POST, "/api/admin/cleanup");
+    if let Some(authorization) = authorization {
+        request = request.header("authorization", authorization);
+    }
+    answer(request).await
+}
+
+#[tokio::test]
+async fn cleaning_up_is_open_on_this_machine_only() {
+    let home = Shop::open().await;
+    assert_eq!(clean(&home, None).await.json(), json!({ "removed": 0, "buried": 0, "complete": true }));
+
+    let directory = directory();
+    let abroad = Shop::start(&program(&directory).env("HOST", "0.0.0.0"), directory).await.expect("it starts");
+    for authorization in [None, Some("Bearer "), Some("Bearer x")] {
+        let closed = clean(&abroad, authorization).await;
+        assert_eq!((closed.status, closed.code().as_str()), (StatusCode::FORBIDDEN, "ADMIN_CLOSED"));
+    }
+}
+
+#[tokio::test]
+async fn a_token_opens_it_and_nothing_else_does() {
+    for host in ["0.0.0.0", "127.0.0.1"] {
+        let directory = directory();
+        let program = program(&directory).env("HOST", host).env("ADMIN_TOKEN", "T0ken-of-the-operator");
+        let shop = Shop::start(&program, directory).await.expect("it starts");
+        for wrong in [
+            None,
+            Some(""),
+            Some("Bearer"),
+            Some("Bearer "),
+            Some("Bearer T0ken-of-the-operato"),
+            Some("Bearer T0ken-of-the-operator2"),
+            Some("Bearer t0ken-of-the-operator"),
+            Some("Basic T0ken-of-the-operator"),
+            Some("T0ken-of-the-operator"),
+        ] {
+            let refused = clean(&shop, wrong).await;
+            assert_eq!(refused.code(), "ADMIN_TOKEN_REQUIRED", "{wrong:?}");
+            assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+            assert_eq!(refused.header("www-authenticate"), Some("Bearer"));
+        }
+        for right in ["Bearer T0ken-of-the-operator", "bearer T0ken-of-the-operator"] {
+            assert_eq!(clean(&shop, Some(right)).await.status, StatusCode::OK);
+        }
+    }
+}
+
+#[tokio::test]
+async fn records_that_have_had_their_time_go_and_others_stay() {
+    const EXPIRED: usize = 2_345;
+    let shop = Shop::open().await;
+    let (key, body) = readme_order();
+    let first = shop.order(key, body).await;
+
+    // Another process on the same file, whose records are over at once.
+    let store = Store::open(shop.directory.path().join("keylatch.db")).await.expect("a second process may");
+    let policy = Policy { retention: Duration::from_millis(1), tombstone: Duration::ZERO, ..Policy::default() };
+    let engine = Engine::fenced(store, policy, Limits::default()).expect("it can be kept");
+    let mut runs = JoinSet::new();
+    for number in 0..EXPIRED {
+        let (scope, key) = (Scope::new(&format!("caller-{number}")), Key::new("k"));
+        let (engine, scope, key) = (engine.clone(), scope.expect("it is one"), key.expect("it is one"));
+        let done = async |_| Ok::<_, Infallible>(());
+        runs.spawn(async move { engine.run(scope, key, Fingerprint::from_bytes([7; 32]), done).await });
+    }
+    while let Some(run) = runs.join_next().await {
+        run.expect("it ends").expect("it runs");
+    }
+
+    let cleaned = clean(&shop, None).await.json();
+    assert_eq!(cleaned["removed"], EXPIRED, "{cleaned}");
+    assert_eq!(cleaned["complete"], true, "{cleaned}");
+    assert_eq!(clean(&shop, None).await.json()["removed"], 0);
+    let again = shop.order(key, body).await;
+    assert!(again.is_replay());
+    assert_eq!(again.body, first.body);
+}
+
+// ---- What it shows -------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn it_tells_how_it_is() {
+    let shop = Shop::open().await;
+    assert_eq!(shop.get("/health").await.json(), json!({ "status": "ok" }));
+    assert_eq!(shop.get("/ready").await.json(), json!({ "status": "ready" }));
+    let (key, body) = readme_order();
+    shop.order(key, body).await;
+    shop.order(key, body).await;
+    shop.order(key, "{}").await;
+    let metrics = shop.get("/metrics").await;
+    assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    for line in [
+        "keylatch_answers_total{answer=\"run\"} 1",
+        "keylatch_answers_total{answer=\"replay\"} 1",
+        "keylatch_answers_total{answer=\"mismatch\"} 1",
+        "keylatch_running 0",
+    ] {
+        assert!(metrics.body.lines().any(|found| found == line), "{line:?} is not in\n{}", metrics.body);
+    }
+    assert!(metrics.body.contains("keylatch_store_seconds_bucket{"), "{}", metrics.body);
+}
+
+#[tokio::test]
+async fn secrets_are_not_printed() {
+    let directory = directory();
+    let program = program(&directory).env("RUST_LOG", "trace").env("ADMIN_TOKEN", "sentinel-token");
+    let shop = Shop::start(&program, directory).await.expect("it starts");
+    let body = r#"{"user_id":"sentinel-user","cart_id":"sentinel-cart","items":[]}"#;
+    let caller = |request: reqwest::RequestBuilder| request.header("x-user-id", "sentinel-caller");
+    for body in [body, body, "{\"sentinel-other\":1}"] {
+        answer(caller(shop.placing("sentinel-key", body))).await;
+    }
+    answer(caller(shop.placing("sentinel-invalid", "{\"user_id\":\"sentinel\u{1}\"}"))).await;
+    answer(caller(shop.placing("sentinel key", body))).await;
+    clean(&shop, Some("Bearer sentinel-token")).await;
+    clean(&shop, Some("Bearer sentinel-wrong")).await;
+    let metrics = shop.get("/metrics").await.body;
+    let (status, printed) = shop.server.terminate().await;
+    assert!(status.success());
+    assert!(printed.contains("cleaned up on request"), "it logs something:\n{printed}");
+    for shown in [printed, metrics] {
+        assert!(!shown.contains("sentinel"), "{shown}");
+    }
+}
+
+// ---- Stop ----------------------------------------------------------------------------------------------
+
+/// A customer who has sent the head of an order under `key`, and whom the server has asked for its `length` bytes.
+async fn half_way(shop: &Shop, key: &str, length: usize) -> TcpStream {
+    let authority = shop.server.authority();
+    let head = format!(
+        "POST /api/orders HTTP/1.1\r\nHost: {authority}\r\nIdempotency-Key: {key}\r\nContent-Length: {length}\r\n\
+         Expect: 100-continue\r\nConnection: close\r\n\r\n"
+    );
+    let mut customer = TcpStream::connect(authority).await.expect("it listens");
+    customer.write_all(head.as_bytes()).await.expect("it takes the head");
+    let mut asked = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    customer.read_exact(&mut asked).await.expect("it asks for the body");
+    assert!(asked.starts_with(b"HTTP/1.1 100 "), "{:?}", String::from_utf8_lossy(&asked));
+    customer
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_answered_before_the_end() {
+    let shop = Shop::open().await;
+    let (key, body) = readme_order();
+    let mut customer = half_way(&shop, key, body.len()).await;
+    let authority = shop.server.authority().to_owned();
+
+    let Shop { server, directory: _kept, .. } = shop;
+    let ending = tokio::spawn(server.terminate());
+    eventually(Duration::from_secs(10), "no more connections", async || TcpStream::connect(&authority).await.is_err())
+        .await;
+    customer.write_all(body.as_bytes()).await.expect("it takes the body");
+    let mut answer = String::new();
+    customer.read_to_string(&mut answer).await.expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    let (status, printed) = ending.await.expect("it ends");
+    assert!(status.success(), "{printed}");
+    assert!(printed.contains("nothing was left undone"), "{printed}");
+}
+
+#[tokio::test]
+async fn a_connection_that_hangs_does_not_hold_the_end() {
+    let shop = Shop::open().await;
+    let _hanging = half_way(&shop, "k", 9).await;
+    let asked = Instant::now();
+    let (status, printed) = shop.server.terminate().await;
+    assert!(status.success(), "{printed}");
+    assert!(printed.contains("some connections did not end"), "{printed}");
+    assert!(asked.elapsed() < Duration::from_secs(10), "it took {:?}", asked.elapsed());
+}
