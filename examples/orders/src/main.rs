@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use axum::http::request::Parts;
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
+use keylatch::sqlite::Sqlite;
 use keylatch::{Engine, Limits, Policy};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -60,11 +61,14 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let engine = Engine::atomic(store.clone(), Policy::default(), Limits::default())?;
     let layer = IdempotencyLayer::new(engine.clone(), ScopeFrom::with(caller)).require_key();
     let admin = Admin::new(config.admin_token, listen.ip());
+    // Whoever reads the greeting may ask the process to stop at once.
+    let signals = serve::Signals::new()?;
     serve::greet(listen, &database, &admin);
 
     let housekeeping = tokio::spawn(keep_house(engine.clone(), metrics.clone()));
     let app = Arc::new(App { reader: store, engine: engine.clone(), admin, metrics });
-    let served = serve::until_told(listener, routes::router::<keylatch::sqlite::Sqlite>(app, layer), &engine).await;
+    let router = routes::router::<Sqlite>(app, layer);
+    let served = serve::until_told(signals, listener, router, &engine).await;
     housekeeping.abort();
     Ok(served?)
 }

@@ -21,7 +21,12 @@ const RUNS_MIN: Duration = Duration::from_secs(2);
 
 /// Serves until Ctrl-C or SIGTERM; then takes no more connections, and ends when all requests and runs have ended,
 /// when [`DRAIN_MAX`] is over, or at a second signal.
-pub(crate) async fn until_told(listener: TcpListener, router: Router, engine: &Engine) -> io::Result<()> {
+pub(crate) async fn until_told(
+    mut signals: Signals,
+    listener: TcpListener,
+    router: Router,
+    engine: &Engine,
+) -> io::Result<()> {
     // An answer is one small write, which must not wait for another.
     let listener = listener.tap_io(|connection| {
         if let Err(error) = connection.set_nodelay(true) {
@@ -33,7 +38,6 @@ pub(crate) async fn until_told(listener: TcpListener, router: Router, engine: &E
     let serving = axum::serve(listener, router).with_graceful_shutdown(stopping).into_future();
     tokio::pin!(serving);
 
-    let mut signals = Signals::new()?;
     tokio::select! {
         served = &mut serving => return served,
         () = signals.next() => {}
@@ -55,8 +59,8 @@ pub(crate) async fn until_told(listener: TcpListener, router: Router, engine: &E
     Ok(())
 }
 
-/// The signals that ask a process to stop.
-struct Signals {
+/// The signals that ask a process to stop. They count from when this is made; before, they end it.
+pub(crate) struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
@@ -65,7 +69,7 @@ struct Signals {
 
 #[cfg(unix)]
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
@@ -80,7 +84,7 @@ impl Signals {
 
 #[cfg(not(unix))]
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {})
     }
 

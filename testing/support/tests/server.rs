@@ -35,8 +35,11 @@ async fn one_that_ends_at_once_is_an_error_with_what_it_said() {
 
 #[tokio::test]
 async fn ends_on_terminate_with_all_that_it_printed() {
-    let (status, output) =
-        started("trap 'echo draining; exit 0' TERM; while :; do sleep 0.01; done").await.terminate().await;
+    // The trap is set before it says that it serves: the signal may come at once.
+    let program = Program::new("sh")
+        .arg("-c")
+        .arg("trap 'echo draining; exit 0' TERM; echo http://127.0.0.1:7; while :; do sleep 0.01; done");
+    let (status, output) = program.start().await.unwrap().terminate().await;
     assert!(status.success(), "{status}");
     assert!(output.ends_with("draining\n"), "{output}");
 }
