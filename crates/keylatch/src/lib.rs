@@ -1,4 +1,64 @@
-//! Keylatch makes a repeated request safe: it takes effect **once** and always gets **the same answer**.
+//! Keylatch makes a repeated request safe: the same HTTP request, queue message or function call takes effect **once**
+//! and always gets **the same answer**, whatever crashes in between.
+//!
+//! A client that times out cannot know whether its request took effect, so it sends it again. With a key that stays
+//! the same over its tries, Keylatch recognises the request: it runs it once, records the outcome, and gives that to
+//! everyone who asks again.
+//!
+//! ```no_run
+//! use axum::{Router, http::StatusCode, routing::post};
+//! use keylatch::http::{IdempotencyLayer, ScopeFrom};
+//! use keylatch::sqlite::{Sqlite, Store};
+//!
+//! # async fn app() -> Result<Router, Box<dyn std::error::Error>> {
+//! let store = Store::open("data/keylatch.db").await?;
+//! let app = Router::new()
+//!     .route("/orders", post(create_order))
+//!     .layer(IdempotencyLayer::atomic(store, ScopeFrom::header("x-user-id")).require_key());
+//! # Ok(app) }
+//!
+//! // What it writes in `tx` commits together with the record and the answer, or not at all.
+//! async fn create_order(mut tx: keylatch::Tx<Sqlite>, order: String) -> Result<StatusCode, StatusCode> {
+//!     let insert = tx.run(move |db| db.execute("INSERT INTO orders (text) VALUES (?1)", [order])).await;
+//!     insert.map(|_| StatusCode::CREATED).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+//! }
+//! ```
+//!
+//! # What is promised
+//!
+//! | guarantee | after a crash half-way | effect |
+//! |---|---|---|
+//! | [`Atomic`](Guarantee::Atomic) | the transaction is gone; a retry runs afresh | exactly once |
+//! | [`Fenced`](Guarantee::Fenced) | the lease ends; a retry runs again, with a higher epoch and the steps that were finished | once, where what it calls honours the derived key or the epoch |
+//! | [`AtMostOnce`](Guarantee::AtMostOnce) | the outcome is unknown, until someone resolves it | never twice |
+//!
+//! Whoever uses Keylatch chooses the guarantee and says who calls: only they can know. The [`manual`] helps to choose,
+//! and says for every failure what a caller sees.
+//!
+//! # Where things are
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`machine`] | all the semantics, pure: what a request gets, and what a store writes |
+//! | [`store`] | the contract of a store; [`memory`] and `sqlite` keep it, and the suite in `conformance` proves it |
+//! | [`tx`] | `Atomic`: a handler's transaction |
+//! | [`Engine`] | claims, runs, records and replays; [`Engine::run`] is the door for functions |
+//! | [`http`] | the door for HTTP: a layer for any tower service, and extractors for axum |
+//! | [`Key`], [`Scope`], [`Fingerprint`], [`Record`], [`Outcome`] | the words |
+//!
+//! Read in this order: this page, `machine.rs`, `store.rs`, `engine/mod.rs`, `http/service.rs`.
+//!
+//! # Features
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `http` | yes | the tower layer |
+//! | `axum` | yes | extractors: [`Key`], [`Scope`], [`Tx`], [`Run`] |
+//! | `sqlite` | yes | the SQLite store |
+//! | `completer` | | finishing abandoned runs from their stored, encrypted requests |
+//! | `conformance` | | the suite that every store passes |
+//! | `failpoints` | | for Keylatch's own tests: places where a process kills itself |
+
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -9,6 +69,7 @@ mod fingerprint;
 pub mod http;
 mod key;
 pub mod machine;
+pub mod manual;
 pub mod memory;
 mod outcome;
 mod policy;

@@ -1,0 +1,10 @@
+//! The manual: how to choose, why the defaults are what they are, and what happens when something fails.
+
+#[doc = include_str!("guarantee.md")]
+pub mod guarantee {}
+
+#[doc = include_str!("defaults.md")]
+pub mod defaults {}
+
+#[doc = include_str!("failures.md")]
+pub mod failures {}
