@@ -57,7 +57,7 @@
 //! | `sqlite` | yes | the SQLite store |
 //! | `completer` | | finishing abandoned runs from their stored, encrypted requests |
 //! | `conformance` | | the suite that every store passes |
-//! | `failpoints` | | for Keylatch's own tests: places where a process kills itself |
+//! | `failpoints`, `planted` | | for Keylatch's own tests: places where a process kills itself, and mistakes that a test must catch |
 
 mod clock;
 #[cfg(feature = "conformance")]
@@ -72,6 +72,7 @@ pub mod machine;
 pub mod manual;
 pub mod memory;
 mod outcome;
+mod planted;
 mod policy;
 mod record;
 mod scope;

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::planted::{self, Bug};
 use crate::record::{Epoch, Lease, Notes, Owner, Record, State};
 use crate::{Fingerprint, Guarantee, Key, Outcome, Policy, RecordId, Scope, Timestamp};
 
@@ -199,7 +200,7 @@ pub enum Claimed {
 pub fn claim(previous: Option<Record>, claim: &Claim, now: Timestamp) -> Claimed {
     if let Some(record) = &previous {
         let ours = record.owner == claim.owner && matches!(record.state, State::Running { .. });
-        if ours {
+        if ours && !planted::has(Bug::LostReplyIsFailure) {
             return Claimed::Won(record.clone());
         }
     }
@@ -260,7 +261,7 @@ pub fn renew(
 /// A completion that is sent again after a lost reply finds its own outcome and changes nothing: a final
 /// outcome never changes.
 pub fn complete(record: &Record, lease: &Lease, completion: &Completion, now: Timestamp) -> Option<Record> {
-    if !owns(record, lease) {
+    if !owns(record, lease) && !planted::has(Bug::CompleteWithoutEpoch) {
         return None;
     }
     if let State::Completed { .. } = record.state {
@@ -291,7 +292,9 @@ pub enum Change {
 /// What becomes of the record when its run ends without an outcome; [`Change::None`] if the lease is not the
 /// record's, or its outcome is final.
 pub fn release(record: &Record, lease: &Lease, end: End, now: Timestamp) -> Change {
-    let State::Running { notes, .. } = &record.state else { return Change::None };
+    let State::Running { notes, .. } = &record.state else {
+        return if planted::has(Bug::ReleaseAfterComplete) { Change::Remove } else { Change::None };
+    };
     if !owns(record, lease) {
         return Change::None;
     }
@@ -312,6 +315,7 @@ pub fn sweep(record: &Record, now: Timestamp) -> Change {
         return Change::Remove;
     }
     match record.state {
+        State::Running { .. } if planted::has(Bug::SweepRunning) => Change::Remove,
         State::Completed { outcome: Some(_), expires_at } if expires_at <= now => {
             Change::Write(Record { state: State::Completed { outcome: None, expires_at }, ..record.clone() })
         }
@@ -322,6 +326,7 @@ pub fn sweep(record: &Record, now: Timestamp) -> Change {
 /// From when [`sweep`] has something to do; `None` for never.
 pub fn due_at(record: &Record) -> Option<Timestamp> {
     match record.state {
+        State::Running { lease_ends_at, .. } if planted::has(Bug::SweepRunning) => Some(lease_ends_at),
         State::Completed { outcome: Some(_), expires_at } => Some(expires_at),
         _ => record.free_at,
     }

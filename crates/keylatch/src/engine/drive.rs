@@ -12,6 +12,7 @@ use super::flight::Leader;
 use super::{Answer, Error, Final, Held, Inner, Quota, Ran, Refused, Request, Run, renewer};
 use crate::failpoint::{self, Point};
 use crate::machine::{self, Claim, Claimed, Completion, End, Phase};
+use crate::planted::{self, Bug};
 use crate::store::{self, Applied, At, ErrorKind};
 use crate::tx::{Start, Transacted, Transactional, TxSlot, Verdict, Work};
 use crate::{Guarantee, Lease, Owner, Policy, Record, Timestamp};
@@ -154,6 +155,11 @@ async fn complete<S>(
 ) -> Driven<S> {
     let asked = Instant::now();
     failpoint::hit(Point::BeforeCommit);
+    if planted::has(Bug::AnswerBeforeRecord) {
+        let (engine, completion) = (engine.clone(), completion.clone());
+        drop(tokio::spawn(async move { engine.store.complete(lease, completion).await }));
+        return Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })));
+    }
     let applied = until_lease_ends(&engine.policy, || engine.store.complete(lease, completion.clone())).await;
     engine.metrics.complete.record(asked.elapsed());
     failpoint::hit(Point::AfterCommit);
@@ -161,6 +167,9 @@ async fn complete<S>(
         Ok(Applied::Applied(now)) => {
             let expires_at = now + completion.retention;
             engine.metrics.completed.increment(1);
+            if planted::has(Bug::ReleaseAfterComplete) {
+                let _ = engine.store.release(lease, End::Free).await;
+            }
             if engine.cache.keeps() || leader.is_followed() {
                 engine.remember(&leader, &Final::new(claim, completion.outcome, expires_at, now, asked));
             }

@@ -7,6 +7,7 @@ use http::header::{
 };
 
 use crate::Timestamp;
+use crate::planted::{self, Bug};
 
 /// The client's key, as [draft-ietf-httpapi-idempotency-key-header](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/)
 /// names it.
@@ -76,7 +77,8 @@ impl Kept {
 
     /// The kept lines of `headers`, in their order.
     pub(super) fn of(&self, headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
-        let kept = |name: &HeaderName| KEPT.contains(name) || self.more.contains(name);
+        let cookie = |name: &HeaderName| planted::has(Bug::KeepSetCookie) && *name == SET_COOKIE;
+        let kept = |name: &HeaderName| KEPT.contains(name) || self.more.contains(name) || cookie(name);
         let lines = headers.iter().filter(|(name, _)| kept(name));
         lines.map(|(name, value)| (name.clone(), value.clone())).collect()
     }

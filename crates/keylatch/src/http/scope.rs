@@ -8,6 +8,7 @@ use http::HeaderName;
 use http::request::Parts;
 use sha2::{Digest, Sha256};
 
+use crate::planted::{self, Bug};
 use crate::{SCOPE_FIELD_BYTES_MAX, Scope};
 
 /// Where a layer learns who calls. The operation (method and route) it adds itself.
@@ -53,7 +54,9 @@ impl ScopeFrom {
 
     /// The scope of a request; `None` if the caller cannot be determined.
     pub(super) fn scope(&self, parts: &Parts) -> Option<Scope> {
-        Scope::new(&(self.0)(parts)?).ok()?.for_operation(&operation(parts)).ok()
+        let caller = (self.0)(parts)?;
+        let caller = if planted::has(Bug::ScopeWithoutCaller) { Cow::from("anyone") } else { caller };
+        Scope::new(&caller).ok()?.for_operation(&operation(parts)).ok()
     }
 }
 

@@ -13,6 +13,7 @@ use super::guard::Guard;
 use super::options::Options;
 use super::worker::{Lane, Worker};
 use super::{Inner, options};
+use crate::planted::{self, Bug};
 
 /// Opens the file and starts the threads. It blocks: on the disk, and on other processes that open the same file.
 pub(super) fn open(path: &Path, options: &Options) -> Result<Inner, OpenError> {
@@ -94,7 +95,8 @@ impl Opening<'_> {
         conn.busy_timeout(self.options.busy_timeout)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         // A commit is on disk when it returns.
-        conn.pragma_update(None, "synchronous", "FULL")?;
+        let synchronous = if planted::has(Bug::NoSync) { "OFF" } else { "FULL" };
+        conn.pragma_update(None, "synchronous", synchronous)?;
         // Negative: in KiB, not in pages.
         conn.pragma_update(None, "cache_size", -i64::try_from(cache_bytes / 1024).unwrap_or(i64::MAX))?;
         // What a savepoint remembers stays in memory too, instead of in a file.
