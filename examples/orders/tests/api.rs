@@ -157,6 +157,30 @@ async fn a_caller_that_cannot_be_read_is_not_put_among_all() {
     assert_eq!(shop.orders_of("user123").await.len(), 0);
 }
 
+#[tokio::test]
+async fn i11_a_refusal_leaves_no_record() {
+    let shop = Shop::open().await;
+    let (key, body) = readme_order();
+    assert_eq!(shop.order(key, body).await.status, StatusCode::CREATED);
+    let keyless = shop.request(Method::POST, "/api/orders").body(body);
+    let large = format!("\"{}\"", "x".repeat(3 << 20));
+    for (refused, code) in [
+        (keyless, "IDEMPOTENCY_KEY_REQUIRED"),
+        (shop.placing("two words", body), "IDEMPOTENCY_KEY_INVALID"),
+        (shop.placing("first", body).header("idempotency-key", "second"), "IDEMPOTENCY_KEY_INVALID"),
+        (shop.placing("nobody", body).header("x-user-id", ""), "IDEMPOTENCY_SCOPE_REQUIRED"),
+        (shop.placing("large", &large), "REQUEST_TOO_LARGE"),
+        (shop.placing(key, "{}"), "IDEMPOTENCY_KEY_REUSED"),
+    ] {
+        assert_eq!(answer(refused).await.code(), code);
+    }
+    let file = rusqlite::Connection::open(shop.directory.path().join("keylatch.db")).expect("the file is there");
+    let keys = file
+        .prepare("SELECT key FROM keylatch_record")
+        .and_then(|mut keys| keys.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>());
+    assert_eq!(keys.expect("records can be read"), [key]);
+}
+
 // ---- What is an order ----------------------------------------------------------------------------------
 
 #[tokio::test]

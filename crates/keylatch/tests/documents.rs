@@ -1,0 +1,114 @@
+//! What the documents point to is there.
+#![cfg(feature = "http")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use http::StatusCode;
+use keylatch::http::Problem;
+use keylatch::{InvalidKey, Quota};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// One problem of each kind. A new kind does not compile until it is here, and then wants its page.
+fn problems() -> Vec<Problem> {
+    let next = |problem: &Problem| match problem {
+        Problem::KeyRequired => Some(Problem::KeyInvalid(InvalidKey::Empty)),
+        Problem::KeyInvalid(_) => Some(Problem::KeyRepeated),
+        Problem::KeyRepeated => Some(Problem::ScopeRequired),
+        Problem::ScopeRequired => Some(Problem::BodyIncomplete),
+        Problem::BodyIncomplete => Some(Problem::InProgress),
+        Problem::InProgress => Some(Problem::OutcomeUnknown),
+        Problem::OutcomeUnknown => Some(Problem::NotRetained { status: StatusCode::OK, digest: None }),
+        Problem::NotRetained { .. } => Some(Problem::Expired),
+        Problem::Expired => Some(Problem::TooLarge(1)),
+        Problem::TooLarge(_) => Some(Problem::KeyReused),
+        Problem::KeyReused => Some(Problem::Quota(Quota::Running)),
+        Problem::Quota(_) => Some(Problem::HandlerFailed { retryable: true }),
+        Problem::HandlerFailed { .. } => Some(Problem::StoreUnavailable),
+        Problem::StoreUnavailable => None,
+    };
+    std::iter::successors(Some(Problem::KeyRequired), next).collect()
+}
+
+#[test]
+fn every_problem_has_its_page_and_every_page_its_problem() {
+    let mut pages = BTreeSet::new();
+    for problem in problems() {
+        let body: serde_json::Value = serde_json::from_slice(problem.response().body()).unwrap();
+        let link = body["type"].as_str().unwrap();
+        let page = link.rsplit('/').next().unwrap().to_owned();
+        let text = read(Path::new("docs/problems").join(&page));
+        assert!(text.starts_with(&format!("# {}\n", problem.code())), "{page}");
+        assert!(text.contains(&format!("\nStatus {}.\n", problem.status().as_u16())), "{page}");
+        assert!(read("README.md").contains(&format!("docs/problems/{page}")), "the README does not link to {page}");
+        pages.insert(page);
+    }
+    let there: BTreeSet<_> = fs::read_dir(root().join("docs/problems"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(pages, there);
+}
+
+/// The tests that ARCHITECTURE.md names for the invariants exist under those names.
+#[test]
+fn every_invariant_names_tests_that_exist() {
+    let mut sources = String::new();
+    for room in ["crates", "examples", "testing"] {
+        gather(&root().join(room), &mut sources);
+    }
+    let page = read("docs/ARCHITECTURE.md");
+    let rows = page.lines().filter(|line| line.starts_with("| I"));
+    let mut named = 0;
+    for row in rows {
+        let tests = row.rsplit('|').nth(1).unwrap();
+        let tests: Vec<_> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test is named in {row}");
+        for test in tests {
+            assert!(sources.contains(&format!("fn {test}(")), "there is no test {test}");
+            named += 1;
+        }
+    }
+    assert!(named >= 13, "only {named} tests are named");
+}
+
+/// Links between documents lead somewhere.
+#[test]
+fn links_lead_to_files() {
+    let pages =
+        ["README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "examples/orders/README.md"].map(PathBuf::from);
+    let problems = fs::read_dir(root().join("docs/problems")).unwrap().map(|entry| entry.unwrap().path());
+    let mut followed = 0;
+    for page in pages.into_iter().chain(problems) {
+        let text = read(&page);
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            if link.contains("://") || link.starts_with('#') {
+                continue;
+            }
+            let target = root().join(&page).parent().unwrap().join(link.split('#').next().unwrap());
+            assert!(target.exists(), "{}: {link} leads nowhere", page.display());
+            followed += 1;
+        }
+    }
+    assert!(followed > 20, "only {followed} links were found");
+}
+
+fn gather(directory: &Path, sources: &mut String) {
+    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            gather(&path, sources);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            sources.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
