@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, TransactionBehavior, params};
 
 use super::checkpoint::{Checkpoints, StartError};
 use super::db::Db;
@@ -35,6 +35,7 @@ struct Opening<'a> {
 impl Opening<'_> {
     fn open(&self) -> Result<Inner, OpenError> {
         let mut writer = self.connect(self.options.cache_bytes)?;
+        self.refuse_read_only(&writer)?;
         self.use_write_ahead_log(&writer)?;
         self.migrate(&mut writer)?;
         if let Some(pages) = self.options.file_pages_max {
@@ -106,6 +107,16 @@ impl Opening<'_> {
         // After a long read has kept the log from starting anew, it gives the space back.
         let log_bytes = i64::from(self.options.checkpoint_pages) * 4_096 * 2;
         conn.pragma_update_and_check(None, "journal_size_limit", log_bytes, |_| Ok(()))
+    }
+
+    /// SQLite opens what it may not write for reading, and such a connection stays so: nothing could be claimed, even
+    /// after the disk is writable again.
+    fn refuse_read_only(&self, conn: &Connection) -> Result<(), OpenError> {
+        if self.sql(conn.is_readonly(MAIN_DB))? {
+            let cause = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);
+            return Err(self.error(rusqlite::Error::SqliteFailure(cause, Some("it is read-only".to_owned()))));
+        }
+        Ok(())
     }
 
     /// Turns the write-ahead log on, which the file then keeps. Another process may be at the same.
