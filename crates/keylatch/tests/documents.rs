@@ -81,6 +81,20 @@ fn every_invariant_names_tests_that_exist() {
     assert!(named >= 13, "only {named} tests are named");
 }
 
+/// What the README shows is what `readme.rs` runs.
+#[test]
+fn the_code_in_the_readmes_is_run() {
+    let run: BTreeSet<_> = include_str!("readme.rs").lines().map(str::trim).map(str::to_owned).collect();
+    for page in ["README.md", "crates/keylatch/README.md"] {
+        let text = read(page);
+        let shown: Vec<_> = text.split("```rust\n").skip(1).flat_map(|code| code.split("```").next()).collect();
+        assert!(!shown.is_empty(), "{page} shows no code");
+        for line in shown.iter().flat_map(|code| code.lines()).map(str::trim).filter(|line| !line.is_empty()) {
+            assert!(run.contains(line), "{page} shows code that is not run: {line}");
+        }
+    }
+}
+
 /// Links between documents lead somewhere.
 #[test]
 fn links_lead_to_files() {

@@ -267,5 +267,5 @@ async fn a_connection_that_hangs_does_not_hold_the_end() {
     let (status, printed) = shop.server.terminate().await;
     assert!(status.success(), "{printed}");
     assert!(printed.contains("some connections did not end"), "{printed}");
-    assert!(asked.elapsed() < Duration::from_secs(10), "it took {:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(20), "it took {:?}", asked.elapsed());
 }
