@@ -28,10 +28,12 @@ pub struct Program {
 }
 
 impl Program {
-    /// The program at `path`, with an environment of nothing but `PATH` and `PORT`.
+    /// The program at `path`, with an environment of nothing but `PORT`, `PATH`, and what plants a bug in it.
     pub fn new(path: impl Into<OsString>) -> Self {
-        let search = std::env::var_os("PATH").unwrap_or_default();
-        Self { command: vec![path.into()], env: vec![("PATH".into(), search), ("PORT".into(), "0".into())] }
+        let handed_on = ["PATH", "KEYLATCH_PLANTED"];
+        let handed_on = handed_on.into_iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
+        let env = [("PORT".into(), "0".into())].into_iter().chain(handed_on).collect();
+        Self { command: vec![path.into()], env }
     }
 
     /// With one more argument.

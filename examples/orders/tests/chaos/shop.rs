@@ -1,0 +1,166 @@
+//! A place to order from: the server's program and its directory, its clients, and the judge of what they saw.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use testing_history::{Answer, Event, Guarantee, Log, Summary, What, check};
+use testing_support::client::{Client, Request, Targets};
+use testing_support::server::{Program, Server};
+
+/// How long something may take that is done at once by a server that is well.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// Whose orders all of them are, so that they can be listed together.
+const USER: &str = "chaos";
+
+/// A directory, the program that serves from it, and clients that remember everything.
+pub(crate) struct Shop {
+    dir: TempDir,
+    pub(crate) program: Program,
+    pub(crate) targets: Targets,
+    pub(crate) log: Log,
+    pub(crate) client: Client,
+}
+
+impl Shop {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().expect("there is room for a directory");
+        let program = Program::new(env!("CARGO_BIN_EXE_orders")).env("DATA_DIR", dir.path());
+        let (targets, log) = (Targets::default(), Log::default());
+        let client = Client::new(targets.clone(), log.clone(), order_in);
+        Self { dir, program, targets, log, client }
+    }
+
+    /// Starts a server, to which the clients turn from now on.
+    pub(crate) async fn open(&self) -> Server {
+        let server = self.program.start().await.unwrap_or_else(|error| panic!("{error}"));
+        self.targets.set([server.url()]);
+        server
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.dir.path().join("keylatch.db")
+    }
+
+    /// Takes SQLite's write lock, as a backup or another process might: until it is released, no server can commit.
+    pub(crate) fn lock_writes(&self) -> WriteLock {
+        let database = rusqlite::Connection::open(self.database()).expect("the database is there");
+        database.busy_timeout(SOON).expect("any time-out is allowed");
+        database.execute_batch("BEGIN IMMEDIATE").expect("the lock is free now and then");
+        WriteLock(database)
+    }
+
+    /// Holds the write lock for as long as `condition` holds, on a thread of its own, so that nothing that goes on in
+    /// the test delays the release. It is held when this returns.
+    pub(crate) fn lock_writes_while(&self, condition: impl Fn() -> bool + Send + 'static) -> JoinHandle<()> {
+        let lock = self.lock_writes();
+        thread::spawn(move || {
+            while condition() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            lock.release();
+        })
+    }
+
+    /// How many requests run, as the server counts them.
+    pub(crate) async fn running(&self) -> u32 {
+        let metrics = self.client.get("/metrics", SOON).await.expect("a server shows what it counts");
+        let metrics = String::from_utf8_lossy(&metrics.body);
+        let running = metrics.lines().find_map(|line| line.strip_prefix("keylatch_running "));
+        running.map_or(0, |running| running.parse().expect("a gauge is a number"))
+    }
+
+    /// All orders that are there, as (scope, key, order).
+    pub(crate) async fn orders(&self) -> Vec<(String, String, String)> {
+        const PAGE: usize = 1_000;
+        const PAGES_MAX: usize = 1_000;
+        let mut orders = Vec::new();
+        let mut cursor = String::new();
+        for _ in 0..PAGES_MAX {
+            let path = format!("/api/orders?user_id={USER}&limit={PAGE}{cursor}");
+            let page = self.client.get(&path, SOON).await.expect("a server that is well lists orders");
+            assert_eq!(page.status, 200, "{page:?}");
+            let page: Value = serde_json::from_slice(&page.body).expect("a page is JSON");
+            for order in page["orders"].as_array().expect("a page has orders") {
+                let (scope, key) = text(&order["cart_id"]).split_once('/').expect("it is an order of this test");
+                orders.push((scope.to_owned(), key.to_owned(), text(&order["order_id"]).to_owned()));
+            }
+            match &page["next"] {
+                Value::Null => return orders,
+                next => cursor = format!("&cursor={}", text(next)),
+            }
+        }
+        panic!("more than {PAGES_MAX} pages of orders");
+    }
+
+    /// What is asked of every test at its end: all orders that are there, and all that every client saw, make sense
+    /// together; and each key that was answered has one order, and no other key has any.
+    pub(crate) async fn judge(&self) -> Summary {
+        let mut history = self.log.events();
+        let orders = self.orders().await;
+        history.extend(orders.into_iter().map(|(scope, key, effect)| Event::now(&scope, &key, What::Found { effect })));
+        let summary = check(&history, Guarantee::Atomic).unwrap_or_else(|violations| {
+            const SHOWN_MAX: usize = 5;
+            violations.iter().take(SHOWN_MAX).for_each(|violation| eprintln!("{violation}"));
+            panic!("{} violations", violations.len());
+        });
+        assert!(summary.first_answers + summary.replays > 0, "nobody got an answer: {summary}");
+        assert_eq!(summary.failed, 0, "the server failed: {summary}");
+        summary
+    }
+
+    /// Asks again for everything that was answered, once; each must be replayed, which [`judge`](Self::judge) sees to.
+    pub(crate) async fn ask_all_again(&self, requests: &[Request]) {
+        for request in requests {
+            let answer = self.client.insist(request, SOON, SOON).await;
+            answer.unwrap_or_else(|gave_up| panic!("{}/{}: {gave_up}", request.scope, request.key));
+        }
+    }
+}
+
+/// The write lock of a shop's database.
+pub(crate) struct WriteLock(rusqlite::Connection);
+
+impl WriteLock {
+    pub(crate) fn release(self) {
+        self.0.execute_batch("ROLLBACK").expect("nothing was written");
+    }
+}
+
+/// An order of one item under `key`. What is ordered follows from scope and key.
+pub(crate) fn order(scope: impl Into<String>, key: impl Into<String>) -> Request {
+    order_of(scope, key, 1)
+}
+
+/// An order of so many items under `key`.
+pub(crate) fn order_of(scope: impl Into<String>, key: impl Into<String>, items: usize) -> Request {
+    let (scope, key) = (scope.into(), key.into());
+    let item = json!({ "product_id": "prod1", "quantity": 2, "price": 10 });
+    let body = json!({ "user_id": USER, "cart_id": format!("{scope}/{key}"), "items": vec![item; items] });
+    Request { path: "/api/orders", scope, key, body: Bytes::from(body.to_string()), wait_s: None }
+}
+
+/// Each request once.
+pub(crate) fn distinct(requests: impl IntoIterator<Item = Request>) -> Vec<Request> {
+    let by_key: BTreeMap<_, _> =
+        requests.into_iter().map(|request| ((request.scope.clone(), request.key.clone()), request)).collect();
+    by_key.into_values().collect()
+}
+
+fn order_in(answer: &Answer) -> Option<String> {
+    let order: Value = serde_json::from_slice(&answer.body).ok()?;
+    order.get("order_id")?.as_str().map(str::to_owned)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().expect("it is a string")
+}
