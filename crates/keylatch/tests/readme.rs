@@ -71,10 +71,11 @@ impl IntoResponse for Problem {
     }
 }
 
-fn insert(db: &Connection, order: Order) -> rusqlite::Result<Order> {
+fn insert(db: &Connection, mut order: Order) -> rusqlite::Result<Order> {
     db.execute_batch("CREATE TABLE IF NOT EXISTS orders (number INTEGER PRIMARY KEY, pieces INTEGER)")?;
     db.execute("INSERT INTO orders (pieces) VALUES (?1)", [order.pieces])?;
-    Ok(Order { number: db.last_insert_rowid(), ..order })
+    order.number = db.last_insert_rowid();
+    Ok(order)
 }
 
 #[tokio::test]
