@@ -3,4 +3,5 @@
 #![cfg(feature = "sqlite")]
 
 mod support;
+mod sync;
 mod transactions;
