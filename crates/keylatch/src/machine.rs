@@ -256,16 +256,17 @@ pub fn renew(
     })
 }
 
-/// The record with its outcome, or `None` if the lease is not the record's.
+/// The record with its outcome, or `None` if the lease is not the record's, or another outcome came first.
 ///
 /// A completion that is sent again after a lost reply finds its own outcome and changes nothing: a final
-/// outcome never changes.
+/// outcome never changes. It finds another where an operator resolved the run while its owner was paused; the
+/// owner must then give that answer, and not its own.
 pub fn complete(record: &Record, lease: &Lease, completion: &Completion, now: Timestamp) -> Option<Record> {
-    if !owns(record, lease) && !planted::has(Bug::CompleteWithoutEpoch) {
+    if !owns(record, lease) {
         return None;
     }
-    if let State::Completed { .. } = record.state {
-        return Some(record.clone());
+    if let State::Completed { outcome, .. } = &record.state {
+        return (outcome.as_ref() == Some(&completion.outcome)).then(|| record.clone());
     }
     let expires_at = now + completion.retention;
     Some(Record {

@@ -43,7 +43,8 @@ pub trait Store: Debug + Send + Sync + 'static {
     fn renew(&self, lease: Lease, terms: Terms, step: Option<(String, Bytes)>)
     -> BoxFuture<'_, Result<Applied, Error>>;
 
-    /// Writes the outcome of a running record. Repeated by the same owner, it changes nothing and succeeds.
+    /// Writes the outcome of a running record. Sent again, it finds its own outcome, changes nothing and succeeds; where
+    /// another outcome is found, it is lost.
     fn complete(&self, lease: Lease, completion: Completion) -> BoxFuture<'_, Result<Applied, Error>>;
 
     /// Ends a running record without an outcome.

@@ -48,13 +48,33 @@ pub async fn repeated_completion_changes_nothing(harness: &dyn Harness) {
     }
 }
 
-/// A second, different outcome never replaces the first.
+/// A completion sent again with other spans keeps the first ones.
+pub async fn repeated_completion_keeps_its_spans(harness: &dyn Harness) {
+    let subject = Subject::new(harness);
+    let (claim, record) = subject.in_phase(Phase::Completed, "key").await;
+    let longer = Completion { retention: RETENTION * 2, tombstone: TOMBSTONE * 2, ..completion("answer") };
+    subject.assert_applied(subject.complete(record.lease(), longer).await).await;
+    assert_eq!(subject.record(claim.id()).await, record);
+}
+
+/// A second, different outcome never replaces the first, and whoever brings it is told so: it must give the first.
 pub async fn second_outcome_never_replaces_the_first(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, record) = subject.in_phase(Phase::Completed, "key").await;
-    let longer = Completion { retention: RETENTION * 2, ..completion("another answer") };
-    subject.assert_applied(subject.complete(record.lease(), longer).await).await;
-    assert_eq!(subject.record(claim.id()).await, record);
+    let mut others = vec![completion("another answer"), completion("")];
+    for change in [
+        (|outcome| outcome.status = http::StatusCode::CREATED) as fn(&mut Outcome),
+        |outcome| outcome.headers.push((http::header::ETAG, http::HeaderValue::from_static("1"))),
+        |outcome| outcome.body = crate::Body::NotRetained { digest: None },
+    ] {
+        let mut other = completion("answer");
+        change(&mut other.outcome);
+        others.push(other);
+    }
+    for other in others {
+        assert_eq!(subject.complete(record.lease(), other).await, Applied::Lost);
+        assert_eq!(subject.record(claim.id()).await, record);
+    }
 }
 
 /// A completion sent again after the answer has expired does not bring it back.
@@ -63,11 +83,12 @@ pub async fn tombstone_gets_no_answer(harness: &dyn Harness) {
     let (claim, record) = subject.in_phase(Phase::Tombstone, "key").await;
     subject.assert_applied(subject.complete(record.lease(), completion("answer")).await).await;
     assert_eq!(subject.record(claim.id()).await, record);
-    let swept = subject.sweep(10).await;
-    assert_eq!(swept.buried, 1);
-    subject.assert_applied(subject.complete(record.lease(), completion("answer")).await).await;
-    assert_eq!(outcome(&subject.record(claim.id()).await), None);
-    assert_eq!(subject.phase(claim.id()).await, Phase::Tombstone);
+    assert_eq!(subject.sweep(10).await.buried, 1);
+    for answer in ["answer", "another answer"] {
+        assert_eq!(subject.complete(record.lease(), completion(answer)).await, Applied::Lost);
+        assert_eq!(outcome(&subject.record(claim.id()).await), None);
+        assert_eq!(subject.phase(claim.id()).await, Phase::Tombstone);
+    }
 }
 
 /// A late owner completes, if nobody has taken over: it happened, and that must be known.

@@ -175,7 +175,7 @@ pub async fn release_or_takeover_applies(harness: &dyn Harness) {
     }
 }
 
-/// Of different outcomes written at once by the owner, one stays.
+/// Of different outcomes written at once by the owner, one stays, and its writer alone is told that it is written.
 pub async fn one_of_many_outcomes_stays(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for round in 0..50 {
@@ -184,16 +184,18 @@ pub async fn one_of_many_outcomes_stays(harness: &dyn Harness) {
         let calls = (0..8).map(|at| {
             let store = subject.store.clone();
             async move {
-                let completion = Completion::new(Outcome::bytes(format!("answer {at}")), &POLICY);
+                let stored = Outcome::bytes(format!("answer {at}"));
+                let completion = Completion::new(stored.clone(), &POLICY);
                 let applied = store.complete(lease, completion).await.expect("the store completes");
                 let record = store.read(lease.id).await.expect("the store reads").value.expect("there is a record");
-                (applied, record)
+                (applied, stored, record)
             }
         });
         let seen = at_once(calls).await;
         let record = subject.record(claim.id()).await;
-        assert!(seen.iter().all(|(applied, _)| matches!(applied, Applied::Applied(_))));
-        assert!(seen.iter().all(|(_, seen)| *seen == record), "an outcome never changes");
+        assert!(seen.iter().all(|(.., seen)| *seen == record), "an outcome never changes");
+        let written = seen.iter().filter(|(applied, ..)| *applied != Applied::Lost).map(|(_, stored, _)| Some(stored));
+        assert_eq!(written.collect::<Vec<_>>(), [outcome(&record)]);
     }
 }
 

@@ -162,6 +162,7 @@ macro_rules! conformance {
                 outcome_is_stored
                 outcome_takes_the_place_of_the_notes
                 repeated_completion_changes_nothing
+                repeated_completion_keeps_its_spans
                 second_outcome_never_replaces_the_first
                 tombstone_gets_no_answer
                 late_owner_completes

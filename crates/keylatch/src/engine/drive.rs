@@ -128,17 +128,17 @@ async fn claim_lease(engine: &Arc<Inner>, claim: &Claim) -> Result<At<Claimed>, 
     }
 }
 
-/// A claim that may have been granted although its reply never came: nothing has run, so the record goes, if the
-/// store comes back before the lease ends.
+/// A claim that may have been granted although its reply never came: nothing has run under it, so the record goes,
+/// if the store comes back before the lease ends. If others ran before, what they did is not to be forgotten: then
+/// the record stays, for the same request.
 fn withdraw(engine: &Arc<Inner>, claim: &Claim) {
     let (engine, id, owner) = (engine.clone(), claim.id(), claim.owner);
     drop(tokio::spawn(async move {
         let read = || async {
             let found = engine.store.read(id).await?.value;
-            match found.filter(|record| record.owner == owner) {
-                Some(record) => engine.store.release(record.lease(), End::Free).await.map(|_| ()),
-                None => Ok(()),
-            }
+            let Some(record) = found.filter(|record| record.owner == owner) else { return Ok(()) };
+            let end = if record.attempt == 1 { End::Free } else { retry(&engine.policy) };
+            engine.store.release(record.lease(), end).await.map(|_| ())
         };
         if let Err(error) = until_lease_ends(&engine.policy, read).await {
             tracing::warn!(%error, "a claim that may have been granted could not be withdrawn; its lease will end");
@@ -198,9 +198,7 @@ async fn look_again<S>(engine: &Inner, leader: Leader) -> Driven<S> {
 async fn release<S>(engine: &Inner, lease: Lease, verdict: Verdict) -> Driven<S> {
     let (end, counter) = match (verdict, engine.guarantee) {
         (Verdict::Unknown, _) => (End::Unknown, &engine.metrics.not_known),
-        (Verdict::Retry, Guarantee::Fenced) => {
-            (End::Retry(engine.policy.retention + engine.policy.tombstone), &engine.metrics.retried)
-        }
+        (Verdict::Retry, Guarantee::Fenced) => (retry(&engine.policy), &engine.metrics.retried),
         _ => (End::Free, &engine.metrics.freed),
     };
     counter.increment(1);
@@ -211,6 +209,11 @@ async fn release<S>(engine: &Inner, lease: Lease, verdict: Verdict) -> Driven<S>
         }
     }
     Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })))
+}
+
+/// The same request may run again, for as long as its answer would have been remembered.
+fn retry(policy: &Policy) -> End {
+    End::Retry(policy.retention + policy.tombstone)
 }
 
 /// Does `write` until it succeeds, fails for good, or a lease has passed.

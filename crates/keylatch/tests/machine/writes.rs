@@ -6,7 +6,7 @@ use keylatch::{Epoch, Lease, Notes, Owner, Record, State, Timestamp};
 
 use crate::records::Rec::{self, Absent, Buried, Completed, Leased, Once, Released, Retried};
 use crate::records::{
-    KEEP, POLICY, RECORDS, START, TERMS, assert_one_row_each, instant, instants, notes, record, second_answer,
+    KEEP, POLICY, RECORDS, START, TERMS, answer, assert_one_row_each, instant, instants, notes, record, second_answer,
 };
 
 /// Whose lease it is that a write brings.
@@ -28,8 +28,10 @@ enum Makes {
     Same,
     /// A running record on the write's terms, with its step noted.
     Renewed,
-    /// A completed record.
+    /// A record completed with the second outcome.
     Completed,
+    /// A record completed with the first outcome.
+    First,
     /// No record.
     Gone,
     /// A record that waits for its retry.
@@ -40,26 +42,26 @@ enum Makes {
 
 /// What a write by lease makes of each record. It is the same at every instant: only epoch, owner and state count.
 #[rustfmt::skip]
-const WRITES: &[(Rec, By, [Makes; 5])] = &[
-    //                            renew            complete          release: free, retry,    unknown
-    (Leased,    By::Owner,      [Makes::Renewed, Makes::Completed, Makes::Gone, Makes::Waiting, Makes::Unknown]),
-    (Leased,    By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Leased,    By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Once,      By::Owner,      [Makes::Renewed, Makes::Completed, Makes::Gone, Makes::Waiting, Makes::Unknown]),
-    (Once,      By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Once,      By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Retried,   By::Owner,      [Makes::Renewed, Makes::Completed, Makes::Gone, Makes::Waiting, Makes::Unknown]),
-    (Retried,   By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Retried,   By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Released,  By::Owner,      [Makes::Renewed, Makes::Completed, Makes::Gone, Makes::Waiting, Makes::Unknown]),
-    (Released,  By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Released,  By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Completed, By::Owner,      [Makes::Lost,    Makes::Same,      Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Completed, By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Completed, By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Buried,    By::Owner,      [Makes::Lost,    Makes::Same,      Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Buried,    By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Buried,    By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost, Makes::Lost,    Makes::Lost]),
+const WRITES: &[(Rec, By, [Makes; 6])] = &[
+    //                            renew           complete          the first outcome  release: free, retry, unknown
+    (Leased,    By::Owner,      [Makes::Renewed, Makes::Completed, Makes::First,      Makes::Gone, Makes::Waiting, Makes::Unknown]),
+    (Leased,    By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Leased,    By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Once,      By::Owner,      [Makes::Renewed, Makes::Completed, Makes::First,      Makes::Gone, Makes::Waiting, Makes::Unknown]),
+    (Once,      By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Once,      By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Retried,   By::Owner,      [Makes::Renewed, Makes::Completed, Makes::First,      Makes::Gone, Makes::Waiting, Makes::Unknown]),
+    (Retried,   By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Retried,   By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Released,  By::Owner,      [Makes::Renewed, Makes::Completed, Makes::First,      Makes::Gone, Makes::Waiting, Makes::Unknown]),
+    (Released,  By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Released,  By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Completed, By::Owner,      [Makes::Lost,    Makes::Lost,      Makes::Same,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Completed, By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Completed, By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Buried,    By::Owner,      [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Buried,    By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Buried,    By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
 ];
 
 #[test]
@@ -83,6 +85,7 @@ fn each_write_makes_what_the_table_says() {
             let written = [
                 applied(renew(&record, &lease, TERMS, Some(("mail", &step)), now)),
                 applied(complete(&record, &lease, &Completion::new(second_answer(), &POLICY), now)),
+                applied(complete(&record, &lease, &Completion::new(answer(), &POLICY), now)),
                 release(&record, &lease, End::Free, now),
                 release(&record, &lease, End::Retry(KEEP), now),
                 release(&record, &lease, End::Unknown, now),
@@ -125,12 +128,13 @@ fn expected(record: &Record, makes: Makes, now: Timestamp) -> Change {
                 ..record.clone()
             })
         }
-        Makes::Completed => {
+        Makes::Completed | Makes::First => {
+            let outcome = if makes == Makes::First { answer() } else { second_answer() };
             let expires_at = now + POLICY.retention;
             Change::Write(Record {
                 takeover_at: None,
                 free_at: Some(expires_at + POLICY.tombstone),
-                state: State::Completed { outcome: Some(second_answer()), expires_at },
+                state: State::Completed { outcome: Some(outcome), expires_at },
                 ..record.clone()
             })
         }
