@@ -82,6 +82,11 @@ impl Run {
         self.0.lease.epoch
     }
 
+    /// The lease, for a transaction of the handler's own to check: [`sqlite::assert_owner`](crate::sqlite::assert_owner).
+    pub fn lease(&self) -> Lease {
+        self.0.lease
+    }
+
     /// The how-manieth attempt at this request it is, from 1.
     pub fn attempt(&self) -> u32 {
         self.0.attempt

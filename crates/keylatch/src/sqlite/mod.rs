@@ -18,6 +18,7 @@ mod attempt;
 mod checkpoint;
 mod db;
 mod error;
+mod fence;
 mod guard;
 mod job;
 mod loan;
@@ -39,6 +40,7 @@ use tokio::sync::oneshot;
 
 use error::{Fault, transaction_ended};
 pub use error::{OpenError, TxError};
+pub use fence::{LeaseLost, assert_owner};
 pub use options::{
     BATCH_JOBS_MAX, BUSY_TIMEOUT, CACHE_BYTES, CHECKPOINT_PAGES, Options, QUERY_THREADS, QUEUE_JOBS_MAX,
 };

@@ -2,6 +2,7 @@
 
 #![cfg(feature = "sqlite")]
 
+mod fence;
 mod support;
 mod sync;
 mod transactions;
