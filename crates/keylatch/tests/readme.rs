@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use http::{HeaderName, Request, StatusCode};
+use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use keylatch::Tx;
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
@@ -19,10 +19,9 @@ use tower::ServiceExt;
 #[rustfmt::skip]
 async fn app() -> Result<Router, OpenError> {
     let store = keylatch::sqlite::Store::open("data/keylatch.db").await?;
-    let scope = ScopeFrom::header(HeaderName::from_static("x-user-id"));
     let app = Router::new()
         .route("/api/orders", post(create_order))
-        .layer(IdempotencyLayer::atomic(store, scope).require_key());
+        .layer(IdempotencyLayer::atomic(store, ScopeFrom::header("x-user-id")).require_key());
     Ok(app)
 }
 
@@ -79,7 +78,7 @@ fn insert(db: &Connection, mut order: Order) -> rusqlite::Result<Order> {
 }
 
 #[tokio::test]
-async fn the_five_lines_and_their_handler_take_an_order_once() {
+async fn the_layer_and_its_handler_take_an_order_once() {
     let directory = tempfile::tempdir().unwrap();
     // The README stores in `data`. This is the only test of its process.
     std::env::set_current_dir(&directory).unwrap();
