@@ -38,7 +38,7 @@ mod enabled {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use rustix::process::{Signal, getpid, kill_process};
+    use nix::sys::signal::{Signal, raise};
 
     use super::Point;
 
@@ -75,8 +75,8 @@ mod enabled {
             let point = Point::named(name)?;
             let left = AtomicU64::new(count.parse().ok().filter(|count| *count > 0)?);
             let signal = match action {
-                "kill" => Signal::KILL,
-                "pause" => Signal::STOP,
+                "kill" => Signal::SIGKILL,
+                "pause" => Signal::SIGSTOP,
                 _ => return None,
             };
             parts.next().is_none().then_some(Self { point, signal, left })
@@ -88,8 +88,9 @@ mod enabled {
             }
             let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
             if left == Ok(1) {
-                // The signal reaches this thread before the call returns, so nothing after this point runs.
-                kill_process(getpid(), self.signal).expect("a process may send signals to itself");
+                // To this thread, which it reaches before the call returns: a signal to the process could find another
+                // thread first, while this one goes on.
+                raise(self.signal).expect("a thread may send signals to itself");
             }
         }
     }

@@ -60,7 +60,7 @@ pub struct Client {
 
 /// What a client had when it gave up.
 #[derive(Debug, thiserror::Error)]
-#[error("no final answer within {patience:?}, in {tries} tries; the last reply was {last:?}")]
+#[error("not the answer that was waited for within {patience:?}, in {tries} tries; the last reply was {last:?}")]
 pub struct GaveUp {
     /// How long it tried.
     pub patience: Duration,
@@ -93,19 +93,37 @@ impl Client {
 
     /// Sends `request` with `patience` until the answer is final, for `in_all` at most.
     ///
-    /// It pauses for milliseconds where `Retry-After` asks for a second: what is tested here is haste.
-    ///
     /// # Errors
     ///
     /// If there is no final answer by then.
     pub async fn insist(&self, request: &Request, patience: Duration, in_all: Duration) -> Result<Answer, GaveUp> {
+        match self.until(request, patience, in_all, |reply| matches!(reply, Reply::Final(_))).await? {
+            Reply::Final(answer) => Ok(answer),
+            _ => unreachable!("only a final answer is accepted"),
+        }
+    }
+
+    /// Sends `request` with `patience` until there is a reply that is accepted, for `in_all` at most.
+    ///
+    /// It pauses for milliseconds where `Retry-After` asks for a second: what is tested here is haste.
+    ///
+    /// # Errors
+    ///
+    /// If there is none by then.
+    pub async fn until(
+        &self,
+        request: &Request,
+        patience: Duration,
+        in_all: Duration,
+        accept: impl Fn(&Reply) -> bool,
+    ) -> Result<Reply, GaveUp> {
         const PAUSE_MS: std::ops::Range<u64> = 2..30;
         let started = Instant::now();
         let mut tries = 0;
         loop {
             tries += 1;
             match self.send(request, patience).await {
-                Reply::Final(answer) => return Ok(answer),
+                reply if accept(&reply) => return Ok(reply),
                 last if started.elapsed() > in_all => return Err(GaveUp { patience: in_all, tries, last }),
                 _ => {}
             }

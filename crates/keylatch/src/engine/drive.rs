@@ -104,7 +104,7 @@ where
             let completion = Completion::new(outcome, &engine.policy);
             complete(engine, leader, claim, lease, completion).await
         }
-        verdict => release(engine, lease, verdict).await,
+        verdict => release(engine, leader, lease, verdict).await,
     }
 }
 
@@ -175,13 +175,13 @@ async fn complete<S>(
             }
             Driven::Done(Ok(Answer::Ran(Ran { expires_at: Some(expires_at) })))
         }
-        Ok(Applied::Lost) => look_again(engine, leader).await,
+        Ok(Applied::Lost) => look_again(engine, leader, Answer::Refused(Refused::InProgress)).await,
         Err(error) => Driven::Done(Err(error.into())),
     }
 }
 
-/// The lease was lost: the winner's answer is the answer.
-async fn look_again<S>(engine: &Inner, leader: Leader) -> Driven<S> {
+/// The lease was lost: the winner's answer is the answer, or `otherwise` if there is no record any more.
+async fn look_again<S>(engine: &Inner, leader: Leader, otherwise: Answer) -> Driven<S> {
     tracing::warn!("a run lost its lease; its client gets the answer of the run that took over");
     leader.flight().lose();
     engine.metrics.lost.increment(1);
@@ -190,25 +190,28 @@ async fn look_again<S>(engine: &Inner, leader: Leader) -> Driven<S> {
         Ok(At { value: Some(record), now }) => {
             Driven::Held(Held::found(leader, None, At { value: record, now }, asked))
         }
-        Ok(At { value: None, .. }) => Driven::Done(Ok(Answer::Refused(Refused::InProgress))),
+        Ok(At { value: None, .. }) => Driven::Done(Ok(otherwise)),
         Err(error) => Driven::Done(Err(error.into())),
     }
 }
 
-async fn release<S>(engine: &Inner, lease: Lease, verdict: Verdict) -> Driven<S> {
+async fn release<S>(engine: &Inner, leader: Leader, lease: Lease, verdict: Verdict) -> Driven<S> {
     let (end, counter) = match (verdict, engine.guarantee) {
         (Verdict::Unknown, _) => (End::Unknown, &engine.metrics.not_known),
         (Verdict::Retry, Guarantee::Fenced) => (retry(&engine.policy), &engine.metrics.retried),
         _ => (End::Free, &engine.metrics.freed),
     };
     counter.increment(1);
+    let ran = Answer::Ran(Ran { expires_at: None });
     match until_lease_ends(&engine.policy, || engine.store.release(lease, end)).await {
-        Ok(Applied::Applied(_) | Applied::Lost) => {}
+        Ok(Applied::Applied(_)) => {}
+        // Most likely, it failed because another has taken over.
+        Ok(Applied::Lost) => return look_again(engine, leader, ran).await,
         Err(error) => {
             tracing::warn!(%error, "a run that ended without an outcome could not say so; its lease will end");
         }
     }
-    Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })))
+    Driven::Done(Ok(ran))
 }
 
 /// The same request may run again, for as long as its answer would have been remembered.

@@ -1,0 +1,7 @@
+//! `Fenced`, with a step and a derived key: one payment for each charge, and the same answer for good, wherever the
+//! service dies or stands still. The payment provider is played here, and counts.
+
+mod boundaries;
+mod pause;
+mod random;
+mod till;
