@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
@@ -17,14 +17,20 @@ use rusqlite::wal::CheckpointMode;
 
 /// The writer's side.
 pub(super) struct Checkpoints {
-    /// How many pages the log has; kept by a hook of the writer's connection.
-    logged: Arc<AtomicU32>,
-    stage: Arc<AtomicU8>,
+    shared: Arc<Shared>,
     wake: SyncSender<()>,
+    thread: JoinHandle<()>,
     pages_max: u32,
     /// From how many pages the next checkpoint is due. Higher than `pages_max` while a long read keeps the log from
     /// starting anew.
     due_at: u32,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// How many pages the log has; kept by a hook of the writer's connection.
+    logged: AtomicU32,
+    stage: AtomicU8,
 }
 
 /// Nothing is under way.
@@ -35,45 +41,77 @@ const BULK: u8 = 1;
 const REST: u8 = 2;
 
 /// A rest that the writer does itself: a tenth of what is due by default, so that its callers wait little.
-const REST_PAGES_MAX: i32 = 1_000;
-/// How often the thread tries to get that close. Under a load that outruns the disk it never would.
+const REST_PAGES_MAX: u32 = 1_000;
+/// How often the thread tries to leave no more than that. Under a load that outruns the disk it never would.
 const BULK_PASSES_MAX: usize = 4;
 
 impl Checkpoints {
     /// Watches the log of the writer's connection, and starts the thread, which works on `conn`.
     pub(super) fn start(writer: &mut Connection, conn: Connection, pages_max: u32) -> Result<Self, StartError> {
-        let logged = Arc::new(AtomicU32::new(0));
-        let seen = logged.clone();
+        let shared = Arc::new(Shared::default());
+        let seen = shared.clone();
         writer.wal_hook(Some(move |_: &mut Wal, pages: i32| {
-            seen.store(u32::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+            seen.logged.store(u32::try_from(pages).unwrap_or(0), Ordering::Relaxed);
             Ok(())
         }))?;
-        let stage = Arc::new(AtomicU8::new(IDLE));
         let (wake, woken) = mpsc::sync_channel(1);
-        let shared = stage.clone();
-        thread::Builder::new().name("keylatch-checkpoint".into()).spawn(move || serve(&conn, &woken, &shared))?;
-        Ok(Self { logged, stage, wake, pages_max, due_at: pages_max })
+        let bulk = shared.clone();
+        let thread = thread::Builder::new().name("keylatch-log".into()).spawn(move || bulk.serve(&conn, &woken))?;
+        Ok(Self { shared, wake, thread, pages_max, due_at: pages_max })
+    }
+
+    /// Lets the thread end.
+    pub(super) fn end(self) -> JoinHandle<()> {
+        self.thread
     }
 
     /// Starts or ends a checkpoint, if it is time.
     pub(super) fn between_batches(&mut self, writer: &Connection) {
-        let logged = self.logged.load(Ordering::Relaxed);
+        let Shared { logged, stage } = &*self.shared;
+        let logged = logged.load(Ordering::Relaxed);
         if logged < self.pages_max {
             self.due_at = self.pages_max;
         }
-        match self.stage.load(Ordering::Acquire) {
+        match stage.load(Ordering::Acquire) {
             IDLE if logged >= self.due_at => {
                 self.due_at = logged.saturating_add(self.pages_max / 4);
-                self.stage.store(BULK, Ordering::Release);
+                stage.store(BULK, Ordering::Release);
                 if self.wake.try_send(()).is_err() {
-                    self.stage.store(IDLE, Ordering::Release);
+                    stage.store(IDLE, Ordering::Release);
                 }
             }
             REST => {
-                checkpoint(writer);
-                self.stage.store(IDLE, Ordering::Release);
+                write_back(writer);
+                stage.store(IDLE, Ordering::Release);
             }
             _ => {}
+        }
+    }
+}
+
+impl Shared {
+    /// The thread: it ends with the writer.
+    fn serve(&self, conn: &Connection, woken: &Receiver<()>) {
+        while woken.recv().is_ok() {
+            for _ in 0..BULK_PASSES_MAX {
+                let written = write_back(conn);
+                if self.logged.load(Ordering::Relaxed).saturating_sub(written) <= REST_PAGES_MAX {
+                    break;
+                }
+            }
+            self.stage.store(REST, Ordering::Release);
+        }
+    }
+}
+
+/// Writes back what can be written back without waiting for anyone, and says up to which page of the log.
+fn write_back(conn: &Connection) -> u32 {
+    match conn.wal_checkpoint_v2(Some("main"), CheckpointMode::PASSIVE) {
+        Ok((_, written)) => u32::try_from(written).unwrap_or(0),
+        Err(error) => {
+            // Another process may be at it. The log is whole; it only grows until the next try.
+            tracing::debug!(%error, "the log could not be written back now");
+            0
         }
     }
 }
@@ -93,26 +131,5 @@ impl From<rusqlite::Error> for StartError {
 impl From<io::Error> for StartError {
     fn from(error: io::Error) -> Self {
         Self::Thread(error)
-    }
-}
-
-/// The thread: it ends with the writer.
-fn serve(conn: &Connection, woken: &Receiver<()>, stage: &AtomicU8) {
-    while woken.recv().is_ok() {
-        let rest = (0..BULK_PASSES_MAX).map(|_| checkpoint(conn)).find(|rest| *rest <= REST_PAGES_MAX);
-        let next = if rest == Some(0) { IDLE } else { REST };
-        stage.store(next, Ordering::Release);
-    }
-}
-
-/// Writes back what can be written back without waiting for anyone, and says how many pages are left.
-fn checkpoint(conn: &Connection) -> i32 {
-    match conn.wal_checkpoint_v2(Some("main"), CheckpointMode::PASSIVE) {
-        Ok((logged, written)) => logged - written,
-        Err(error) => {
-            // Another process may be at it. The log is whole; it only grows until the next try.
-            tracing::debug!(%error, "a checkpoint did not take place");
-            i32::MAX
-        }
     }
 }

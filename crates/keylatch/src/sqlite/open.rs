@@ -1,18 +1,18 @@
 //! Opening the file: connections, schema, threads.
 
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, TransactionBehavior, params};
 
+use super::Inner;
 use super::checkpoint::{Checkpoints, StartError};
 use super::db::Db;
 use super::error::OpenError;
 use super::guard::Guard;
 use super::options::Options;
 use super::worker::{Lane, Worker};
-use super::{Inner, options};
 use crate::planted::{self, Bug};
 
 /// Opens the file and starts the threads. It blocks: on the disk, and on other processes that open the same file.
@@ -41,26 +41,26 @@ impl Opening<'_> {
         if let Some(pages) = self.options.file_pages_max {
             self.sql(writer.pragma_update(None, "max_page_count", pages))?;
         }
-        let checkpointer = self.connect(options::CACHE_BYTES / 16)?;
+        let checkpointer = self.connect(self.options.cache_bytes / 4)?;
         let checkpoints = Checkpoints::start(&mut writer, checkpointer, self.options.checkpoint_pages);
         let checkpoints = checkpoints.map_err(|error| match error {
             StartError::Sql(error) => self.error(error),
             StartError::Thread(error) => OpenError::Thread(error),
         })?;
+        // One query is one batch: it sees one state of the file, and no other waits for it.
+        let queriers = (0..self.options.query_threads).map(|_| self.reader(1)).collect::<Result<_, _>>()?;
+        let (querier, mut outlasts) = self.start("keylatch-query", queriers)?;
+        let (reader, thread) = self.start("keylatch-read", vec![self.reader(self.options.batch_jobs_max)?])?;
+        outlasts.extend(thread);
         let writer = Worker {
             db: self.guarded(writer)?,
             begin: include_str!("sql/begin_write.sql"),
             batch_jobs_max: self.options.batch_jobs_max,
             checkpoints: Some(checkpoints),
+            outlasts,
         };
-        // One query is one batch: it sees one state of the file, and no other waits for it.
-        let queriers = (0..self.options.query_threads).map(|_| self.reader(1)).collect::<Result<_, _>>()?;
-        Ok(Inner {
-            writer: self.start("keylatch-write", vec![writer])?,
-            reader: self.start("keylatch-read", vec![self.reader(self.options.batch_jobs_max)?])?,
-            querier: self.start("keylatch-query", queriers)?,
-            path: self.path.to_owned(),
-        })
+        let (writer, _) = self.start("keylatch-write", vec![writer])?;
+        Ok(Inner { writer, reader, querier, path: self.path.to_owned() })
     }
 
     fn reader(&self, batch_jobs_max: usize) -> Result<Worker, OpenError> {
@@ -71,10 +71,11 @@ impl Opening<'_> {
             begin: include_str!("sql/begin_read.sql"),
             batch_jobs_max,
             checkpoints: None,
+            outlasts: Vec::new(),
         })
     }
 
-    fn start(&self, name: &str, workers: Vec<Worker>) -> Result<Lane, OpenError> {
+    fn start(&self, name: &str, workers: Vec<Worker>) -> Result<(Lane, Vec<JoinHandle<()>>), OpenError> {
         Lane::start(name, self.options.queue_jobs_max, workers).map_err(OpenError::Thread)
     }
 
@@ -103,10 +104,10 @@ impl Opening<'_> {
         // What a savepoint remembers stays in memory too, instead of in a file.
         conn.pragma_update(None, "temp_store", "MEMORY")?;
         // Checkpoints have a thread of their own.
-        conn.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
+        conn.pragma_update(None, "wal_autocheckpoint", 0)?;
         // After a long read has kept the log from starting anew, it gives the space back.
         let log_bytes = i64::from(self.options.checkpoint_pages) * 4_096 * 2;
-        conn.pragma_update_and_check(None, "journal_size_limit", log_bytes, |_| Ok(()))
+        conn.pragma_update(None, "journal_size_limit", log_bytes)
     }
 
     /// SQLite opens what it may not write for reading, and such a connection stays so: nothing could be claimed, even

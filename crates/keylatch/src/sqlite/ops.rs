@@ -10,7 +10,7 @@ use super::error::Fault;
 use super::rows::{self, Damaged, Found};
 use crate::machine::{self, Change, Claim, Claimed, Completion, End, Terms};
 use crate::store::{Applied, At, Durability, Error, PAGE_RECORDS_MAX, PageRequest, Swept};
-use crate::{Lease, Record, RecordId, Scope};
+use crate::{Lease, Record, RecordId, Scope, Timestamp};
 
 impl crate::store::Store for Store {
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<At<Claimed>, Error>> {
@@ -114,7 +114,7 @@ fn claim_record(db: &Db, id: RecordId, claim: &Claim) -> Result<At<Claimed>, Fau
 }
 
 /// Makes the change that `decide` wants of the record, if there is one.
-fn change(db: &Db, id: RecordId, decide: impl FnOnce(&Record, crate::Timestamp) -> Change) -> Result<Applied, Fault> {
+fn change(db: &Db, id: RecordId, decide: impl FnOnce(&Record, Timestamp) -> Change) -> Result<Applied, Fault> {
     let Some(Found { rowid, record }) = db.find(id)? else { return Ok(Applied::Lost) };
     let now = db.now();
     match decide(&record, now) {
@@ -127,20 +127,13 @@ fn change(db: &Db, id: RecordId, decide: impl FnOnce(&Record, crate::Timestamp) 
     Ok(Applied::Applied(now))
 }
 
+/// The most that one sweep does, whatever its limit: others wait meanwhile.
+const SWEEP_RECORDS_MAX: usize = 10_000;
+
 fn sweep(db: &Db, limit: usize) -> Result<Swept, Fault> {
     let now = db.now();
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let due = rows_of(db, include_str!("sql/due.sql"), params![now.as_millis(), limit])?;
     let mut swept = Swept::default();
-    for found in due {
-        let Found { rowid, record } = match found {
-            Ok(found) => found,
-            Err(damaged) => {
-                // It stays, for someone to look at. The others must not wait for that.
-                tracing::error!(%damaged, "a record that is due to be removed cannot be read, and was left");
-                continue;
-            }
-        };
+    for Found { rowid, record } in due(db, now, limit.min(SWEEP_RECORDS_MAX))? {
         match machine::sweep(&record, now) {
             Change::None => {}
             Change::Write(next) => {
@@ -156,6 +149,25 @@ fn sweep(db: &Db, limit: usize) -> Result<Swept, Fault> {
     Ok(swept)
 }
 
+/// Up to `limit` records in which a sweep has something to do. One that cannot be read stays, for someone to look at;
+/// the others must not wait for that.
+fn due(db: &Db, now: Timestamp, limit: usize) -> Result<Vec<Found>, Fault> {
+    let mut statement = db.prepare(include_str!("sql/due.sql"))?;
+    let mut rows = db.done(statement.query([now.as_millis()]))?;
+    let (mut found, mut damaged) = (Vec::new(), None);
+    while found.len() < limit {
+        match db.done(rows.next())?.map(rows::decode) {
+            Some(Ok(due)) => found.push(due),
+            Some(Err(error)) => damaged = damaged.or(Some(error)),
+            None => break,
+        }
+    }
+    if let Some(first) = damaged {
+        tracing::error!(%first, "records that are due to be removed cannot be read, and are left");
+    }
+    Ok(found)
+}
+
 fn list(db: &Db, page: &PageRequest) -> Result<At<Vec<Record>>, Fault> {
     let range = page.scope.as_ref().map(RecordId::range);
     // Half of an identity comes before every whole one that begins with it, and nothing before everything.
@@ -169,17 +181,13 @@ fn list(db: &Db, page: &PageRequest) -> Result<At<Vec<Record>>, Fault> {
 
 /// A page of records, all of which can be read.
 fn page(db: &Db, sql: &str, params: impl rusqlite::Params) -> Result<Vec<Record>, Fault> {
-    let records = rows_of(db, sql, params)?.into_iter().map(|found| Ok(found?.record));
-    records.collect::<Result<_, Damaged>>().map_err(|damaged| Fault::Job(damaged.into()))
+    let mut statement = db.prepare(sql)?;
+    let rows = statement.query_map(params, |row| Ok(rows::decode(row)));
+    let found: Vec<_> = db.done(rows.and_then(Iterator::collect))?;
+    let records = found.into_iter().map(|found| Ok(found?.record)).collect::<Result<_, Damaged>>();
+    records.map_err(|damaged| Fault::Job(damaged.into()))
 }
 
 fn limit_of(page: usize) -> i64 {
     i64::try_from(page.min(PAGE_RECORDS_MAX)).expect("a page is small")
-}
-
-/// All rows of a statement that reads records.
-fn rows_of(db: &Db, sql: &str, params: impl rusqlite::Params) -> Result<Vec<Result<Found, Damaged>>, Fault> {
-    let mut statement = db.prepare(sql)?;
-    let rows = statement.query_map(params, |row| Ok(rows::decode(row)));
-    db.done(rows.and_then(Iterator::collect))
 }

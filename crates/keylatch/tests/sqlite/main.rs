@@ -2,7 +2,16 @@
 
 #![cfg(feature = "sqlite")]
 
+mod batches;
+mod cancellation;
+mod damage;
+mod faults;
 mod fence;
+mod guard;
+mod log;
+mod opening;
+mod queries;
+mod sharing;
 mod support;
 mod sync;
 mod transactions;

@@ -1,8 +1,10 @@
 //! What the tests of the SQLite store have in common.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use keylatch::machine::Claim;
+use keylatch::machine::{Claim, Claimed};
 use keylatch::sqlite::{Options, Sqlite, Store};
 use keylatch::store::{At, Error, Store as _};
 use keylatch::tx::{Transacted, Transactional as _, Tx, Verdict};
@@ -12,7 +14,7 @@ use tempfile::TempDir;
 /// A store in a directory of its own.
 pub(crate) struct Fixture {
     pub(crate) store: Store,
-    _directory: TempDir,
+    pub(crate) directory: TempDir,
 }
 
 impl Fixture {
@@ -23,7 +25,7 @@ impl Fixture {
     pub(crate) async fn with(options: Options) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open_with(directory.path().join("keylatch.db"), options).await.unwrap();
-        Self { store, _directory: directory }
+        Self { store, directory }
     }
 
     /// With a table of the user's own, `item (name)`.
@@ -31,6 +33,27 @@ impl Fixture {
         let fixture = Self::new().await;
         fixture.store.execute(|db| db.execute_batch("CREATE TABLE item (name TEXT NOT NULL UNIQUE)")).await.unwrap();
         fixture
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path().join("keylatch.db")
+    }
+
+    /// The file, as another process sees it.
+    pub(crate) fn raw(&self) -> rusqlite::Connection {
+        let raw = rusqlite::Connection::open(self.path()).unwrap();
+        raw.busy_timeout(Duration::from_secs(30)).unwrap();
+        raw
+    }
+
+    /// The log beside the file.
+    pub(crate) fn log(&self) -> Log {
+        Log(std::fs::read(self.directory.path().join("keylatch.db-wal")).unwrap())
+    }
+
+    /// Wins the key on a lease.
+    pub(crate) async fn win(&self, claim: &Claim) -> Record {
+        won(self.store.claim(claim.clone()).await)
     }
 
     /// The names in the user's table, in order.
@@ -87,5 +110,33 @@ pub(crate) fn committed(result: Result<At<Transacted>, Error>) -> Record {
     match result.unwrap().value {
         Transacted::Committed(record) => record,
         other => panic!("not committed: {other:?}"),
+    }
+}
+
+/// The record that was won.
+pub(crate) fn won(result: Result<At<Claimed>, Error>) -> Record {
+    match result.unwrap().value {
+        Claimed::Won(record) => record,
+        Claimed::Held(record) => panic!("held: {record:?}"),
+    }
+}
+
+/// The bytes of a log: a header, then frames of a header and a page each. See <https://sqlite.org/walformat.html>.
+pub(crate) struct Log(Vec<u8>);
+
+impl Log {
+    const HEADER_BYTES: usize = 32;
+    const FRAME_HEADER_BYTES: usize = 24;
+    pub(crate) const PAGE_BYTES: usize = 4_096;
+
+    /// A number that changes whenever the log starts anew.
+    pub(crate) fn salt(&self) -> [u8; 8] {
+        self.0[16..24].try_into().unwrap()
+    }
+
+    /// How many commits it has since it last started anew. The last frame of each says how large the file is then.
+    pub(crate) fn commits(&self) -> usize {
+        let frames = self.0[Self::HEADER_BYTES..].chunks_exact(Self::FRAME_HEADER_BYTES + Self::PAGE_BYTES);
+        frames.take_while(|frame| frame[8..16] == self.salt()).filter(|frame| frame[4..8] != [0; 4]).count()
     }
 }

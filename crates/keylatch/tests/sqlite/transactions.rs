@@ -4,6 +4,8 @@ use std::future::pending;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use keylatch::sqlite::{Sqlite, TxError};
 use keylatch::store::Store as _;
 use keylatch::tx::{Misuse, Transacted, Tx, Verdict};
@@ -178,6 +180,46 @@ async fn a_handler_that_yields_to_itself_goes_on() {
         })
         .await;
     committed(result);
+}
+
+#[tokio::test]
+async fn a_combinator_with_wakers_of_its_own_goes_on() {
+    let fixture = Fixture::with_items().await;
+    let result = fixture
+        .attempt(claim(Guarantee::Atomic), async |mut tx| {
+            let mut several: FuturesUnordered<_> = [async {
+                add(&mut tx, "a").await.unwrap();
+                add(&mut tx, "b").await.unwrap();
+            }]
+            .into_iter()
+            .collect();
+            several.next().await.unwrap();
+            drop(several);
+            let chosen = tokio::select! {
+                added = add(&mut tx, "c") => added.is_ok(),
+                () = tokio::time::sleep(Duration::from_secs(30)) => false,
+            };
+            assert!(chosen);
+            keep("done")
+        })
+        .await;
+    committed(result);
+    assert_eq!(fixture.items().await, ["a", "b", "c"]);
+}
+
+#[tokio::test]
+async fn a_handler_can_start_tasks_from_inside() {
+    let fixture = Fixture::with_items().await;
+    let (told, hears) = oneshot::channel();
+    let result = fixture
+        .attempt(claim(Guarantee::Atomic), async |mut tx| {
+            add(&mut tx, "a").await.unwrap();
+            tokio::spawn(async move { told.send("done").unwrap() });
+            keep("done")
+        })
+        .await;
+    committed(result);
+    assert_eq!(hears.await, Ok("done"));
 }
 
 #[tokio::test]

@@ -4,4 +4,3 @@ SELECT rowid, id, caller, operation, key, fingerprint, guarantee, epoch, owner, 
 FROM keylatch_record
 WHERE due_at <= ?1
 ORDER BY due_at
-LIMIT ?2

@@ -1,0 +1,141 @@
+//! A disk that is full, a lock that is held: callers are told, nothing is wrong, and it comes back by itself.
+
+use std::time::Duration;
+
+use keylatch::machine::Completion;
+use keylatch::sqlite::{Options, TxError};
+use keylatch::store::{ErrorKind, Store as _};
+use keylatch::tx::Verdict;
+use keylatch::{Clock, Guarantee, Outcome, Policy, Timestamp};
+
+use crate::support::{Fixture, add, claim, committed, keep, won};
+
+const ITEM_BYTES: usize = 100_000;
+
+#[tokio::test]
+async fn a_full_file_is_unavailable_until_there_is_space() {
+    let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+    let fixture = Fixture::with(Options::default().with_clock(clock.clone()).with_file_pages_max(500)).await;
+    let policy = Policy::default();
+    let mut kept = Vec::new();
+    let error = loop {
+        assert!(kept.len() < 100, "it is never full");
+        let claim = claim(Guarantee::Fenced);
+        let lease = match fixture.store.claim(claim.clone()).await {
+            Ok(claimed) => won(Ok(claimed)).lease(),
+            Err(error) => break error,
+        };
+        let outcome = Outcome::bytes(vec![b'x'; ITEM_BYTES]);
+        match fixture.store.complete(lease, Completion::new(outcome, &policy)).await {
+            Ok(_) => kept.push(claim),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("free space"), "{error}");
+    for claim in &kept {
+        assert!(fixture.record(claim).await.is_some());
+    }
+
+    clock.advance(policy.retention);
+    assert_eq!(fixture.store.sweep(100).await.unwrap().buried, kept.len());
+    fixture.win(&claim(Guarantee::Fenced)).await;
+}
+
+#[tokio::test]
+async fn a_handler_that_fills_the_file_fails_and_leaves_nothing() {
+    let fixture = Fixture::with(Options::default().with_file_pages_max(200)).await;
+    fixture.store.execute(|db| db.execute_batch("CREATE TABLE item (name TEXT NOT NULL UNIQUE)")).await.unwrap();
+    let attempt = || claim(Guarantee::Atomic);
+    for keeps in [true, false] {
+        let claim = attempt();
+        let result = fixture
+            .attempt(claim.clone(), async move |mut tx| {
+                add(&mut tx, "small").await.unwrap();
+                let error = add(&mut tx, &"x".repeat(1_000_000)).await.unwrap_err();
+                let TxError::Sql(error) = error else { panic!("{error}") };
+                assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DiskFull));
+                if keeps { Verdict::KeepUndone(Outcome::bytes("no")) } else { Verdict::Free }
+            })
+            .await;
+        if let Err(error) = result {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            assert_eq!(fixture.record(&claim).await, None);
+        }
+        assert!(fixture.items().await.is_empty());
+    }
+    committed(
+        fixture
+            .attempt(attempt(), async |mut tx| {
+                add(&mut tx, "a").await.unwrap();
+                keep("done")
+            })
+            .await,
+    );
+    assert_eq!(fixture.items().await, ["a"]);
+}
+
+#[tokio::test]
+async fn a_lock_held_for_too_long_is_unavailable_until_it_is_gone() {
+    let fixture = Fixture::with(Options::default().with_busy_timeout(Duration::from_millis(20))).await;
+    fixture.store.execute(|db| db.execute_batch("CREATE TABLE item (name TEXT NOT NULL UNIQUE)")).await.unwrap();
+    let raw = fixture.raw();
+    raw.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = fixture.store.claim(claim(Guarantee::Fenced)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("write lock"), "{error}");
+    let attempt = claim(Guarantee::Atomic);
+    let error = fixture
+        .attempt(attempt.clone(), async |mut tx| match add(&mut tx, "a").await {
+            Ok(()) => keep("done"),
+            Err(_) => Verdict::Free,
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    let error = fixture.store.execute(|db| db.execute_batch("DELETE FROM item")).await.unwrap_err();
+    assert!(matches!(error, TxError::Sql(_)), "{error}");
+    // Reading goes on.
+    assert_eq!(fixture.record(&attempt).await, None);
+    raw.execute_batch("ROLLBACK").unwrap();
+    fixture.win(&claim(Guarantee::Fenced)).await;
+}
+
+#[tokio::test]
+async fn a_deferred_constraint_that_does_not_hold_fails_its_own_handler_in_the_end() {
+    let fixture = Fixture::new().await;
+    fixture
+        .store
+        .execute(|db| {
+            db.execute_batch(
+                "CREATE TABLE parent (a INTEGER PRIMARY KEY);
+                 CREATE TABLE child (a REFERENCES parent (a) DEFERRABLE INITIALLY DEFERRED)",
+            )
+        })
+        .await
+        .unwrap();
+    let child = |parent: Option<i64>| {
+        fixture.attempt(claim(Guarantee::Atomic), async move |mut tx| {
+            tx.run(move |db| db.execute("INSERT INTO child (a) VALUES (?1)", [parent])).await.unwrap();
+            keep("done")
+        })
+    };
+    // Together they fail; after that each is on its own.
+    let raw = fixture.raw();
+    raw.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let first = fixture.store.sweep(1);
+    let together = futures_util::future::join4(first, child(Some(1)), child(None), async {
+        tokio::task::yield_now().await;
+        raw.execute_batch("ROLLBACK").unwrap();
+    });
+    let (_, broken, whole, ()) = together.await;
+    let (broken, whole) = (broken.unwrap_err(), whole.unwrap_err());
+    assert_eq!(broken.kind(), ErrorKind::Unavailable, "{broken}");
+    assert_eq!(whole.kind(), ErrorKind::Unavailable, "{whole}");
+    assert!(broken.to_string().contains("deferred constraint"), "{broken}");
+
+    let (broken, whole) = tokio::join!(child(Some(1)), child(None));
+    let broken = broken.unwrap_err();
+    assert_eq!(broken.kind(), ErrorKind::Refused, "{broken}");
+    committed(whole);
+}
