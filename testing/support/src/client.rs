@@ -142,6 +142,16 @@ impl Client {
         Raw::read(self.http.get(url).timeout(patience).send().await?).await
     }
 
+    /// Sends `body`, without a key and without a note of it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no whole answer within `patience`.
+    pub async fn post(&self, path: &str, body: &serde_json::Value, patience: Duration) -> reqwest::Result<Raw> {
+        let url = self.targets.any().unwrap_or_default() + path;
+        Raw::read(self.http.post(url).timeout(patience).json(body).send().await?).await
+    }
+
     async fn ask(&self, request: &Request, patience: Duration) -> Option<Raw> {
         let mut asked = self
             .http

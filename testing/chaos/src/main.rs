@@ -1,0 +1,108 @@
+//! Sends letters: what is in the post can be neither taken back nor told from another. So it is `AtMostOnce`.
+//!
+//! `POST /letters` sends one, and writes its start and its effect into a ledger that never merges two. With
+//! `"hold": true` in its body it starts, and comes to no end. `POST /resolve` is an operator's word on one whose
+//! outcome is unknown. `PORT`, `DATA_DIR`; the ledger is `DATA_DIR/ledger`, the records are in `DATA_DIR/letters.db`.
+
+use std::error::Error;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::{Json, Router};
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+use keylatch::http::{IdempotencyLayer, ScopeFrom};
+use keylatch::store::Store as _;
+use keylatch::{Body, Engine, Limits, Outcome, Policy, Resolution, Resolved, Run, sqlite};
+use serde::{Deserialize, Serialize};
+use testing_history::ledger::Ledger;
+use testing_history::{Event, What};
+use tokio::net::TcpListener;
+
+/// Short, so that tests need not wait long for an outcome to be unknown.
+const LEASE: Duration = Duration::from_secs(1);
+
+#[derive(Deserialize)]
+struct Letter {
+    #[serde(default)]
+    hold: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Sent {
+    letter: String,
+}
+
+/// An operator's word on the letter of a key.
+#[derive(Deserialize)]
+struct Word {
+    scope: String,
+    key: String,
+    /// Which letter was sent; `None` if none ever was.
+    letter: Option<String>,
+}
+
+struct App {
+    ledger: Ledger,
+    engine: Engine,
+    store: sqlite::Store,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let port = std::env::var("PORT")?;
+    let directory = PathBuf::from(std::env::var("DATA_DIR")?);
+    let store = sqlite::Store::open(directory.join("letters.db")).await?;
+    let policy = Policy { lease: LEASE, ..Policy::default() };
+    let engine = Engine::at_most_once(store.clone(), policy, Limits::default())?;
+    let layer = IdempotencyLayer::new(engine.clone(), ScopeFrom::header("x-user-id")).require_key();
+    let ledger = Ledger::open(&directory.join("ledger"))?;
+    let app = Router::new().route("/letters", post(send).layer(layer)).route("/resolve", post(resolve));
+    let app = app.with_state(Arc::new(App { ledger, engine, store }));
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
+    writeln!(std::io::stdout(), "listening on http://{}", listener.local_addr()?)?;
+    Ok(axum::serve(listener, app).await?)
+}
+
+async fn send(State(app): State<Arc<App>>, run: Run, Json(letter): Json<Letter>) -> (StatusCode, Json<Sent>) {
+    let (scope, key, epoch) = (run.scope().caller(), run.key().as_str(), Some(run.epoch().as_u64()));
+    let note = |what| app.ledger.append(&Event::now(scope, key, what)).expect("the ledger can be written");
+    note(What::Start { epoch });
+    if letter.hold {
+        std::future::pending::<()>().await;
+    }
+    let letter = format!("letter to {scope} about {key}");
+    note(What::Effect { effect: letter.clone(), epoch });
+    (StatusCode::CREATED, Json(Sent { letter }))
+}
+
+async fn resolve(State(app): State<Arc<App>>, Json(word): Json<Word>) -> Result<StatusCode, StatusCode> {
+    const LAPSED_MAX: usize = 1_000;
+    let unavailable = |_| StatusCode::SERVICE_UNAVAILABLE;
+    let lapsed = app.store.lapsed(None, LAPSED_MAX).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    let mut lapsed = lapsed.value.into_iter();
+    let found = lapsed.find(|record| record.scope.caller() == word.scope && record.key.as_str() == word.key);
+    let record = found.ok_or(StatusCode::NOT_FOUND)?;
+    let resolution = match word.letter {
+        None => Resolution::NeverHappened,
+        Some(letter) => Resolution::Completed(answer(&Sent { letter })),
+    };
+    match app.engine.resolve(record.id(), resolution).await.map_err(unavailable)? {
+        Resolved::Applied => Ok(StatusCode::NO_CONTENT),
+        Resolved::NotUnknown(_) => Err(StatusCode::CONFLICT),
+    }
+}
+
+/// The answer that the letter's sender would have had.
+fn answer(sent: &Sent) -> Outcome {
+    Outcome {
+        status: StatusCode::CREATED,
+        headers: vec![(CONTENT_TYPE, HeaderValue::from_static("application/json"))],
+        body: Body::Kept(serde_json::to_vec(sent).expect("it is text").into()),
+    }
+}

@@ -1,0 +1,7 @@
+//! `AtMostOnce`: never two starts, wherever the service dies or stands still; and whoever asks afterwards is told that
+//! the outcome is unknown, until somebody resolves it.
+
+mod boundaries;
+mod office;
+mod pause;
+mod random;

@@ -1,0 +1,153 @@
+//! A post office: the service's program and its directory, its customers, an operator, and the judge.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keylatch::sqlite;
+use keylatch::store::{PAGE_RECORDS_MAX, PageRequest, Store as _};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use testing_history::ledger::{self, Ledger};
+use testing_history::{Answer, Event, Guarantee, Log, Reply, Summary, What, check};
+use testing_support::client::{Client, Request, Targets};
+use testing_support::server::{Program, Server};
+
+/// How long something may take that is done at once, or as soon as a lease has ended.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+pub(crate) struct Office {
+    dir: TempDir,
+    pub(crate) program: Program,
+    pub(crate) targets: Targets,
+    pub(crate) log: Log,
+    pub(crate) client: Client,
+}
+
+impl Office {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().expect("there is room for a directory");
+        let program = Program::new(env!("CARGO_BIN_EXE_letters")).env("DATA_DIR", dir.path());
+        let (targets, log) = (Targets::default(), Log::default());
+        let client = Client::new(targets.clone(), log.clone(), letter_in);
+        Self { dir, program, targets, log, client }
+    }
+
+    /// Starts a server, to which the customers turn from now on.
+    pub(crate) async fn open(&self) -> Server {
+        self.start(&self.program).await
+    }
+
+    /// Starts a server that dies, or stands still, when it first passes `point`.
+    pub(crate) async fn open_to_fail(&self, point: &str, action: &str) -> Server {
+        self.start(&self.program.clone().env("KEYLATCH_FAILPOINT", format!("{point}:1:{action}"))).await
+    }
+
+    async fn start(&self, program: &Program) -> Server {
+        let server = program.start().await.unwrap_or_else(|error| panic!("{error}"));
+        self.targets.set([server.url()]);
+        server
+    }
+
+    /// All starts and effects so far.
+    pub(crate) fn ledger(&self) -> Vec<Event> {
+        ledger::read(&self.ledger_path()).expect("the ledger is whole")
+    }
+
+    fn ledger_path(&self) -> PathBuf {
+        self.dir.path().join("ledger")
+    }
+
+    /// Whether a run of `request` has started.
+    pub(crate) fn has_started(&self, request: &Request) -> bool {
+        self.ledger().iter().any(|event| event.key == request.key && matches!(event.what, What::Start { .. }))
+    }
+
+    fn is_posted(&self, request: &Request) -> bool {
+        self.ledger().iter().any(|event| event.key == request.key && matches!(event.what, What::Effect { .. }))
+    }
+
+    /// An operator who knows what is in the post says what became of the run of `request`, if that is unknown. A letter
+    /// that was begun and is not in the post, the operator posts by hand.
+    pub(crate) async fn resolve(&self, request: &Request) -> Option<u16> {
+        let begun = self.has_started(request);
+        if begun && !self.is_posted(request) {
+            let what = What::Effect { effect: letter_of(request), epoch: None };
+            let ledger = Ledger::open(&self.ledger_path()).expect("there is a ledger");
+            ledger.append(&Event::now(&request.scope, &request.key, what)).expect("it can be written");
+        }
+        let letter = begun.then(|| letter_of(request));
+        let word = json!({ "scope": request.scope, "key": request.key, "letter": letter });
+        self.client.post("/resolve", &word, SOON).await.ok().map(|raw| raw.status)
+    }
+
+    pub(crate) async fn insist(&self, request: &Request) -> Answer {
+        let answer = self.client.insist(request, SOON, SOON).await;
+        answer.unwrap_or_else(|gave_up| panic!("{}: {gave_up}", request.key))
+    }
+
+    /// Asks until the answer is that the outcome is unknown.
+    pub(crate) async fn until_unknown(&self, request: &Request) {
+        let unknown = self.client.until(request, SOON, SOON, is_unknown).await;
+        unknown.unwrap_or_else(|gave_up| panic!("{}: {gave_up}", request.key));
+    }
+
+    /// What is asked of every test at its end: no two starts, an answer for each key that was asked for, and all that
+    /// customers, the ledger and the store say makes sense together.
+    pub(crate) async fn judge(&self) -> Summary {
+        let mut history = self.log.events();
+        history.extend(self.ledger());
+        history.extend(self.records().await);
+        let summary = check(&history, Guarantee::AtMostOnce).unwrap_or_else(|violations| {
+            const SHOWN_MAX: usize = 5;
+            violations.iter().take(SHOWN_MAX).for_each(|violation| eprintln!("{violation}"));
+            panic!("{} violations", violations.len());
+        });
+        assert!(summary.keys > 0 && summary.keys == summary.answered_keys, "{summary}");
+        assert_eq!(summary.failed, 0, "the server failed: {summary}");
+        summary
+    }
+
+    async fn records(&self) -> Vec<Event> {
+        const PAGES_MAX: usize = 1_000;
+        let store = sqlite::Store::open(self.dir.path().join("letters.db")).await.expect("another process may open it");
+        let mut events = Vec::new();
+        let mut page = PageRequest { limit: PAGE_RECORDS_MAX, ..PageRequest::default() };
+        for _ in 0..PAGES_MAX {
+            let records = store.list(page.clone()).await.expect("the store can be read").value;
+            let Some(last) = records.last() else { return events };
+            page.after = Some(last.id());
+            events.extend(records.iter().map(|record| {
+                let what = What::Record { epoch: record.epoch.as_u64() };
+                Event::now(record.scope.caller(), record.key.as_str(), what)
+            }));
+        }
+        panic!("more than {PAGES_MAX} pages of records");
+    }
+}
+
+pub(crate) fn is_unknown(reply: &Reply) -> bool {
+    matches!(reply, Reply::Refused { status: 409, code } if code == "IDEMPOTENCY_OUTCOME_UNKNOWN")
+}
+
+pub(crate) fn letter(key: impl Into<String>) -> Request {
+    written(key.into(), &json!({}))
+}
+
+/// A letter whose sending starts, and comes to no end.
+pub(crate) fn endless_letter(key: impl Into<String>) -> Request {
+    written(key.into(), &json!({ "hold": true }))
+}
+
+fn written(key: String, body: &Value) -> Request {
+    Request { path: "/letters", scope: "customer".to_owned(), key, body: Bytes::from(body.to_string()), wait_s: None }
+}
+
+fn letter_of(request: &Request) -> String {
+    format!("letter to {} about {}", request.scope, request.key)
+}
+
+fn letter_in(answer: &Answer) -> Option<String> {
+    let sent: Value = serde_json::from_slice(&answer.body).ok()?;
+    sent.get("letter")?.as_str().map(str::to_owned)
+}

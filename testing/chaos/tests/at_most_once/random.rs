@@ -1,0 +1,89 @@
+//! Kill -9 at random, under load of customers that do not give up, and of an operator.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rand::Rng;
+use testing_history::Reply;
+use testing_support::client::Request;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::office::{Office, SOON, is_unknown, letter};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_no_second_start_when_the_server_is_killed_at_random_under_load() {
+    const KILLS: usize = 20;
+    const CUSTOMERS: usize = 12;
+    /// How many customers ask under the same key, one after the other or at once.
+    const SAME_KEY: usize = 3;
+    let office = Arc::new(Office::new());
+    let load = Arc::new(Load::default());
+    let mut server = office.open().await;
+    let mut customers = JoinSet::new();
+    for _ in 0..CUSTOMERS {
+        let (office, load) = (office.clone(), load.clone());
+        customers.spawn(async move {
+            while !load.stop.load(Ordering::Relaxed) {
+                let number = load.next.fetch_add(1, Ordering::Relaxed) / SAME_KEY;
+                load.insist(&office, &letter(format!("key-{number}"))).await;
+            }
+        });
+    }
+    let mut caught = 0;
+    for _ in 0..KILLS {
+        // Now and then longer than a lease, so that what was left behind is found to be unknown.
+        let pause = rand::rng().random_range(if rand::rng().random_ratio(1, 4) { 1_100..1_300 } else { 5..200 });
+        sleep(Duration::from_millis(pause)).await;
+        caught += usize::from(office.log.open_calls() > 0);
+        server.kill().await;
+        server = office.open().await;
+    }
+    load.stop.store(true, Ordering::Relaxed);
+    while let Some(ended) = customers.join_next().await {
+        ended.expect("every customer gets an answer");
+    }
+    for number in 0..load.next.load(Ordering::Relaxed) / SAME_KEY {
+        assert!(office.insist(&letter(format!("key-{number}"))).await.replayed);
+    }
+    let summary = office.judge().await;
+    let resolved = load.resolved.load(Ordering::Relaxed);
+    eprintln!(
+        "{KILLS} kills with SIGKILL, {caught} with requests under way, {resolved} unknown outcomes resolved: {summary}"
+    );
+    assert!(caught > KILLS / 4, "many kills must hit requests under way");
+    assert!(resolved > 0 && summary.lost > 0 && summary.replays > 0, "{resolved}, {summary}");
+    server.kill().await;
+}
+
+/// What the customers share.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    next: AtomicUsize,
+    resolved: AtomicUsize,
+    /// Two operators at once could act on what each knew before the other did.
+    operator: Mutex<()>,
+}
+
+impl Load {
+    /// Asks until there is an answer. Whoever is told that the outcome is unknown calls the operator.
+    async fn insist(&self, office: &Office, request: &Request) {
+        const CALLS_MAX: usize = 100;
+        for _ in 0..CALLS_MAX {
+            let accept = |reply: &Reply| matches!(reply, Reply::Final(_)) || is_unknown(reply);
+            match office.client.until(request, SOON, SOON, accept).await {
+                Ok(Reply::Final(_)) => return,
+                Ok(_) => {
+                    let _one = self.operator.lock().await;
+                    let applied = office.resolve(request).await == Some(204);
+                    self.resolved.fetch_add(usize::from(applied), Ordering::Relaxed);
+                }
+                Err(gave_up) => panic!("{}: {gave_up}", request.key),
+            }
+        }
+        panic!("{}: unknown after {CALLS_MAX} calls of the operator", request.key);
+    }
+}
