@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::db::Db;
 use super::error::{BatchFailed, Fault, transaction_ended};
 use super::job::Job;
-use super::loan::Loan;
+use super::loan::Lender;
 use crate::failpoint::{self, Point};
 use crate::machine::{self, Claim, Claimed, Completion};
 use crate::store::{At, Error};
@@ -28,7 +28,7 @@ pub(super) struct Attempt {
     pub(super) work: Option<Work>,
     /// How the handler ended.
     pub(super) verdict: Option<Verdict>,
-    pub(super) loan: Arc<Loan>,
+    pub(super) lender: Lender,
     /// The caller's runtime, for what the handler starts or drops on the writer.
     pub(super) runtime: Option<Handle>,
     pub(super) result: Option<Result<At<Transacted>, Failure>>,
@@ -55,9 +55,7 @@ impl Job for Attempt {
     }
 
     fn run(&mut self, db: &mut Db) -> rusqlite::Result<()> {
-        let result = self.attempt(db);
-        self.loan.close();
-        self.result = Some(match result {
+        self.result = Some(match self.attempt(db) {
             Ok(result) => result.map_err(Failure::Panic),
             Err(Fault::Job(error)) => Err(Failure::Store(error)),
             Err(Fault::Batch(error)) => return Err(error),
@@ -66,7 +64,8 @@ impl Job for Attempt {
     }
 
     fn reply(self: Box<Self>, failed: Option<&BatchFailed>) {
-        let Self { work, result, runtime, reply, .. } = *self;
+        let Self { work, lender, result, runtime, reply, .. } = *self;
+        drop(lender);
         if failed.is_none() {
             failpoint::hit(Point::AfterCommit);
         }
@@ -106,7 +105,7 @@ impl Attempt {
         db.savepoint().map_err(Fault::Batch)?;
         let Some(work) = &mut self.work else { unreachable!("an attempt has a handler or its verdict") };
         let runtime = self.runtime.as_ref();
-        let polled = db.lend_to(&self.loan, || {
+        let polled = db.lend_to(&self.lender, || {
             let _entered = runtime.map(Handle::enter);
             poll_here(work)
         });
@@ -175,12 +174,12 @@ impl Attempt {
 
     /// Whether the handler's end of the loan is gone. A handler that has ended may still have it in itself.
     fn has_returned(&mut self) -> bool {
-        if !self.loan.is_returned() {
+        if !self.lender.is_returned() {
             let _entered = self.runtime.as_ref().map(Handle::enter);
             let work = self.work.take();
             let _ = catch_unwind(AssertUnwindSafe(|| drop(work)));
         }
-        self.loan.is_returned()
+        self.lender.is_returned()
     }
 }
 

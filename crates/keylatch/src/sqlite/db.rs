@@ -7,7 +7,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension as _};
 
 use super::error::Fault;
 use super::guard::Guard;
-use super::loan::Loan;
+use super::loan::Lender;
 use super::rows::{self, Damaged, Found};
 use crate::machine::Claim;
 use crate::store::Error;
@@ -125,13 +125,13 @@ impl Db {
         result
     }
 
-    /// Puts the connection into `loan` while `work` runs on this thread. A panic in it comes back as a value.
-    pub(super) fn lend_to<T>(&mut self, loan: &Loan, work: impl FnOnce() -> T) -> thread::Result<T> {
+    /// Lends the connection to a handler while its `work` runs on this thread. A panic in it comes back as a value.
+    pub(super) fn lend_to<T>(&mut self, lender: &Lender, work: impl FnOnce() -> T) -> thread::Result<T> {
         let conn = self.conn.take().expect("a connection is lent to one at a time");
         self.guard.set_lent(true);
-        loan.lend(conn);
+        lender.lend(conn);
         let result = catch_unwind(AssertUnwindSafe(work));
-        self.conn = Some(loan.take_back());
+        self.conn = Some(lender.take_back());
         self.guard.set_lent(false);
         result
     }

@@ -9,6 +9,7 @@
 //! the connection for as long as it computes, and never while it waits.
 
 use std::mem;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
@@ -16,7 +17,7 @@ use rusqlite::Connection;
 
 use super::error::TxError;
 
-/// The cell; both ends share it.
+/// The cell, and the handler's end of it.
 #[derive(Debug, Default)]
 pub(super) struct Loan(Mutex<State>);
 
@@ -81,10 +82,25 @@ impl Loan {
 
 // ---- The store's end -----------------------------------------------------------------------------------
 
-impl Loan {
+/// The store's end. Without it the transaction is over, for whoever still waits for it.
+#[derive(Debug, Default)]
+pub(super) struct Lender(Arc<Loan>);
+
+impl Drop for Lender {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+impl Lender {
+    /// The handler's end.
+    pub(super) fn loan(&self) -> Arc<Loan> {
+        self.0.clone()
+    }
+
     /// Notes who polls the handler. To be called before each of its polls.
     pub(super) fn driven_by(&self, waker: &Waker) {
-        let mut state = self.0.lock();
+        let mut state = self.0.0.lock();
         match &mut state.driver {
             Some(driver) => driver.clone_from(waker),
             driver => *driver = Some(waker.clone()),
@@ -93,17 +109,17 @@ impl Loan {
 
     /// Whether the handler waits for the connection.
     pub(super) fn is_wanted(&self) -> bool {
-        matches!(self.0.lock().phase, Phase::Wanted)
+        matches!(self.0.0.lock().phase, Phase::Wanted)
     }
 
     /// Whether the handler's end is gone.
     pub(super) fn is_returned(&self) -> bool {
-        self.0.lock().returned
+        self.0.0.lock().returned
     }
 
     /// Puts the connection in.
     pub(super) fn lend(&self, conn: Connection) {
-        let mut state = self.0.lock();
+        let mut state = self.0.0.lock();
         state.phase = Phase::Lent(conn);
         let waiter = state.waiter.take();
         drop(state);
@@ -112,17 +128,15 @@ impl Loan {
 
     /// Takes the connection out, when the closure that uses it has ended. The transaction is over.
     pub(super) fn take_back(&self) -> Connection {
-        match self.end() {
+        match self.0.end() {
             Phase::Lent(conn) => conn,
             _ => unreachable!("only the store's end takes the connection out"),
         }
     }
+}
 
+impl Loan {
     /// The transaction is over, if it ever began.
-    pub(super) fn close(&self) {
-        self.end();
-    }
-
     fn end(&self) -> Phase {
         let mut state = self.0.lock();
         let phase = mem::replace(&mut state.phase, Phase::Over);

@@ -44,6 +44,8 @@ pub use fence::{LeaseLost, assert_owner};
 pub use options::{
     BATCH_JOBS_MAX, BUSY_TIMEOUT, CACHE_BYTES, CHECKPOINT_PAGES, Options, QUERY_THREADS, QUEUE_JOBS_MAX,
 };
+/// The version of rusqlite whose [`Connection`] closures get.
+pub use rusqlite;
 pub use tx::{Loaned, Sqlite};
 use worker::Lane;
 

@@ -1,5 +1,7 @@
 //! Opening the file: connections, schema, threads.
 
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -21,10 +23,23 @@ pub(super) fn open(path: &Path, options: &Options) -> Result<Inner, OpenError> {
         return Err(OpenError::NoFile);
     }
     if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::create_dir_all(directory)
-            .map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
+        make_directory(directory).map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
     }
     Opening { path, options }.open()
+}
+
+/// Makes a directory and those above it. What is durable in a file is so only if the way to it is.
+fn make_directory(directory: &Path) -> io::Result<()> {
+    let missing: Vec<_> =
+        directory.ancestors().take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists()).collect();
+    fs::create_dir_all(directory)?;
+    for made in missing {
+        let above = made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if cfg!(unix) {
+            File::open(above)?.sync_all()?;
+        }
+    }
+    Ok(())
 }
 
 struct Opening<'a> {

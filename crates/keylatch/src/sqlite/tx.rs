@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::Store;
 use super::attempt::{Attempt, Failure, Reply};
 use super::error::{BatchFailed, TxError};
-use super::loan::Loan;
+use super::loan::{Lender, Loan};
 use crate::machine::Claim;
 use crate::store::{At, Error};
 use crate::tx::{Database, Start, Transacted, Transactional, Tx};
@@ -74,9 +74,9 @@ impl Transactional for Store {
         start: Start<Sqlite>,
     ) -> BoxFuture<'_, Result<At<Transacted>, Error>> {
         Box::pin(async move {
-            let loan = Arc::new(Loan::default());
-            let work = start(Tx::from_handle(Loaned(loan.clone())));
-            let attempt = drive(claim, policy, work, loan).await;
+            let lender = Lender::default();
+            let work = start(Tx::from_handle(Loaned(lender.loan())));
+            let attempt = drive(claim, policy, work, lender).await;
             let (reply, replied) = oneshot::channel();
             self.0.writer.send::<Error>(attempt(reply)).await?;
             let Ok(Reply { result, work }) = replied.await else { return Err(BatchFailed::unanswered().into()) };
@@ -95,18 +95,18 @@ async fn drive(
     claim: Claim,
     policy: Policy,
     mut work: tx::Work,
-    loan: Arc<Loan>,
+    lender: Lender,
 ) -> impl FnOnce(oneshot::Sender<Reply>) -> Attempt {
     let verdict = poll_fn(|cx| {
-        loan.driven_by(cx.waker());
+        lender.driven_by(cx.waker());
         match work.as_mut().poll(cx) {
             Poll::Ready(verdict) => Poll::Ready(Some(verdict)),
-            Poll::Pending if loan.is_wanted() => Poll::Ready(None),
+            Poll::Pending if lender.is_wanted() => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         }
     })
     .await;
     let id = claim.id();
     let runtime = Handle::try_current().ok();
-    move |reply| Attempt { id, claim, policy, work: Some(work), verdict, loan, runtime, result: None, reply }
+    move |reply| Attempt { id, claim, policy, work: Some(work), verdict, lender, runtime, result: None, reply }
 }

@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::poll;
 use keylatch::Guarantee;
-use keylatch::store::Store as _;
-use tokio::task::yield_now;
+use keylatch::sqlite::{Sqlite, TxError};
+use keylatch::store::{ErrorKind, Store as _};
+use keylatch::tx::Tx;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, yield_now};
 
 use crate::support::{Fixture, add, claim, committed, keep};
 
@@ -90,6 +93,41 @@ async fn what_is_left_of_a_cut_off_handler_harms_nobody() {
         blocker.await.unwrap();
         fixture.win(&claim(Guarantee::Fenced)).await;
     }
+}
+
+/// A task that was given the transaction, and what came of its use there.
+fn use_in_a_task(mut tx: Tx<Sqlite>) -> JoinHandle<Result<(), TxError>> {
+    tokio::spawn(async move { tx.run(|_| Ok(())).await })
+}
+
+#[tokio::test]
+async fn a_transaction_elsewhere_is_over_when_its_attempt_is_cut_off() {
+    let fixture = Fixture::new().await;
+    let (moved, task) = oneshot::channel();
+    let mut attempt = Box::pin(fixture.attempt(claim(Guarantee::Atomic), async move |tx| {
+        moved.send(use_in_a_task(tx)).unwrap();
+        pending::<()>().await;
+        keep("done")
+    }));
+    assert!(poll!(&mut attempt).is_pending());
+    drop(attempt);
+    assert!(matches!(task.await.unwrap().await.unwrap(), Err(TxError::Over)));
+}
+
+#[tokio::test]
+async fn a_transaction_elsewhere_is_over_when_its_batch_fails() {
+    let options = keylatch::sqlite::Options::default().with_busy_timeout(Duration::from_millis(1));
+    let fixture = Fixture::with(options).await;
+    let raw = fixture.raw();
+    raw.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (moved, task) = oneshot::channel();
+    let attempt = fixture.attempt(claim(Guarantee::Atomic), async move |tx| {
+        moved.send(use_in_a_task(tx)).unwrap();
+        pending::<()>().await;
+        keep("done")
+    });
+    assert_eq!(attempt.await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(matches!(task.await.unwrap().await.unwrap(), Err(TxError::Over)));
 }
 
 #[tokio::test]
