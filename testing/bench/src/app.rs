@@ -1,0 +1,139 @@
+//! The services that are compared: one orders API, with and without the layer.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::HeaderName;
+use axum::routing::{get, post};
+use keylatch::http::{IdempotencyLayer, ScopeFrom};
+use keylatch::{Engine, Limits, Policy, memory, sqlite};
+
+use crate::Result;
+use crate::orders::{self, Numbers, OwnConnection};
+
+/// A service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum App {
+    /// It answers with the order and keeps nothing: what all others are compared with.
+    Bare,
+    /// The same handler behind the layer; records in memory.
+    Memory,
+    /// The same handler behind the layer; records in SQLite, on leases.
+    SqliteLease,
+    /// `Atomic` on SQLite: the order is inserted.
+    SqliteAtomic,
+    /// The order is inserted by the same writer, without the layer.
+    SqliteOrder,
+    /// The order and its key are inserted by a connection of its own, with a commit for each request.
+    SqliteCommitEach,
+}
+
+/// How to set a service up.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// Where it keeps its files.
+    pub(crate) dir: PathBuf,
+    /// How long answers are kept, and tombstones after them; the defaults if `None`.
+    pub(crate) kept: Option<Duration>,
+}
+
+/// A service, and its engine if it has the layer.
+pub(crate) struct Service {
+    pub(crate) router: Router,
+    pub(crate) engine: Option<Engine>,
+}
+
+impl App {
+    const ALL: [Self; 6] =
+        [Self::Bare, Self::Memory, Self::SqliteLease, Self::SqliteAtomic, Self::SqliteOrder, Self::SqliteCommitEach];
+
+    /// The name by which another process is told which one to be.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Memory => "memory",
+            Self::SqliteLease => "sqlite-lease",
+            Self::SqliteAtomic => "sqlite-atomic",
+            Self::SqliteOrder => "sqlite-order",
+            Self::SqliteCommitEach => "sqlite-commit-each",
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Result<Self> {
+        let known = Self::ALL.into_iter().find(|app| app.name() == name);
+        known.ok_or_else(|| format!("there is no service `{name}`").into())
+    }
+
+    /// Whether it inserts orders, which can then be counted.
+    pub(crate) const fn inserts(self) -> bool {
+        matches!(self, Self::SqliteAtomic | Self::SqliteOrder | Self::SqliteCommitEach)
+    }
+
+    /// Whether it has the layer.
+    pub(crate) const fn replays(self) -> bool {
+        matches!(self, Self::Memory | Self::SqliteLease | Self::SqliteAtomic)
+    }
+
+    pub(crate) async fn service(self, setup: &Setup) -> Result<Service> {
+        let numbers = Numbers::default();
+        let file = setup.dir.join("orders.db");
+        let policy = setup.policy();
+        let plain = || Router::new().route(PATH, post(orders::answer)).with_state(numbers.clone());
+        Ok(match self {
+            Self::Bare => Service { router: plain(), engine: None },
+            Self::Memory => guarded(plain(), Engine::fenced(memory::Store::new(), policy, Limits::default())?),
+            Self::SqliteLease => {
+                let store = sqlite::Store::open(file).await?;
+                guarded(plain(), Engine::fenced(store, policy, Limits::default())?)
+            }
+            Self::SqliteAtomic => {
+                let store = orders_file(file).await?;
+                let router = Router::new().route(PATH, post(orders::insert_in_transaction)).with_state(numbers);
+                let engine = Engine::atomic(store.clone(), policy, Limits::default())?;
+                let Service { router, engine } = guarded(router, engine);
+                let counted = Router::new().route(COUNT_PATH, get(orders::count)).with_state(store);
+                Service { router: router.merge(counted), engine }
+            }
+            Self::SqliteOrder => {
+                let store = orders_file(file).await?;
+                let counted = Router::new().route(COUNT_PATH, get(orders::count)).with_state(store.clone());
+                let router = Router::new().route(PATH, post(orders::insert)).with_state((store, numbers));
+                Service { router: router.merge(counted), engine: None }
+            }
+            Self::SqliteCommitEach => {
+                let router = Router::new()
+                    .route(PATH, post(orders::insert_and_commit))
+                    .route(COUNT_PATH, get(orders::count_own))
+                    .with_state((OwnConnection::open(&file)?, numbers));
+                Service { router, engine: None }
+            }
+        })
+    }
+}
+
+/// Where orders are taken.
+pub(crate) const PATH: &str = "/api/orders";
+/// Where the orders that were inserted are counted.
+pub(crate) const COUNT_PATH: &str = "/count";
+
+impl Setup {
+    fn policy(&self) -> Policy {
+        match self.kept {
+            Some(kept) => Policy { lease: kept, retention: kept, tombstone: kept },
+            None => Policy::default(),
+        }
+    }
+}
+
+fn guarded(router: Router, engine: Engine) -> Service {
+    let scope = ScopeFrom::header(HeaderName::from_static("x-user-id"));
+    let layer = IdempotencyLayer::new(engine.clone(), scope).require_key();
+    Service { router: router.layer(layer), engine: Some(engine) }
+}
+
+async fn orders_file(path: PathBuf) -> Result<sqlite::Store> {
+    let store = sqlite::Store::open(path).await?;
+    store.execute(|conn| conn.execute_batch(orders::TABLE)).await?;
+    Ok(store)
+}

@@ -1,0 +1,225 @@
+//! The load: clients that each wait for one answer before they send the next request. Every answer is checked.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use crate::Result;
+use crate::app::App;
+use crate::connection::{Answer, Connection};
+use crate::server::Server;
+
+/// Which requests are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Requests {
+    /// Each with a key that was never used.
+    First,
+    /// Each with a key whose answer is recorded.
+    Replay,
+}
+
+impl Requests {
+    pub(crate) fn named(name: &str) -> Result<Self> {
+        match name {
+            "first" => Ok(Self::First),
+            "replay" => Ok(Self::Replay),
+            _ => Err(format!("requests are `first` or `replay`, not `{name}`").into()),
+        }
+    }
+}
+
+/// How long, and how much.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Effort {
+    pub(crate) clients: usize,
+    pub(crate) warm_up: Duration,
+    pub(crate) measured: Duration,
+}
+
+/// What was measured of one load.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    /// Answers a second.
+    pub(crate) rate: f64,
+    /// The server's processor time for each.
+    pub(crate) cpu: Duration,
+    /// The time from request to answer, in microseconds, in order.
+    latencies: Vec<u32>,
+}
+
+impl Measured {
+    /// The latency that this part of the requests stays under.
+    pub(crate) fn percentile(&self, part: f64) -> Duration {
+        let at = (self.latencies.len() as f64 * part) as usize;
+        Duration::from_micros(self.latencies.get(at).copied().unwrap_or(0).into())
+    }
+
+    pub(crate) fn longest(&self) -> Duration {
+        Duration::from_micros(self.latencies.last().copied().unwrap_or(0).into())
+    }
+}
+
+/// A key, and the answer that every later request with it must get.
+type Known = (u64, Vec<u8>);
+
+/// How many keys of each client are asked for again: during a load of replays, or after one of first requests.
+const KNOWN_KEYS: u64 = 20;
+
+/// Puts the load on `server`, and checks that it did what it was to do.
+pub(crate) async fn load(server: &Server, requests: Requests, effort: Effort) -> Result<Measured> {
+    let clients = clients(server, effort.clients).await?;
+    let ready = all(clients.into_iter().map(Client::learn)).await?;
+    let start = Instant::now() + effort.warm_up;
+    let end = start + effort.measured;
+    let working: JoinSet<_> =
+        ready.into_iter().map(|(client, known)| client.work(requests, known, start, end)).collect();
+    tokio::time::sleep_until(start.into()).await;
+    let cpu_before = server.cpu()?;
+    tokio::time::sleep_until(end.into()).await;
+    let cpu = server.cpu()?.saturating_sub(cpu_before);
+
+    let mut latencies = Vec::new();
+    let mut sent = 0;
+    for done in working.join_all().await {
+        let done = done?;
+        latencies.extend(done.latencies);
+        sent += done.keys;
+    }
+    if latencies.is_empty() {
+        return Err(format!("{} gave no answer in {:?}", server.app().name(), effort.measured).into());
+    }
+    check_count(server, sent).await?;
+    latencies.sort_unstable();
+    let count = u32::try_from(latencies.len())?;
+    Ok(Measured { rate: f64::from(count) / effort.measured.as_secs_f64(), cpu: cpu / count, latencies })
+}
+
+/// Sends `keys` requests, each with a key of its own, as fast as they are answered; calls `seen` after each `step`
+/// of them.
+pub(crate) async fn distinct_keys(
+    server: &Server,
+    count: usize,
+    keys: u64,
+    step: u64,
+    mut seen: impl FnMut() -> Result<()>,
+) -> Result<()> {
+    let mut clients = clients(server, count).await?;
+    let each = step / count as u64;
+    let mut sent = 0;
+    while sent < keys {
+        clients = all(clients.into_iter().map(|client| client.firsts(each))).await?;
+        sent += each * count as u64;
+        seen()?;
+    }
+    check_count(server, sent).await
+}
+
+async fn clients(server: &Server, count: usize) -> Result<Vec<Client>> {
+    let mut clients = Vec::with_capacity(count);
+    for number in 0..count {
+        clients.push(Client::open(server, number, count).await?);
+    }
+    Ok(clients)
+}
+
+/// What all of these come to, at once.
+async fn all<T: Send + 'static>(
+    work: impl Iterator<Item = impl Future<Output = Result<T>> + Send + 'static>,
+) -> Result<Vec<T>> {
+    work.collect::<JoinSet<_>>().join_all().await.into_iter().collect()
+}
+
+/// Each key that was answered has its order, and there is none besides.
+async fn check_count(server: &Server, keys: u64) -> Result<()> {
+    if !server.app().inserts() {
+        return Ok(());
+    }
+    let inserted = Connection::open(server.address(), 0).await?.count().await?;
+    if inserted != keys {
+        return Err(format!("{}: {keys} keys, and {inserted} orders", server.app().name()).into());
+    }
+    Ok(())
+}
+
+/// One client.
+struct Client {
+    connection: Connection,
+    app: App,
+    /// The next key. Keys of several clients are interleaved.
+    next: u64,
+    step: u64,
+    keys: u64,
+}
+
+/// What one client has done.
+struct Done {
+    latencies: Vec<u32>,
+    /// How many keys it used.
+    keys: u64,
+}
+
+impl Client {
+    async fn open(server: &Server, number: usize, clients: usize) -> Result<Self> {
+        let connection = Connection::open(server.address(), number).await?;
+        Ok(Self { connection, app: server.app(), next: number as u64, step: clients as u64, keys: 0 })
+    }
+
+    /// Uses the first keys, and learns what they must be answered from then on.
+    async fn learn(mut self) -> Result<(Self, Vec<Known>)> {
+        let mut known = Vec::new();
+        for _ in 0..KNOWN_KEYS {
+            let key = self.next;
+            known.push((key, self.first().await?.to_vec()));
+        }
+        Ok((self, known))
+    }
+
+    async fn firsts(mut self, count: u64) -> Result<Self> {
+        for _ in 0..count {
+            self.first().await?;
+        }
+        Ok(self)
+    }
+
+    async fn work(mut self, requests: Requests, known: Vec<Known>, start: Instant, end: Instant) -> Result<Done> {
+        let mut latencies = Vec::new();
+        let mut again = known.iter().cycle();
+        let mut begun = Instant::now();
+        while begun < end {
+            match (requests, again.next()) {
+                (Requests::Replay, Some(known)) => self.replay(known).await?,
+                _ => drop(self.first().await?),
+            }
+            let done = Instant::now();
+            if done >= start && done <= end {
+                latencies.push(u32::try_from((done - begun).as_micros()).unwrap_or(u32::MAX));
+            }
+            begun = done;
+        }
+        if self.app.replays() {
+            for known in &known {
+                self.replay(known).await?;
+            }
+        }
+        Ok(Done { latencies, keys: self.keys })
+    }
+
+    /// Sends a request with a new key: it must run.
+    async fn first(&mut self) -> Result<&[u8]> {
+        let key = self.next;
+        self.next += self.step;
+        self.keys += 1;
+        match self.connection.ask(key).await? {
+            Answer { status: 201, replayed: false, body } if body.starts_with(b"{\"order_id\":") => Ok(body),
+            wrong => Err(format!("{}: a first request got {wrong:?}", self.app.name()).into()),
+        }
+    }
+
+    /// Sends one again: it must get the same bytes.
+    async fn replay(&mut self, (key, expected): &Known) -> Result<()> {
+        match self.connection.ask(*key).await? {
+            Answer { status: 201, replayed: true, body } if body == expected => Ok(()),
+            wrong => Err(format!("{}: a replay got {wrong:?}", self.app.name()).into()),
+        }
+    }
+}

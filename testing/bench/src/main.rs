@@ -1,0 +1,82 @@
+//! Measures Keylatch, and prints tables. `cargo run --release -p bench` measures everything, in some minutes;
+//! `-- --quick` takes seconds, tries every row once, and checks only that every answer is right.
+//!
+//! The server is a process on one core, the load another on the other core. Each row is compared with the same
+//! service without the layer, in alternating rounds, so that a noisy machine is as noisy for both.
+#![expect(clippy::print_stdout, reason = "it prints tables")]
+
+mod app;
+mod clients;
+mod connection;
+mod cores;
+mod drive;
+mod load;
+mod machine;
+mod memory;
+mod orders;
+mod report;
+mod rows;
+mod serve;
+mod server;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use app::{App, Setup};
+use load::Requests;
+use server::Launcher;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const USAGE: &str = "usage: bench [--quick] [rows [TITLE]] [clients] [memory]
+  rows     ratios to the same service without the layer; of the rows whose title begins with TITLE
+  clients  64 clients: the rate to that of one commit for each request, and the latency
+  memory   the memory of a server over many distinct keys
+All three without arguments. For the instructions of one request, see instructions.sh.";
+
+const PARTS: [&str; 3] = ["rows", "clients", "memory"];
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["serve", app, dir, core, kept_ms] => serve::serve(App::named(app)?, &setup(dir, kept_ms)?, core.parse().ok()),
+        ["drive", app, requests, count] => drive::drive(App::named(app)?, Requests::named(requests)?, count.parse()?),
+        _ => measure(&args),
+    }
+}
+
+fn setup(dir: &str, kept_ms: &str) -> Result<Setup> {
+    let kept = kept_ms.parse().ok().map(Duration::from_millis);
+    Ok(Setup { dir: PathBuf::from(dir), kept })
+}
+
+fn measure(args: &[&str]) -> Result<()> {
+    let quick = args.contains(&"--quick");
+    let parts: Vec<&str> = args.iter().copied().filter(|arg| *arg != "--quick").collect();
+    let titles = parts.windows(2).find(|pair| pair[0] == "rows" && !PARTS.contains(&pair[1])).map(|pair| pair[1]);
+    if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(part) && titles != Some(part)) {
+        return Err(format!("`{unknown}` is not known\n{USAGE}").into());
+    }
+    let wanted = |part| parts.is_empty() || parts.contains(&part);
+    let cores = cores::allowed()?;
+    let launcher = Launcher::new(cores.server)?;
+    cores::pin(cores.load)?;
+    println!("{}", machine::describe(&cores, launcher.scratch()));
+    if cfg!(debug_assertions) && !quick {
+        println!("This is a debug build: its figures say nothing. Use `cargo run --release -p bench`.");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        if wanted("rows") {
+            println!("\n{}", rows::measure(&launcher, titles.unwrap_or_default(), quick).await?);
+        }
+        if wanted("clients") {
+            println!("\n{}", clients::measure(&launcher, quick).await?);
+        }
+        if wanted("memory") {
+            println!("\n{}", memory::measure(&launcher, quick).await?);
+        }
+        Ok(())
+    })
+}

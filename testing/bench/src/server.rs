@@ -1,0 +1,98 @@
+//! A server process, as its parent sees it.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::param::clock_ticks_per_second;
+use tempfile::TempDir;
+
+use crate::Result;
+use crate::app::App;
+
+/// Starts servers, each with a directory of its own.
+#[derive(Debug)]
+pub(crate) struct Launcher {
+    program: PathBuf,
+    scratch: TempDir,
+    core: Option<usize>,
+}
+
+/// A running server. Killed when dropped, and its files are removed.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    app: App,
+    address: SocketAddr,
+    _dir: TempDir,
+}
+
+impl Launcher {
+    /// Starts servers on `core`. Their files are beside this program, which is on a disk, as `/tmp` may not be.
+    pub(crate) fn new(core: Option<usize>) -> Result<Self> {
+        let program = std::env::current_exe()?;
+        let beside = program.parent().ok_or("this program is in no directory")?;
+        let scratch = tempfile::Builder::new().prefix("bench-").tempdir_in(beside)?;
+        Ok(Self { program, scratch, core })
+    }
+
+    pub(crate) fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    pub(crate) fn start(&self, app: App) -> Result<Server> {
+        self.start_with(app, None)
+    }
+
+    /// Starts one that keeps answers, and tombstones after them, for `kept`, and sweeps.
+    pub(crate) fn start_with(&self, app: App, kept: Option<Duration>) -> Result<Server> {
+        let dir = TempDir::new_in(self.scratch.path())?;
+        let mut child = Command::new(&self.program)
+            .args(["serve", app.name()])
+            .arg(dir.path())
+            .arg(self.core.map_or("any".to_owned(), |core| core.to_string()))
+            .arg(kept.map_or("default".to_owned(), |kept| kept.as_millis().to_string()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut port = String::new();
+        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut port)?;
+        let port = port.trim().parse().map_err(|_| format!("the server of {} did not start", app.name()))?;
+        Ok(Server { child, app, address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), _dir: dir })
+    }
+}
+
+impl Server {
+    pub(crate) fn app(&self) -> App {
+        self.app
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The processor time that it has used.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name, in parentheses, may have spaces. After it the 12th and 13th are the user's and the system's time.
+        let fields = stat.rsplit_once(')').ok_or("an unknown form of /proc/PID/stat")?.1;
+        let ticks: u64 = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse().unwrap_or(0)).sum();
+        Ok(Duration::from_secs(ticks) / u32::try_from(clock_ticks_per_second())?)
+    }
+
+    /// The memory that it has now, in bytes.
+    pub(crate) fn memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS in /proc/PID/status")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
