@@ -63,7 +63,7 @@ impl Measured {
 type Known = (u64, Vec<u8>);
 
 /// How many keys of each client are asked for again: during a load of replays, or after one of first requests.
-const KNOWN_KEYS: u64 = 20;
+const KNOWN_KEYS: u64 = 10;
 
 /// Puts the load on `server`, and checks that it did what it was to do.
 pub(crate) async fn load(server: &Server, requests: Requests, effort: Effort) -> Result<Measured> {

@@ -18,7 +18,7 @@ const GROWTH_MAX: f64 = 1.5;
 
 /// Asks for many keys, with short retention and a sweeper, and looks at the memory meanwhile.
 pub(crate) async fn measure(launcher: &Launcher, quick: bool) -> Result<Table> {
-    let keys = if quick { 10_000 } else { KEYS };
+    let keys = if quick { 2_000 } else { KEYS };
     let step = keys / 10;
     let title = format!(
         "Memory of the server over {keys} distinct keys in MiB; answers kept for {KEPT:?}, tombstones for {KEPT:?} more"

@@ -1,0 +1,13 @@
+//! Every row runs, and every answer is right. The figures of such a short run say nothing.
+
+use std::process::Command;
+
+#[test]
+fn every_row_runs_and_every_answer_is_right() {
+    let output = Command::new(env!("CARGO_BIN_EXE_bench")).arg("--quick").output().expect("it can be run");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
+    for row in ["memory, first", "SQLite leases, replay", "SQLite Atomic, first", "one commit for each request"] {
+        assert!(printed.contains(&format!("| {row} ")), "no row `{row}` in:\n{printed}");
+    }
+}
