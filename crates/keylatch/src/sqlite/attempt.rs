@@ -66,7 +66,7 @@ impl Job for Attempt {
     fn reply(self: Box<Self>, failed: Option<&BatchFailed>) {
         let Self { work, lender, result, runtime, reply, .. } = *self;
         drop(lender);
-        if failed.is_none() {
+        if let (None, Some(Ok(At { value: Transacted::Committed(_), .. }))) = (failed, &result) {
             failpoint::hit(Point::AfterCommit);
         }
         let result = match (failed, result) {

@@ -129,8 +129,10 @@ impl Db {
     pub(super) fn lend_to<T>(&mut self, lender: &Lender, work: impl FnOnce() -> T) -> thread::Result<T> {
         let conn = self.conn.take().expect("a connection is lent to one at a time");
         self.guard.set_lent(true);
-        lender.lend(conn);
-        let result = catch_unwind(AssertUnwindSafe(work));
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            lender.lend(conn);
+            work()
+        }));
         self.conn = Some(lender.take_back());
         self.guard.set_lent(false);
         result

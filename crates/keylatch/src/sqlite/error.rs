@@ -139,13 +139,18 @@ impl BatchFailed {
         Self::plain(ErrorKind::NotKnown, "the store's thread has ended without a reply")
     }
 
-    /// A deferred constraint, broken by the only job in the batch: it would be so again.
-    pub(super) fn refused(self) -> Self {
-        Self { kind: ErrorKind::Refused, ..self }
+    /// Whether one job may have failed all: by a constraint that is checked at the commit, or by a statement that ends
+    /// the transaction.
+    pub(super) fn is_of_one(&self) -> bool {
+        matches!(self.code.code, ErrorCode::ConstraintViolation | ErrorCode::OperationAborted)
     }
 
-    pub(super) fn is_constraint(&self) -> bool {
-        self.code.code == ErrorCode::ConstraintViolation
+    /// The same, of the only job in the batch: what breaks a constraint once does so again.
+    pub(super) fn alone(self) -> Self {
+        match self.code.code {
+            ErrorCode::ConstraintViolation => Self { kind: ErrorKind::Refused, ..self },
+            _ => self,
+        }
     }
 
     fn of(kind: ErrorKind, error: rusqlite::Error) -> Self {
@@ -157,7 +162,7 @@ impl BatchFailed {
     }
 
     fn plain(kind: ErrorKind, message: &str) -> Self {
-        Self { kind, code: ffi::Error::new(ffi::SQLITE_ABORT), message: Some(message.to_owned()) }
+        Self { kind, code: ffi::Error::new(ffi::SQLITE_INTERNAL), message: Some(message.to_owned()) }
     }
 
     /// What whoever runs the process can do.
@@ -172,6 +177,9 @@ impl BatchFailed {
             }
             ErrorCode::SystemIoFailure => "check its disk",
             ErrorCode::OutOfMemory => "give the process more memory",
+            ErrorCode::OperationAborted => {
+                "free space on its disk, and let no statement end the transaction, as OR ROLLBACK does"
+            }
             ErrorCode::ConstraintViolation => "a deferred constraint does not hold at the commit; check the writes",
             _ => "check the file",
         }
@@ -199,9 +207,8 @@ impl From<BatchFailed> for TxError {
 
 /// What a batch is told when SQLite has ended its transaction in the user's hands.
 pub(super) fn transaction_ended() -> rusqlite::Error {
-    let message =
-        "SQLite ended the transaction after an error in a statement of a handler's: most likely, the disk is full";
-    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_FULL), Some(message.into()))
+    let message = "a statement that failed in a closure has ended the transaction";
+    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK), Some(message.into()))
 }
 
 fn code(error: &rusqlite::Error) -> Option<ErrorCode> {

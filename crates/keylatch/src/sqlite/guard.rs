@@ -60,7 +60,7 @@ fn allowed(action: AuthAction<'_>) -> bool {
 }
 
 /// Pragmas that tell about the file, or set what is the user's own in it.
-const PRAGMAS: [&str; 18] = [
+const PRAGMAS: [&str; 19] = [
     "application_id",
     "collation_list",
     "compile_options",
@@ -77,6 +77,7 @@ const PRAGMAS: [&str; 18] = [
     "page_count",
     "quick_check",
     "table_info",
+    "table_list",
     "table_xinfo",
     "user_version",
 ];

@@ -88,7 +88,12 @@ pub(super) struct Lender(Arc<Loan>);
 
 impl Drop for Lender {
     fn drop(&mut self) {
-        self.0.end();
+        let mut state = self.0.0.lock();
+        state.phase = Phase::Over;
+        state.driver = None;
+        let waiter = state.waiter.take();
+        drop(state);
+        waiter.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -128,22 +133,9 @@ impl Lender {
 
     /// Takes the connection out, when the closure that uses it has ended. The transaction is over.
     pub(super) fn take_back(&self) -> Connection {
-        match self.0.end() {
+        match mem::replace(&mut self.0.0.lock().phase, Phase::Over) {
             Phase::Lent(conn) => conn,
             _ => unreachable!("only the store's end takes the connection out"),
         }
-    }
-}
-
-impl Loan {
-    /// The transaction is over, if it ever began.
-    fn end(&self) -> Phase {
-        let mut state = self.0.lock();
-        let phase = mem::replace(&mut state.phase, Phase::Over);
-        let (driver, waiter) = (state.driver.take(), state.waiter.take());
-        drop(state);
-        drop(driver);
-        waiter.into_iter().for_each(Waker::wake);
-        phase
     }
 }

@@ -123,7 +123,8 @@ impl Store {
 
     /// Runs a read-only query of the user's own, on a state of the file that does not change meanwhile.
     ///
-    /// It sees all that was acknowledged before it began. The closure may read everything, and write nothing.
+    /// It sees all that was acknowledged before it began. The closure may read everything, and write nothing. While it
+    /// runs, the log beside the file cannot start anew, and grows.
     ///
     /// # Errors
     ///

@@ -96,11 +96,11 @@ impl Worker {
             latest = batch.len();
             let mut committed = self.commit(&mut batch);
             alone = match &committed {
-                Err(failed) if failed.is_constraint() && batch.len() > 1 => ALONE_JOBS,
+                Err(failed) if failed.is_of_one() && batch.len() > 1 => ALONE_JOBS,
                 _ => alone.saturating_sub(batch.len()),
             };
             if batch.len() == 1 {
-                committed = committed.map_err(|failed| if failed.is_constraint() { failed.refused() } else { failed });
+                committed = committed.map_err(BatchFailed::alone);
             }
             report(&committed, &mut failing);
             for job in batch.drain(..) {
@@ -159,8 +159,8 @@ const CROWD_JOBS_MIN: usize = 4;
 /// worse than 10 or 50.
 const CROWD_YIELDS_MAX: usize = 3;
 
-/// How many jobs have a commit of their own after a commit that failed on a deferred constraint: whoever breaks it
-/// is likely to try again, and must not fail all others each time.
+/// How many jobs have a commit of their own after one has failed all others: it is likely to be tried again, and must not
+/// do so each time.
 const ALONE_JOBS: usize = 1_000;
 
 /// Says so when batches begin to fail and when they succeed again, and not each time.

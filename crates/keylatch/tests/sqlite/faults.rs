@@ -139,3 +139,32 @@ async fn a_deferred_constraint_that_does_not_hold_fails_its_own_handler_in_the_e
     assert_eq!(broken.kind(), ErrorKind::Refused, "{broken}");
     committed(whole);
 }
+
+#[tokio::test]
+async fn a_statement_that_ends_the_transaction_fails_its_own_handler_in_the_end() {
+    let fixture = Fixture::with_items().await;
+    fixture.store.execute(|db| db.execute_batch("INSERT INTO item (name) VALUES ('a')")).await.unwrap();
+    let insert = |name: &'static str| {
+        fixture.attempt(claim(Guarantee::Atomic), async move |mut tx| {
+            let added = tx.run(move |db| db.execute("INSERT OR ROLLBACK INTO item (name) VALUES (?1)", [name])).await;
+            if added.is_ok() { keep("done") } else { Verdict::KeepUndone(Outcome::bytes("no")) }
+        })
+    };
+    let raw = fixture.raw();
+    raw.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let together = futures_util::future::join4(fixture.store.sweep(1), insert("b"), insert("a"), async {
+        tokio::task::yield_now().await;
+        raw.execute_batch("ROLLBACK").unwrap();
+    });
+    let (_, fine, breaking, ()) = together.await;
+    for error in [fine.unwrap_err(), breaking.unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.to_string().contains("OR ROLLBACK"), "{error}");
+    }
+    assert_eq!(fixture.items().await, ["a"]);
+
+    let (fine, breaking) = tokio::join!(insert("b"), insert("a"));
+    committed(fine);
+    assert_eq!(breaking.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(fixture.items().await, ["a", "b"]);
+}
