@@ -9,13 +9,16 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 /// Whether a connection is in the user's hands.
 ///
 /// While it is, SQLite refuses to prepare a statement that would end the batch's transaction, change how the
-/// connection works, or write to Keylatch's own tables.
+/// connection works, or write to Keylatch's own tables. And it commits nothing: after an error that has ended the
+/// transaction, the next statement would otherwise be one of its own.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Guard(Arc<AtomicBool>);
 
 impl Guard {
     /// Puts the guard on `conn`. It comes off only with the connection.
     pub(super) fn protect(&self, conn: &mut Connection) -> rusqlite::Result<()> {
+        let lent = self.0.clone();
+        conn.commit_hook(Some(move || lent.load(Ordering::Relaxed)))?;
         let lent = self.0.clone();
         conn.authorizer(Some(move |context: AuthContext<'_>| {
             // A thread that has the connection got it through a lock after this was set.

@@ -52,6 +52,8 @@ impl Loan {
         let mut state = self.0.lock();
         let state = &mut *state;
         match &state.phase {
+            // An error has ended it.
+            Phase::Lent(conn) if conn.is_autocommit() => Poll::Ready(Err(TxError::Over)),
             // Under the lock: the writer, which wants the connection back, waits for the closure.
             Phase::Lent(conn) => match closure.take() {
                 Some(closure) => Poll::Ready(closure(conn).map_err(TxError::Sql)),

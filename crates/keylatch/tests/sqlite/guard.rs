@@ -2,6 +2,7 @@
 
 use keylatch::Guarantee;
 use keylatch::sqlite::TxError;
+use keylatch::store::ErrorKind;
 use rusqlite::ErrorCode;
 
 use crate::support::{Fixture, add, claim, committed, keep};
@@ -123,4 +124,37 @@ async fn a_query_cannot_write() {
         assert_eq!(error.sqlite_error_code(), Some(ErrorCode::ReadOnly), "{sql}: {error}");
     }
     assert!(fixture.items().await.is_empty());
+}
+
+#[tokio::test]
+async fn nothing_is_committed_after_the_transaction_has_ended() {
+    let fixture = Fixture::with_items().await;
+    fixture.store.execute(|db| db.execute_batch("INSERT INTO item (name) VALUES ('a')")).await.unwrap();
+    // Not even by the very statement with which the store commits.
+    for ends in ["INSERT OR ROLLBACK INTO item (name) VALUES ('a')", include_str!("../../src/sqlite/sql/commit.sql")] {
+        let claim = claim(Guarantee::Atomic);
+        let result = fixture
+            .attempt(claim.clone(), async move |mut tx| {
+                add(&mut tx, "before").await.unwrap();
+                let late = tx.run(move |db| {
+                    db.prepare_cached(ends)?.execute([]).unwrap_err();
+                    assert!(db.is_autocommit());
+                    db.execute("INSERT INTO item (name) VALUES ('late')", [])
+                });
+                late.await.unwrap_err();
+                let over = add(&mut tx, "later").await;
+                assert!(matches!(over, Err(TxError::Over)), "{over:?}");
+                keep("done")
+            })
+            .await;
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Unavailable);
+        let unit = fixture.store.execute(move |db| {
+            db.prepare_cached(ends)?.execute([]).unwrap_err();
+            db.execute("INSERT INTO item (name) VALUES ('late')", []).or(Ok(0))
+        });
+        unit.await.unwrap_err();
+        assert_eq!(fixture.record(&claim).await, None);
+        assert_eq!(fixture.items().await, ["a"]);
+    }
+    fixture.win(&claim(Guarantee::Fenced)).await;
 }
