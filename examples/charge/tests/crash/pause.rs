@@ -49,6 +49,31 @@ async fn i5_paused_while_the_provider_is_asked() {
     winner.kill().await;
 }
 
+/// The late owner goes on while the winner is still running: its outcome is not taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn i5_paused_and_resumed_before_the_winner_has_ended() {
+    let till = Till::new().await;
+    let request = charge("key");
+    let late = till.open_to_fail("before-commit", "pause").await;
+    let (client, sent) = (till.client.clone(), request.clone());
+    let asking = tokio::spawn(async move { client.send(&sent, SOON).await });
+    eventually(SOON, "the late owner to stand still", async || late.is_paused()).await;
+    let winner = till.open_to_fail("before-commit", "pause").await;
+    let (client, sent) = (till.client.clone(), request.clone());
+    let insisting = tokio::spawn(async move { client.insist(&sent, SOON, SOON).await.unwrap() });
+    eventually(SOON, "the winner to stand still", async || winner.is_paused()).await;
+
+    late.resume();
+    let reply = asking.await.unwrap();
+    assert!(matches!(reply, Reply::Refused { status: 409, .. }), "it has lost, and nobody has won yet: {reply:?}");
+    winner.resume();
+    assert!(!insisting.await.unwrap().replayed, "the winner's outcome is the one that counts");
+    let summary = till.judge();
+    assert_eq!(summary.effects, 1);
+    late.kill().await;
+    winner.kill().await;
+}
+
 /// The late owner changes nothing, and its customer gets the winner's answer.
 async fn pause_at(boundary: &str) {
     let till = Till::new().await;
