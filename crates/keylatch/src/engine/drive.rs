@@ -11,11 +11,11 @@ use tracing::Instrument;
 use super::flight::Leader;
 use super::{Answer, Error, Final, Held, Inner, Quota, Ran, Refused, Request, Run, renewer};
 use crate::failpoint::{self, Point};
-use crate::machine::{self, Claim, Claimed, Completion, End, Phase};
+use crate::machine::{self, Claim, Claimed, Completion, Decision, End, Phase};
 use crate::planted::{self, Bug};
 use crate::store::{self, Applied, At, ErrorKind};
 use crate::tx::{Start, Transacted, Transactional, TxSlot, Verdict, Work};
-use crate::{Guarantee, Lease, Owner, Policy, Record, Timestamp};
+use crate::{Fingerprint, Guarantee, Lease, Owner, Policy, Record, State, Timestamp};
 
 /// How a drive ended.
 pub(super) enum Driven<S> {
@@ -31,10 +31,10 @@ where
     S: FnOnce(Extensions) -> F + Send + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
-    let asked = Instant::now();
-    match engine.quotas.admit(&*engine.store, &leader.id(), &request.scope, asked).await {
-        Ok(true) => {}
-        Ok(false) => return refuse_new(&engine, leader, start).await,
+    match admit(&engine, &leader, &request).await {
+        Ok(Admitted::ToClaim) => {}
+        Ok(Admitted::Full) => return Driven::Done(Ok(Refused::Quota(Quota::RecordsPerScope).into())),
+        Ok(Admitted::Found(found, asked)) => return Driven::Held(Held::found(leader, Some(start), found, asked)),
         Err(error) => return Driven::Done(Err(error.into())),
     }
     failpoint::hit(Point::BeforeClaim);
@@ -47,16 +47,33 @@ where
     }
 }
 
-/// The scope is full: whoever has a record gets what it holds, and nobody gets a new one.
-async fn refuse_new<S>(engine: &Inner, leader: Leader, start: S) -> Driven<S> {
+/// Whether a request may claim its key.
+#[expect(clippy::large_enum_variant, reason = "it lives for a moment on the stack")]
+enum Admitted {
+    ToClaim,
+    /// Its scope is full, and it would be one record more.
+    Full,
+    /// Its scope is full, and this record is there already. It was asked for at that time.
+    Found(At<Record>, Instant),
+}
+
+async fn admit(engine: &Inner, leader: &Leader, request: &Request) -> Result<Admitted, store::Error> {
     let asked = Instant::now();
-    match engine.store.read(leader.id()).await {
-        Ok(At { value: Some(record), now }) if machine::phase(Some(&record), now) != Phase::Free => {
-            Driven::Held(Held::found(leader, Some(start), At { value: record, now }, asked))
-        }
-        Ok(_) => Driven::Done(Ok(Answer::Refused(Refused::Quota(Quota::RecordsPerScope)))),
-        Err(error) => Driven::Done(Err(error.into())),
+    if engine.quotas.admit(&*engine.store, &leader.id(), &request.scope, asked).await? {
+        return Ok(Admitted::ToClaim);
     }
+    let At { value, now } = engine.store.read(leader.id()).await?;
+    Ok(match value.filter(|record| machine::phase(Some(record), now) != Phase::Free) {
+        None => Admitted::Full,
+        Some(record) if decides(&record, request.fingerprint, now) => Admitted::Found(At { value: record, now }, asked),
+        // To be taken over: that makes no record more.
+        Some(_) => Admitted::ToClaim,
+    })
+}
+
+/// Whether `record` already decides what a request with `fingerprint` gets.
+fn decides(record: &Record, fingerprint: Fingerprint, now: Timestamp) -> bool {
+    machine::decide(Some(record), fingerprint, now) != Decision::Run
 }
 
 // ---- On a lease ----------------------------------------------------------------------------------------
@@ -84,12 +101,10 @@ where
     if asked.elapsed() >= engine.policy.lease {
         // Paused since then: another may have taken over, so nothing starts under this lease.
         withdraw(engine, &claim);
-        return Driven::Done(Ok(Answer::Refused(Refused::InProgress)));
+        return Driven::Done(Ok(Refused::InProgress.into()));
     }
     leader.flight().held(lease, engine.held_until(asked), asked);
-    engine.renewing.get_or_init(|| {
-        drop(tokio::spawn(renewer::renew_leases(Arc::downgrade(engine), engine.policy.lease)));
-    });
+    renewer::start(engine);
     if record.attempt > 1 {
         engine.metrics.takeovers.increment(1);
     }
@@ -111,7 +126,7 @@ where
 /// Claims, again if the reply was lost: the store knows the claim by its owner.
 async fn claim_lease(engine: &Arc<Inner>, claim: &Claim) -> Result<At<Claimed>, store::Error> {
     let asked = Instant::now();
-    let mut tries = CLAIM_TRIES;
+    let (mut tries, mut uncertain) = (CLAIM_TRIES, false);
     loop {
         tries -= 1;
         match engine.store.claim(claim.clone()).await {
@@ -119,30 +134,42 @@ async fn claim_lease(engine: &Arc<Inner>, claim: &Claim) -> Result<At<Claimed>, 
                 engine.metrics.claim.record(asked.elapsed());
                 return Ok(claimed);
             }
-            Err(error) if error.retryable() && tries > 0 => {}
             Err(error) => {
-                withdraw(engine, claim);
+                uncertain |= error.kind() == ErrorKind::NotKnown;
+                if error.retryable() && tries > 0 {
+                    continue;
+                }
+                if uncertain {
+                    withdraw(engine, claim);
+                }
                 return Err(error);
             }
         }
     }
 }
 
-/// A claim that may have been granted although its reply never came: nothing has run under it, so the record goes,
-/// if the store comes back before the lease ends. If others ran before, what they did is not to be forgotten: then
-/// the record stays, for the same request.
+/// A claim that may have been granted although its reply never came, or came too late: nothing has run under it, so
+/// the record goes, if the store comes back before the lease ends. If others ran before, what they did is not to be
+/// forgotten, nor that they died: then the record stays, and its lease ends by itself.
 fn withdraw(engine: &Arc<Inner>, claim: &Claim) {
+    let Ok(place) = engine.withdrawals.clone().try_acquire_owned() else {
+        tracing::warn!("too many claims are being withdrawn; the lease of this one will end");
+        return;
+    };
     let (engine, id, owner) = (engine.clone(), claim.id(), claim.owner);
-    drop(tokio::spawn(async move {
+    let tracker = engine.tracker.clone();
+    drop(tracker.spawn(async move {
         let read = || async {
             let found = engine.store.read(id).await?.value;
-            let Some(record) = found.filter(|record| record.owner == owner) else { return Ok(()) };
-            let end = if record.attempt == 1 { End::Free } else { retry(&engine.policy) };
-            engine.store.release(record.lease(), end).await.map(|_| ())
+            match found.filter(|record| record.owner == owner && record.attempt == 1) {
+                Some(record) => engine.store.release(record.lease(), End::Free).await.map(|_| ()),
+                None => Ok(()),
+            }
         };
-        if let Err(error) = until_lease_ends(&engine.policy, read).await {
+        if let (Err(error), _) = until_lease_ends(&engine.policy, read).await {
             tracing::warn!(%error, "a claim that may have been granted could not be withdrawn; its lease will end");
         }
+        drop(place);
     }));
 }
 
@@ -160,12 +187,14 @@ async fn complete<S>(
         drop(tokio::spawn(async move { engine.store.complete(lease, completion).await }));
         return Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })));
     }
-    let applied = until_lease_ends(&engine.policy, || engine.store.complete(lease, completion.clone())).await;
+    let (applied, tries) = until_lease_ends(&engine.policy, || engine.store.complete(lease, completion.clone())).await;
     engine.metrics.complete.record(asked.elapsed());
     failpoint::hit(Point::AfterCommit);
     match applied {
         Ok(Applied::Applied(now)) => {
-            let expires_at = now + completion.retention;
+            // If the reply of an earlier try was lost, the answer has been there since then.
+            let earlier = if tries > 1 { recorded_until(engine, lease).await } else { None };
+            let expires_at = earlier.unwrap_or(now + completion.retention);
             engine.metrics.completed.increment(1);
             if planted::has(Bug::ReleaseAfterComplete) {
                 let _ = engine.store.release(lease, End::Free).await;
@@ -175,16 +204,29 @@ async fn complete<S>(
             }
             Driven::Done(Ok(Answer::Ran(Ran { expires_at: Some(expires_at) })))
         }
-        Ok(Applied::Lost) => look_again(engine, leader, Answer::Refused(Refused::InProgress)).await,
+        Ok(Applied::Lost) => lost(engine, leader, Refused::InProgress.into()).await,
         Err(error) => Driven::Done(Err(error.into())),
     }
 }
 
-/// The lease was lost: the winner's answer is the answer, or `otherwise` if there is no record any more.
-async fn look_again<S>(engine: &Inner, leader: Leader, otherwise: Answer) -> Driven<S> {
+/// Another has taken over: its answer is the answer, or `otherwise` if there is no record any more.
+async fn lost<S>(engine: &Inner, leader: Leader, otherwise: Answer) -> Driven<S> {
     tracing::warn!("a run lost its lease; its client gets the answer of the run that took over");
     leader.flight().lose();
     engine.metrics.lost.increment(1);
+    look(engine, leader, otherwise).await
+}
+
+/// Until when the outcome that is recorded is given.
+async fn recorded_until(engine: &Inner, lease: Lease) -> Option<Timestamp> {
+    match engine.store.read(lease.id).await.ok()?.value?.state {
+        State::Completed { expires_at, .. } => Some(expires_at),
+        State::Running { .. } => None,
+    }
+}
+
+/// The record, for a request whose work has begun before and cannot begin again; `otherwise` if there is none.
+pub(super) async fn look<S>(engine: &Inner, leader: Leader, otherwise: Answer) -> Driven<S> {
     let asked = Instant::now();
     match engine.store.read(leader.id()).await {
         Ok(At { value: Some(record), now }) => {
@@ -198,41 +240,39 @@ async fn look_again<S>(engine: &Inner, leader: Leader, otherwise: Answer) -> Dri
 async fn release<S>(engine: &Inner, leader: Leader, lease: Lease, verdict: Verdict) -> Driven<S> {
     let (end, counter) = match (verdict, engine.guarantee) {
         (Verdict::Unknown, _) => (End::Unknown, &engine.metrics.not_known),
-        (Verdict::Retry, Guarantee::Fenced) => (retry(&engine.policy), &engine.metrics.retried),
+        (Verdict::Retry, Guarantee::Fenced) => {
+            (End::Retry(engine.policy.retention + engine.policy.tombstone), &engine.metrics.retried)
+        }
         _ => (End::Free, &engine.metrics.freed),
     };
     counter.increment(1);
     let ran = Answer::Ran(Ran { expires_at: None });
     match until_lease_ends(&engine.policy, || engine.store.release(lease, end)).await {
-        Ok(Applied::Applied(_)) => {}
-        // Most likely, it failed because another has taken over.
-        Ok(Applied::Lost) => return look_again(engine, leader, ran).await,
-        Err(error) => {
+        (Ok(Applied::Lost), 1) => return lost(engine, leader, ran).await,
+        // An earlier try was carried out, although its reply was lost.
+        (Ok(Applied::Applied(_) | Applied::Lost), _) => {}
+        (Err(error), _) => {
             tracing::warn!(%error, "a run that ended without an outcome could not say so; its lease will end");
         }
     }
     Driven::Done(Ok(ran))
 }
 
-/// The same request may run again, for as long as its answer would have been remembered.
-fn retry(policy: &Policy) -> End {
-    End::Retry(policy.retention + policy.tombstone)
-}
-
-/// Does `write` until it succeeds, fails for good, or a lease has passed.
-async fn until_lease_ends<T, F>(policy: &Policy, write: impl Fn() -> F) -> Result<T, store::Error>
+/// Does `write` until it succeeds, fails for good, or a lease has passed. Says in how many tries.
+async fn until_lease_ends<T, F>(policy: &Policy, write: impl Fn() -> F) -> (Result<T, store::Error>, u32)
 where
     F: Future<Output = Result<T, store::Error>>,
 {
     let started = Instant::now();
-    let mut pause = END_PAUSE.0;
+    let (mut pause, mut tries) = (END_PAUSE.0, 0);
     loop {
+        tries += 1;
         match write().await {
             Err(error) if error.retryable() && started.elapsed() + pause < policy.lease => {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(END_PAUSE.1);
             }
-            done => return done,
+            done => return (done, tries),
         }
     }
 }
@@ -282,7 +322,7 @@ where
     let asked = Instant::now();
     // The claim comes with the first write, or at the end: a handler must not start for what is already answered.
     match engine.store.read(leader.id()).await {
-        Ok(At { value: Some(record), now }) if decides(&record, &claim, now) => {
+        Ok(At { value: Some(record), now }) if decides(&record, claim.fingerprint, now) => {
             return Driven::Held(Held::found(leader, Some(start), At { value: record, now }, asked));
         }
         Ok(_) => {}
@@ -321,11 +361,6 @@ where
     }
 }
 
-/// Whether `record` already decides what the claim gets.
-fn decides(record: &Record, claim: &Claim, now: Timestamp) -> bool {
-    machine::decide(Some(record), claim.fingerprint, now) != machine::Decision::Run
-}
-
 /// The commit's reply was lost. The record tells whether it took place.
 async fn settle(
     engine: &Inner,
@@ -333,7 +368,7 @@ async fn settle(
     owner: Owner,
     error: store::Error,
 ) -> Result<At<Transacted>, store::Error> {
-    let found = until_lease_ends(&engine.policy, || engine.store.read(leader.id())).await?;
+    let found = until_lease_ends(&engine.policy, || engine.store.read(leader.id())).await.0?;
     match found.value {
         Some(record) if record.owner == owner => Ok(At { value: Transacted::Committed(record), now: found.now }),
         Some(record) => Ok(At { value: Transacted::Held(record), now: found.now }),

@@ -4,7 +4,7 @@
 //! so that one lock counts what a scope has running and finds its duplicates.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -89,15 +89,15 @@ impl Flights {
         if let Some(flight) = shard.flights.get(&id).filter(|flight| flight.holds(now)) {
             return Joined::Follower(flight.clone());
         }
-        if self.running.load(Ordering::Relaxed) >= self.limits.running_max {
-            return Joined::Refused(Quota::Running);
-        }
-        let in_scope = shard.scopes.entry(scope_of(&id)).or_default();
-        if *in_scope >= self.limits.running_per_scope_max {
+        let scope = scope_of(&id);
+        if shard.scopes.get(&scope).copied().unwrap_or(0) >= self.limits.running_per_scope_max {
             return Joined::Refused(Quota::RunningPerScope);
         }
-        *in_scope += 1;
-        self.running.fetch_add(1, Ordering::Relaxed);
+        if self.running.fetch_add(1, Ordering::Relaxed) >= self.limits.running_max {
+            self.running.fetch_sub(1, Ordering::Relaxed);
+            return Joined::Refused(Quota::Running);
+        }
+        *shard.scopes.entry(scope).or_default() += 1;
         self.metrics.running.increment(1.0);
         let flight = Arc::new(Flight {
             fingerprint,
@@ -153,7 +153,7 @@ impl Flight {
     }
 
     /// Whether nobody else can have taken over by `now`.
-    fn holds(&self, now: Instant) -> bool {
+    pub(super) fn holds(&self, now: Instant) -> bool {
         !self.is_lost() && self.hold.lock().until.is_none_or(|until| now < until)
     }
 
@@ -167,12 +167,15 @@ impl Flight {
         *self.hold.lock() = Hold { lease: Some(lease), until, renewed: asked };
     }
 
-    /// Notes that another owner has the record.
+    /// Notes that another owner has the record. Those who wait here look for themselves.
     pub(super) fn lose(&self) {
         self.lost.store(true, Ordering::Release);
+        // Either this side sees a token that is being made, or its maker sees the loss.
+        fence(Ordering::SeqCst);
         if let Some(token) = self.token.get() {
             token.cancel();
         }
+        self.changed.notify_waiters();
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -182,18 +185,22 @@ impl Flight {
     /// Cancelled when the lease is lost.
     pub(super) fn token(&self) -> CancellationToken {
         let token = self.token.get_or_init(CancellationToken::new).clone();
+        fence(Ordering::SeqCst);
         if self.is_lost() {
             token.cancel();
         }
         token
     }
 
-    /// Waits for the end of the run: its final outcome, or `None` if it ended without one.
+    /// Waits for the end of the run: its final outcome, or `None` if it ended without one, or lost its lease.
     pub(super) async fn ended(&self) -> Option<Final> {
         loop {
             let changed = self.changed.notified();
             if let Some(ended) = self.ended.get() {
                 return ended.clone();
+            }
+            if self.is_lost() {
+                return None;
             }
             changed.await;
         }

@@ -21,11 +21,14 @@ mod run;
 mod telemetry;
 mod tracked;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::Extensions;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 pub use self::answer::{Answer, Error, Final, Quota, Ran, Refused, Request};
@@ -65,7 +68,10 @@ struct Inner {
     quotas: Quotas,
     tracker: TaskTracker,
     closing: AtomicBool,
-    renewing: OnceLock<()>,
+    /// The task that renews leases, once there is one.
+    renewing: Mutex<Option<JoinHandle<()>>>,
+    /// Places for claims that are being withdrawn.
+    withdrawals: Arc<Semaphore>,
     metrics: Metrics,
 }
 
@@ -123,7 +129,8 @@ impl Engine {
             quotas: Quotas::new(&limits),
             tracker: TaskTracker::new(),
             closing: AtomicBool::new(false),
-            renewing: OnceLock::new(),
+            renewing: Mutex::default(),
+            withdrawals: Arc::new(Semaphore::new(limits.running_max.min(Semaphore::MAX_PERMITS))),
             metrics,
         };
         Ok(Self { inner: Arc::new(inner), resolver: None })
@@ -170,7 +177,11 @@ impl Engine {
             }
             let mut leader = match self.inner.flights.join(id, request.fingerprint, now) {
                 Joined::Leader(leader) => leader,
-                Joined::Refused(quota) => return Ok(Answer::Refused(Refused::Quota(quota))),
+                Joined::Refused(quota) => {
+                    let place = self.inner.flights.wait();
+                    let recorded = if place.is_some() { self.inner.recorded(id, &request).await? } else { None };
+                    return Ok(recorded.unwrap_or(Refused::Quota(quota).into()));
+                }
                 Joined::Follower(flight) => {
                     if flight.fingerprint() == request.fingerprint {
                         match patience.follow(&flight).await {
@@ -184,26 +195,30 @@ impl Engine {
             };
             // Leads until there is an answer, or no more patience: then a follower leads.
             loop {
-                let Some(starting) = start.take() else { return Ok(Answer::Refused(Refused::InProgress)) };
-                let held = match self.drive(leader, &request, starting).await {
+                let driven = match start.take() {
+                    Some(start) => self.drive(leader, &request, start).await,
+                    None => drive::look(&self.inner, leader, Refused::InProgress.into()).await,
+                };
+                let held = match driven {
                     Driven::Done(done) => return done,
                     Driven::Held(held) => *held,
                 };
                 start = held.start;
                 leader = held.leader;
+                check_owner(&held.record, &request)?;
                 match machine::decide(Some(&held.record), request.fingerprint, held.now) {
-                    Decision::Run => patience.spend_try()?,
+                    Decision::Run if start.is_some() && patience.spend_try() => {}
+                    Decision::Run => return Ok(Refused::InProgress.into()),
                     Decision::Replay(_) => {
                         let Some(found) = Final::of(held.record, held.now, held.asked) else { continue };
                         self.inner.remember(&leader, &found);
                         return Ok(Answer::Replayed(found));
                     }
-                    Decision::Refuse(Refusal::Unknown) if self.ask_resolver(&held.record).await? => {
-                        patience.spend_try()?;
-                    }
+                    Decision::Refuse(Refusal::Unknown)
+                        if patience.spend_try() && self.ask_resolver(&held.record).await? => {}
                     Decision::Refuse(refusal) => return Ok(Answer::Refused(refusal.into())),
                     Decision::Wait(_) if patience.pause().await => {}
-                    Decision::Wait(_) => return Ok(Answer::Refused(Refused::InProgress)),
+                    Decision::Wait(_) => return Ok(Refused::InProgress.into()),
                 }
             }
         }
@@ -214,11 +229,13 @@ impl Engine {
         S: FnOnce(Extensions) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
     {
+        // Counted before it looks, so that a shutdown either is seen here, or waits for this.
+        let token = self.inner.tracker.token();
         if self.inner.closing.load(Ordering::Acquire) {
             return Driven::Done(Err(Error::ShuttingDown));
         }
         let driving = drive::drive(self.inner.clone(), leader, request.clone(), start);
-        Tracked::new(&self.inner.tracker, Box::pin(driving)).await
+        Tracked::new(token, Box::pin(driving)).await
     }
 
     /// Takes the answers from expired records and removes those past their tombstone, `limit` records at most.
@@ -282,22 +299,27 @@ impl Inner {
     async fn beside(&self, id: RecordId, flight: &Flight, request: &Request) -> Result<Answer, Error> {
         let same = flight.fingerprint() == request.fingerprint;
         let refused = Answer::Refused(if same { Refused::InProgress } else { Refused::Mismatch });
-        if flight.has_lease() {
+        if flight.has_lease() && flight.holds(Instant::now()) {
             return Ok(refused);
         }
+        Ok(self.recorded(id, request).await?.unwrap_or(refused))
+    }
+
+    /// What the record says to a request that may not claim the key; `None` if the key is free, or to be taken over.
+    async fn recorded(&self, id: RecordId, request: &Request) -> Result<Option<Answer>, Error> {
         let asked = Instant::now();
         let At { value, now } = self.store.read(id).await?;
-        let Some(record) = value else { return Ok(refused) };
-        match machine::decide(Some(&record), request.fingerprint, now) {
-            Decision::Run => Ok(refused),
-            Decision::Wait(_) => Ok(Answer::Refused(Refused::InProgress)),
-            Decision::Refuse(refusal) => Ok(Answer::Refused(refusal.into())),
-            Decision::Replay(_) => {
-                let Some(found) = Final::of(record, now, asked) else { return Ok(refused) };
+        let Some(record) = value else { return Ok(None) };
+        check_owner(&record, request)?;
+        Ok(match machine::decide(Some(&record), request.fingerprint, now) {
+            Decision::Run => None,
+            Decision::Wait(_) => Some(Refused::InProgress.into()),
+            Decision::Refuse(refusal) => Some(Refused::from(refusal).into()),
+            Decision::Replay(_) => Final::of(record, now, asked).map(|found| {
                 self.cache.keep(id, &found);
-                Ok(Answer::Replayed(found))
-            }
-        }
+                Answer::Replayed(found)
+            }),
+        })
     }
 
     /// Keeps a final outcome for those who wait for it, and for the next who ask.
@@ -321,7 +343,7 @@ const TRIES_MAX: u32 = 16;
 
 impl Patience {
     fn new(engine: &Inner, wait: Duration) -> Self {
-        let deadline = Instant::now() + wait.min(engine.limits.wait_max);
+        let deadline = later(Instant::now(), wait.min(engine.limits.wait_max));
         Self { flights: engine.flights.clone(), deadline, pause: POLL.0, tries: 0, place: None }
     }
 
@@ -352,14 +374,27 @@ impl Patience {
         Some(())
     }
 
-    fn spend_try(&mut self) -> Result<(), Error> {
+    /// Whether the store may be asked once more without a pause.
+    fn spend_try(&mut self) -> bool {
         self.tries += 1;
-        if self.tries < TRIES_MAX {
-            return Ok(());
-        }
-        let why = "the key was freed and taken again on every try";
-        Err(crate::store::Error::new(crate::store::ErrorKind::Unavailable, why).into())
+        self.tries < TRIES_MAX
     }
+}
+
+/// `span` after `instant`, as far as the clock goes.
+fn later(instant: Instant, span: Duration) -> Instant {
+    /// Longer than any process lives, and short enough for every clock.
+    const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    instant + span.min(FAR)
+}
+
+/// A store that hands out another's record is damaged: its answer must not reach this request.
+fn check_owner(record: &Record, request: &Request) -> Result<(), Error> {
+    if record.belongs_to(&request.scope, &request.key) {
+        return Ok(());
+    }
+    let why = "a record of another scope or key is stored under this identity";
+    Err(crate::store::Error::new(crate::store::ErrorKind::Corrupt, why).into())
 }
 
 /// A record that another holds, as [`drive`] found it.

@@ -1,10 +1,11 @@
 //! How many live records a scope may have.
 //!
-//! A count of the store at every claim would cost more than the claim. So each count grants an allowance: a part
-//! of what is left, to be used up before the scope is counted again. With several processes a few more records
-//! than the limit may pass.
+//! A count of the store at every claim would cost more than the claim. So a scope is first counted at a random claim,
+//! one in so many, and each count grants an allowance: a part of what is left, to be used up before the scope is
+//! counted again. A few more records than the limit may pass, with several processes more.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -14,9 +15,9 @@ use crate::{Limits, RecordId, Scope};
 
 /// How long a scope that was found full is taken for full.
 const FULL_FOR: Duration = Duration::from_secs(1);
-/// What a scope may claim before its first count: most callers never reach it, and are never counted.
-const UNSEEN_CLAIMS: u64 = 100;
-/// Scopes remembered at once; past this all are counted anew.
+/// Of the claims in scopes without an allowance, one in so many counts its scope: most callers are never counted.
+const CLAIMS_PER_FIRST_COUNT: u64 = 100;
+/// Allowances remembered at once; past this all are forgotten.
 const SCOPES_MAX: usize = 10_000;
 
 /// What each scope may still claim before it is counted again.
@@ -24,6 +25,8 @@ const SCOPES_MAX: usize = 10_000;
 pub(super) struct Quotas {
     records_max: u64,
     scopes: Mutex<HashMap<[u8; 16], Allowance>>,
+    /// Chooses the claims that count a scope. Callers, who choose their keys, cannot foresee which.
+    chooser: RandomState,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +37,7 @@ enum Allowance {
 
 impl Quotas {
     pub(super) fn new(limits: &Limits) -> Self {
-        Self { records_max: limits.records_per_scope_max, scopes: Mutex::default() }
+        Self { records_max: limits.records_per_scope_max, scopes: Mutex::default(), chooser: RandomState::new() }
     }
 
     /// Whether `scope` may have another record.
@@ -47,7 +50,7 @@ impl Quotas {
     ) -> Result<bool, Error> {
         let mut name = [0; 16];
         name.copy_from_slice(&id.as_bytes()[..16]);
-        if let Some(known) = self.known(name, now) {
+        if let Some(known) = self.known(name, id, now) {
             return Ok(known);
         }
         let records = store.count(scope.clone(), self.records_max).await?;
@@ -55,24 +58,31 @@ impl Quotas {
             0 => Allowance::FullSince(now),
             left => Allowance::Claims(left / 4),
         };
-        self.scopes.lock().insert(name, allowance);
-        Ok(matches!(allowance, Allowance::Claims(_)))
-    }
-
-    /// The answer, where it needs no count.
-    fn known(&self, name: [u8; 16], now: Instant) -> Option<bool> {
         let mut scopes = self.scopes.lock();
         if scopes.len() >= SCOPES_MAX {
             scopes.clear();
         }
-        let unseen = Allowance::Claims(UNSEEN_CLAIMS.min(self.records_max / 4));
-        match scopes.entry(name).or_insert(unseen) {
-            Allowance::Claims(left @ 1..) => {
+        scopes.insert(name, allowance);
+        Ok(matches!(allowance, Allowance::Claims(_)))
+    }
+
+    /// The answer, where it needs no count.
+    fn known(&self, name: [u8; 16], id: &RecordId, now: Instant) -> Option<bool> {
+        match self.scopes.lock().get_mut(&name) {
+            None if self.counts(id) => None,
+            None => Some(true),
+            Some(Allowance::Claims(left @ 1..)) => {
                 *left -= 1;
                 Some(true)
             }
-            Allowance::FullSince(since) if now < *since + FULL_FOR => Some(false),
-            _ => None,
+            Some(Allowance::FullSince(since)) if now.saturating_duration_since(*since) < FULL_FOR => Some(false),
+            Some(_) => None,
         }
+    }
+
+    /// Whether this claim is one that counts its scope. Where the limit is low, every claim is.
+    fn counts(&self, id: &RecordId) -> bool {
+        let one_in = CLAIMS_PER_FIRST_COUNT.min(self.records_max / 4).max(1);
+        self.chooser.hash_one(id).is_multiple_of(one_in)
     }
 }

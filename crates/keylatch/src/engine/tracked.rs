@@ -5,7 +5,6 @@ use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
-use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::planted::{self, Bug};
@@ -22,13 +21,13 @@ pub(super) struct Tracked<T: Send + 'static> {
 }
 
 impl<T: Send + 'static> Tracked<T> {
-    /// Tracks `future`, so that a shutdown can wait for it.
+    /// Tracks `future` by `token`, so that a shutdown can wait for it.
     ///
     /// # Panics
     ///
     /// Outside a tokio runtime.
-    pub(super) fn new(tracker: &TaskTracker, future: BoxFuture<'static, T>) -> Self {
-        Self { future: Some(future), begun: false, token: Some(tracker.token()), runtime: Handle::current() }
+    pub(super) fn new(token: TaskTrackerToken, future: BoxFuture<'static, T>) -> Self {
+        Self { future: Some(future), begun: false, token: Some(token), runtime: Handle::current() }
     }
 }
 
