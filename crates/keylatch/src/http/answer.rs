@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body as HttpBody;
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::body::{Collected, GuardedBody, Patience, collect};
@@ -66,7 +67,12 @@ where
     }
     let patience = patience(&parts.headers, guarantee, keeping);
     let (kept, body) = match collect(body, keeping.bytes_max, patience).await? {
-        Collected::Whole(bytes) => (Body::Kept(bytes.clone()), GuardedBody::whole(bytes)),
+        Collected::Whole(bytes, None) => (Body::Kept(bytes.clone()), GuardedBody::whole(bytes)),
+        // Trailers are part of the answer, and are not kept.
+        Collected::Whole(bytes, trailers) => {
+            let digest = Some(Sha256::digest(&bytes).into());
+            (Body::NotRetained { digest }, GuardedBody::ended(bytes, trailers))
+        }
         Collected::Unfinished(body, _) if planted::has(Bug::OversizeFreesKey) => {
             return Ok((Verdict::Free, Response::from_parts(parts, body)));
         }
@@ -99,7 +105,7 @@ fn patience(headers: &HeaderMap, guarantee: Guarantee, keeping: &Keeping) -> Pat
     if guarantee == Guarantee::Atomic || content_type.starts_with(b"text/event-stream") {
         return Patience::None;
     }
-    Patience::Until(Instant::now() + keeping.end_max)
+    Instant::now().checked_add(keeping.end_max).map_or(Patience::Endless, Patience::Until)
 }
 
 /// The answer of a run that has just been recorded, or that was not to be.
@@ -107,9 +113,10 @@ pub(super) fn first<B>(mut response: Response<B>, key: &HeaderValue, expires_at:
     let headers = response.headers_mut();
     headers.remove(IDEMPOTENT_REPLAYED);
     headers.insert(IDEMPOTENCY_KEY, key.clone());
-    if let Some(expires_at) = expires_at {
-        headers.insert(IDEMPOTENCY_EXPIRES, http_date(expires_at));
-    }
+    match expires_at {
+        Some(expires_at) => headers.insert(IDEMPOTENCY_EXPIRES, http_date(expires_at)),
+        None => headers.remove(IDEMPOTENCY_EXPIRES),
+    };
     response
 }
 

@@ -1,6 +1,6 @@
 //! Bodies: read within a limit, handed on whole, or passed through as they stream.
 
-use std::collections::VecDeque;
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -17,30 +17,37 @@ pin_project! {
     ///
     /// A request that Keylatch guards reaches its handler whole; all other bodies pass untouched.
     #[project = Project]
-    #[derive(Debug)]
     #[expect(missing_docs, reason = "the variants are private to this crate in effect: no constructor is public")]
     #[non_exhaustive]
     pub enum GuardedBody<B> {
         /// All of it, until it is taken.
-        Whole { bytes: Option<Bytes> },
+        Whole { bytes: Option<Bytes>, trailers: Option<Box<HeaderMap>> },
         /// Another's, as it is.
         Inner { #[pin] body: B },
         /// What was read of another's, and then the rest of it.
-        Partly { part: Part<B> },
+        Partly { read: Option<Bytes>, rest: Pin<Box<B>> },
     }
-}
-
-/// What was read of a body, and the rest.
-#[derive(Debug)]
-pub struct Part<B> {
-    read: VecDeque<Bytes>,
-    trailers: Option<HeaderMap>,
-    rest: Pin<Box<B>>,
 }
 
 impl<B> GuardedBody<B> {
     pub(super) fn whole(bytes: Bytes) -> Self {
-        Self::Whole { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()) }
+        Self::ended(bytes, None)
+    }
+
+    pub(super) fn ended(bytes: Bytes, trailers: Option<Box<HeaderMap>>) -> Self {
+        Self::Whole { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()), trailers }
+    }
+}
+
+/// Shows how much there is, never what it says.
+impl<B> fmt::Debug for GuardedBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        match self {
+            Self::Whole { bytes: whole, .. } => write!(f, "Whole({} bytes)", bytes(whole)),
+            Self::Inner { .. } => f.write_str("Inner"),
+            Self::Partly { read, .. } => write!(f, "Partly({} bytes)", bytes(read)),
+        }
     }
 }
 
@@ -50,35 +57,33 @@ impl<B: Body<Data = Bytes>> Body for GuardedBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project() {
-            Project::Whole { bytes } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Project::Inner { body } => body.poll_frame(context),
-            Project::Partly { part } => {
-                if let Some(bytes) = part.read.pop_front() {
-                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
-                }
-                match part.trailers.take() {
-                    Some(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-                    None => part.rest.as_mut().poll_frame(context),
-                }
+            Project::Whole { bytes, trailers } => {
+                let data = bytes.take().map(Frame::data);
+                Poll::Ready(data.or_else(|| trailers.take().map(|trailers| Frame::trailers(*trailers))).map(Ok))
             }
+            Project::Inner { body } => body.poll_frame(context),
+            Project::Partly { read, rest } => match read.take() {
+                Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                None => rest.as_mut().poll_frame(context),
+            },
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole { bytes } => bytes.is_none(),
+            Self::Whole { bytes, trailers } => bytes.is_none() && trailers.is_none(),
             Self::Inner { body } => body.is_end_stream(),
-            Self::Partly { part } => part.read.is_empty() && part.trailers.is_none() && part.rest.is_end_stream(),
+            Self::Partly { read, rest } => read.is_none() && rest.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
+        let known = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
         match self {
-            Self::Whole { bytes } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Whole { bytes, .. } => SizeHint::with_exact(known(bytes)),
             Self::Inner { body } => body.size_hint(),
-            Self::Partly { part } => {
-                let read: u64 = part.read.iter().map(|bytes| bytes.len() as u64).sum();
-                let rest = part.rest.size_hint();
+            Self::Partly { read, rest } => {
+                let (read, rest) = (known(read), rest.size_hint());
                 let mut hint = SizeHint::new();
                 hint.set_lower(rest.lower().saturating_add(read));
                 if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(read)) {
@@ -103,10 +108,10 @@ pub(super) enum Patience {
 
 /// What came of reading a body.
 pub(super) enum Collected<B> {
-    /// All of it.
-    Whole(Bytes),
-    /// It did not end within the limit or the time, or ended with trailers. Nothing of it is lost. If the end was
-    /// seen all the same, its digest is known.
+    /// All of it, and its trailers.
+    Whole(Bytes, Option<Box<HeaderMap>>),
+    /// It did not end within the limit or the time. Nothing of it is lost. If the end was seen all the same, its digest
+    /// is known.
     Unfinished(GuardedBody<B>, Option<[u8; 32]>),
 }
 
@@ -116,28 +121,25 @@ where
     B: Body<Data = Bytes>,
 {
     if body.is_end_stream() {
-        return Ok(Collected::Whole(Bytes::new()));
+        return Ok(Collected::Whole(Bytes::new(), None));
     }
-    let mut part = Part { read: VecDeque::new(), trailers: None, rest: Box::pin(body) };
-    let mut bytes = 0;
+    let mut rest = Box::pin(body);
+    let mut read = Read::default();
     loop {
-        let Some(frame) = next(part.rest.as_mut(), patience).await else { return Ok(part.unfinished()) };
-        let Some(frame) = frame.transpose()? else { return Ok(Collected::Whole(part.concat(bytes))) };
+        let Some(frame) = next(rest.as_mut(), patience).await else { return Ok(read.unfinished(rest)) };
+        let Some(frame) = frame.transpose()? else { return Ok(Collected::Whole(read.bytes(), None)) };
         match frame.into_data() {
-            Ok(data) => {
-                bytes += data.len();
-                part.read.push_back(data);
-            }
+            Ok(data) => read.push(data),
             Err(frame) => {
-                part.trailers = frame.into_trailers().ok();
-                return Ok(part.unfinished());
+                let trailers = frame.into_trailers().ok().map(Box::new);
+                return Ok(Collected::Whole(read.bytes(), trailers));
             }
         }
-        if bytes > bytes_max {
-            return Ok(part.unfinished());
+        if read.len() > bytes_max {
+            return Ok(read.unfinished(rest));
         }
-        if part.rest.is_end_stream() {
-            return Ok(Collected::Whole(part.concat(bytes)));
+        if rest.is_end_stream() {
+            return Ok(Collected::Whole(read.bytes(), None));
         }
     }
 }
@@ -155,23 +157,38 @@ async fn next<B: Body>(mut body: Pin<&mut B>, patience: Patience) -> Option<Opti
     }
 }
 
-impl<B: Body<Data = Bytes>> Part<B> {
-    fn concat(mut self, bytes: usize) -> Bytes {
-        if self.read.len() <= 1 {
-            return self.read.pop_front().unwrap_or_default();
+/// What was read of a body. A single frame stays as it came; more are copied together, for small ones would otherwise
+/// hold far more memory than they have bytes.
+#[derive(Default)]
+struct Read {
+    first: Bytes,
+    all: BytesMut,
+}
+
+impl Read {
+    fn push(&mut self, data: Bytes) {
+        if self.len() == 0 {
+            self.first = data;
+            return;
         }
-        let mut whole = BytesMut::with_capacity(bytes);
-        self.read.iter().for_each(|bytes| whole.extend_from_slice(bytes));
-        whole.freeze()
+        if self.all.is_empty() {
+            self.all.reserve(self.first.len() + data.len());
+            self.all.extend_from_slice(&std::mem::take(&mut self.first));
+        }
+        self.all.extend_from_slice(&data);
     }
 
-    fn unfinished(self) -> Collected<B> {
-        let seen_whole = self.trailers.is_none() && self.rest.is_end_stream();
-        let digest = seen_whole.then(|| {
-            let mut hash = Sha256::new();
-            self.read.iter().for_each(|bytes| hash.update(bytes));
-            hash.finalize().into()
-        });
-        Collected::Unfinished(GuardedBody::Partly { part: self }, digest)
+    fn len(&self) -> usize {
+        self.first.len() + self.all.len()
+    }
+
+    fn bytes(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.freeze() }
+    }
+
+    fn unfinished<B: Body>(self, rest: Pin<Box<B>>) -> Collected<B> {
+        let bytes = self.bytes();
+        let digest = rest.is_end_stream().then(|| Sha256::digest(&bytes).into());
+        Collected::Unfinished(GuardedBody::Partly { read: Some(bytes).filter(|read| !read.is_empty()), rest }, digest)
     }
 }

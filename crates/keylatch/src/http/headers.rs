@@ -1,7 +1,7 @@
 //! The headers of the contract, and which of an answer's headers are kept.
 
 use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderName, HeaderValue,
     LAST_MODIFIED, LINK, LOCATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RETRY_AFTER, SET_COOKIE, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
@@ -40,9 +40,10 @@ const INTERNAL: [HeaderName; 6] = [
 const KEPT: [HeaderName; 8] =
     [CONTENT_TYPE, CONTENT_LANGUAGE, CONTENT_ENCODING, LOCATION, ETAG, LAST_MODIFIED, LINK, RETRY_AFTER];
 
-/// What must never be given to another exchange: credentials, and what concerns one connection
+/// What must never be given to another exchange: credentials, the time of the answer, and what concerns one connection
 /// ([RFC 9110, section 7.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)).
-const NEVER_KEPT: [HeaderName; 10] = [
+const NEVER_KEPT: [HeaderName; 11] = [
+    DATE,
     SET_COOKIE,
     WWW_AUTHENTICATE,
     PROXY_AUTHENTICATE,
@@ -63,7 +64,7 @@ pub(super) struct Kept {
 
 /// A header that must not be kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` must not be kept: it belongs to one client or one connection")]
+#[error("`{0}` must not be kept: it belongs to one client, one answer or one connection")]
 pub struct NeverKept(pub HeaderName);
 
 impl Kept {
@@ -78,10 +79,19 @@ impl Kept {
     /// The kept lines of `headers`, in their order.
     pub(super) fn of(&self, headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
         let cookie = |name: &HeaderName| planted::has(Bug::KeepSetCookie) && *name == SET_COOKIE;
-        let kept = |name: &HeaderName| KEPT.contains(name) || self.more.contains(name) || cookie(name);
+        let kept = |name: &HeaderName| {
+            let listed = KEPT.contains(name) || self.more.contains(name) || cookie(name);
+            listed && !concerns_connection(name, headers)
+        };
         let lines = headers.iter().filter(|(name, _)| kept(name));
         lines.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
+}
+
+/// Whether `Connection` names this header as one of its own.
+fn concerns_connection(name: &HeaderName, headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    lines.any(|line| line.split(',').any(|option| option.trim().eq_ignore_ascii_case(name.as_str())))
 }
 
 pub(super) fn drop_internal(headers: &mut HeaderMap) {
@@ -92,7 +102,9 @@ pub(super) fn drop_internal(headers: &mut HeaderMap) {
 
 /// An instant as an HTTP date ([RFC 9110, section 5.6.7](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7)).
 pub(super) fn http_date(instant: Timestamp) -> HeaderValue {
-    let millis = u64::try_from(instant.as_millis()).unwrap_or(0);
+    /// The end of the year 9999, after which there are no HTTP dates.
+    const LAST: u64 = 253_402_300_799_999;
+    let millis = u64::try_from(instant.as_millis()).unwrap_or(0).min(LAST);
     let date = std::time::UNIX_EPOCH + std::time::Duration::from_millis(millis);
     HeaderValue::from_str(&httpdate::fmt_http_date(date)).expect("a date is a header value")
 }

@@ -19,12 +19,30 @@ use crate::{Engine, Limits, Policy};
 ///
 /// It has no default for the two things that only the caller knows: what is promised, and who calls.
 ///
-/// ```compile_fail
+/// ```
+/// use keylatch::http::{IdempotencyLayer, ScopeFrom};
+///
 /// let store = keylatch::memory::Store::new();
-/// // A store without transactions cannot be `Atomic`.
-/// keylatch::http::IdempotencyLayer::atomic(store, keylatch::http::ScopeFrom::shared("demo"));
+/// let layer = IdempotencyLayer::fenced(store, ScopeFrom::header("x-user-id")).require_key();
+/// ```
+///
+/// Without a scope it does not compile:
+///
+/// ```compile_fail,E0061
+/// # use keylatch::http::{IdempotencyLayer, ScopeFrom};
+/// # let store = keylatch::memory::Store::new();
+/// let layer = IdempotencyLayer::fenced(store).require_key();
+/// ```
+///
+/// Nor does `Atomic` on a store without transactions, such as the memory store:
+///
+/// ```compile_fail,E0277
+/// # use keylatch::http::{IdempotencyLayer, ScopeFrom};
+/// # let store = keylatch::memory::Store::new();
+/// let layer = IdempotencyLayer::atomic(store, ScopeFrom::header("x-user-id")).require_key();
 /// ```
 #[derive(Debug, Clone)]
+#[must_use = "a layer does nothing until it is put around a service"]
 pub struct IdempotencyLayer {
     config: Arc<Config>,
 }
@@ -90,14 +108,12 @@ impl IdempotencyLayer {
     }
 
     /// Refuses requests without a key, with 400. Otherwise they pass unguarded.
-    #[must_use]
     pub fn require_key(self) -> Self {
         self.with(|config| config.key_required = true)
     }
 
     /// Guards these methods instead of POST and PATCH. GET, HEAD, OPTIONS and TRACE have no effect to guard, and
     /// always pass.
-    #[must_use]
     pub fn with_methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
         let guarded = methods.into_iter().filter(|method| !method.is_safe()).collect();
         self.with(|config| config.methods = guarded)
@@ -109,7 +125,6 @@ impl IdempotencyLayer {
     /// # Panics
     ///
     /// If `name` is not the name of a header.
-    #[must_use]
     pub fn with_key_header<N: TryInto<HeaderName>>(self, name: N) -> Self {
         let name = named_header(name);
         self.with(|config| config.key_from = KeyFrom::Header(name))
@@ -117,7 +132,6 @@ impl IdempotencyLayer {
 
     /// Takes the key from a JSON body instead: the string or whole number at `pointer`
     /// ([RFC 6901](https://www.rfc-editor.org/rfc/rfc6901)), such as `/id` of an event.
-    #[must_use]
     pub fn with_key_pointer(self, pointer: &str) -> Self {
         self.with(|config| config.key_from = KeyFrom::Pointer(pointer.into()))
     }
@@ -125,26 +139,22 @@ impl IdempotencyLayer {
     /// Takes two JSON bodies for the same request if they differ only in white space, in the order of names or in the
     /// spelling of numbers. A body that leaves doubt (a name that stands twice, a lone surrogate, a number out of
     /// range, deep nesting) counts by its bytes.
-    #[must_use]
     pub fn with_canonical_json(self) -> Self {
         self.with(|config| config.canonical_json = true)
     }
 
     /// Refuses request bodies over this many bytes with 413, instead of [`BODY_BYTES_MAX`].
-    #[must_use]
     pub fn with_body_bytes_max(self, bytes_max: usize) -> Self {
         self.with(|config| config.body_bytes_max = bytes_max)
     }
 
     /// Keeps answers of up to this many bytes, instead of [`ANSWER_BYTES_MAX`].
-    #[must_use]
     pub fn with_answer_bytes_max(self, bytes_max: usize) -> Self {
         self.with(|config| config.keeping.bytes_max = bytes_max)
     }
 
     /// Keeps answers whose body ends within this time, instead of [`ANSWER_END_MAX`]. In `Atomic` a body must be
     /// there when the handler returns.
-    #[must_use]
     pub fn with_answer_end_max(self, end_max: Duration) -> Self {
         self.with(|config| config.keeping.end_max = end_max)
     }
@@ -166,7 +176,6 @@ impl IdempotencyLayer {
     /// Runs requests unguarded while the store is unavailable, instead of refusing them with 503. Such a request may
     /// take effect twice. Its answer carries `Idempotency-Status: bypassed`, and is counted in
     /// `keylatch_bypassed_total`.
-    #[must_use]
     pub fn fail_open(self) -> Self {
         self.with(|config| config.fail_open = true)
     }
@@ -177,7 +186,6 @@ impl IdempotencyLayer {
     /// Only `Fenced` runs can be finished: an `Atomic` one leaves nothing behind, and an `AtMostOnce` one must not start
     /// again.
     #[cfg(feature = "completer")]
-    #[must_use]
     pub fn with_stored_requests(self, key: super::SealingKey) -> Self {
         self.with(|config| config.sealing = Some(key))
     }

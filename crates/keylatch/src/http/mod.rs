@@ -38,7 +38,7 @@ mod trace;
 mod work;
 
 pub use answer::Disposition;
-pub use body::{GuardedBody, Part};
+pub use body::GuardedBody;
 #[cfg(feature = "completer")]
 pub use completer::{Completer, Round};
 #[cfg(feature = "axum")]

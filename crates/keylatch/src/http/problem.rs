@@ -206,8 +206,8 @@ impl Problem {
     /// The answer as an outcome to record.
     pub(super) fn outcome(&self) -> Outcome {
         let (parts, body) = self.response().into_parts();
-        let headers = parts.headers.get(CONTENT_TYPE).map(|value| (CONTENT_TYPE, value.clone()));
-        Outcome { status: parts.status, headers: headers.into_iter().collect(), body: crate::Body::Kept(body) }
+        let headers = parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        Outcome { status: parts.status, headers, body: crate::Body::Kept(body) }
     }
 }
 

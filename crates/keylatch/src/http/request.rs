@@ -1,7 +1,9 @@
 //! What a request says: its key, its preference to wait, its fingerprint.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use http::Uri;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
@@ -72,10 +74,10 @@ pub(super) fn wait(headers: &HeaderMap) -> Option<Duration> {
 pub(super) fn fingerprint(parts: &Parts, body: &[u8], canonical_json: bool) -> Fingerprint {
     let mut hasher = Hasher::default();
     hasher.field(parts.method.as_str().as_bytes());
-    hasher.field(parts.uri.path().as_bytes());
-    hasher.optional(parts.uri.query().map(str::as_bytes));
-    hasher.optional(parts.headers.get(CONTENT_TYPE).map(|value| value.as_bytes()));
-    hasher.optional(parts.headers.get(CONTENT_ENCODING).map(|value| value.as_bytes()));
+    hasher.field(uri(parts).path().as_bytes());
+    hasher.optional(uri(parts).query().map(str::as_bytes));
+    hasher.optional(all_of(&parts.headers, CONTENT_TYPE).as_deref());
+    hasher.optional(all_of(&parts.headers, CONTENT_ENCODING).as_deref());
     let canonical = if canonical_json && may_be_json(&parts.headers) { canonical(body) } else { None };
     match canonical {
         Some(canonical) => {
@@ -85,6 +87,23 @@ pub(super) fn fingerprint(parts: &Parts, body: &[u8], canonical_json: bool) -> F
         None => hasher.field(body),
     }
     hasher.finish()
+}
+
+/// The URI that was asked for: a router that nests others takes the prefix off before they see it.
+pub(super) fn uri(parts: &Parts) -> &Uri {
+    #[cfg(feature = "axum")]
+    if let Some(axum::extract::OriginalUri(uri)) = parts.extensions.get() {
+        return uri;
+    }
+    &parts.uri
+}
+
+/// The value of a header. Several lines mean the same as one with commas
+/// ([RFC 9110, section 5.3](https://www.rfc-editor.org/rfc/rfc9110#section-5.3)).
+fn all_of(headers: &HeaderMap, name: HeaderName) -> Option<Cow<'_, [u8]>> {
+    let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let first = Cow::from(lines.next()?);
+    Some(lines.fold(first, |all, line| Cow::from([all.as_ref(), b", ", line].concat())))
 }
 
 fn may_be_json(headers: &HeaderMap) -> bool {

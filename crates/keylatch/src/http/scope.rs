@@ -8,6 +8,7 @@ use http::HeaderName;
 use http::request::Parts;
 use sha2::{Digest, Sha256};
 
+use super::request::uri;
 use crate::planted::{self, Bug};
 use crate::{SCOPE_FIELD_BYTES_MAX, Scope};
 
@@ -22,14 +23,18 @@ type Caller = dyn for<'r> Fn(&'r Parts) -> Option<Cow<'r, str>> + Send + Sync;
 
 impl ScopeFrom {
     /// From the value of a request header, which something in front of the layer must have verified: a client
-    /// could write any name into it.
+    /// could write any name into it. If the header is there more than once, the caller cannot be determined.
     ///
     /// # Panics
     ///
     /// If `name` is not the name of a header.
     pub fn header<N: TryInto<HeaderName>>(name: N) -> Self {
         let name = named_header(name);
-        Self(Arc::new(move |parts| parts.headers.get(&name)?.to_str().ok().map(Cow::from)))
+        Self(Arc::new(move |parts| {
+            let mut lines = parts.headers.get_all(&name).iter();
+            let caller = lines.next()?.to_str().ok()?;
+            lines.next().is_none().then_some(Cow::from(caller))
+        }))
     }
 
     /// From an extension that an authentication layer in front has put into the request.
@@ -71,7 +76,7 @@ fn operation(parts: &Parts) -> String {
     if let Some(route) = parts.extensions.get::<axum::extract::MatchedPath>() {
         return named(&parts.method, route.as_str());
     }
-    named(&parts.method, parts.uri.path())
+    named(&parts.method, uri(parts).path())
 }
 
 fn named(method: &http::Method, route: &str) -> String {

@@ -57,6 +57,10 @@ where
         let guarded = self.config.methods.contains(request.method());
         let keyed = self.config.key_required || self.config.key_from.may_be_in(request.headers());
         if !(guarded && keyed) {
+            let mut request = request;
+            if guarded {
+                drop_internal(request.headers_mut());
+            }
             return ResponseFuture::passed(self.inner.call(request.map(|body| GuardedBody::Inner { body })));
         }
         // The service that was found ready takes the request; its clone stays for the next.
@@ -102,6 +106,7 @@ where
     };
     let answer = config.engine.answer(asked, start).await;
     failpoint::hit(Point::BeforeAnswer);
+    let preferred = !wait.is_zero() && matches!(answer, Ok(Answer::Replayed(_) | Answer::Refused(Refused::InProgress)));
     let mut response = match answer {
         Ok(Answer::Ran(ran)) => match stage.lock().end() {
             Some(Ok(response)) => answer::first(response, &received, ran.expires_at),
@@ -112,7 +117,9 @@ where
         Ok(Answer::Refused(refused)) => own(&Problem::from(refused)),
         Err(Error::Store(error)) => {
             tracing::error!(%error, "the store failed");
-            let waiting = if config.fail_open { stage.lock().waiting() } else { None };
+            // A record that is there and cannot be read is no reason to run without one.
+            let open = config.fail_open && error.retryable();
+            let waiting = if open { stage.lock().waiting() } else { None };
             match waiting {
                 Some((inner, request)) => bypass(inner, request).await?,
                 None => own(&Problem::StoreUnavailable),
@@ -122,9 +129,9 @@ where
         Err(Error::Misused(_)) => own(&Problem::HandlerFailed { retryable: true }),
     };
     Span::current().record("status", response.status().as_u16());
-    if !wait.is_zero() {
+    if preferred {
         let applied = HeaderValue::try_from(format!("wait={}", wait.as_secs())).expect("digits are a header value");
-        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+        response.headers_mut().append(PREFERENCE_APPLIED, applied);
     }
     Ok(response)
 }
@@ -155,8 +162,8 @@ async fn admit<B: Body<Data = Bytes>>(config: &Config, request: Request<B>) -> R
     if body.size_hint().lower() > config.body_bytes_max as u64 {
         return Err(too_large);
     }
-    let body = match collect(body, config.body_bytes_max, Patience::Endless).await {
-        Ok(Collected::Whole(body)) => body,
+    let (body, trailers) = match collect(body, config.body_bytes_max, Patience::Endless).await {
+        Ok(Collected::Whole(body, trailers)) => (body, trailers),
         Ok(Collected::Unfinished(..)) => return Err(too_large),
         Err(_) => return Err(Problem::BodyIncomplete),
     };
@@ -165,7 +172,7 @@ async fn admit<B: Body<Data = Bytes>>(config: &Config, request: Request<B>) -> R
     let (key, received) = match found {
         Some(found) => found,
         None if config.key_required => return Err(Problem::KeyRequired),
-        None => return Ok(Admission::Unkeyed(Request::from_parts(parts, GuardedBody::whole(body)))),
+        None => return Ok(Admission::Unkeyed(Request::from_parts(parts, GuardedBody::ended(body, trailers)))),
     };
     let wait = request::wait(&parts.headers).unwrap_or(Duration::ZERO).min(config.engine.limits().wait_max);
     let fingerprint = request::fingerprint(&parts, &body, config.canonical_json);
@@ -175,7 +182,7 @@ async fn admit<B: Body<Data = Bytes>>(config: &Config, request: Request<B>) -> R
     let sealed = None;
     parts.extensions.insert(Identity { scope: scope.clone(), key: key.clone() });
     let asked = crate::Request { scope, key, fingerprint, wait, sealed };
-    let request = Request::from_parts(parts, GuardedBody::whole(body));
+    let request = Request::from_parts(parts, GuardedBody::ended(body, trailers));
     Ok(Admission::Guarded(Admitted { request, asked, received }))
 }
 
