@@ -6,7 +6,7 @@
 //! something), a call is lost before the write or its reply after it, a call arrives long after its sender has
 //! given up, a client sends its request again, a sweep comes.
 //!
-//! [`explore`] visits every state that can be reached, each once, and checks I1 to I7, I10 and I12 at every step.
+//! [`explore()`] visits every state that can be reached, each once, and checks I1 to I7, I10 and I12 at every step.
 //! What it finds, it reports with the shortest way there.
 //!
 //! - [`config`]: what may happen, and the bugs that can be planted to test the search itself.
