@@ -40,7 +40,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`machine`] | all the semantics, pure: what a request gets, and what a store writes |
-//! | [`store`] | the contract of a store; [`memory`] and `sqlite` keep it, and the suite in `conformance` proves it |
+//! | [`store`] | the contract of a store; [`memory`], `sqlite` and `redis` keep it, and the suite in `conformance` proves it |
 //! | [`tx`] | `Atomic`: a handler's transaction |
 //! | [`Engine`] | claims, runs, records and replays; [`Engine::run`] is the door for functions |
 //! | [`http`] | the door for HTTP: a layer for any tower service, and extractors for axum |
@@ -55,6 +55,7 @@
 //! | `http` | yes | the tower layer |
 //! | `axum` | yes | extractors: [`Key`], [`Scope`], [`Tx`], [`Run`] |
 //! | `sqlite` | yes | the SQLite store |
+//! | `redis` | | the store in Redis or Valkey |
 //! | `completer` | | finishing abandoned runs from their stored, encrypted requests |
 //! | `conformance` | | the suite that every store passes |
 //! | `failpoints`, `planted` | | for Keylatch's own tests: places where a process kills itself, and mistakes that a test must catch |
@@ -75,6 +76,8 @@ mod outcome;
 mod planted;
 mod policy;
 mod record;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod scope;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

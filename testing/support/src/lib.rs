@@ -3,6 +3,7 @@
 //! - [`server`]: a program on a free port and a private directory; ready, killed, stopped, started again.
 //! - [`client`]: sends requests, again and again as clients do, and writes everything down in a
 //!   [`Log`](testing_history::Log) for the history checker.
+//! - [`redis`]: Redis servers, alone, as a Cluster, and with Sentinels.
 //! - [`raw`]: a connection that a test can leave in the middle of a request.
 //! - [`disk`]: a small disk of its own that can run full or become read-only, without harm to the machine.
 //!
@@ -12,6 +13,7 @@
 pub mod client;
 pub mod disk;
 pub mod raw;
+pub mod redis;
 pub mod server;
 
 use std::time::{Duration, Instant};

@@ -8,3 +8,7 @@ pub mod defaults {}
 
 #[doc = include_str!("failures.md")]
 pub mod failures {}
+
+#[cfg(feature = "redis")]
+#[doc = include_str!("redis.md")]
+pub mod redis {}

@@ -1,0 +1,36 @@
+-- Renews a run's lease, or hands back the record that is there, for the machine to decide on.
+-- KEYS: record, ids, due, leases.
+-- ARGV: now ('' for the server's), id, epoch and owner, lease, takeover, free (spans in ms, '' for never).
+local now = tonumber(ARGV[1])
+if not now then
+    local time = redis.call('TIME')
+    now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local header = redis.call('GETRANGE', KEYS[1], 0, 95)
+if header == '' then return { now, 0 } end
+-- Of a format that is known, running, and of this epoch and owner; else the record stays as it is.
+if header:sub(1, 2) ~= '\1R' or header:sub(7, 30) ~= ARGV[3] then
+    return { now, 0, redis.call('GET', KEYS[1]) }
+end
+
+-- The instant `span` ms from now, as a number and as stored: 8 bytes, the end of time if it is that far.
+local function instant(span)
+    if span == '' then return nil, '\128\0\0\0\0\0\0\0' end
+    local at = now + tonumber(span)
+    if at >= 9007199254740992 then return 9223372036854775807, '\127\255\255\255\255\255\255\255' end
+    return at, struct.pack('>i8', at)
+end
+
+local ends, ends_stored = instant(ARGV[4])
+local _, takeover_stored = instant(ARGV[5])
+local free, free_stored = instant(ARGV[6])
+local revision = struct.pack('>I4', struct.unpack('>I4', header, 3) + 1)
+-- First a write that frees memory: after it, a full server refuses none of the others. A run that is under way
+-- keeps its lease.
+redis.call('ZREM', KEYS[3], ARGV[2])
+redis.call('ZADD', KEYS[4], string.format('%.0f', ends), ARGV[2])
+if free then redis.call('ZADD', KEYS[3], string.format('%.0f', free), ARGV[2]) end
+redis.call('SETRANGE', KEYS[1], 2, revision)
+redis.call('SETRANGE', KEYS[1], 70, takeover_stored .. free_stored .. ends_stored)
+return { now, 1 }

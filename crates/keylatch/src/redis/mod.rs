@@ -1,0 +1,198 @@
+//! The store in Redis or Valkey: the lowest latency, and a weaker promise.
+//!
+//! **What it cannot promise.** Redis acknowledges a write before a replica has it. When a primary dies and a replica
+//! takes its place, the latest acknowledged claims and outcomes can be gone, and their requests run again. The
+//! [manual](crate::manual::redis) says how often that was measured, and which uses that rules out. `Atomic` is not
+//! offered: what a handler writes is elsewhere.
+//!
+//! Records stand in 64 buckets, each in one slot of a Cluster with its indexes:
+//!
+//! ```text
+//! keylatch:{tag}:<identity>   one record: a header that the scripts compare, and what only the machine reads
+//! keylatch:{tag}:ids          sorted set of all identities, for pages and counts
+//! keylatch:{tag}:due          sorted set by when a sweep has something to do
+//! keylatch:{tag}:leases       sorted set of running records, by when their lease ends
+//! ```
+//!
+//! A write is one script, atomic with its indexes. Claims of new keys, plain renewals, completions and
+//! removals are decided there, in one round trip, for only the server knows what time it is. Where the machine has
+//! more to say (a takeover, a noted step, a retry), the record is read, and replaced on the condition that it has not
+//! changed since. No key has a time to live: a record goes when it is swept, so that neither a restart nor a primary
+//! with another clock can drop one unseen.
+
+mod error;
+mod keys;
+mod link;
+mod ops;
+mod options;
+mod pages;
+mod script;
+mod server;
+mod value;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use redis::cluster::ClusterClientBuilder;
+use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::{Client, IntoConnectionInfo as _, TlsCertificates, Value, cmd};
+
+#[cfg(feature = "conformance")]
+use crate::Clock;
+use crate::store::Durability;
+pub use error::ConnectError;
+use keys::Keys;
+use link::{Link, Source};
+pub use options::{CONNECT_TIMEOUT, Options, PREFIX, RESPONSE_TIMEOUT};
+use server::Settings;
+
+/// A store in Redis or Valkey. A clone is the same store, on the same connection.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    link: Link,
+    keys: Keys,
+    durability: Durability,
+    /// Where the next sweep begins, so that a small limit reaches every bucket in turn.
+    sweep_from: AtomicUsize,
+    #[cfg(feature = "conformance")]
+    clock: Option<Clock>,
+}
+
+impl Store {
+    /// Connects to the server at `url`: `redis://[user:password@]host:port[/database]`, or `rediss://` for TLS.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`]; each says what to do.
+    pub async fn connect(url: &str) -> Result<Self, ConnectError> {
+        Self::connect_with(url, Options::default()).await
+    }
+
+    /// Connects to the server at `url` with these options.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`]; each says what to do.
+    pub async fn connect_with(url: &str, options: Options) -> Result<Self, ConnectError> {
+        let client = match &options.root_certificate {
+            Some(pem) => Client::build_with_tls(url, certificates(pem)),
+            None => Client::open(url),
+        };
+        let client = Box::new(client.map_err(ConnectError::Address)?);
+        let link = Link::to_one(Source::Address(client), &options);
+        let synced = match link.connection().await? {
+            Some(mut connection) => Settings::read(&mut connection).await?.syncs_each_write(&mut connection).await,
+            None => false,
+        };
+        Ok(Self::new(link, if synced { Durability::Disk } else { Durability::Replica }, options))
+    }
+
+    /// Connects to the primary that the Sentinels at `urls` know by the name `service`, and follows a failover.
+    ///
+    /// User, password and database of the first address are for the primary. The Sentinels get none.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`]; each says what to do.
+    pub async fn connect_sentinel(urls: &[&str], service: &str, options: Options) -> Result<Self, ConnectError> {
+        let client = sentinels(urls, service, &options).map_err(ConnectError::Address)?;
+        let link = Link::to_one(Source::Sentinels(Box::new(client)), &options);
+        link.connection().await?;
+        // A failover can lose what one server has on its disk.
+        Ok(Self::new(link, Durability::Replica, options))
+    }
+
+    /// Connects to the Cluster that the nodes at `urls` belong to.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`]; each says what to do.
+    pub async fn connect_cluster(urls: &[&str], options: Options) -> Result<Self, ConnectError> {
+        const RETRIES: u32 = 3;
+        const RETRY_WAIT_MS_MAX: u64 = 200;
+        let mut builder = ClusterClientBuilder::new(urls.iter().copied())
+            .connection_timeout(options.connect_timeout)
+            .response_timeout(options.response_timeout)
+            .overall_response_timeout(Some(options.response_timeout * 2))
+            .retries(RETRIES)
+            .max_retry_wait(RETRY_WAIT_MS_MAX);
+        if let Some(pem) = &options.root_certificate {
+            builder = builder.certs(certificates(pem));
+        }
+        let client = builder.build().map_err(ConnectError::Address)?;
+        let mut connection = client.get_async_connection().await.map_err(ConnectError::Unreachable)?;
+        let primaries = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+        let replies = connection.route_command(cmd("INFO"), primaries).await.map_err(ConnectError::Unreachable)?;
+        let Value::Map(replies) = replies else { return Err(ConnectError::Settings("INFO of the primaries")) };
+        for (_, reply) in replies {
+            Settings::of_reply(reply)?.check(options.eviction_allowed)?;
+        }
+        Ok(Self::new(Link::to_cluster(connection, &options), Durability::Replica, options))
+    }
+
+    /// Puts a copy of what is stored for `from` under the identity `to`, in place of what is there, as a damaged store
+    /// would; for the conformance suite.
+    ///
+    /// # Panics
+    ///
+    /// If there is no record `from`, or the server does not answer.
+    #[cfg(feature = "conformance")]
+    pub async fn misplace(&self, from: crate::RecordId, to: crate::RecordId) {
+        let (link, keys) = (&self.0.link, self.0.keys.all(to));
+        let record = link.read(cmd("GET").arg(self.0.keys.record(from))).await.expect("the server answers");
+        let Value::BulkString(record) = record else { panic!("there is a record to misplace") };
+        link.read(cmd("SET").arg(&keys[0]).arg(record)).await.expect("the server answers");
+        link.read(cmd("ZADD").arg(&keys[1]).arg(0).arg(to.as_bytes())).await.expect("the server answers");
+    }
+
+    fn new(link: Link, durability: Durability, options: Options) -> Self {
+        Self(Arc::new(Inner {
+            link,
+            keys: Keys::new(&options.prefix),
+            durability,
+            sweep_from: AtomicUsize::new(0),
+            #[cfg(feature = "conformance")]
+            clock: options.clock,
+        }))
+    }
+}
+
+fn sentinels(urls: &[&str], service: &str, options: &Options) -> redis::RedisResult<redis::sentinel::SentinelClient> {
+    let infos = urls.iter().map(|url| url.into_connection_info()).collect::<Result<Vec<_>, _>>()?;
+    let addresses = infos.iter().map(|info| info.addr().clone());
+    let mut builder = SentinelClientBuilder::new(addresses, service, SentinelServerType::Master)?;
+    if let Some(first) = infos.first() {
+        let login = first.redis_settings();
+        builder = builder.set_client_to_redis_db(login.db());
+        if let Some(user) = login.username() {
+            builder = builder.set_client_to_redis_username(user);
+        }
+        if let Some(password) = login.password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        if matches!(first.addr(), redis::ConnectionAddr::TcpTls { .. }) {
+            builder = builder.set_client_to_redis_tls_mode(redis::TlsMode::Secure);
+        }
+    }
+    if let Some(pem) = &options.root_certificate {
+        builder = builder
+            .set_client_to_redis_certificates(certificates(pem))
+            .set_client_to_sentinel_certificates(certificates(pem));
+    }
+    builder.build()
+}
+
+fn certificates(root: &[u8]) -> TlsCertificates {
+    TlsCertificates { client_tls: None, root_cert: Some(root.to_vec()) }
+}
+
+/// Shows nothing of the address, which can have a password in it.
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "redis::Store({:?})", self.0.keys)
+    }
+}

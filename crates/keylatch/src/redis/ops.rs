@@ -1,0 +1,242 @@
+//! The contract of a store, on Redis.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use std::time::Duration;
+
+use super::Store;
+use super::keys::RecordKeys;
+use super::script::{self, Lua, Reply};
+use super::value::{self, Found, HEADER_BYTES};
+use crate::machine::{self, Change, Claim, Claimed, Completion, End, Terms};
+use crate::store::{Applied, At, Durability, Error, ErrorKind, PageRequest, Swept};
+use crate::{Lease, Record, RecordId, Scope, State, Timestamp};
+
+/// How often a record is read anew because someone else has changed it meanwhile. Each time, one of those who want to
+/// change it has.
+const CHANGES_MAX: usize = 1_000;
+
+impl crate::store::Store for Store {
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<At<Claimed>, Error>> {
+        Box::pin(self.claim_record(claim))
+    }
+
+    fn renew(
+        &self,
+        lease: Lease,
+        terms: Terms,
+        step: Option<(String, Bytes)>,
+    ) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            let target = Target::new(self, lease.id);
+            let reply = match step {
+                // What is noted before has to be read.
+                Some(_) => target.read().await?,
+                None => {
+                    let spans = [millis(terms.lease), optional_millis(terms.takeover), optional_millis(terms.free)];
+                    let [ends, takeover, free] = spans.each_ref().map(|span| span.as_bytes());
+                    let owned = value::owned(lease.epoch, lease.owner);
+                    target.run(&script::RENEW, &[&owned, ends, takeover, free]).await?
+                }
+            };
+            let step = step.as_ref().map(|(name, result)| (name.as_str(), result));
+            target
+                .settle(reply, |record, now| {
+                    machine::renew(record, &lease, terms, step, now).map_or(Change::None, Change::Write)
+                })
+                .await
+        })
+    }
+
+    fn complete(&self, lease: Lease, completion: Completion) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            let target = Target::new(self, lease.id);
+            let owned = value::owned(lease.epoch, lease.owner);
+            let spans = [completion.retention, completion.retention.saturating_add(completion.tombstone)].map(millis);
+            let outcome = completion.outcome.encode();
+            let args = [owned.as_slice(), spans[0].as_bytes(), spans[1].as_bytes(), &outcome];
+            let reply = target.run(&script::COMPLETE, &args).await?;
+            target
+                .settle(reply, |record, now| {
+                    machine::complete(record, &lease, &completion, now).map_or(Change::None, Change::Write)
+                })
+                .await
+        })
+    }
+
+    fn release(&self, lease: Lease, end: End) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            let target = Target::new(self, lease.id);
+            let reply = match end {
+                End::Free => target.run(&script::RELEASE, &[&value::owned(lease.epoch, lease.owner)]).await?,
+                End::Retry(_) | End::Unknown => target.read().await?,
+            };
+            target.settle(reply, |record, now| machine::release(record, &lease, end, now)).await
+        })
+    }
+
+    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
+        Box::pin(self.sweep_records(limit))
+    }
+
+    fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
+        Box::pin(async move {
+            let Reply { now, record, .. } = Target::new(self, id).read().await?;
+            let value = record.map(|bytes| value::decode(id, &bytes)).transpose()?.map(|found| found.record);
+            Ok(At { value, now })
+        })
+    }
+
+    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+        Box::pin(self.list_records(page))
+    }
+
+    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+        Box::pin(self.lapsed_records(after, limit))
+    }
+
+    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
+        Box::pin(self.count_records(scope, limit))
+    }
+
+    fn durability(&self) -> Durability {
+        self.0.durability
+    }
+}
+
+impl Store {
+    async fn claim_record(&self, claim: Claim) -> Result<At<Claimed>, Error> {
+        let target = Target::new(self, claim.id());
+        // Its instants are the server's to write; the rest of it is known.
+        let Claimed::Won(new) = machine::claim(None, &claim, Timestamp::from_millis(0)) else {
+            unreachable!("a key without a record is won")
+        };
+        let parts = value::parts_of_new(&new);
+        let spans =
+            [millis(claim.terms.lease), optional_millis(claim.terms.takeover), optional_millis(claim.terms.free)];
+        let [lease, takeover, free] = spans.each_ref().map(|span| span.as_bytes());
+        let args = [parts.head.as_slice(), lease, takeover, free, &parts.tail];
+
+        let mut reply = target.run(&script::CLAIM, &args).await?;
+        for _ in 0..CHANGES_MAX {
+            let now = reply.now;
+            if reply.done != 0 {
+                return Ok(At { value: machine::claim(None, &claim, now), now });
+            }
+            let Some(bytes) = &reply.record else {
+                // It went while it was about to be replaced.
+                reply = target.run(&script::CLAIM, &args).await?;
+                continue;
+            };
+            let Found { record, header } = value::decode(target.id, bytes)?;
+            if !record.belongs_to(&claim.scope, &claim.key) {
+                return Err(Error::new(ErrorKind::Corrupt, "a record of another scope or key has this identity"));
+            }
+            let value = machine::claim(Some(record.clone()), &claim, now);
+            match &value {
+                Claimed::Won(won) if *won != record || self.0.link.waits() => {
+                    reply = target.replace(&header, won).await?;
+                    if reply.done != 0 {
+                        return Ok(At { value, now });
+                    }
+                }
+                // Held; or sent again after a lost reply, and granted before.
+                _ => return Ok(At { value, now }),
+            }
+        }
+        Err(contended())
+    }
+
+    /// What a script takes for the clock: nothing, for the server's.
+    pub(super) fn now_arg(&self) -> String {
+        #[cfg(feature = "conformance")]
+        if let Some(clock) = &self.0.clock {
+            return clock.now().as_millis().to_string();
+        }
+        String::new()
+    }
+}
+
+/// One record, and where it stands.
+pub(super) struct Target<'s> {
+    store: &'s Store,
+    id: RecordId,
+    keys: RecordKeys,
+}
+
+impl<'s> Target<'s> {
+    pub(super) fn new(store: &'s Store, id: RecordId) -> Self {
+        Self { store, id, keys: store.0.keys.all(id) }
+    }
+
+    /// Runs a script on it; `args` are those after the clock and the identity.
+    pub(super) async fn run(&self, script: &Lua, args: &[&[u8]]) -> Result<Reply, Error> {
+        let now = self.store.now_arg();
+        let mut all = Vec::with_capacity(2 + args.len());
+        all.extend([now.as_bytes(), self.id.as_bytes()]);
+        all.extend(args);
+        Ok(script.run(&self.store.0.link, &self.keys, &all).await?)
+    }
+
+    async fn read(&self) -> Result<Reply, Error> {
+        let now = self.store.now_arg();
+        Ok(script::READ.run(&self.store.0.link, &self.keys[..1], &[now.as_bytes()]).await?)
+    }
+
+    /// Writes `next` in place of the record that has `header`.
+    async fn replace(&self, header: &[u8; HEADER_BYTES], next: &Record) -> Result<Reply, Error> {
+        let lease_ends_at = match next.state {
+            State::Running { lease_ends_at, .. } => Some(lease_ends_at),
+            State::Completed { .. } => None,
+        };
+        let [due, lease] = [machine::due_at(next), lease_ends_at]
+            .map(|at| at.map(|at| at.as_millis().to_string()).unwrap_or_default());
+        let next = value::encode(next, header);
+        self.run(&script::REPLACE, &[header, &next, due.as_bytes(), lease.as_bytes()]).await
+    }
+
+    /// Goes on from what a script has done: if it left the record to the machine, makes the change that `decide` wants.
+    ///
+    /// Whether a lease is a record's does not depend on the time, so that what was decided at the time of the reading
+    /// holds when it is written, if the record is still the same.
+    async fn settle(&self, mut reply: Reply, decide: impl Fn(&Record, Timestamp) -> Change) -> Result<Applied, Error> {
+        for _ in 0..CHANGES_MAX {
+            let now = reply.now;
+            if reply.done != 0 {
+                return Ok(Applied::Applied(now));
+            }
+            let Some(bytes) = &reply.record else { return Ok(Applied::Lost) };
+            let Found { record, header } = value::decode(self.id, bytes)?;
+            reply = match decide(&record, now) {
+                Change::None => return Ok(Applied::Lost),
+                // A completion that was sent again finds its own outcome.
+                Change::Write(next) if next == record && !self.store.0.link.waits() => {
+                    return Ok(Applied::Applied(now));
+                }
+                Change::Write(next) => {
+                    let reply = self.replace(&header, &next).await?;
+                    if reply.done != 0 {
+                        return Ok(Applied::Applied(now));
+                    }
+                    reply
+                }
+                Change::Remove => self.run(&script::RELEASE, &[&value::owned(record.epoch, record.owner)]).await?,
+            };
+        }
+        Err(contended())
+    }
+}
+
+fn contended() -> Error {
+    Error::new(ErrorKind::Unavailable, "too many have changed the record at once")
+}
+
+/// A span as a script takes it.
+fn millis(span: Duration) -> String {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX).to_string()
+}
+
+/// A span that may be without end.
+fn optional_millis(span: Option<Duration>) -> String {
+    span.map(millis).unwrap_or_default()
+}

@@ -1,0 +1,105 @@
+//! What can be chosen about a store.
+
+use std::time::Duration;
+
+#[cfg(feature = "conformance")]
+use crate::Clock;
+
+/// What can be chosen about a [`Store`](super::Store).
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub(super) prefix: String,
+    pub(super) connect_timeout: Duration,
+    pub(super) response_timeout: Duration,
+    pub(super) eviction_allowed: bool,
+    pub(super) wait: Option<Wait>,
+    pub(super) root_certificate: Option<Vec<u8>>,
+    #[cfg(feature = "conformance")]
+    pub(super) clock: Option<Clock>,
+}
+
+/// How many replicas must have a write, and how long to wait for them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wait {
+    pub(super) replicas: u32,
+    pub(super) timeout: Duration,
+}
+
+/// The default of [`Options::with_prefix`].
+pub const PREFIX: &str = "keylatch";
+/// The default of [`Options::with_connect_timeout`]: longer than a handshake takes over a bad network, and short enough
+/// that a client hears of it.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The default of [`Options::with_response_timeout`]: longer than a server stands still when it forks to save, and
+/// shorter than a client waits.
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            prefix: PREFIX.to_owned(),
+            connect_timeout: CONNECT_TIMEOUT,
+            response_timeout: RESPONSE_TIMEOUT,
+            eviction_allowed: false,
+            wait: None,
+            root_certificate: None,
+            #[cfg(feature = "conformance")]
+            clock: None,
+        }
+    }
+}
+
+impl Options {
+    /// What all keys of this store begin with; [`PREFIX`] by default. Stores with different prefixes share a server
+    /// and no records. An ACL user needs `~prefix:*`.
+    #[must_use]
+    pub fn with_prefix(self, prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), ..self }
+    }
+
+    /// How long to try to connect, once for all who wait for it; [`CONNECT_TIMEOUT`] by default. Then they fail as
+    /// unavailable.
+    #[must_use]
+    pub fn with_connect_timeout(self, timeout: Duration) -> Self {
+        Self { connect_timeout: timeout, ..self }
+    }
+
+    /// How long to wait for a reply; [`RESPONSE_TIMEOUT`] by default. Then it is not known whether the call took
+    /// place, and the connection is given up.
+    #[must_use]
+    pub fn with_response_timeout(self, timeout: Duration) -> Self {
+        Self { response_timeout: timeout, ..self }
+    }
+
+    /// Accepts a server that removes keys when its memory is full.
+    ///
+    /// Each key that it removes can be a request that runs twice. For caches, and for uses where that does no harm.
+    #[must_use]
+    pub fn allow_eviction(self) -> Self {
+        Self { eviction_allowed: true, ..self }
+    }
+
+    /// Acknowledges a write only when that many replicas have received it, and waits at most `timeout` for them. If they
+    /// are fewer, whether the write will last is not known, and the call fails so.
+    ///
+    /// It makes the loss of an acknowledged write in a failover rarer, and does not rule it out: a replica that has not
+    /// received the write can still be the one that is chosen. Everyone who shares the connection waits, too.
+    #[must_use]
+    pub fn with_min_replicas(self, replicas: u32, timeout: Duration) -> Self {
+        Self { wait: (replicas > 0).then_some(Wait { replicas, timeout }), ..self }
+    }
+
+    /// Trusts the servers' certificates that this one, in PEM, has signed, instead of those of the machine's
+    /// authorities. For `rediss://` addresses.
+    #[must_use]
+    pub fn with_root_certificate(self, pem: impl Into<Vec<u8>>) -> Self {
+        Self { root_certificate: Some(pem.into()), ..self }
+    }
+
+    /// A clock in place of the server's; for the conformance suite, which needs one that stands still.
+    #[cfg(feature = "conformance")]
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock: Some(clock), ..self }
+    }
+}

@@ -1,0 +1,90 @@
+//! What a server says about itself, and whether records may be kept there.
+
+use redis::aio::ConnectionLike;
+use redis::{FromRedisValue as _, Value, cmd};
+
+use super::error::ConnectError;
+
+/// The settings that decide what an acknowledged write survives.
+#[derive(Debug)]
+pub(super) struct Settings {
+    policy: String,
+    append_only: bool,
+    primary: bool,
+}
+
+impl Settings {
+    /// Asks the server at the other end of a connection.
+    pub(super) async fn read(connection: &mut impl ConnectionLike) -> Result<Self, ConnectError> {
+        let info = cmd("INFO").query_async::<String>(connection).await.map_err(ConnectError::Unreachable)?;
+        Self::parse(&info)
+    }
+
+    /// Reads what one node of a Cluster said.
+    pub(super) fn of_reply(reply: Value) -> Result<Self, ConnectError> {
+        let info = String::from_redis_value(reply).map_err(|_| ConnectError::Settings("INFO is no text"))?;
+        Self::parse(&info)
+    }
+
+    fn parse(info: &str) -> Result<Self, ConnectError> {
+        let field = |name: &'static str| {
+            let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            value.map(str::trim).ok_or(ConnectError::Settings(name))
+        };
+        Ok(Self {
+            policy: field("maxmemory_policy")?.to_owned(),
+            append_only: field("aof_enabled")? == "1",
+            primary: field("role")? == "master",
+        })
+    }
+
+    /// Refuses a server that forgets, or takes no writes, and warns of one that does after a crash.
+    pub(super) fn check(&self, eviction_allowed: bool) -> Result<(), ConnectError> {
+        if !self.primary {
+            return Err(ConnectError::Replica);
+        }
+        if self.policy != "noeviction" {
+            if !eviction_allowed {
+                return Err(ConnectError::Eviction { policy: self.policy.clone() });
+            }
+            tracing::warn!(policy = self.policy, "Redis may evict records: a request whose record is gone runs again");
+        }
+        if !self.append_only {
+            tracing::warn!(
+                "Redis has no append-only file: after a crash it has forgotten requests, which then run again; set \
+                 appendonly to yes"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether each write is on its disk before it is acknowledged.
+    pub(super) async fn syncs_each_write(&self, connection: &mut impl ConnectionLike) -> bool {
+        if !self.append_only {
+            return false;
+        }
+        // A user who may not ask is told less, and so promises less.
+        let setting = cmd("CONFIG").arg("GET").arg("appendfsync").query_async::<Vec<String>>(connection).await;
+        setting.is_ok_and(|setting| setting.get(1).is_some_and(|policy| policy == "always"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(policy: &str, role: &str) -> String {
+        format!("# Memory\r\nmaxmemory_policy:{policy}\r\n# Persistence\r\naof_enabled:1\r\nrole:{role}\r\n")
+    }
+
+    #[test]
+    fn a_server_that_forgets_is_refused() {
+        let checked = |policy, role, allowed| Settings::parse(&info(policy, role)).unwrap().check(allowed);
+        assert!(checked("noeviction", "master", false).is_ok());
+        assert!(matches!(checked("allkeys-lru", "master", false), Err(ConnectError::Eviction { .. })));
+        assert!(matches!(checked("volatile-ttl", "master", false), Err(ConnectError::Eviction { .. })));
+        assert!(checked("allkeys-lru", "master", true).is_ok());
+        assert!(matches!(checked("noeviction", "slave", true), Err(ConnectError::Replica)));
+        assert!(matches!(Settings::parse("role:master\r\n"), Err(ConnectError::Settings(_))));
+    }
+}

@@ -1,0 +1,224 @@
+//! Redis servers for tests: each on a free port, with a private directory, gone with the process that started it.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rand::Rng as _;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a server may take to answer after its start.
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// How to start a server.
+#[derive(Debug, Clone)]
+pub struct Config {
+    arguments: Vec<String>,
+    file: Option<String>,
+}
+
+impl Config {
+    /// A server that keeps an append-only file and no snapshots.
+    pub fn new() -> Self {
+        let arguments = ["--save", "", "--appendonly", "yes"].map(str::to_owned).into();
+        Self { arguments, file: None }
+    }
+
+    /// A Sentinel with this configuration file.
+    pub fn sentinel(file: impl Into<String>) -> Self {
+        Self { arguments: vec!["--sentinel".to_owned()], file: Some(file.into()) }
+    }
+
+    /// With one more setting.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.arguments.extend([format!("--{name}"), value.into()]);
+        self
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A running server. Killed when dropped, and also when this process ends in any other way.
+#[derive(Debug)]
+pub struct Server {
+    config: Config,
+    port: u16,
+    directory: PathBuf,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    pid: Pid,
+    /// A shell that kills the server when this process closes its end of the pipe.
+    guard: Child,
+    pipe: Option<ChildStdin>,
+}
+
+impl Running {
+    /// Kills the server and keeps its files.
+    fn end(&mut self) {
+        if let Some(mut pipe) = self.pipe.take() {
+            pipe.write_all(b"keep\n").expect("the guard reads");
+        }
+        self.guard.wait().expect("the guard ends");
+    }
+}
+
+impl Server {
+    /// Starts a server and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// If it is not installed, with the command that does so, or does not answer in time.
+    pub fn start(config: Config) -> Self {
+        let directory = tempfile::Builder::new().prefix("keylatch-redis-").tempdir().expect("a directory").keep();
+        for _ in 0..20 {
+            let port = free_port();
+            if let Some(running) = run(&config, port, &directory) {
+                return Self { config, port, directory, running: Some(running) };
+            }
+            // Someone else took the port meanwhile.
+        }
+        panic!("redis-server does not start; see {}", directory.join("log").display());
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Kills it on the spot, and waits until it is gone. Its files stay.
+    pub fn kill(&mut self) {
+        let Some(mut running) = self.running.take() else { return };
+        running.end();
+    }
+
+    /// Starts it again, on the same port and files.
+    pub fn start_again(&mut self) {
+        self.kill();
+        let started = Instant::now();
+        while self.running.is_none() {
+            assert!(started.elapsed() < START_MAX, "the server does not start again");
+            self.running = run(&self.config, self.port, &self.directory);
+        }
+    }
+
+    /// Stops it with SIGSTOP: its connections stay, and nothing is answered.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on after a [`pause`](Self::pause).
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Sends a command of plain words, and returns the reply as it came.
+    ///
+    /// # Panics
+    ///
+    /// If it does not answer.
+    pub fn ask(&self, command: &str) -> String {
+        ask(self.port, command).expect("the server answers")
+    }
+
+    fn signal(&self, signal: Signal) {
+        let running = self.running.as_ref().expect("the server runs");
+        kill_process(running.pid, signal).expect("a child that was not waited for can be signalled");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        // A directory that is left over harms nothing.
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Kills the server when its input ends, which it does when the process that started it is gone, however; then nobody
+/// needs the files either.
+const GUARD: &str = r#"
+    "$@" >"$KEYLATCH_DIRECTORY/log" 2>&1 </dev/null &
+    echo $!
+    read -r word
+    kill -9 $! 2>/dev/null
+    wait
+    [ "$word" = keep ] || rm -rf "$KEYLATCH_DIRECTORY"
+"#;
+
+fn run(config: &Config, port: u16, directory: &Path) -> Option<Running> {
+    let mut command = Command::new("sh");
+    command.args(["-c", GUARD, "sh", "redis-server"]);
+    if let Some(text) = &config.file {
+        let file = directory.join("server.conf");
+        // A Sentinel writes down in it what it has learned.
+        if !file.exists() {
+            std::fs::write(&file, text).expect("a file can be written");
+        }
+        command.arg(file);
+    }
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir"]).arg(directory);
+    command.args(&config.arguments).env("KEYLATCH_DIRECTORY", directory);
+    let mut guard = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh can be run");
+    let pipe = guard.stdin.take();
+    let mut pid = String::new();
+    BufReader::new(guard.stdout.take().expect("it is piped")).read_line(&mut pid).expect("the guard says the id");
+    let pid = Pid::from_raw(pid.trim().parse().expect("an id")).expect("an id");
+    let mut running = Running { pid, guard, pipe };
+
+    let started = Instant::now();
+    loop {
+        if ask(port, "PING").is_ok_and(|reply| reply.starts_with("+PONG")) && has(port, pid) {
+            return Some(running);
+        }
+        let log = std::fs::read_to_string(directory.join("log")).unwrap_or_default();
+        assert!(!log.contains("not found"), "redis-server is missing; run: apt-get install redis-server");
+        let ended =
+            log.contains("Address already in use") || !Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists();
+        if ended || started.elapsed() > START_MAX {
+            running.end();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether the one that answers on `port` is the process `pid`, and not one of another test.
+fn has(port: u16, pid: Pid) -> bool {
+    ask(port, "INFO server").is_ok_and(|info| info.contains(&format!("process_id:{}\r\n", pid.as_raw_nonzero())))
+}
+
+fn ask(port: u16, command: &str) -> io::Result<String> {
+    let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    connection.set_read_timeout(Some(Duration::from_secs(5)))?;
+    connection.write_all(format!("{command}\r\nQUIT\r\n").as_bytes())?;
+    let mut reply = Vec::new();
+    connection.read_to_end(&mut reply)?;
+    Ok(String::from_utf8_lossy(&reply).into_owned())
+}
+
+/// A port outside the range that connections take theirs from, whose Cluster port is free, too.
+fn free_port() -> u16 {
+    for _ in 0..1_000 {
+        let port = rand::rng().random_range(11_000..20_000);
+        let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if free(port) && free(port + 10_000) {
+            return port;
+        }
+    }
+    panic!("no port is free");
+}
