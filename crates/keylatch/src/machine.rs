@@ -262,7 +262,7 @@ pub fn renew(
 /// outcome never changes. It finds another where an operator resolved the run while its owner was paused; the
 /// owner must then give that answer, and not its own.
 pub fn complete(record: &Record, lease: &Lease, completion: &Completion, now: Timestamp) -> Option<Record> {
-    if !owns(record, lease) {
+    if !owns(record, lease) && !planted::has(Bug::CompleteWithoutEpoch) {
         return None;
     }
     if let State::Completed { outcome, .. } = &record.state {
