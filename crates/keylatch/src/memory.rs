@@ -33,7 +33,8 @@ const SHARDS: usize = 64;
 /// Some of the records, chosen by their keys, so that one busy scope is spread over all shards.
 #[derive(Default)]
 struct Shard {
-    records: BTreeMap<RecordId, Record>,
+    /// Boxed, so that a record that comes between others moves little.
+    records: BTreeMap<RecordId, Box<Record>>,
     /// The same records, those without end left out, by the instant at which a sweep has something to do.
     due: BTreeSet<(Timestamp, RecordId)>,
 }
@@ -59,7 +60,7 @@ impl Store {
     #[cfg(feature = "conformance")]
     pub fn misplace(&self, from: RecordId, to: RecordId) {
         let record = self.shard(from).lock().records.get(&from).cloned().expect("there is a record to misplace");
-        self.shard(to).lock().put(to, record);
+        self.shard(to).lock().put(to, *record);
     }
 
     /// Does `write` on a shard at the store's now. The clock is read under the lock: of two writes to one
@@ -159,10 +160,10 @@ impl crate::store::Store for Store {
 
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         Box::pin(async move {
-            let (value, now) = self.at(id, |shard, now| (shard.records.get(&id).cloned(), now));
-            match value {
+            let (found, now) = self.at(id, |shard, now| (shard.records.get(&id).cloned(), now));
+            match found {
                 Some(record) if record.id() != id => Err(misplaced()),
-                value => Ok(At { value, now }),
+                found => Ok(At { value: found.map(|record| *record), now }),
             }
         })
     }
@@ -200,13 +201,13 @@ impl Shard {
     fn claim(&mut self, id: RecordId, claim: &Claim, now: Timestamp) -> Result<Claimed, Error> {
         let (previous, due) = match self.records.get(&id) {
             Some(record) if !record.belongs_to(&claim.scope, &claim.key) => return Err(misplaced()),
-            Some(record) => (Some(record.clone()), machine::due_at(record)),
+            Some(record) => (Some(Record::clone(record)), machine::due_at(record)),
             None => (None, None),
         };
         let claimed = machine::claim(previous, claim, now);
         if let Claimed::Won(record) = &claimed {
             self.reschedule(id, due, machine::due_at(record));
-            self.records.insert(id, record.clone());
+            self.records.insert(id, Box::new(record.clone()));
         }
         Ok(claimed)
     }
@@ -223,7 +224,7 @@ impl Shard {
             }
             Change::Write(record) => {
                 let next = machine::due_at(&record);
-                *entry.get_mut() = record;
+                **entry.get_mut() = record;
                 self.reschedule(id, due, next);
             }
         }
@@ -233,8 +234,8 @@ impl Shard {
     #[cfg(feature = "conformance")]
     fn put(&mut self, id: RecordId, record: Record) {
         let next = machine::due_at(&record);
-        let previous = self.records.insert(id, record);
-        self.reschedule(id, previous.as_ref().and_then(machine::due_at), next);
+        let previous = self.records.insert(id, Box::new(record));
+        self.reschedule(id, previous.and_then(|record| machine::due_at(&record)), next);
     }
 
     fn reschedule(&mut self, id: RecordId, from: Option<Timestamp>, to: Option<Timestamp>) {
@@ -256,7 +257,7 @@ impl Shard {
                 Change::None => unreachable!("a record that is due at {due} has something to sweep at {now}"),
                 Change::Write(record) => {
                     self.reschedule(id, Some(due), machine::due_at(&record));
-                    self.records.insert(id, record);
+                    self.records.insert(id, Box::new(record));
                     swept.buried += 1;
                 }
                 Change::Remove => {
@@ -289,7 +290,7 @@ impl Shard {
                     _ => return,
                 };
             }
-            first.insert(*id, record.clone());
+            first.insert(*id, Record::clone(record));
         }
     }
 }
