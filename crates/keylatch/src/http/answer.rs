@@ -26,7 +26,8 @@ pub enum Disposition {
     RecordAlone,
     /// It failed: nothing is recorded, in `Atomic` the writes are taken back, and the same request may run again.
     Retry,
-    /// It did not happen: as `Retry`, and the key is free for any request.
+    /// It did not happen: as `Retry`, and the key is free for any request. The handler's word counts for the attempts
+    /// before this one as well.
     Free,
     /// Whether it happened is not known: nobody runs it again until it is resolved. In `Atomic` as `Free`, for a
     /// transaction always knows.
