@@ -60,7 +60,7 @@ impl Key {
             Some((b'"', quoted)) => Self::unquote(quoted),
             Some(_) => {
                 check(value)?;
-                Self::new(std::str::from_utf8(value).expect("checked to be ASCII"))
+                Ok(Self(Arc::from(std::str::from_utf8(value).expect("checked to be ASCII"))))
             }
         }
     }

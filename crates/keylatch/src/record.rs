@@ -124,7 +124,7 @@ impl Record {
     }
 }
 
-/// The identity of a record: 16 bytes of SHA-256 of the scope, then 16 bytes of SHA-256 of scope and key.
+/// The identity of a record: 16 bytes of SHA-256 of the scope, then 16 bytes of SHA-256 of those and the key.
 ///
 /// All records of a scope thus stand together in an index, which makes them countable without a second one.
 /// Should two ever collide, the record's own scope and key tell them apart.
@@ -134,20 +134,18 @@ pub struct RecordId([u8; 32]);
 impl RecordId {
     /// The identity of the record of `scope` and `key`.
     pub fn of(scope: &Scope, key: &Key) -> Self {
-        let scope = scope.digest();
-        let key: [u8; 32] = Sha256::new_with_prefix(scope).chain_update(key.as_str()).finalize().into();
+        let of_key = Sha256::new_with_prefix(scope.digest()).chain_update(key.as_str()).finalize();
         let mut id = [0; 32];
-        id[..16].copy_from_slice(&scope[..16]);
-        id[16..].copy_from_slice(&key[..16]);
+        id[..16].copy_from_slice(scope.digest());
+        id[16..].copy_from_slice(&of_key[..16]);
         Self(id)
     }
 
     /// The lowest and the highest identity that a record of `scope` can have.
     pub fn range(scope: &Scope) -> (Self, Self) {
-        let scope = scope.digest();
         let (mut low, mut high) = ([0; 32], [0xff; 32]);
-        low[..16].copy_from_slice(&scope[..16]);
-        high[..16].copy_from_slice(&scope[..16]);
+        low[..16].copy_from_slice(scope.digest());
+        high[..16].copy_from_slice(scope.digest());
         (Self(low), Self(high))
     }
 

@@ -15,8 +15,11 @@ use sha2::{Digest, Sha256};
 /// client that refreshed its token between two tries would otherwise run its request twice.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Scope {
-    caller: Arc<str>,
-    operation: Arc<str>,
+    /// Of both fields; every identity of a record begins with it.
+    digest: [u8; 16],
+    caller_bytes: usize,
+    /// The caller, then the operation.
+    text: Arc<str>,
 }
 
 /// The longest caller and the longest operation, in bytes each.
@@ -43,11 +46,7 @@ impl Scope {
     ///
     /// If `caller` is empty, longer than [`SCOPE_FIELD_BYTES_MAX`], or has a control character.
     pub fn new(caller: &str) -> Result<Self, InvalidScope> {
-        if caller.is_empty() {
-            return Err(InvalidScope::Empty);
-        }
-        check(caller)?;
-        Ok(Self { caller: Arc::from(caller), operation: Arc::from("") })
+        Self::of_parts(caller, &[])
     }
 
     /// The scope of the same caller for `operation` alone, such as `POST /api/orders`.
@@ -56,45 +55,61 @@ impl Scope {
     ///
     /// If `operation` is longer than [`SCOPE_FIELD_BYTES_MAX`], or has a control character.
     pub fn for_operation(self, operation: &str) -> Result<Self, InvalidScope> {
-        check(operation)?;
-        Ok(Self { operation: Arc::from(operation), ..self })
+        Self::of_parts(self.caller(), &[operation])
+    }
+
+    /// The scope of `caller` for the operation that `parts` make up, one after the other.
+    pub(crate) fn of_parts(caller: &str, parts: &[&str]) -> Result<Self, InvalidScope> {
+        if caller.is_empty() {
+            return Err(InvalidScope::Empty);
+        }
+        let operation_bytes = parts.iter().map(|part| part.len()).sum::<usize>();
+        if caller.len().max(operation_bytes) > SCOPE_FIELD_BYTES_MAX {
+            return Err(InvalidScope::TooLong);
+        }
+        let mut text = String::with_capacity(caller.len() + operation_bytes);
+        text.push_str(caller);
+        parts.iter().for_each(|part| text.push_str(part));
+        let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if !plain && text.chars().any(char::is_control) {
+            return Err(InvalidScope::ControlCharacter);
+        }
+        let digest = digest(caller, &text[caller.len()..]);
+        Ok(Self { digest, caller_bytes: caller.len(), text: text.into() })
     }
 
     /// Who calls.
     pub fn caller(&self) -> &str {
-        &self.caller
+        &self.text[..self.caller_bytes]
     }
 
     /// What is called; empty for any operation.
     pub fn operation(&self) -> &str {
-        &self.operation
+        &self.text[self.caller_bytes..]
     }
 
-    /// SHA-256 over both fields, each preceded by its length.
-    pub(crate) fn digest(&self) -> [u8; 32] {
-        let mut hash = Sha256::new_with_prefix(b"keylatch scope 1");
-        for field in [&self.caller, &self.operation] {
-            hash.update((field.len() as u64).to_be_bytes());
-            hash.update(field.as_bytes());
-        }
-        hash.finalize().into()
+    /// The half of a SHA-256 over both fields.
+    pub(crate) const fn digest(&self) -> &[u8; 16] {
+        &self.digest
     }
 }
 
-fn check(field: &str) -> Result<(), InvalidScope> {
-    if field.len() > SCOPE_FIELD_BYTES_MAX {
-        return Err(InvalidScope::TooLong);
+/// Half of the SHA-256 over both fields, each preceded by its length.
+fn digest(caller: &str, operation: &str) -> [u8; 16] {
+    let mut hash = Sha256::new_with_prefix(b"keylatch scope 1");
+    for field in [caller, operation] {
+        hash.update((field.len() as u64).to_be_bytes());
+        hash.update(field.as_bytes());
     }
-    if field.chars().any(char::is_control) {
-        return Err(InvalidScope::ControlCharacter);
-    }
-    Ok(())
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash.finalize()[..16]);
+    half
 }
 
 /// Shows the operation only: a caller may be a person.
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Scope({:?})", self.operation)
+        write!(f, "Scope({:?})", self.operation())
     }
 }
 

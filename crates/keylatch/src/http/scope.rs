@@ -61,7 +61,11 @@ impl ScopeFrom {
     pub(super) fn scope(&self, parts: &Parts) -> Option<Scope> {
         let caller = (self.0)(parts)?;
         let caller = if planted::has(Bug::ScopeWithoutCaller) { Cow::from("anyone") } else { caller };
-        Scope::new(&caller).ok()?.for_operation(&operation(parts)).ok()
+        let (method, route) = (parts.method.as_str(), route(parts));
+        if method.len() + 1 + route.len() <= SCOPE_FIELD_BYTES_MAX {
+            return Scope::of_parts(&caller, &[method, " ", route]).ok();
+        }
+        Scope::of_parts(&caller, &[method, " sha-256:", &format!("{:x}", Sha256::digest(route))]).ok()
     }
 }
 
@@ -70,21 +74,13 @@ pub(super) fn named_header<N: TryInto<HeaderName>>(name: N) -> HeaderName {
     name.try_into().unwrap_or_else(|_| panic!("the name of a header has letters, digits and hyphens"))
 }
 
-/// Method and route, or method and path where there is no router that names its routes.
-fn operation(parts: &Parts) -> String {
+/// The route, or the path where there is no router that names its routes.
+fn route(parts: &Parts) -> &str {
     #[cfg(feature = "axum")]
     if let Some(route) = parts.extensions.get::<axum::extract::MatchedPath>() {
-        return named(&parts.method, route.as_str());
+        return route.as_str();
     }
-    named(&parts.method, uri(parts).path())
-}
-
-fn named(method: &http::Method, route: &str) -> String {
-    let name = format!("{method} {route}");
-    if name.len() <= SCOPE_FIELD_BYTES_MAX {
-        return name;
-    }
-    format!("{method} sha-256:{:x}", Sha256::digest(route))
+    uri(parts).path()
 }
 
 impl fmt::Debug for ScopeFrom {

@@ -70,9 +70,8 @@ fn identity(row: &Row<'_>) -> (i64, Option<RecordId>) {
 }
 
 fn decode_record(row: &Row<'_>) -> Result<Record, Why> {
-    let scope = Scope::new(text(row, 2, "caller")?)
-        .and_then(|scope| scope.for_operation(text(row, 3, "operation").unwrap_or("\0")))
-        .map_err(|_| Why::Column("caller"))?;
+    let scope = Scope::of_parts(text(row, 2, "caller")?, &[text(row, 3, "operation")?]);
+    let scope = scope.map_err(|_| Why::Column("caller"))?;
     let optional = |at, name| optional_instant(row, at, name);
     let state = match text(row, 13, "state")? {
         RUNNING => State::Running {
