@@ -199,15 +199,19 @@ impl crate::store::Store for Store {
 
 impl Shard {
     fn claim(&mut self, id: RecordId, claim: &Claim, now: Timestamp) -> Result<Claimed, Error> {
-        let (previous, due) = match self.records.get(&id) {
-            Some(record) if !record.belongs_to(&claim.scope, &claim.key) => return Err(misplaced()),
-            Some(record) => (Some(Record::clone(record)), machine::due_at(record)),
-            None => (None, None),
+        let entry = self.records.entry(id);
+        let (previous, due) = match &entry {
+            Entry::Occupied(entry) if !entry.get().belongs_to(&claim.scope, &claim.key) => return Err(misplaced()),
+            Entry::Occupied(entry) => (Some(Record::clone(entry.get())), machine::due_at(entry.get())),
+            Entry::Vacant(_) => (None, None),
         };
         let claimed = machine::claim(previous, claim, now);
         if let Claimed::Won(record) = &claimed {
+            match entry {
+                Entry::Occupied(mut entry) => **entry.get_mut() = record.clone(),
+                Entry::Vacant(entry) => drop(entry.insert(Box::new(record.clone()))),
+            }
             self.reschedule(id, due, machine::due_at(record));
-            self.records.insert(id, Box::new(record.clone()));
         }
         Ok(claimed)
     }
