@@ -147,13 +147,14 @@ where
 /// The next frame, or `None` if patience ends before it is there.
 async fn next<B: Body>(mut body: Pin<&mut B>, patience: Patience) -> Option<Option<Result<Frame<B::Data>, B::Error>>> {
     let mut frame = poll_fn(|context| body.as_mut().poll_frame(context));
+    if let Poll::Ready(frame) = futures_util::poll!(&mut frame) {
+        return Some(frame);
+    }
     match patience {
         Patience::Endless => Some(frame.await),
-        Patience::Until(deadline) => tokio::time::timeout_at(deadline, frame).await.ok(),
-        Patience::None => match futures_util::poll!(&mut frame) {
-            Poll::Ready(frame) => Some(frame),
-            Poll::Pending => None,
-        },
+        // In a box, for it is large, and most frames are there already.
+        Patience::Until(deadline) => Box::pin(tokio::time::timeout_at(deadline, frame)).await.ok(),
+        Patience::None => None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The headers of the contract, and which of an answer's headers are kept.
 
+use std::cell::RefCell;
+
 use http::header::{
     CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderName, HeaderValue,
     LAST_MODIFIED, LINK, LOCATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RETRY_AFTER, SET_COOKIE, TE, TRAILER,
@@ -27,7 +29,7 @@ const IDEMPOTENCY_ATTEMPT: HeaderName = HeaderName::from_static("idempotency-att
 const IDEMPOTENCY_SCOPE: HeaderName = HeaderName::from_static("idempotency-scope");
 
 /// Headers that only this side sets. What a client sends under these names never reaches a handler.
-const INTERNAL: [HeaderName; 6] = [
+static INTERNAL: [HeaderName; 6] = [
     IDEMPOTENT_REPLAYED,
     IDEMPOTENCY_STATUS,
     IDEMPOTENCY_EXPIRES,
@@ -37,13 +39,17 @@ const INTERNAL: [HeaderName; 6] = [
 ];
 
 /// What describes the body or where it leads. Everything else belongs to one exchange, not to the answer.
-const KEPT: [HeaderName; 8] =
+static KEPT: [HeaderName; 8] =
     [CONTENT_TYPE, CONTENT_LANGUAGE, CONTENT_ENCODING, LOCATION, ETAG, LAST_MODIFIED, LINK, RETRY_AFTER];
 
 /// What must never be given to another exchange: credentials, the time of the answer, and what concerns one connection
 /// ([RFC 9110, section 7.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)).
+<<<<<<< HEAD
 const NEVER_KEPT: [HeaderName; 11] = [
     DATE,
+=======
+static NEVER_KEPT: [HeaderName; 10] = [
+>>>>>>> 5c09931 (http: read a body of one frame as it is, and make fewer dates and look-ups)
     SET_COOKIE,
     WWW_AUTHENTICATE,
     PROXY_AUTHENTICATE,
@@ -95,16 +101,35 @@ fn concerns_connection(name: &HeaderName, headers: &HeaderMap) -> bool {
 }
 
 pub(super) fn drop_internal(headers: &mut HeaderMap) {
-    for name in &INTERNAL {
-        headers.remove(name);
+    // One look at what is there costs less than looking for each.
+    if headers.keys().any(|name| INTERNAL.contains(name)) {
+        INTERNAL.iter().for_each(|name| drop(headers.remove(name)));
     }
 }
 
 /// An instant as an HTTP date ([RFC 9110, section 5.6.7](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7)).
 pub(super) fn http_date(instant: Timestamp) -> HeaderValue {
+<<<<<<< HEAD
     /// The end of the year 9999, after which there are no HTTP dates.
     const LAST: u64 = 253_402_300_799_999;
     let millis = u64::try_from(instant.as_millis()).unwrap_or(0).min(LAST);
     let date = std::time::UNIX_EPOCH + std::time::Duration::from_millis(millis);
+=======
+    thread_local! {
+        /// The latest, for what is answered in one second mostly expires in one.
+        static LATEST: RefCell<(u64, HeaderValue)> = RefCell::new((0, date_of(0)));
+    }
+    let second = u64::try_from(instant.as_millis()).unwrap_or(0) / 1_000;
+    LATEST.with_borrow_mut(|latest| {
+        if latest.0 != second {
+            *latest = (second, date_of(second));
+        }
+        latest.1.clone()
+    })
+}
+
+fn date_of(second: u64) -> HeaderValue {
+    let date = std::time::UNIX_EPOCH + std::time::Duration::from_secs(second);
+>>>>>>> 5c09931 (http: read a body of one frame as it is, and make fewer dates and look-ups)
     HeaderValue::from_str(&httpdate::fmt_http_date(date)).expect("a date is a header value")
 }
