@@ -1,5 +1,6 @@
 //! `Atomic`: the claim, the handler's writes and the outcome in one database transaction.
 
+use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -67,23 +68,18 @@ impl<D: Database> fmt::Debug for Tx<D> {
     }
 }
 
-/// Where a transaction lies between the store and the handler that asks for it. Put into a request's extensions.
-pub(crate) struct TxSlot<D: Database>(Arc<Mutex<Option<Tx<D>>>>);
+/// Where a transaction of some database lies between the store and the handler that asks for it.
+#[derive(Clone)]
+pub(crate) struct TxSlot(Arc<dyn Any + Send + Sync>);
 
-impl<D: Database> TxSlot<D> {
-    pub(crate) fn new(tx: Tx<D>) -> Self {
+impl TxSlot {
+    pub(crate) fn new<D: Database>(tx: Tx<D>) -> Self {
         Self(Arc::new(Mutex::new(Some(tx))))
     }
 
-    /// The transaction, for the first who asks.
-    pub(crate) fn take(&self) -> Option<Tx<D>> {
-        self.0.lock().take()
-    }
-}
-
-impl<D: Database> Clone for TxSlot<D> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
+    /// The transaction, for the first who asks, if it is one of `D`.
+    pub(crate) fn take<D: Database>(&self) -> Option<Tx<D>> {
+        self.0.downcast_ref::<Mutex<Option<Tx<D>>>>()?.lock().take()
     }
 }
 

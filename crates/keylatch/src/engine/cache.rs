@@ -3,15 +3,16 @@
 
 use std::time::Instant;
 
+use foldhash::fast::RandomState;
 use quick_cache::Weighter;
-use quick_cache::sync::Cache as Lru;
+use quick_cache::sync::{Cache as Lru, DefaultLifecycle};
 
 use super::answer::{Final, Request};
 use crate::RecordId;
 
 /// A cache of final outcomes, bounded in bytes.
 #[derive(Debug)]
-pub(super) struct Cache(Option<Lru<RecordId, Final, Size>>);
+pub(super) struct Cache(Option<Lru<RecordId, Final, Size, RandomState>>);
 
 #[derive(Debug, Clone)]
 struct Size;
@@ -28,7 +29,10 @@ impl Cache {
         /// What an answer of an API commonly takes, to size the tables.
         const TYPICAL_BYTES: u64 = 1024;
         let items = usize::try_from(bytes_max / TYPICAL_BYTES).unwrap_or(usize::MAX).max(16);
-        Self((bytes_max > 0).then(|| Lru::with_weighter(items, bytes_max, Size)))
+        Self(
+            (bytes_max > 0)
+                .then(|| Lru::with(items, bytes_max, Size, RandomState::default(), DefaultLifecycle::default())),
+        )
     }
 
     /// The final outcome for `request`, if it is here and still to be given.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use http::Extensions;
 use tracing::Instrument;
 
 use super::flight::Leader;
-use super::{Answer, Error, Final, Held, Inner, Quota, Ran, Refused, Request, Run, renewer};
+use super::run::Kind;
+use super::{Answer, Error, Final, Handed, Held, Inner, Quota, Ran, Refused, Request, Run, renewer};
 use crate::failpoint::{self, Point};
 use crate::machine::{self, Claim, Claimed, Completion, Decision, End, Phase};
 use crate::planted::{self, Bug};
@@ -28,7 +28,7 @@ pub(super) enum Driven<S> {
 /// Claims the key, runs the work and carries out its verdict.
 pub(super) async fn drive<S, F>(engine: Arc<Inner>, leader: Leader, request: Request, start: S) -> Driven<S>
 where
-    S: FnOnce(Extensions) -> F + Send + 'static,
+    S: FnOnce(Handed) -> F + Send + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
     match admit(&engine, &leader, &request).await {
@@ -85,11 +85,11 @@ const END_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::fr
 
 async fn on_lease<S, F>(engine: &Arc<Inner>, leader: Leader, claim: Claim, start: S) -> Driven<S>
 where
-    S: FnOnce(Extensions) -> F + Send + 'static,
+    S: FnOnce(Handed) -> F + Send + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
     let asked = Instant::now();
-    let record = match claim_lease(engine, &claim).await {
+    let record = match claim_lease(engine, &claim, asked).await {
         Ok(At { value: Claimed::Won(record), .. }) => record,
         Ok(At { value: Claimed::Held(record), now }) => {
             return Driven::Held(Held::found(leader, Some(start), At { value: record, now }, asked));
@@ -110,9 +110,7 @@ where
     }
     let span = tracing::info_span!("keylatch.run", epoch = lease.epoch.as_u64(), attempt = record.attempt);
     let run = Run::new(engine.clone(), leader.flight().clone(), lease, record);
-    let mut handed = Extensions::new();
-    handed.insert(run);
-    let verdict = start(handed).instrument(span).await;
+    let verdict = start(Handed(Kind::Run(run))).instrument(span).await;
     failpoint::hit(Point::AfterHandlerWrite);
     match verdict {
         Verdict::Keep(outcome) | Verdict::KeepUndone(outcome) => {
@@ -124,8 +122,7 @@ where
 }
 
 /// Claims, again if the reply was lost: the store knows the claim by its owner.
-async fn claim_lease(engine: &Arc<Inner>, claim: &Claim) -> Result<At<Claimed>, store::Error> {
-    let asked = Instant::now();
+async fn claim_lease(engine: &Arc<Inner>, claim: &Claim, asked: Instant) -> Result<At<Claimed>, store::Error> {
     let (mut tries, mut uncertain) = (CLAIM_TRIES, false);
     loop {
         tries -= 1;
@@ -166,7 +163,7 @@ fn withdraw(engine: &Arc<Inner>, claim: &Claim) {
                 None => Ok(()),
             }
         };
-        if let (Err(error), _) = until_lease_ends(&engine.policy, read).await {
+        if let (Err(error), _) = until_lease_ends(&engine.policy, Instant::now(), read).await {
             tracing::warn!(%error, "a claim that may have been granted could not be withdrawn; its lease will end");
         }
         drop(place);
@@ -187,7 +184,8 @@ async fn complete<S>(
         drop(tokio::spawn(async move { engine.store.complete(lease, completion).await }));
         return Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })));
     }
-    let (applied, tries) = until_lease_ends(&engine.policy, || engine.store.complete(lease, completion.clone())).await;
+    let (applied, tries) =
+        until_lease_ends(&engine.policy, asked, || engine.store.complete(lease, completion.clone())).await;
     engine.metrics.complete.record(asked.elapsed());
     failpoint::hit(Point::AfterCommit);
     match applied {
@@ -247,7 +245,7 @@ async fn release<S>(engine: &Inner, leader: Leader, lease: Lease, verdict: Verdi
     };
     counter.increment(1);
     let ran = Answer::Ran(Ran { expires_at: None });
-    match until_lease_ends(&engine.policy, || engine.store.release(lease, end)).await {
+    match until_lease_ends(&engine.policy, Instant::now(), || engine.store.release(lease, end)).await {
         (Ok(Applied::Lost), 1) => return lost(engine, leader, ran).await,
         // An earlier try was carried out, although its reply was lost.
         (Ok(Applied::Applied(_) | Applied::Lost), _) => {}
@@ -258,12 +256,15 @@ async fn release<S>(engine: &Inner, leader: Leader, lease: Lease, verdict: Verdi
     Driven::Done(Ok(ran))
 }
 
-/// Does `write` until it succeeds, fails for good, or a lease has passed. Says in how many tries.
-async fn until_lease_ends<T, F>(policy: &Policy, write: impl Fn() -> F) -> (Result<T, store::Error>, u32)
+/// Does `write` until it succeeds, fails for good, or a lease has passed since `started`. Says in how many tries.
+async fn until_lease_ends<T, F>(
+    policy: &Policy,
+    started: Instant,
+    write: impl Fn() -> F,
+) -> (Result<T, store::Error>, u32)
 where
     F: Future<Output = Result<T, store::Error>>,
 {
-    let started = Instant::now();
     let (mut pause, mut tries) = (END_PAUSE.0, 0);
     loop {
         tries += 1;
@@ -290,7 +291,7 @@ pub(super) trait Transact: Debug + Send + Sync {
 }
 
 /// Makes the work, given the handler's end of the transaction.
-pub(super) type Begin = Box<dyn FnOnce(Extensions) -> Work + Send>;
+pub(super) type Begin = Box<dyn FnOnce(Handed) -> Work + Send>;
 
 impl<S: Transactional> Transact for S {
     fn transact(
@@ -299,11 +300,7 @@ impl<S: Transactional> Transact for S {
         policy: Policy,
         begin: Begin,
     ) -> BoxFuture<'_, Result<At<Transacted>, store::Error>> {
-        let start: Start<S::Database> = Box::new(|tx| {
-            let mut handed = Extensions::new();
-            handed.insert(TxSlot::new(tx));
-            begin(handed)
-        });
+        let start: Start<S::Database> = Box::new(|tx| begin(Handed(Kind::Tx(TxSlot::new(tx)))));
         Transactional::transact(self, claim, policy, start)
     }
 }
@@ -316,7 +313,7 @@ async fn in_transaction<S, F>(
     start: S,
 ) -> Driven<S>
 where
-    S: FnOnce(Extensions) -> F + Send + 'static,
+    S: FnOnce(Handed) -> F + Send + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
     let asked = Instant::now();
@@ -368,7 +365,7 @@ async fn settle(
     owner: Owner,
     error: store::Error,
 ) -> Result<At<Transacted>, store::Error> {
-    let found = until_lease_ends(&engine.policy, || engine.store.read(leader.id())).await.0?;
+    let found = until_lease_ends(&engine.policy, Instant::now(), || engine.store.read(leader.id())).await.0?;
     match found.value {
         Some(record) if record.owner == owner => Ok(At { value: Transacted::Committed(record), now: found.now }),
         Some(record) => Ok(At { value: Transacted::Held(record), now: found.now }),

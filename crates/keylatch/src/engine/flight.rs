@@ -4,10 +4,12 @@
 //! so that one lock counts what a scope has running and finds its duplicates.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +32,8 @@ pub(super) struct Flights {
 
 #[derive(Debug, Default)]
 struct Shard {
-    flights: HashMap<RecordId, Arc<Flight>>,
-    scopes: HashMap<[u8; 16], usize>,
+    flights: HashMap<RecordId, Arc<Flight>, RandomState>,
+    scopes: HashMap<[u8; 16], usize, RandomState>,
 }
 
 /// One run under way.
@@ -86,18 +88,24 @@ impl Flights {
     /// Takes part in the run of `id`: leads it if there is none, or if its lease has run out unrenewed.
     pub(super) fn join(self: &Arc<Self>, id: RecordId, fingerprint: Fingerprint, now: Instant) -> Joined {
         let mut shard = self.shard(&id).lock();
-        if let Some(flight) = shard.flights.get(&id).filter(|flight| flight.holds(now)) {
-            return Joined::Follower(flight.clone());
+        let Shard { flights, scopes } = &mut *shard;
+        let entry = flights.entry(id);
+        if let Entry::Occupied(entry) = &entry
+            && entry.get().holds(now)
+        {
+            return Joined::Follower(entry.get().clone());
         }
-        let scope = scope_of(&id);
-        if shard.scopes.get(&scope).copied().unwrap_or(0) >= self.limits.running_per_scope_max {
+        let in_scope = scopes.entry(scope_of(&id));
+        if let Entry::Occupied(in_scope) = &in_scope
+            && *in_scope.get() >= self.limits.running_per_scope_max
+        {
             return Joined::Refused(Quota::RunningPerScope);
         }
         if self.running.fetch_add(1, Ordering::Relaxed) >= self.limits.running_max {
             self.running.fetch_sub(1, Ordering::Relaxed);
             return Joined::Refused(Quota::Running);
         }
-        *shard.scopes.entry(scope).or_default() += 1;
+        *in_scope.or_default() += 1;
         self.metrics.running.increment(1.0);
         let flight = Arc::new(Flight {
             fingerprint,
@@ -107,7 +115,7 @@ impl Flights {
             lost: AtomicBool::new(false),
             token: OnceLock::new(),
         });
-        shard.flights.insert(id, flight.clone());
+        entry.insert_entry(flight.clone());
         Joined::Leader(Leader { flights: self.clone(), id, flight })
     }
 
@@ -231,14 +239,15 @@ impl Drop for Leader {
     fn drop(&mut self) {
         let mut shard = self.flights.shard(&self.id).lock();
         // A run whose lease ran out may have been replaced by another.
-        if shard.flights.get(&self.id).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
-            shard.flights.remove(&self.id);
+        if let Entry::Occupied(entry) = shard.flights.entry(self.id)
+            && Arc::ptr_eq(entry.get(), &self.flight)
+        {
+            entry.remove();
         }
-        let scope = scope_of(&self.id);
-        if let Some(in_scope) = shard.scopes.get_mut(&scope) {
-            *in_scope -= 1;
-            if *in_scope == 0 {
-                shard.scopes.remove(&scope);
+        if let Entry::Occupied(mut in_scope) = shard.scopes.entry(scope_of(&self.id)) {
+            *in_scope.get_mut() -= 1;
+            if *in_scope.get() == 0 {
+                in_scope.remove();
             }
         }
         drop(shard);

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::Extensions;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Answer, Ended, Engine, Error, Refused, Request, Run};
-use crate::tx::{Database, TxSlot, Verdict};
+use super::{Answer, Ended, Engine, Error, Handed, Refused, Request, Run};
+use crate::tx::{Database, Verdict};
 use crate::{Body, Fingerprint, Guarantee, Key, Outcome, Scope, Tx};
 
 /// A result, and whether it is that of an earlier run.
@@ -86,8 +85,8 @@ impl Engine {
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
         let rule = if self.guarantee() == Guarantee::AtMostOnce { Ended::Unknown } else { Ended::Retry };
-        let call = move |handed: Extensions| {
-            let run = handed.get::<Run>().cloned();
+        let call = move |handed: Handed| {
+            let run = handed.run().cloned();
             let run = run.expect("`Engine::run` is for leases; in `Atomic`, call `Engine::transact`");
             let working = work(run.clone());
             async move {
@@ -122,8 +121,8 @@ impl Engine {
         E: Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let call = move |handed: Extensions| {
-            let tx = handed.get().and_then(TxSlot::<D>::take);
+        let call = move |handed: Handed| {
+            let tx = handed.tx::<D>();
             let working =
                 work(tx.expect("`Engine::transact` needs an engine made by `Engine::atomic` with this database"));
             async move { (working.await, Ended::Retry) }
@@ -137,7 +136,7 @@ impl Engine {
         key: Key,
         fingerprint: Fingerprint,
         rule: Ended,
-        call: impl FnOnce(Extensions) -> F + Send + 'static,
+        call: impl FnOnce(Handed) -> F + Send + 'static,
     ) -> Result<Done<T>, RunError<E>>
     where
         T: Serialize + DeserializeOwned + Send + 'static,

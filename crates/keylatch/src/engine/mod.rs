@@ -25,7 +25,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use http::Extensions;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -38,7 +37,7 @@ use self::flight::{Flight, Flights, Joined, Leader, Waiter};
 pub use self::function::{Done, RunError};
 use self::quota::Quotas;
 pub use self::resolve::{Resolution, Resolved, Resolver};
-pub use self::run::{Ended, Run, STEP_BYTES_MAX, StepError};
+pub use self::run::{Ended, Handed, Run, STEP_BYTES_MAX, StepError};
 use self::telemetry::Metrics;
 use self::tracked::Tracked;
 use crate::machine::{self, Decision, Refusal, Terms};
@@ -154,7 +153,7 @@ impl Engine {
     /// Outside a tokio runtime.
     pub async fn answer<S, F>(&self, request: Request, start: S) -> Result<Answer, Error>
     where
-        S: FnOnce(Extensions) -> F + Send + 'static,
+        S: FnOnce(Handed) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
     {
         let answer = self.find(request, start).await;
@@ -164,14 +163,14 @@ impl Engine {
 
     async fn find<S, F>(&self, request: Request, start: S) -> Result<Answer, Error>
     where
-        S: FnOnce(Extensions) -> F + Send + 'static,
+        S: FnOnce(Handed) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
     {
         let id = RecordId::of(&request.scope, &request.key);
-        let mut patience = Patience::new(&self.inner, request.wait);
+        let mut now = Instant::now();
+        let mut patience = Patience::new(&self.inner, request.wait, now);
         let mut start = Some(start);
         loop {
-            let now = Instant::now();
             if let Some(found) = self.inner.cache.find(&id, &request, now) {
                 return Ok(found.answer(&request));
             }
@@ -186,7 +185,10 @@ impl Engine {
                     if flight.fingerprint() == request.fingerprint {
                         match patience.follow(&flight).await {
                             Some(Some(ended)) => return Ok(ended.answer(&request)),
-                            Some(None) => continue,
+                            Some(None) => {
+                                now = Instant::now();
+                                continue;
+                            }
                             None => {}
                         }
                     }
@@ -226,7 +228,7 @@ impl Engine {
 
     async fn drive<S, F>(&self, leader: Leader, request: &Request, start: S) -> Driven<S>
     where
-        S: FnOnce(Extensions) -> F + Send + 'static,
+        S: FnOnce(Handed) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
     {
         // Counted before it looks, so that a shutdown either is seen here, or waits for this.
@@ -342,8 +344,8 @@ struct Patience {
 const TRIES_MAX: u32 = 16;
 
 impl Patience {
-    fn new(engine: &Inner, wait: Duration) -> Self {
-        let deadline = later(Instant::now(), wait.min(engine.limits.wait_max));
+    fn new(engine: &Inner, wait: Duration, now: Instant) -> Self {
+        let deadline = later(now, wait.min(engine.limits.wait_max));
         Self { flights: engine.flights.clone(), deadline, pause: POLL.0, tries: 0, place: None }
     }
 

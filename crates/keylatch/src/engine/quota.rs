@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
+use foldhash::fast;
 use parking_lot::Mutex;
 
 use crate::store::{Error, Store};
@@ -24,7 +25,7 @@ const SCOPES_MAX: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Quotas {
     records_max: u64,
-    scopes: Mutex<HashMap<[u8; 16], Allowance>>,
+    scopes: Mutex<HashMap<[u8; 16], Allowance, fast::RandomState>>,
     /// Chooses the claims that count a scope. Callers, who choose their keys, cannot foresee which.
     chooser: RandomState,
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+#[cfg(feature = "http")]
+use http::Extensions;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::Inner;
 use super::flight::Flight;
 use crate::store::{self, Applied};
+use crate::tx::{Database, Tx, TxSlot};
 use crate::{Epoch, Key, Lease, Notes, Record, Scope, State};
 
 /// A run on a lease, as its handler sees it. Clones are the same run.
@@ -184,6 +187,47 @@ impl Run {
     /// gets the winner's answer.
     pub fn lease_lost(&self) -> CancellationToken {
         self.0.flight.token()
+    }
+}
+
+/// What an engine hands to the work of a run: a [`Run`] on a lease, a [`Tx`] in `Atomic`.
+pub struct Handed(pub(super) Kind);
+
+pub(super) enum Kind {
+    Run(Run),
+    Tx(TxSlot),
+}
+
+impl Handed {
+    /// The run, where it is on a lease.
+    pub fn run(&self) -> Option<&Run> {
+        match &self.0 {
+            Kind::Run(run) => Some(run),
+            Kind::Tx(_) => None,
+        }
+    }
+
+    /// The transaction, where it is one of `D`; for the first who asks.
+    pub fn tx<D: Database>(&self) -> Option<Tx<D>> {
+        match &self.0 {
+            Kind::Run(_) => None,
+            Kind::Tx(slot) => slot.take(),
+        }
+    }
+
+    /// Leaves it in a request's extensions, for its handler.
+    #[cfg(feature = "http")]
+    pub(crate) fn put_into(self, extensions: &mut Extensions) {
+        match self.0 {
+            Kind::Run(run) => drop(extensions.insert(run)),
+            Kind::Tx(slot) => drop(extensions.insert(slot)),
+        }
+    }
+}
+
+impl fmt::Debug for Handed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handed")
     }
 }
 

@@ -65,7 +65,7 @@ impl<S: Send + Sync, D: Database> FromRequestParts<S> for Tx<D> {
     type Rejection = NotGuarded;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NotGuarded> {
-        parts.extensions.get().and_then(TxSlot::<D>::take).ok_or(NotGuarded::Tx)
+        parts.extensions.get().and_then(TxSlot::take).ok_or(NotGuarded::Tx)
     }
 }
 

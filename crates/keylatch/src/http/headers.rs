@@ -44,12 +44,8 @@ static KEPT: [HeaderName; 8] =
 
 /// What must never be given to another exchange: credentials, the time of the answer, and what concerns one connection
 /// ([RFC 9110, section 7.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)).
-<<<<<<< HEAD
-const NEVER_KEPT: [HeaderName; 11] = [
+static NEVER_KEPT: [HeaderName; 11] = [
     DATE,
-=======
-static NEVER_KEPT: [HeaderName; 10] = [
->>>>>>> 5c09931 (http: read a body of one frame as it is, and make fewer dates and look-ups)
     SET_COOKIE,
     WWW_AUTHENTICATE,
     PROXY_AUTHENTICATE,
@@ -109,17 +105,13 @@ pub(super) fn drop_internal(headers: &mut HeaderMap) {
 
 /// An instant as an HTTP date ([RFC 9110, section 5.6.7](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7)).
 pub(super) fn http_date(instant: Timestamp) -> HeaderValue {
-<<<<<<< HEAD
-    /// The end of the year 9999, after which there are no HTTP dates.
-    const LAST: u64 = 253_402_300_799_999;
-    let millis = u64::try_from(instant.as_millis()).unwrap_or(0).min(LAST);
-    let date = std::time::UNIX_EPOCH + std::time::Duration::from_millis(millis);
-=======
+    /// The last of the year 9999, after which there are no HTTP dates.
+    const LAST: u64 = 253_402_300_799;
     thread_local! {
         /// The latest, for what is answered in one second mostly expires in one.
         static LATEST: RefCell<(u64, HeaderValue)> = RefCell::new((0, date_of(0)));
     }
-    let second = u64::try_from(instant.as_millis()).unwrap_or(0) / 1_000;
+    let second = (u64::try_from(instant.as_millis()).unwrap_or(0) / 1_000).min(LAST);
     LATEST.with_borrow_mut(|latest| {
         if latest.0 != second {
             *latest = (second, date_of(second));
@@ -130,6 +122,5 @@ pub(super) fn http_date(instant: Timestamp) -> HeaderValue {
 
 fn date_of(second: u64) -> HeaderValue {
     let date = std::time::UNIX_EPOCH + std::time::Duration::from_secs(second);
->>>>>>> 5c09931 (http: read a body of one frame as it is, and make fewer dates and look-ups)
     HeaderValue::from_str(&httpdate::fmt_http_date(date)).expect("a date is a header value")
 }

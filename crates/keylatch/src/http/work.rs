@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Extensions, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use parking_lot::Mutex;
 use tower_service::Service;
@@ -14,8 +14,8 @@ use super::answer::judge;
 use super::body::GuardedBody;
 use super::layer::Config;
 use super::problem::Problem;
-use crate::Guarantee;
 use crate::tx::Verdict;
+use crate::{Guarantee, Handed};
 
 /// Where the handler's request and its answer lie between this side and the engine's.
 pub(super) enum Stage<S, B, R, E> {
@@ -45,7 +45,7 @@ impl<S, B, R, E> Stage<S, B, R, E> {
 }
 
 /// The work of one run: the handler, and the verdict on its answer.
-pub(super) async fn work<S, B, R>(config: Arc<Config>, stage: Shared<S, B, R, S::Error>, handed: Extensions) -> Verdict
+pub(super) async fn work<S, B, R>(config: Arc<Config>, stage: Shared<S, B, R, S::Error>, handed: Handed) -> Verdict
 where
     S: Service<Request<GuardedBody<B>>, Response = Response<R>> + Send,
     S::Future: Send,
@@ -54,25 +54,33 @@ where
     R: Body<Data = Bytes> + Send,
 {
     let guarantee = config.engine.guarantee();
-    let Some((mut inner, mut request)) = stage.lock().waiting() else { return Verdict::Free };
-    request.extensions_mut().extend(handed);
     let handling = async {
-        match inner.call(request).await {
-            Ok(response) => Ok(judge(response, guarantee, &config.keeping).await),
-            Err(error) => Err(error),
-        }
+        let Some(answering) = begin(&stage, handed) else { return Ok(None) };
+        let response = answering.await?;
+        Ok(Some(judge(response, guarantee, &config.keeping).await))
     };
     let (verdict, end) = match AssertUnwindSafe(handling).catch_unwind().await {
-        Ok(Ok(Ok((verdict, response)))) => (verdict, Some(Ok(response))),
+        Ok(Ok(None)) => return Verdict::Free,
+        Ok(Ok(Some(Ok((verdict, response))))) => (verdict, Some(Ok(response))),
         Ok(Err(error)) if guarantee == Guarantee::AtMostOnce => (Verdict::Unknown, Some(Err(error))),
         Ok(Err(error)) => (Verdict::Retry, Some(Err(error))),
-        Ok(Ok(Err(_))) => (failed(guarantee, "the body of its answer broke off"), None),
+        Ok(Ok(Some(Err(_)))) => (failed(guarantee, "the body of its answer broke off"), None),
         Err(_) => (failed(guarantee, "it panicked"), None),
     };
     if let Some(end) = end {
         *stage.lock() = Stage::Ended(end);
     }
     verdict
+}
+
+/// Calls the handler; `None` if its request is gone.
+fn begin<S, B, R>(stage: &Shared<S, B, R, S::Error>, handed: Handed) -> Option<S::Future>
+where
+    S: Service<Request<GuardedBody<B>>>,
+{
+    let (mut inner, mut request) = stage.lock().waiting()?;
+    handed.put_into(request.extensions_mut());
+    Some(inner.call(request))
 }
 
 /// A handler that failed without an answer counts as one that answered 500.
