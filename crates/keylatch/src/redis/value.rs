@@ -100,7 +100,7 @@ fn decode_record(bytes: &[u8]) -> Result<Found, Why> {
     let attempt = u32::from_be_bytes(fields.array("attempt")?);
     let caller = text(fields.with_length("caller")?, "caller")?;
     let operation = text(fields.with_length("operation")?, "operation")?;
-    let scope = Scope::new(caller).and_then(|scope| scope.for_operation(operation)).map_err(|_| Why::Field("scope"))?;
+    let scope = Scope::of_parts(caller, &[operation]).map_err(|_| Why::Field("scope"))?;
     let key = Key::new(text(fields.0, "key")?).map_err(|_| Why::Field("key"))?;
 
     let state = match state {
