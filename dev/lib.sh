@@ -32,6 +32,22 @@ need_tool() {
     command -v "$tool" >/dev/null || fail "$tool is still missing after installing $*"
 }
 
+# need_postgres: a PostgreSQL server, whose programs Debian does not put on the PATH.
+need_postgres() {
+    has_postgres && return
+    say "the PostgreSQL server is missing: installing postgresql"
+    install_packages postgresql || fail "the PostgreSQL server is missing; run: apt-get install postgresql"
+    has_postgres || fail "the PostgreSQL server is still missing after installing postgresql"
+}
+
+has_postgres() {
+    local initdb
+    for initdb in "$(pg_config --bindir 2>/dev/null)"/initdb /usr/lib/postgresql/*/bin/initdb; do
+        [ -x "$initdb" ] && return
+    done
+    return 1
+}
+
 install_packages() {
     command -v apt-get >/dev/null || return 1
     local as_root=()

@@ -55,6 +55,7 @@
 //! | `http` | yes | the tower layer |
 //! | `axum` | yes | extractors: [`Key`], [`Scope`], [`Tx`], [`Run`] |
 //! | `sqlite` | yes | the SQLite store |
+//! | `postgres` | | the PostgreSQL store; needs Rust 1.94 |
 //! | `redis` | | the store in Redis or Valkey |
 //! | `completer` | | finishing abandoned runs from their stored, encrypted requests |
 //! | `conformance` | | the suite that every store passes |
@@ -75,6 +76,8 @@ pub mod memory;
 mod outcome;
 mod planted;
 mod policy;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod record;
 #[cfg(feature = "redis")]
 pub mod redis;

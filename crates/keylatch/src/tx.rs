@@ -24,9 +24,10 @@ pub trait Transactional: Store {
 
     /// Does one attempt at `claim` in one transaction.
     ///
-    /// Calls `start` with the transaction's handle and drives the work that it returns. Before anything is
-    /// written, the key is claimed in the same transaction; if it is held, the work is dropped. The end of
-    /// the work decides:
+    /// Looks first: if a record decides what the claim gets, or another transaction is seen to have the key,
+    /// `start` is not called. Otherwise calls it with the transaction's handle and drives the work that it
+    /// returns. Before anything is written, the key is claimed in the same transaction; if it is held, the work
+    /// is dropped. The end of the work decides:
     ///
     /// - [`Verdict::Keep`]: the writes and the record commit together;
     /// - [`Verdict::KeepUndone`]: the record commits, the writes do not;
@@ -114,6 +115,12 @@ pub enum Transacted {
     RolledBack,
     /// Another has the key; this is the record. Nothing of this attempt is committed.
     Held(Record),
+    /// Another transaction has the key at this moment, and its record, if it comes to have one, is not to be seen
+    /// yet. Nothing of this attempt is committed.
+    Busy {
+        /// Whether it may be for the same request; `false` if it is known to be for another.
+        same: bool,
+    },
     /// The handler used its transaction in a way that cannot be committed; nothing is.
     Misused(Misuse),
 }
@@ -130,4 +137,16 @@ pub enum Misuse {
     /// It kept the transaction from coming back.
     #[error("the handler did not give its transaction back; do not move a `Tx` to another task")]
     NotReturned,
+    /// A statement in it had failed, so that the database would commit nothing of it; and the handler answered as if
+    /// all were well.
+    #[error(
+        "a statement of the handler's transaction failed, which took back everything in it, and the handler answered \
+         with success; pass the error on, or wrap what may fail in a savepoint"
+    )]
+    Failed,
+    /// It ended the transaction by a statement of its own.
+    #[error(
+        "the handler ended its transaction itself, so its writes are apart from its answer; leave that to the layer"
+    )]
+    Ended,
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use tracing::Instrument;
 
 use super::flight::Leader;
@@ -23,6 +24,8 @@ pub(super) enum Driven<S> {
     Done(Result<Answer, Error>),
     /// Another has the key. The leader is handed back, to look again.
     Held(Box<Held<S>>),
+    /// Another transaction has the key for the same request, as far as can be told, and no record yet.
+    Busy(Leader, Option<S>),
 }
 
 /// Claims the key, runs the work and carries out its verdict.
@@ -300,7 +303,16 @@ impl<S: Transactional> Transact for S {
         policy: Policy,
         begin: Begin,
     ) -> BoxFuture<'_, Result<At<Transacted>, store::Error>> {
-        let start: Start<S::Database> = Box::new(|tx| begin(Handed(Kind::Tx(TxSlot::new(tx)))));
+        let start: Start<S::Database> = Box::new(|tx| {
+            let slot = TxSlot::new(tx);
+            let work = begin(Handed(Kind::Tx(slot.clone())));
+            Box::pin(async move {
+                let verdict = work.await;
+                // One that nobody asked for goes back, wherever the request's extensions have gone.
+                drop(slot.take::<S::Database>());
+                verdict
+            })
+        });
         Transactional::transact(self, claim, policy, start)
     }
 }
@@ -317,19 +329,20 @@ where
     F: Future<Output = Verdict> + Send + 'static,
 {
     let asked = Instant::now();
-    // The claim comes with the first write, or at the end: a handler must not start for what is already answered.
-    match engine.store.read(leader.id()).await {
-        Ok(At { value: Some(record), now }) if decides(&record, claim.fingerprint, now) => {
-            return Driven::Held(Held::found(leader, Some(start), At { value: record, now }, asked));
-        }
-        Ok(_) => {}
-        Err(error) => return Driven::Done(Err(error.into())),
-    }
     let owner = claim.owner;
-    let span = tracing::info_span!("keylatch.transaction");
-    let begun =
-        transact.transact(claim, engine.policy, Box::new(|handed| Box::pin(start(handed).instrument(span)))).await;
+    // Stays where it is if the attempt ends before the work begins.
+    let waiting = Arc::new(Mutex::new(Some(start)));
+    let begin: Begin = {
+        let waiting = waiting.clone();
+        let span = tracing::info_span!("keylatch.transaction");
+        Box::new(move |handed| {
+            let start = waiting.lock().take().expect("an attempt begins its work once");
+            Box::pin(start(handed).instrument(span))
+        })
+    };
+    let begun = transact.transact(claim, engine.policy, begin).await;
     engine.metrics.transact.record(asked.elapsed());
+    let start = waiting.lock().take();
     let transacted = match begun {
         Err(error) if error.kind() == ErrorKind::NotKnown => settle(engine, &leader, owner, error).await,
         begun => begun,
@@ -348,8 +361,10 @@ where
             Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })))
         }
         Ok(At { value: Transacted::Held(record), now }) => {
-            Driven::Held(Held::found(leader, None, At { value: record, now }, asked))
+            Driven::Held(Held::found(leader, start, At { value: record, now }, asked))
         }
+        Ok(At { value: Transacted::Busy { same: true }, .. }) => Driven::Busy(leader, start),
+        Ok(At { value: Transacted::Busy { same: false }, .. }) => Driven::Done(Ok(Answer::Refused(Refused::Mismatch))),
         Ok(At { value: Transacted::Misused(misuse), .. }) => {
             tracing::error!(%misuse, "nothing was committed");
             Driven::Done(Err(misuse.into()))

@@ -204,6 +204,11 @@ impl Engine {
                 let held = match driven {
                     Driven::Done(done) => return done,
                     Driven::Held(held) => *held,
+                    Driven::Busy(leading, waiting) if patience.pause().await => {
+                        (leader, start) = (leading, waiting);
+                        continue;
+                    }
+                    Driven::Busy(..) => return Ok(Answer::Refused(Refused::InProgress)),
                 };
                 start = held.start;
                 leader = held.leader;

@@ -14,8 +14,8 @@ use super::Store;
 use super::attempt::{Attempt, Failure, Reply};
 use super::error::{BatchFailed, TxError};
 use super::loan::{Lender, Loan};
-use crate::machine::Claim;
-use crate::store::{At, Error};
+use crate::machine::{self, Claim, Decision};
+use crate::store::{At, Error, Store as _};
 use crate::tx::{Database, Start, Transacted, Transactional, Tx};
 use crate::{Policy, tx};
 
@@ -74,6 +74,13 @@ impl Transactional for Store {
         start: Start<Sqlite>,
     ) -> BoxFuture<'_, Result<At<Transacted>, Error>> {
         Box::pin(async move {
+            // The claim comes with the first write, or at the end: nothing starts for what is already answered.
+            let At { value, now } = self.read(claim.id()).await?;
+            if let Some(record) = value
+                && machine::decide(Some(&record), claim.fingerprint, now) != Decision::Run
+            {
+                return Ok(At { value: Transacted::Held(record), now });
+            }
             let lender = Lender::default();
             let work = start(Tx::from_handle(Loaned(lender.loan())));
             let attempt = drive(claim, policy, work, lender).await;

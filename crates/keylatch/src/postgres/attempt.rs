@@ -1,0 +1,267 @@
+//! One attempt at a claim, in a transaction: look, enter, the handler's statements, the record, commit.
+
+use super::error::{Fault, Sent};
+use super::link::{Link, PgQuery};
+use super::ops::scalar;
+use super::rows::{COMPLETED, Found, RUNNING, guarantee_code};
+use super::tx::{Home, Postgres};
+use super::{Shared, packed, span_ms};
+use crate::failpoint::{self, Point};
+use crate::machine::{self, Claim, Claimed, Completion};
+use crate::store::{At, ErrorKind};
+use crate::tx::{Misuse, Start, Transacted, Verdict};
+use crate::{Epoch, Fingerprint, Lease, Owner, Policy, Record, RecordId, State, Timestamp};
+
+/// How often the record may change between the look and the entry.
+const TRIES_MAX: u32 = 8;
+
+/// What `keylatch.try_enter` says of a key that another transaction has, perhaps for the same request.
+pub(super) const BUSY_SAME: i16 = 1;
+
+/// The lock of a key, and that of a key with a request: see `keylatch.try_enter`.
+pub(super) struct Locks {
+    pub(super) key: i64,
+    pub(super) request: i64,
+}
+
+impl Locks {
+    pub(super) fn of(id: &RecordId, fingerprint: &Fingerprint) -> Self {
+        let part = |bytes: &[u8; 32], at: usize| {
+            i64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes are eight bytes"))
+        };
+        // The second half of an identity is a hash of scope and key.
+        let key = part(id.as_bytes(), 16);
+        Self { key, request: part(id.as_bytes(), 24) ^ part(fingerprint.as_bytes(), 0) }
+    }
+}
+
+/// The record that an attempt found, which its own takes the place of; none, if there was none.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen(Option<(Epoch, Owner, i16)>);
+
+impl Seen {
+    pub(super) fn of(record: Option<&Record>) -> Self {
+        Self(record.map(|record| {
+            let state = match record.state {
+                State::Running { .. } => RUNNING,
+                State::Completed { .. } => COMPLETED,
+            };
+            (record.epoch, record.owner, state)
+        }))
+    }
+}
+
+/// What the look before an attempt leads to.
+enum Looked {
+    /// The key was free: this is the record that the claim makes, in place of that one.
+    Free(Record, Seen),
+    /// The attempt is over before it began.
+    Decided(At<Transacted>),
+}
+
+/// How an entry went.
+enum Entry {
+    Entered,
+    Busy(bool),
+    Changed,
+}
+
+impl Shared {
+    /// Does one attempt: see [`Transactional::transact`](crate::tx::Transactional::transact).
+    pub(super) async fn attempt(
+        &self,
+        claim: Claim,
+        policy: Policy,
+        start: Start<Postgres>,
+    ) -> Result<At<Transacted>, Fault> {
+        let id = claim.id();
+        let locks = Locks::of(&id, &claim.fingerprint);
+        let mut link = self.links.link().await?;
+        for _ in 0..TRIES_MAX {
+            let (record, seen, now) = match self.look(&mut link, id, &locks, &claim).await? {
+                At { value: Looked::Free(record, seen), now } => (record, seen, now),
+                At { value: Looked::Decided(decided), .. } => return Ok(decided),
+            };
+            match self.enter(&mut link, id, &locks, record.owner, seen).await? {
+                Entry::Entered => return self.run(link, record, seen, now, policy, start).await,
+                Entry::Busy(same) => return Ok(At { value: Transacted::Busy { same }, now }),
+                Entry::Changed => {}
+            }
+        }
+        Err(Fault::new(ErrorKind::Unavailable, "the record changed on every try"))
+    }
+
+    async fn look(&self, link: &mut Link, id: RecordId, locks: &Locks, claim: &Claim) -> Result<At<Looked>, Fault> {
+        let query = || {
+            self.query(&self.statements.look)
+                .bind(id.as_bytes().as_slice())
+                .bind(claim.fingerprint.as_bytes().as_slice())
+                .bind(locks.key)
+                .bind(locks.request)
+        };
+        let found = Found::one(self.links.rows_on(link, Sent::Harmless, query).await?)?;
+        let (now, previous) = (found.now, found.record()?);
+        let seen = Seen::of(previous.as_ref());
+        let decided = |value| At { value: Looked::Decided(At { value, now }), now };
+        Ok(match machine::claim(previous, claim, now) {
+            Claimed::Held(record) => decided(Transacted::Held(record)),
+            Claimed::Won(_) if found.flag != 0 => decided(Transacted::Busy { same: found.flag == BUSY_SAME }),
+            Claimed::Won(record) => At { value: Looked::Free(record, seen), now },
+        })
+    }
+
+    /// Begins the transaction and takes the key for it, in one round trip.
+    async fn enter(
+        &self,
+        link: &mut Link,
+        id: RecordId,
+        locks: &Locks,
+        owner: Owner,
+        seen: Seen,
+    ) -> Result<Entry, Fault> {
+        let millis = |span: Option<std::time::Duration>| {
+            text_or_null(span.map(|span| i32::try_from(span_ms(span)).unwrap_or(i32::MAX)))
+        };
+        let sql = self
+            .statements
+            .enter
+            .text()
+            .replace(":id", &hex(id.as_bytes()))
+            .replace(":owner", &hex(owner.as_bytes()))
+            .replace(":key_lock", &locks.key.to_string())
+            .replace(":request_lock", &locks.request.to_string())
+            .replace(":seen_epoch", &text_or_null(seen.0.map(|(epoch, ..)| epoch.as_u64().cast_signed())))
+            .replace(":seen_owner", &seen.0.map_or_else(String::new, |(_, owner, _)| hex(owner.as_bytes())))
+            .replace(":seen_state", &text_or_null(seen.0.map(|(.., state)| state)))
+            .replace(":statement_ms", &millis(self.options.handler_statement_max))
+            .replace(":pause_ms", &millis(self.options.handler_pause_max));
+        let Err(fault) = self.links.begin(link, sql).await else { return Ok(Entry::Entered) };
+        let entry = match fault.code.as_deref() {
+            Some("KL001") => Entry::Busy(true),
+            Some("KL002") => Entry::Busy(false),
+            Some("KL003") => Entry::Changed,
+            _ => return Err(fault),
+        };
+        self.links.rollback(link).await?;
+        Ok(entry)
+    }
+
+    /// Lends the handler the connection, and carries out its verdict.
+    async fn run(
+        &self,
+        link: Link,
+        record: Record,
+        seen: Seen,
+        now: Timestamp,
+        policy: Policy,
+        start: Start<Postgres>,
+    ) -> Result<At<Transacted>, Fault> {
+        failpoint::hit(Point::AfterClaim);
+        let (home, tx) = Home::lend(link);
+        let verdict = start(tx).await;
+        failpoint::hit(Point::AfterHandlerWrite);
+        let returned = home.close();
+        let (outcome, keep) = match verdict {
+            Verdict::Keep(outcome) => (outcome, true),
+            Verdict::KeepUndone(outcome) => (outcome, false),
+            Verdict::Free | Verdict::Retry | Verdict::Unknown => {
+                if let Some(mut link) = returned
+                    && let Err(fault) = self.links.rollback(&mut link).await
+                {
+                    tracing::debug!(%fault, "a transaction is rolled back by its connection's end");
+                }
+                return Ok(At { value: Transacted::RolledBack, now });
+            }
+        };
+        let misused = |misuse| Ok(At { value: Transacted::Misused(misuse), now });
+        let Some(mut link) = returned.filter(Link::is_at_top) else { return misused(Misuse::NotReturned) };
+        let completion = Completion::new(outcome, &policy);
+        if !keep {
+            self.links.rollback(&mut link).await?;
+            return self.record_alone(link, record, seen, completion).await;
+        }
+        let query = self.finish(&record, &completion, seen, true);
+        let finished = match self.links.rows_inside(&mut link, query).await {
+            Ok(rows) => scalar::<Option<i64>>(&rows)?.map(Timestamp::from_millis),
+            Err(fault) if fault.has_code("25P02") => return misused(Misuse::Failed),
+            Err(fault) if fault.has_code("KL004") => return misused(Misuse::Ended),
+            Err(fault) => return Err(fault),
+        };
+        let Some(now) = finished else {
+            self.links.rollback(&mut link).await?;
+            return self.held(record.id(), now).await;
+        };
+        failpoint::hit(Point::BeforeCommit);
+        self.links.commit(&mut link).await?;
+        failpoint::hit(Point::AfterCommit);
+        Ok(At { value: Transacted::Committed(completed(&record, &completion, now)?), now })
+    }
+
+    /// Writes the record of an answer whose writes were taken back.
+    async fn record_alone(
+        &self,
+        mut link: Link,
+        record: Record,
+        seen: Seen,
+        completion: Completion,
+    ) -> Result<At<Transacted>, Fault> {
+        failpoint::hit(Point::BeforeCommit);
+        let query = || self.finish(&record, &completion, seen, false);
+        let rows = self.links.rows_on(&mut link, Sent::Perhaps, query).await?;
+        failpoint::hit(Point::AfterCommit);
+        match scalar::<Option<i64>>(&rows)?.map(Timestamp::from_millis) {
+            Some(now) => Ok(At { value: Transacted::Committed(completed(&record, &completion, now)?), now }),
+            None => self.held(record.id(), record.created_at).await,
+        }
+    }
+
+    /// What there is in the place of a record that could not be written.
+    async fn held(&self, id: RecordId, now: Timestamp) -> Result<At<Transacted>, Fault> {
+        match self.read(id).await? {
+            At { value: Some(record), now } => Ok(At { value: Transacted::Held(record), now }),
+            At { value: None, .. } => Ok(At { value: Transacted::Busy { same: true }, now }),
+        }
+    }
+
+    /// The statement that writes a finished record.
+    pub(super) fn finish<'q>(
+        &self,
+        record: &Record,
+        completion: &Completion,
+        seen: Seen,
+        entered: bool,
+    ) -> PgQuery<'q> {
+        self.query(&self.statements.finish)
+            .bind(record.id().as_bytes().as_slice())
+            .bind(record.scope.caller())
+            .bind(record.scope.operation())
+            .bind(record.key.as_str())
+            .bind(record.fingerprint.as_bytes().as_slice())
+            .bind(guarantee_code(record.guarantee))
+            .bind(record.owner.as_bytes().as_slice())
+            .bind(record.epoch.as_u64().cast_signed())
+            .bind(record.attempt.cast_signed())
+            .bind(record.created_at.as_millis())
+            .bind(packed::pack(&completion.outcome, self.options.compress_from_bytes))
+            .bind(span_ms(completion.retention))
+            .bind(span_ms(completion.tombstone))
+            .bind(seen.0.map(|(epoch, ..)| epoch.as_u64().cast_signed()))
+            .bind(seen.0.map(|(_, owner, _)| *owner.as_bytes()))
+            .bind(entered)
+    }
+}
+
+/// The record that was written at `now`.
+pub(super) fn completed(record: &Record, completion: &Completion, now: Timestamp) -> Result<Record, Fault> {
+    let lease = Lease { id: record.id(), epoch: record.epoch, owner: record.owner };
+    machine::complete(record, &lease, completion, now)
+        .ok_or_else(|| Fault::new(ErrorKind::Refused, "a record does not take its own completion"))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn text_or_null(number: Option<impl ToString>) -> String {
+    number.map_or_else(|| "NULL".to_owned(), |number| number.to_string())
+}

@@ -1,0 +1,147 @@
+//! What can go wrong, and what it means.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+use crate::store::{Error, ErrorKind};
+
+/// Why a store could not be opened, or its schema not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The schema's name has a character that is not a lower-case letter, a digit or `_`, or begins with a digit or
+    /// `pg_`, or is longer than 63.
+    #[error("{0:?} is no name for a schema; use up to 63 lower-case letters, digits and _")]
+    SchemaName(String),
+    /// The server could not be reached, or refused.
+    #[error("cannot use the PostgreSQL server: {0}; check its address, user and password, and that it runs")]
+    Server(#[from] sqlx::Error),
+    /// The server is a standby: what it has may be old, and nothing can be written there.
+    #[error("the PostgreSQL server is a standby; give the address of the primary")]
+    Standby,
+    /// The schema is older than this version needs, or not there, and this role may not change it.
+    #[error(
+        "the schema {schema:?} has version {found} (0 is none) and this version needs {needed}; run the migration with \
+         a role that may create in it, or grant CREATE to this one"
+    )]
+    NotMigrated {
+        /// The schema.
+        schema: String,
+        /// The version that it has.
+        found: i32,
+        /// The version that this build needs.
+        needed: i32,
+    },
+    /// A later version of Keylatch has changed the schema.
+    #[error("the schema {schema:?} has version {found}, and this version knows no later one than {known}; upgrade")]
+    NewerSchema {
+        /// The schema.
+        schema: String,
+        /// The version that it has.
+        found: i32,
+        /// The latest version that this build knows.
+        known: i32,
+    },
+}
+
+/// A failure of one of the store's statements. It can be told to everyone in a batch.
+#[derive(Debug, Clone)]
+pub(super) struct Fault {
+    pub(super) kind: ErrorKind,
+    /// The SQLSTATE, where the server said one.
+    pub(super) code: Option<Arc<str>>,
+    /// Whether the connection is gone, so that the same statement may be tried on another.
+    pub(super) disconnected: bool,
+    what: Arc<str>,
+}
+
+/// What is known of a statement that failed without a word of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It has no effect that would last: it reads, or its transaction was not committed.
+    Harmless,
+    /// It may have been done.
+    Perhaps,
+}
+
+impl Fault {
+    pub(super) fn new(kind: ErrorKind, what: impl Into<Arc<str>>) -> Self {
+        Self { kind, code: None, disconnected: false, what: what.into() }
+    }
+
+    /// A statement that took too long.
+    pub(super) fn timed_out(sent: Sent) -> Self {
+        Self::new(sent.unanswered(), "the server took too long over a statement")
+    }
+
+    /// What `error` means for a statement that may have had an effect or not.
+    pub(super) fn of(error: &sqlx::Error, sent: Sent) -> Self {
+        use sqlx::Error as E;
+        let (kind, disconnected) = match error {
+            E::Database(database) => return Self::of_server(database.downcast_ref::<PgDatabaseError>(), sent),
+            E::PoolTimedOut | E::PoolClosed | E::BeginFailed => (ErrorKind::Unavailable, false),
+            E::Io(_) | E::Tls(_) | E::Protocol(_) | E::WorkerCrashed => (sent.unanswered(), true),
+            E::Decode(_) | E::ColumnDecode { .. } | E::ColumnIndexOutOfBounds { .. } | E::ColumnNotFound(_) => {
+                (ErrorKind::Corrupt, false)
+            }
+            _ => (ErrorKind::Refused, false),
+        };
+        Self { kind, code: None, disconnected, what: error.to_string().into() }
+    }
+
+    /// What an error of the server's means. See <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+    fn of_server(error: &PgDatabaseError, sent: Sent) -> Self {
+        let code = error.code();
+        // After a fatal error the connection is closed; a commit may have been done before.
+        let fatal = matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
+        let (class, _) = code.split_at_checked(2).unwrap_or((code, ""));
+        let kind = match (class, code) {
+            _ if fatal => sent.unanswered(),
+            // A connection that broke between here and the server, as PgBouncer reports it.
+            ("08", _) => sent.unanswered(),
+            // A standby; rolled back for another's sake; out of space or connections; stopped; a lock not had in time;
+            // the schema changed under a prepared statement.
+            (_, "25006" | "0A000" | "55P03") | ("40" | "53" | "57" | "58", _) => ErrorKind::Unavailable,
+            ("XX", "XX001" | "XX002") => ErrorKind::Corrupt,
+            ("XX", _) => ErrorKind::Unavailable,
+            _ => ErrorKind::Refused,
+        };
+        let advice = match (class, code) {
+            (_, "25006") => "; the server is a standby: the address must lead to the primary",
+            (_, "26000" | "42P05" | "08P01") => "; behind a pooler, see Options::with_transaction_pooling",
+            (_, "42501" | "3F000" | "42P01" | "42883") => "; the role lacks grants, or the schema is not migrated",
+            (_, "53300") => "; lower the number of connections, or raise max_connections",
+            (_, "53100") => "; free space on the server's disk",
+            _ => "",
+        };
+        let what = format!("PostgreSQL: {} ({code}){advice}", error.message());
+        Self { kind, code: Some(code.into()), disconnected: fatal || class == "08", what: what.into() }
+    }
+
+    pub(super) fn has_code(&self, code: &str) -> bool {
+        self.code.as_deref() == Some(code)
+    }
+}
+
+impl Sent {
+    const fn unanswered(self) -> ErrorKind {
+        match self {
+            Self::Harmless => ErrorKind::Unavailable,
+            Self::Perhaps => ErrorKind::NotKnown,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        Self::new(fault.kind, fault.what.to_string())
+    }
+}

@@ -1,0 +1,195 @@
+//! A connection of the pool, and the bounds within which it is used.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, PgTransactionManager as Manager};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Connection as _, Postgres, SqlSafeStr as _};
+use sqlx_core::transaction::TransactionManager as _;
+use tokio::time::timeout;
+
+use super::error::{Fault, Sent};
+use crate::store::ErrorKind;
+
+/// Where connections come from.
+#[derive(Debug)]
+pub(super) struct Links {
+    pool: PgPool,
+    connect_max: Duration,
+    statement_max: Duration,
+    /// Whether each statement goes in a transaction of its own.
+    wrapped: bool,
+    /// Whether a connection has broken: then others in the pool may have, and are asked before they are used.
+    suspicious: AtomicBool,
+}
+
+/// A connection. One that is dropped with a transaction open, or in doubt, is closed instead of going back.
+#[derive(Debug)]
+pub(super) struct Link {
+    conn: PoolConnection<Postgres>,
+    fit: bool,
+}
+
+pub(super) type PgQuery<'q> = Query<'q, Postgres, PgArguments>;
+
+/// How often a statement is tried whose connection breaks: on that one, and on one that has just answered.
+const TRIES: u32 = 2;
+
+impl Links {
+    pub(super) fn new(pool: PgPool, connect_max: Duration, statement_max: Duration, wrapped: bool) -> Self {
+        Self { pool, connect_max, statement_max, wrapped, suspicious: AtomicBool::new(false) }
+    }
+
+    pub(super) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// A connection, within the time for that.
+    pub(super) async fn link(&self) -> Result<Link, Fault> {
+        match timeout(self.connect_max, self.answering()).await {
+            Ok(link) => link,
+            Err(_) => Err(Fault::new(ErrorKind::Unavailable, "no connection to the PostgreSQL server in time")),
+        }
+    }
+
+    async fn answering(&self) -> Result<Link, Fault> {
+        loop {
+            let conn = self.pool.acquire().await.map_err(|error| Fault::of(&error, Sent::Harmless))?;
+            if !self.suspicious.load(Ordering::Relaxed) {
+                return Ok(Link { conn, fit: true });
+            }
+            let mut link = Link { conn, fit: false };
+            if link.conn.ping().await.is_ok() {
+                link.fit = true;
+                // None is left from before but those that have answered since.
+                if self.pool.num_idle() == 0 {
+                    self.suspicious.store(false, Ordering::Relaxed);
+                }
+                return Ok(link);
+            }
+        }
+    }
+
+    /// Runs one statement by itself, which may be sent again.
+    pub(super) async fn rows<'q>(&self, sent: Sent, query: impl Fn() -> PgQuery<'q>) -> Result<Vec<PgRow>, Fault> {
+        self.rows_on(&mut self.link().await?, sent, query).await
+    }
+
+    /// Runs one statement by itself, which may be sent again, on `link`; or on another, if that one breaks.
+    pub(super) async fn rows_on<'q>(
+        &self,
+        link: &mut Link,
+        sent: Sent,
+        query: impl Fn() -> PgQuery<'q>,
+    ) -> Result<Vec<PgRow>, Fault> {
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            let done = self.bounded(sent, link.alone(query(), self.wrapped)).await;
+            match self.judge(link, done) {
+                Err(fault) if fault.disconnected && tries > 0 => *link = self.link().await?,
+                done => return done,
+            }
+        }
+    }
+
+    /// Begins a transaction with `sql`.
+    pub(super) async fn begin(&self, link: &mut Link, sql: String) -> Result<(), Fault> {
+        let done = self.bounded(Sent::Harmless, link.begin(sql)).await;
+        self.judge(link, done)
+    }
+
+    /// Runs a statement in the transaction that is open on `link`.
+    pub(super) async fn rows_inside(&self, link: &mut Link, query: PgQuery<'_>) -> Result<Vec<PgRow>, Fault> {
+        let done = self.bounded(Sent::Harmless, query.fetch_all(&mut *link.conn)).await;
+        self.judge(link, done)
+    }
+
+    /// Commits the transaction that is open on `link`.
+    pub(super) async fn commit(&self, link: &mut Link) -> Result<(), Fault> {
+        let done = self.bounded(Sent::Perhaps, link.commit()).await;
+        self.judge(link, done)
+    }
+
+    /// Rolls the transaction back that is open on `link`, or failed to begin.
+    pub(super) async fn rollback(&self, link: &mut Link) -> Result<(), Fault> {
+        let done = self.bounded(Sent::Harmless, link.rollback()).await;
+        self.judge(link, done)
+    }
+
+    async fn bounded<T>(&self, sent: Sent, call: impl Future<Output = sqlx::Result<T>>) -> Result<T, Fault> {
+        match timeout(self.statement_max, call).await {
+            Ok(done) => done.map_err(|error| Fault::of(&error, sent)),
+            Err(_) => Err(Fault::timed_out(sent)),
+        }
+    }
+
+    /// Notes what a failure says of the connection, and of those beside it.
+    fn judge<T>(&self, link: &mut Link, done: Result<T, Fault>) -> Result<T, Fault> {
+        if let Err(fault) = &done
+            && fault.disconnected
+        {
+            link.fit = false;
+            self.suspicious.store(true, Ordering::Relaxed);
+        }
+        done
+    }
+}
+
+impl Link {
+    /// What a handler gets, while a transaction is open.
+    pub(super) fn conn(&self) -> &PgConnection {
+        &self.conn
+    }
+
+    pub(super) fn conn_mut(&mut self) -> &mut PgConnection {
+        &mut self.conn
+    }
+
+    /// Whether the transaction is as it was begun: no savepoint of a handler's is left open in it.
+    pub(super) fn is_at_top(&self) -> bool {
+        Manager::get_transaction_depth(&self.conn) == 1
+    }
+
+    async fn alone(&mut self, query: PgQuery<'_>, wrapped: bool) -> sqlx::Result<Vec<PgRow>> {
+        if !wrapped {
+            return query.fetch_all(&mut *self.conn).await;
+        }
+        self.begin(include_str!("sql/begin.sql").to_owned()).await?;
+        let rows = query.fetch_all(&mut *self.conn).await?;
+        self.commit().await?;
+        Ok(rows)
+    }
+
+    async fn begin(&mut self, sql: String) -> sqlx::Result<()> {
+        self.fit = false;
+        Manager::begin(&mut self.conn, Some(AssertSqlSafe(sql).into_sql_str())).await
+    }
+
+    async fn commit(&mut self) -> sqlx::Result<()> {
+        Manager::commit(&mut self.conn).await?;
+        self.fit = true;
+        Ok(())
+    }
+
+    async fn rollback(&mut self) -> sqlx::Result<()> {
+        if self.is_at_top() {
+            Manager::rollback(&mut self.conn).await?;
+        } else {
+            // sqlx does not know of a transaction whose first message failed.
+            sqlx::raw_sql("ROLLBACK").execute(&mut *self.conn).await?;
+        }
+        self.fit = Manager::get_transaction_depth(&self.conn) == 0;
+        Ok(())
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if !self.fit {
+            self.conn.close_on_drop();
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The schema, and how it gets there.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, PgPool};
+use tokio::time::timeout;
+
+use super::error::OpenError;
+use super::options::Options;
+use super::sql::{Statement, in_schema};
+
+/// The versions of the schema, each as the statements that lead to it from the one before. What was released is never
+/// changed: a function that a released version calls keeps its name, its arguments and its meaning, so that processes
+/// of both versions can run while a new one is rolled out.
+const VERSIONS: [&[&str]; 1] = [&[
+    include_str!("schema/v1/01_schema.sql"),
+    include_str!("schema/v1/02_schema_version.sql"),
+    include_str!("schema/v1/03_record.sql"),
+    include_str!("schema/v1/04_indexes.sql"),
+    include_str!("schema/v1/05_stored.sql"),
+    include_str!("schema/v1/06_clock.sql"),
+    include_str!("schema/v1/07_later.sql"),
+    include_str!("schema/v1/08_refuse_standby.sql"),
+    include_str!("schema/v1/10_claim.sql"),
+    include_str!("schema/v1/11_renew.sql"),
+    include_str!("schema/v1/12_complete.sql"),
+    include_str!("schema/v1/13_release.sql"),
+    include_str!("schema/v1/14_sweep.sql"),
+    include_str!("schema/v1/15_read.sql"),
+    include_str!("schema/v1/16_list.sql"),
+    include_str!("schema/v1/17_lapsed.sql"),
+    include_str!("schema/v1/18_count.sql"),
+    include_str!("schema/v1/20_try_enter.sql"),
+    include_str!("schema/v1/21_look.sql"),
+    include_str!("schema/v1/22_enter.sql"),
+    include_str!("schema/v1/23_enter_own.sql"),
+    include_str!("schema/v1/24_finish.sql"),
+]];
+
+/// The version that this build needs.
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "there will be few")]
+pub const SCHEMA_VERSION: i32 = VERSIONS.len() as i32;
+
+/// How long a migration may take, the wait for another process's included.
+const MIGRATION_MAX: Duration = Duration::from_secs(120);
+
+/// The advisory lock of those who migrate: any number that nobody else uses. Schemas of one database take turns.
+const MIGRATION_LOCK: i64 = 0x6b65_796c_6174_6368;
+
+/// Brings the schema of `options` up to date: one of many who try at once does it, in one transaction, and the others
+/// wait and find it done. A schema that is up to date is left alone, and then no right is needed but to read it.
+///
+/// The role needs the right to create a schema in the database, or to create in the schema if that exists. It owns what
+/// it makes; the grants that another role needs at run time stand in the [manual](crate::manual).
+///
+/// # Errors
+///
+/// If the server cannot be used, the role may not, or the schema is of a later version.
+pub async fn migrate(pool: &PgPool, options: &Options) -> Result<(), OpenError> {
+    options.check()?;
+    let mut conn = pool.acquire().await?;
+    match timeout(MIGRATION_MAX, ensure(&mut conn, options, true)).await {
+        Ok(done) => done,
+        Err(_) => {
+            conn.close_on_drop();
+            Err(OpenError::Server(sqlx::Error::PoolTimedOut))
+        }
+    }
+}
+
+/// Checks that the schema is the one that this build needs, and makes it so where it `may`.
+pub(super) async fn ensure(conn: &mut PgConnection, options: &Options, may: bool) -> Result<(), OpenError> {
+    let found = version(conn, options).await?;
+    if !behind(found, options)? {
+        return Ok(());
+    }
+    let not_migrated = OpenError::NotMigrated { schema: options.schema.clone(), found, needed: SCHEMA_VERSION };
+    let allowed =
+        sqlx::query_scalar::<_, bool>(include_str!("sql/may_migrate.sql")).persistent(false).bind(&options.schema);
+    let mut tx = conn.begin().await?;
+    if !may || !allowed.fetch_one(&mut *tx).await? {
+        return Err(not_migrated);
+    }
+    let lock = Statement::new(include_str!("sql/migration_lock.sql"), &options.schema);
+    lock.query(false).bind(MIGRATION_LOCK).execute(&mut *tx).await?;
+    // Another may have done it meanwhile.
+    let found = version(&mut tx, options).await?;
+    if behind(found, options)? {
+        let applied = Statement::new(include_str!("sql/schema_applied.sql"), &options.schema);
+        for (at, statements) in (1..).zip(VERSIONS).skip(found.cast_unsigned() as usize) {
+            for statement in statements {
+                sqlx::raw_sql(AssertSqlSafe(in_schema(statement, &options.schema))).execute(&mut *tx).await?;
+            }
+            applied.query(false).bind(at).execute(&mut *tx).await?;
+        }
+        tracing::info!(schema = options.schema, from = found, to = SCHEMA_VERSION, "the schema was brought up to date");
+    }
+    Ok(tx.commit().await?)
+}
+
+/// Whether the version `found` is one to migrate.
+fn behind(found: i32, options: &Options) -> Result<bool, OpenError> {
+    if found > SCHEMA_VERSION {
+        return Err(OpenError::NewerSchema { schema: options.schema.clone(), found, known: SCHEMA_VERSION });
+    }
+    Ok(found < SCHEMA_VERSION)
+}
+
+/// The version that is there; 0 for none.
+async fn version(conn: &mut PgConnection, options: &Options) -> Result<i32, OpenError> {
+    let exists = in_schema(include_str!("sql/schema_exists.sql"), &options.schema);
+    let read = in_schema(include_str!("sql/schema_version.sql"), &options.schema);
+    let mut tx = conn.begin().await?;
+    let exists: bool = sqlx::query_scalar(AssertSqlSafe(exists)).persistent(false).fetch_one(&mut *tx).await?;
+    let version =
+        if exists { sqlx::query_scalar(AssertSqlSafe(read)).persistent(false).fetch_one(&mut *tx).await? } else { 0 };
+    tx.commit().await?;
+    Ok(version)
+}

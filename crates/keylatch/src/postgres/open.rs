@@ -1,0 +1,71 @@
+//! From an address to a store that can be trusted.
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection as _, PgPool, Row as _};
+use tokio::time::timeout;
+
+use super::Shared;
+use super::error::OpenError;
+use super::link::Links;
+use super::migrate::{ensure, migrate};
+use super::options::Options;
+use super::sql::Statements;
+use crate::store::Durability;
+
+/// A pool for a store of its own.
+pub(super) async fn pool(address: PgConnectOptions, options: &Options) -> Result<PgPool, OpenError> {
+    let address = if options.transaction_pooling { address.statement_cache_capacity(0) } else { address };
+    let pool = PgPoolOptions::new()
+        .max_connections(options.connections_max)
+        .acquire_timeout(options.connect_max)
+        // A round trip for each use; connections that have broken are found all the same, at the price of one try.
+        .test_before_acquire(false);
+    Ok(pool.connect_with(address).await?)
+}
+
+/// What all parts of a store use, once its server has been looked at and its schema is there.
+pub(super) async fn shared(pool: PgPool, options: Options) -> Result<Shared, OpenError> {
+    let server = server(&pool, &options).await?;
+    if server.standby {
+        return Err(OpenError::Standby);
+    }
+    if options.migrate {
+        migrate(&pool, &options).await?;
+    } else {
+        ensure(&mut *pool.acquire().await?, &options, false).await?;
+    }
+    let wrapped = options.transaction_pooling || !server.read_committed;
+    Ok(Shared {
+        links: Links::new(pool, options.connect_max, options.statement_max, wrapped),
+        statements: Statements::new(&options.schema),
+        durability: if server.durable { Durability::Disk } else { Durability::Replica },
+        options,
+    })
+}
+
+/// What a server says of itself.
+struct Server {
+    standby: bool,
+    /// Whether a commit is on disk when it is acknowledged.
+    durable: bool,
+    /// Whether a statement by itself is at READ COMMITTED.
+    read_committed: bool,
+}
+
+async fn server(pool: &PgPool, options: &Options) -> Result<Server, OpenError> {
+    let mut conn = pool.acquire().await?;
+    let asking = async {
+        let mut tx = conn.begin().await?;
+        let row = sqlx::query(include_str!("sql/server.sql")).persistent(false).fetch_one(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(Server {
+            standby: row.try_get("standby")?,
+            durable: row.try_get("durable")?,
+            read_committed: row.try_get("read_committed")?,
+        })
+    };
+    match timeout(options.statement_max, asking).await {
+        Ok(server) => server,
+        Err(_) => Err(OpenError::Server(sqlx::Error::PoolTimedOut)),
+    }
+}

@@ -1,0 +1,197 @@
+//! The contract of a store, on PostgreSQL.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+
+use super::claim::ClaimJob;
+use super::complete::CompleteJob;
+use super::error::{Fault, Sent};
+use super::rows::{Found, damaged, get};
+use super::{Shared, Store, packed, span_ms};
+use crate::machine::{Claim, Claimed, Completion, End, Terms};
+use crate::store::{Applied, At, Durability, Error, PAGE_RECORDS_MAX, PageRequest, Swept};
+use crate::{Lease, Record, RecordId, Scope, Timestamp};
+
+/// How many records a sweep changes in one transaction: few enough that nobody waits for it.
+const SWEEP_RECORDS_MAX: usize = 1_000;
+
+impl crate::store::Store for Store {
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<At<Claimed>, Error>> {
+        Box::pin(self.claims.call(ClaimJob::new(claim)))
+    }
+
+    fn renew(
+        &self,
+        lease: Lease,
+        terms: Terms,
+        step: Option<(String, Bytes)>,
+    ) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            let query = || {
+                shared
+                    .query(&shared.statements.renew)
+                    .bind(lease.id.as_bytes().as_slice())
+                    .bind(lease.epoch.as_u64().cast_signed())
+                    .bind(lease.owner.as_bytes().as_slice())
+                    .bind(span_ms(terms.lease))
+                    .bind(terms.takeover.map(span_ms))
+                    .bind(terms.free.map(span_ms))
+                    .bind(step.as_ref().map(|(name, _)| name.as_bytes()))
+                    .bind(step.as_ref().map(|(_, result)| &result[..]))
+            };
+            Ok(applied(&shared.links.rows(Sent::Perhaps, query).await?)?)
+        })
+    }
+
+    fn complete(&self, lease: Lease, completion: Completion) -> BoxFuture<'_, Result<Applied, Error>> {
+        let job = CompleteJob {
+            lease,
+            packed: packed::pack(&completion.outcome, self.shared.options.compress_from_bytes),
+            retention_ms: span_ms(completion.retention),
+            tombstone_ms: span_ms(completion.tombstone),
+        };
+        Box::pin(self.completions.call(job))
+    }
+
+    fn release(&self, lease: Lease, end: End) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            let (ending, keep) = match end {
+                End::Free => (0i16, Duration::ZERO),
+                End::Retry(keep) => (1, keep),
+                End::Unknown => (2, Duration::ZERO),
+            };
+            let query = || {
+                shared
+                    .query(&shared.statements.release)
+                    .bind(lease.id.as_bytes().as_slice())
+                    .bind(lease.epoch.as_u64().cast_signed())
+                    .bind(lease.owner.as_bytes().as_slice())
+                    .bind(ending)
+                    .bind(span_ms(keep))
+            };
+            Ok(applied(&shared.links.rows(Sent::Perhaps, query).await?)?)
+        })
+    }
+
+    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
+        Box::pin(async move {
+            let mut swept = Swept::default();
+            loop {
+                let batch = (limit - swept.total()).min(SWEEP_RECORDS_MAX);
+                let more = self.shared.sweep(batch).await?;
+                swept.buried += more.buried;
+                swept.removed += more.removed;
+                if more.total() < batch || swept.total() >= limit {
+                    return Ok(swept);
+                }
+            }
+        })
+    }
+
+    fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
+        Box::pin(async move { Ok(self.shared.read(id).await?) })
+    }
+
+    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            let (low, high) = page.scope.as_ref().map_or((LOWEST, HIGHEST), RecordId::range);
+            let query = || {
+                shared
+                    .query(&shared.statements.list)
+                    .bind(low.as_bytes().as_slice())
+                    .bind(high.as_bytes().as_slice())
+                    .bind(after_bytes(page.after.as_ref()))
+                    .bind(limit_of(page.limit))
+            };
+            Ok(records(shared.links.rows(Sent::Harmless, query).await?)?)
+        })
+    }
+
+    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            let query =
+                || shared.query(&shared.statements.lapsed).bind(after_bytes(after.as_ref())).bind(limit_of(limit));
+            Ok(records(shared.links.rows(Sent::Harmless, query).await?)?)
+        })
+    }
+
+    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            let (low, high) = RecordId::range(&scope);
+            let query = || {
+                shared
+                    .query(&shared.statements.count)
+                    .bind(low.as_bytes().as_slice())
+                    .bind(high.as_bytes().as_slice())
+                    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            };
+            let count: i64 = scalar(&shared.links.rows(Sent::Harmless, query).await?)?;
+            Ok(count.cast_unsigned())
+        })
+    }
+
+    fn durability(&self) -> Durability {
+        self.shared.durability
+    }
+}
+
+impl Shared {
+    pub(super) async fn read(&self, id: RecordId) -> Result<At<Option<Record>>, Fault> {
+        let query = || self.query(&self.statements.read).bind(id.as_bytes().as_slice());
+        let found = Found::one(self.links.rows(Sent::Harmless, query).await?)?;
+        Ok(At { value: found.record()?, now: found.now })
+    }
+
+    async fn sweep(&self, limit: usize) -> Result<Swept, Fault> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let query = || self.query(&self.statements.sweep).bind(limit);
+        let rows = self.links.rows(Sent::Perhaps, query).await?;
+        let row = rows.first().ok_or_else(|| damaged("a row is missing"))?;
+        let count = |column| Ok::<_, Fault>(usize::try_from(get::<i64>(row, column)?).unwrap_or(0));
+        Ok(Swept { buried: count("buried")?, removed: count("removed")? })
+    }
+}
+
+/// The lowest and the highest identity that there can be.
+const LOWEST: RecordId = RecordId::from_bytes([0; 32]);
+const HIGHEST: RecordId = RecordId::from_bytes([0xff; 32]);
+
+/// The identity after which a page starts; without one, what is before every identity.
+fn after_bytes(after: Option<&RecordId>) -> &[u8] {
+    after.map_or(&[], |after| after.as_bytes())
+}
+
+fn limit_of(limit: usize) -> i64 {
+    i64::try_from(limit.min(PAGE_RECORDS_MAX)).expect("a page is short")
+}
+
+/// The records of a page. A page without any is one row without a record.
+fn records(rows: Vec<PgRow>) -> Result<At<Vec<Record>>, Fault> {
+    let found: Vec<_> = rows.into_iter().map(Found::new).collect::<Result<_, _>>()?;
+    let now = found.first().ok_or_else(|| damaged("a row is missing"))?.now;
+    let value = found.iter().filter_map(|found| found.record().transpose()).collect::<Result<_, _>>()?;
+    Ok(At { value, now })
+}
+
+fn applied(rows: &[PgRow]) -> Result<Applied, Fault> {
+    let now: Option<i64> = scalar(rows)?;
+    Ok(now.map_or(Applied::Lost, |now| Applied::Applied(Timestamp::from_millis(now))))
+}
+
+/// The one column of the one row.
+pub(super) fn scalar<'r, T>(rows: &'r [PgRow]) -> Result<T, Fault>
+where
+    T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+{
+    let row = rows.first().ok_or_else(|| damaged("a row is missing"))?;
+    row.try_get(0).map_err(|_| damaged("a result is not what it should be"))
+}

@@ -1,0 +1,84 @@
+-- Claims keys, each as one step. The arrays belong together, in ascending order of `ids`: so that of two calls at once
+-- neither waits for what the other holds while it holds what the other waits for.
+--
+-- Returns a row for each claim that made a new record, with flag 1, `id` and `owner` alone; and the record as it now is,
+-- with flag 0, for each other identity. A claim that finds its own owner there, running, has won. An identity without a
+-- row was freed in between: ask again.
+--
+-- Each statement in here sees what was committed before it began (READ COMMITTED), so one that waited for another
+-- process's claim is followed by one that sees it. Sequential scans are off, for a plan made while the table was small
+-- is kept when it no longer is.
+CREATE FUNCTION keylatch.claim(
+    ids bytea[], callers text[], operations text[], keys text[], fingerprints bytea[], guarantees smallint[],
+    owners bytea[], leases bigint[], takeovers bigint[], frees bigint[], requests bytea[]
+) RETURNS SETOF keylatch.found
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog
+SET enable_seqscan = off
+SET lock_timeout = '5s'
+AS $$
+DECLARE
+    now_ms bigint := keylatch.clock();
+    fresh  keylatch.found;
+    left_over integer := cardinality(ids);
+BEGIN
+    fresh.clock := now_ms;
+    fresh.flag := 1;
+    FOR fresh.id, fresh.owner IN
+        INSERT INTO keylatch.record AS r (
+            id, owner, epoch, attempt, guarantee, state, created_at, takeover_at, free_at, lease_ends_at, due_at,
+            fingerprint, caller, operation, key, request
+        )
+        SELECT c.id, c.owner, 1, 1, c.guarantee, 1, now_ms, keylatch.later(now_ms, c.takeover),
+               keylatch.later(now_ms, c.free), keylatch.later(now_ms, c.lease), keylatch.later(now_ms, c.free),
+               c.fingerprint, c.caller, c.operation, c.key, c.request
+        FROM unnest(ids, callers, operations, keys, fingerprints, guarantees, owners, leases, takeovers, frees, requests)
+            AS c (id, caller, operation, key, fingerprint, guarantee, owner, lease, takeover, free, request)
+        ON CONFLICT (id) DO NOTHING
+        RETURNING r.id, r.owner
+    LOOP
+        left_over := left_over - 1;
+        RETURN NEXT fresh;
+    END LOOP;
+    IF left_over = 0 THEN
+        RETURN;
+    END IF;
+
+    FOR i IN 1 .. cardinality(ids) LOOP
+        UPDATE keylatch.record AS r SET
+            owner         = owners[i],
+            epoch         = r.epoch + 1,
+            -- A key that had become free begins anew; a request that takes over goes on with what it has.
+            attempt       = CASE WHEN r.free_at <= now_ms THEN 1 ELSE least(r.attempt, 2147483646) + 1 END,
+            created_at    = CASE WHEN r.free_at <= now_ms THEN now_ms ELSE r.created_at END,
+            released      = false,
+            after_crash   = CASE WHEN r.free_at <= now_ms THEN false ELSE NOT r.released END,
+            request       = CASE WHEN r.free_at <= now_ms THEN requests[i] ELSE coalesce(requests[i], r.request) END,
+            step_names    = CASE WHEN r.free_at <= now_ms THEN NULL ELSE r.step_names END,
+            step_results  = CASE WHEN r.free_at <= now_ms THEN NULL ELSE r.step_results END,
+            guarantee     = guarantees[i],
+            fingerprint   = fingerprints[i],
+            state         = 1,
+            takeover_at   = keylatch.later(now_ms, takeovers[i]),
+            free_at       = keylatch.later(now_ms, frees[i]),
+            lease_ends_at = keylatch.later(now_ms, leases[i]),
+            due_at        = keylatch.later(now_ms, frees[i]),
+            expires_at    = NULL,
+            outcome       = NULL
+        WHERE r.id = ids[i]
+            -- It is this scope's and key's record, and not one that was put in its place.
+            AND r.caller = callers[i] AND r.operation = operations[i] AND r.key = keys[i]
+            -- A claim that is sent again has what it won, and not a second time.
+            AND NOT (r.state = 1 AND r.owner = owners[i])
+            AND (
+                -- Anyone may claim it.
+                r.free_at <= now_ms
+                -- The same request may take over from a run whose lease has ended.
+                OR (r.state = 1 AND r.takeover_at <= now_ms AND r.fingerprint = fingerprints[i])
+            );
+    END LOOP;
+
+    RETURN QUERY
+    SELECT now_ms, 0::smallint, s.* FROM keylatch.stored AS s WHERE s.id = ANY (ids);
+END
+$$;

@@ -1,0 +1,30 @@
+-- Ends a running record without an outcome. Ends: 0 it did not happen; 1 the same request may run again, for `keep`
+-- milliseconds; 2 whether it happened is not known. Returns the time, or null if it was lost.
+CREATE FUNCTION keylatch.release(id bytea, epoch bigint, owner bytea, ending smallint, keep bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog
+SET enable_seqscan = off
+SET lock_timeout = '5s'
+AS $$
+DECLARE
+    now_ms bigint := keylatch.clock();
+BEGIN
+    -- In both: only who won the latest claim, and only while it runs.
+    IF release.ending = 0 THEN
+        DELETE FROM keylatch.record AS r
+        WHERE r.id = release.id AND r.epoch = release.epoch AND r.owner = release.owner AND r.state = 1;
+    ELSE
+        UPDATE keylatch.record AS r SET
+            released      = true,
+            lease_ends_at = now_ms,
+            takeover_at   = CASE WHEN release.ending = 1 THEN now_ms END,
+            free_at       = CASE WHEN release.ending = 1 THEN keylatch.later(now_ms, release.keep) END,
+            due_at        = CASE WHEN release.ending = 1 THEN keylatch.later(now_ms, release.keep) END
+        WHERE r.id = release.id AND r.epoch = release.epoch AND r.owner = release.owner AND r.state = 1;
+    END IF;
+    IF FOUND THEN
+        RETURN now_ms;
+    END IF;
+    RETURN NULL;
+END
+$$;

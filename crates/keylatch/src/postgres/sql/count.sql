@@ -1,0 +1,1 @@
+SELECT keylatch.count($1, $2, $3)

@@ -1,0 +1,1 @@
+SELECT * FROM keylatch.lapsed($1, $2)

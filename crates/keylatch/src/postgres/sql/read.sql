@@ -1,0 +1,1 @@
+SELECT * FROM keylatch.read($1)

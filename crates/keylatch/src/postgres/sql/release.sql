@@ -1,0 +1,1 @@
+SELECT keylatch.release($1, $2, $3, $4, $5)

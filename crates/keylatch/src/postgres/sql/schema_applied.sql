@@ -1,0 +1,1 @@
+INSERT INTO keylatch.schema_version (version) VALUES ($1)

@@ -1,0 +1,1 @@
+SELECT to_regclass('keylatch.schema_version') IS NOT NULL

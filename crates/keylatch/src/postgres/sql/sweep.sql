@@ -1,0 +1,1 @@
+SELECT buried, removed FROM keylatch.sweep($1)

@@ -1,0 +1,85 @@
+//! The PostgreSQL store passes the conformance suite: all cases on one server, each in a schema of its own.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use keylatch::RecordId;
+use keylatch::conformance::Harness;
+use keylatch::postgres::sqlx::{AssertSqlSafe, PgPool, query, raw_sql};
+use keylatch::postgres::{Options, Store};
+use keylatch::store;
+use testing_support::postgres::Cluster;
+
+fn cluster() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    CLUSTER.get_or_init(|| Cluster::start(""))
+}
+
+struct Postgres {
+    store: Store,
+    /// For what the store would not do.
+    pool: PgPool,
+    schema: String,
+}
+
+impl Postgres {
+    async fn new() -> Self {
+        static CASES: AtomicU32 = AtomicU32::new(0);
+        let schema = format!("case_{}", CASES.fetch_add(1, Ordering::Relaxed));
+        let url = tokio::task::spawn_blocking(|| cluster().url("postgres")).await.expect("the cluster starts");
+        let store = open(&url, &schema).await;
+        let pool = store.pool().clone();
+        // The clock of all processes on this schema, which stands still.
+        let clock = format!(
+            "CREATE TABLE {schema}.still (now_ms bigint); INSERT INTO {schema}.still VALUES (1700000000000); \
+             CREATE OR REPLACE FUNCTION {schema}.clock() RETURNS bigint LANGUAGE sql VOLATILE AS \
+             'SELECT now_ms FROM {schema}.still'"
+        );
+        raw_sql(AssertSqlSafe(clock)).execute(&pool).await.expect("the clock is replaced");
+        Self { store, pool, schema }
+    }
+}
+
+async fn open(url: &str, schema: &str) -> Store {
+    let options = Options::default().with_schema(schema).with_connections_max(10);
+    Store::connect_with(url, options).await.expect("the store opens")
+}
+
+impl Harness for Postgres {
+    fn store(&self) -> Arc<dyn store::Store> {
+        Arc::new(self.store.clone())
+    }
+
+    fn connect(&self) -> BoxFuture<'_, Arc<dyn store::Store>> {
+        Box::pin(async { Arc::new(open(&cluster().url("postgres"), &self.schema).await) as Arc<dyn store::Store> })
+    }
+
+    /// What this process has is gone with its connections; what the server has is tested where it is killed.
+    fn restart(&self) -> BoxFuture<'_, Arc<dyn store::Store>> {
+        self.connect()
+    }
+
+    fn advance(&self, by: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let sql = format!("UPDATE {}.still SET now_ms = now_ms + $1", self.schema);
+            let by = i64::try_from(by.as_millis()).expect("a test waits less than for ever");
+            query(AssertSqlSafe(sql)).bind(by).execute(&self.pool).await.expect("the clock moves");
+        })
+    }
+
+    fn misplace(&self, from: RecordId, to: RecordId) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let sql = format!(
+                "BEGIN; DELETE FROM {schema}.record WHERE id = '\\x{to}'; \
+                 CREATE TEMP TABLE moved ON COMMIT DROP AS SELECT * FROM {schema}.record WHERE id = '\\x{from}'; \
+                 UPDATE moved SET id = '\\x{to}'; INSERT INTO {schema}.record SELECT * FROM moved; COMMIT",
+                schema = self.schema
+            );
+            raw_sql(AssertSqlSafe(sql)).execute(&self.pool).await.expect("the record is copied");
+        })
+    }
+}
+
+keylatch::conformance!(Postgres::new().await);
