@@ -239,7 +239,8 @@ impl Engine {
         // Counted before it looks, so that a shutdown either is seen here, or waits for this.
         let token = self.inner.tracker.token();
         if self.inner.closing.load(Ordering::Acquire) {
-            return Driven::Done(Err(Error::ShuttingDown));
+            let recorded = self.inner.recorded(leader.id(), request).await;
+            return Driven::Done(recorded.and_then(|answer| answer.ok_or(Error::ShuttingDown)));
         }
         let driving = drive::drive(self.inner.clone(), leader, request.clone(), start);
         Tracked::new(token, Box::pin(driving)).await
@@ -258,8 +259,8 @@ impl Engine {
         Ok(swept)
     }
 
-    /// Starts nothing new from now on, and waits until all runs have come to their end, or `deadline` has passed.
-    /// Returns how many are still under way: their leases end by themselves.
+    /// Starts nothing new from now on, though what is recorded is still replayed, and waits until all runs have come to
+    /// their end, or `deadline` has passed. Returns how many are still under way: their leases end by themselves.
     pub async fn shutdown(&self, deadline: Duration) -> usize {
         self.inner.closing.store(true, Ordering::Release);
         self.inner.tracker.close();

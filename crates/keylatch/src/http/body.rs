@@ -80,7 +80,13 @@ impl<B: Body<Data = Bytes>> Body for GuardedBody<B> {
     fn size_hint(&self) -> SizeHint {
         let known = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
         match self {
-            Self::Whole { bytes, .. } => SizeHint::with_exact(known(bytes)),
+            Self::Whole { bytes, trailers: None } => SizeHint::with_exact(known(bytes)),
+            Self::Whole { bytes, trailers: Some(_) } => {
+                // With a length, HTTP/1.1 has no place for trailers.
+                let mut hint = SizeHint::new();
+                hint.set_lower(known(bytes));
+                hint
+            }
             Self::Inner { body } => body.size_hint(),
             Self::Partly { read, rest } => {
                 let (read, rest) = (known(read), rest.size_hint());
