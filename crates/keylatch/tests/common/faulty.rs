@@ -1,0 +1,164 @@
+//! A store that fails on demand: the memory store, with faults in front of it and behind it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, pending};
+use keylatch::machine::{Claim, Claimed, Completion, End, Terms};
+use keylatch::store::{Applied, At, Durability, Error, ErrorKind, PageRequest, Store, Swept};
+use keylatch::{Lease, Record, RecordId, Scope, memory};
+use parking_lot::Mutex;
+
+/// What is asked of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Op {
+    Claim,
+    Renew,
+    Complete,
+    Release,
+    Read,
+    Count,
+    Other,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The store takes no part.
+    Unavailable,
+    /// The store does it, and its reply is lost.
+    ReplyLost,
+    /// The store does not do it, and nobody hears that.
+    RequestLost,
+    /// A record is there, and cannot be read.
+    Corrupt,
+    /// It never comes to an end.
+    Hangs,
+}
+
+/// The memory store, with faults. A clone is the same store.
+#[derive(Debug, Clone)]
+pub(crate) struct Faulty(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: memory::Store,
+    durability: Durability,
+    plan: Mutex<Plan>,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    /// Faults of the next calls, the next one last.
+    next: HashMap<Op, Vec<Fault>>,
+    /// Faults of all calls.
+    always: HashMap<Op, Fault>,
+    calls: HashMap<Op, usize>,
+}
+
+impl Faulty {
+    pub(crate) fn new(store: memory::Store) -> Self {
+        Self::with_durability(store, Durability::Process)
+    }
+
+    /// A store that says of itself that it is durable, so that the engine keeps a cache.
+    pub(crate) fn with_durability(store: memory::Store, durability: Durability) -> Self {
+        Self(Arc::new(Inner { store, durability, plan: Mutex::default() }))
+    }
+
+    /// The next calls of `op` have these faults, in this order.
+    pub(crate) fn next(&self, op: Op, faults: impl IntoIterator<Item = Fault>) {
+        let mut faults: Vec<_> = faults.into_iter().collect();
+        faults.reverse();
+        self.0.plan.lock().next.insert(op, faults);
+    }
+
+    /// All calls of `op` have this fault, until it is mended.
+    pub(crate) fn always(&self, op: Op, fault: Fault) {
+        self.0.plan.lock().always.insert(op, fault);
+    }
+
+    /// Nothing works any more, until it is mended.
+    pub(crate) fn goes_down(&self) {
+        let all = [Op::Claim, Op::Renew, Op::Complete, Op::Release, Op::Read, Op::Count, Op::Other];
+        all.into_iter().for_each(|op| self.always(op, Fault::Unavailable));
+    }
+
+    pub(crate) fn is_mended(&self) {
+        let mut plan = self.0.plan.lock();
+        plan.always.clear();
+        plan.next.clear();
+    }
+
+    /// How often `op` was asked for.
+    pub(crate) fn calls(&self, op: Op) -> usize {
+        self.0.plan.lock().calls.get(&op).copied().unwrap_or(0)
+    }
+
+    async fn call<T>(&self, op: Op, done: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let fault = {
+            let mut plan = self.0.plan.lock();
+            *plan.calls.entry(op).or_default() += 1;
+            plan.next.get_mut(&op).and_then(Vec::pop).or_else(|| plan.always.get(&op).copied())
+        };
+        match fault {
+            None => done.await,
+            Some(Fault::Unavailable) => Err(Error::new(ErrorKind::Unavailable, "planned")),
+            Some(Fault::RequestLost) => Err(Error::new(ErrorKind::NotKnown, "planned")),
+            Some(Fault::Corrupt) => Err(Error::new(ErrorKind::Corrupt, "planned")),
+            Some(Fault::Hangs) => pending().await,
+            Some(Fault::ReplyLost) => {
+                done.await?;
+                Err(Error::new(ErrorKind::NotKnown, "planned"))
+            }
+        }
+    }
+}
+
+impl Store for Faulty {
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<At<Claimed>, Error>> {
+        Box::pin(self.call(Op::Claim, self.0.store.claim(claim)))
+    }
+
+    fn renew(
+        &self,
+        lease: Lease,
+        terms: Terms,
+        step: Option<(String, Bytes)>,
+    ) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(self.call(Op::Renew, self.0.store.renew(lease, terms, step)))
+    }
+
+    fn complete(&self, lease: Lease, completion: Completion) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(self.call(Op::Complete, self.0.store.complete(lease, completion)))
+    }
+
+    fn release(&self, lease: Lease, end: End) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(self.call(Op::Release, self.0.store.release(lease, end)))
+    }
+
+    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
+        Box::pin(self.call(Op::Other, self.0.store.sweep(limit)))
+    }
+
+    fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
+        Box::pin(self.call(Op::Read, self.0.store.read(id)))
+    }
+
+    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+        Box::pin(self.call(Op::Other, self.0.store.list(page)))
+    }
+
+    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+        Box::pin(self.call(Op::Other, self.0.store.lapsed(after, limit)))
+    }
+
+    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
+        Box::pin(self.call(Op::Count, self.0.store.count(scope, limit)))
+    }
+
+    fn durability(&self) -> Durability {
+        self.0.durability
+    }
+}

@@ -1,0 +1,204 @@
+//! What is recorded of an answer: by its status, by the guarantee, and by the handler's own word.
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
+use bytes::Bytes;
+use futures_util::stream;
+use http::StatusCode;
+use keylatch::http::{Disposition, IdempotencyLayer, ScopeFrom};
+use keylatch::sqlite::{self, Sqlite};
+use keylatch::{Clock, Engine, Guarantee, Limits, Policy, State, Tx};
+use tempfile::TempDir;
+
+use crate::app::{START, Seen, Setup, serve};
+use crate::wire::Call;
+
+const ALL: [Guarantee; 3] = [Guarantee::Atomic, Guarantee::Fenced, Guarantee::AtMostOnce];
+
+/// What a second request finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// The same answer again.
+    Replay,
+    /// A new run.
+    Runs,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// Sends the same request twice to a service that answers so the first time, and then with 299.
+async fn second(guarantee: Guarantee, answer: fn() -> Response) -> (u16, Then) {
+    let handler = move |seen: Seen| async move {
+        if seen.nth == 1 { answer() } else { StatusCode::from_u16(299).expect("a status").into_response() }
+    };
+    let app = Setup::new(guarantee).start(handler).await;
+    let first = app.order().send().await;
+    let expires = first.text("idempotency-expires").is_some();
+    let again = app.order().send().await;
+    let then = match (again.status, again.replayed(), app.runs()) {
+        (status, true, 1) if status == first.status && again.body == first.body => Then::Replay,
+        (299, false, 2) => Then::Runs,
+        (409, false, 1) => {
+            again.is_problem(409, "IDEMPOTENCY_OUTCOME_UNKNOWN");
+            Then::Unknown
+        }
+        other => panic!("{guarantee:?}: {first:?}, then {other:?}"),
+    };
+    let own_problem = first.text("content-type").as_deref() == Some("application/problem+json");
+    assert_eq!(expires, then == Then::Replay && !own_problem, "{guarantee:?}: {first:?}");
+    (first.status, then)
+}
+
+#[tokio::test]
+async fn statuses_are_recorded_by_the_rule() {
+    macro_rules! statuses {
+        ($($status:literal)*) => { [$(($status, || StatusCode::from_u16($status).unwrap().into_response())),*] };
+    }
+    let statuses: [(u16, fn() -> Response); 20] =
+        statuses!(200 201 202 204 206 301 303 304 307 400 401 404 409 410 422 408 425 429 500 503);
+    for guarantee in ALL {
+        for (status, answer) in statuses {
+            let expected = match status {
+                408 | 425 | 429 => Then::Runs,
+                500.. if guarantee != Guarantee::AtMostOnce => Then::Runs,
+                _ => Then::Replay,
+            };
+            assert_eq!(second(guarantee, answer).await, (status, expected), "{guarantee:?} {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_panic_counts_as_500() {
+    for (guarantee, then) in ALL.into_iter().zip([Then::Runs, Then::Runs, Then::Replay]) {
+        assert_eq!(second(guarantee, || panic!("planned")).await, (500, then), "{guarantee:?}");
+    }
+    let app = Setup::fenced().start(|_| async { panic!("planned") as () }).await;
+    let problem = app.order().send().await.is_problem(500, "HANDLER_FAILED");
+    assert_eq!(problem["retryable"], true);
+    let app = Setup::new(Guarantee::AtMostOnce).start(|_| async { panic!("planned") as () }).await;
+    let first = app.order().send().await;
+    assert_eq!(first.is_problem(500, "HANDLER_FAILED")["retryable"], false);
+    let again = app.order().send().await;
+    assert_eq!((again.problem(), again.replayed()), (first.problem(), true));
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_counts_as_500() {
+    fn broken() -> Response {
+        let parts = [Ok(Bytes::from_static(b"half")), Err(std::io::Error::other("planned"))];
+        Body::from_stream(stream::iter(parts)).into_response()
+    }
+    for (guarantee, then) in ALL.into_iter().zip([Then::Runs, Then::Runs, Then::Replay]) {
+        assert_eq!(second(guarantee, broken).await, (500, then), "{guarantee:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_handlers_word_counts_against_the_rule() {
+    fn says(status: u16, disposition: Disposition) -> Response {
+        let mut response = StatusCode::from_u16(status).expect("a status").into_response();
+        response.extensions_mut().insert(disposition);
+        response
+    }
+    type Row = (fn() -> Response, u16, [Then; 3]);
+    use Disposition::{Free, Record, RecordAlone, Retry, Unknown};
+    let rows: [Row; 8] = [
+        (|| says(500, Record), 500, [Then::Replay; 3]),
+        (|| says(429, RecordAlone), 429, [Then::Replay; 3]),
+        (|| says(200, Retry), 200, [Then::Runs; 3]),
+        (|| says(404, Retry), 404, [Then::Runs; 3]),
+        (|| says(200, Free), 200, [Then::Runs; 3]),
+        (|| says(500, Free), 500, [Then::Runs; 3]),
+        (|| says(200, Unknown), 200, [Then::Runs, Then::Unknown, Then::Unknown]),
+        (|| says(503, Unknown), 503, [Then::Runs, Then::Unknown, Then::Unknown]),
+    ];
+    for (at, (answer, status, expected)) in rows.into_iter().enumerate() {
+        for (guarantee, then) in ALL.into_iter().zip(expected) {
+            assert_eq!(second(guarantee, answer).await, (status, then), "row {at}, {guarantee:?}");
+        }
+    }
+}
+
+/// `Retry` keeps the key for the same request, where there is a record to keep it; `Free` gives it away.
+#[tokio::test]
+async fn a_freed_key_is_free_for_any_request() {
+    async fn app(disposition: Disposition) -> crate::app::App {
+        let answer = move |_| async move {
+            let mut response = StatusCode::OK.into_response();
+            response.extensions_mut().insert(disposition);
+            response
+        };
+        Setup::fenced().start(answer).await
+    }
+    let retry = app(Disposition::Retry).await;
+    retry.order().send().await;
+    retry.order().body("other").send().await.is_problem(422, "IDEMPOTENCY_KEY_REUSED");
+    assert_eq!(retry.order().send().await.status, 200);
+    let free = app(Disposition::Free).await;
+    free.order().send().await;
+    assert!(free.records().await.is_empty());
+    assert_eq!(free.order().body("other").send().await.status, 200);
+}
+
+/// In `Atomic`, what the handler wrote stays with a 2xx, and is taken back with a 4xx or 5xx.
+#[tokio::test]
+async fn atomic_writes_stay_or_go_with_the_answer() {
+    async fn create(mut tx: Tx<Sqlite>, Extension(answer): Extension<(u16, Option<Disposition>)>) -> Response {
+        tx.run(|db| db.execute("INSERT INTO effect DEFAULT VALUES", [])).await.expect("it is written");
+        let mut response = StatusCode::from_u16(answer.0).expect("a status").into_response();
+        if let Some(disposition) = answer.1 {
+            response.extensions_mut().insert(disposition);
+        }
+        response
+    }
+    let rows = [
+        (201, None, 1, true),
+        (303, None, 1, true),
+        (404, None, 0, true),
+        (422, None, 0, true),
+        (429, None, 0, false),
+        (500, None, 0, false),
+        (404, Some(Disposition::Record), 1, true),
+        (500, Some(Disposition::Record), 1, true),
+        (200, Some(Disposition::RecordAlone), 0, true),
+        (200, Some(Disposition::Retry), 0, false),
+        (200, Some(Disposition::Free), 0, false),
+        (200, Some(Disposition::Unknown), 0, false),
+    ];
+    for (status, disposition, effects, recorded) in rows {
+        let directory = TempDir::new().unwrap();
+        let options = sqlite::Options::default().with_clock(Clock::manual(START));
+        let store = sqlite::Store::open_with(directory.path().join("test.db"), options).await.unwrap();
+        store.execute(|db| db.execute_batch("CREATE TABLE effect (id INTEGER PRIMARY KEY)")).await.unwrap();
+        let limits = Limits { cache_bytes_max: 0, ..Limits::default() };
+        let engine = Engine::atomic(store.clone(), Policy::default(), limits).unwrap();
+        let app = Router::new()
+            .route("/orders", axum::routing::post(create))
+            .layer(Extension((status, disposition)))
+            .layer(IdempotencyLayer::new(engine, ScopeFrom::header("x-user-id")));
+        let (address, server) = serve(app).await;
+        let call = Call::new(address, "POST", "/orders").caller("alice").key("k");
+        let first = call.send().await;
+        let count = || store.query(|db| db.query_row("SELECT count(*) FROM effect", [], |row| row.get::<_, i64>(0)));
+        assert_eq!((first.status, count().await.unwrap()), (status, effects), "{status} {disposition:?}");
+        let again = call.send().await;
+        assert_eq!((again.status, again.replayed()), (status, recorded), "{status} {disposition:?}");
+        assert_eq!(count().await.unwrap(), effects, "{status} {disposition:?}");
+        server.abort();
+    }
+}
+
+/// What is stored is what was sent: status, kept headers, body.
+#[tokio::test]
+async fn nothing_but_the_answer_is_stored() {
+    let app = Setup::fenced().start(|_| async { (StatusCode::CREATED, "made") }).await;
+    app.order().send().await;
+    let records = app.records().await;
+    let State::Completed { outcome: Some(outcome), .. } = &records[0].state else { panic!("{records:?}") };
+    let headers: Vec<_> =
+        outcome.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+    assert_eq!((outcome.status, headers), (StatusCode::CREATED, vec![("content-type", "text/plain; charset=utf-8")]));
+    assert_eq!(outcome.body, keylatch::Body::Kept("made".into()));
+}

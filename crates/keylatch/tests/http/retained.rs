@@ -1,0 +1,173 @@
+//! Answers that are delivered in full, and are not kept: too large, without an end, or with trailers.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::{HeaderMap, StatusCode};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use keylatch::Guarantee;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::app::{App, Setup};
+use crate::common::Gate;
+
+const ALL: [Guarantee; 3] = [Guarantee::Atomic, Guarantee::Fenced, Guarantee::AtMostOnce];
+const KEPT_MAX: usize = 1_000;
+
+fn sha_256(bytes: &[u8]) -> Value {
+    let digits: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha-256={digits}").into()
+}
+
+/// Checks that the request took effect, and is refused from now on with this digest.
+async fn is_not_retained(app: &App, status: u16, digest: Value) {
+    for _ in 0..2 {
+        let again = app.order().send().await;
+        let problem = again.is_problem(409, "IDEMPOTENCY_RESPONSE_NOT_RETAINED");
+        assert_eq!(problem["title"], "Request took effect, but its response was not retained");
+        assert_eq!((&problem["retryable"], &problem["original_status"]), (&false.into(), &status.into()));
+        assert_eq!(problem["original_digest"], digest);
+        assert!(!again.replayed() && again.text("retry-after").is_none());
+    }
+    let other = app.order().body("other").send().await;
+    other.is_problem(422, "IDEMPOTENCY_KEY_REUSED");
+    assert_eq!(app.runs(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_at_the_limit_is_kept() {
+    for guarantee in ALL {
+        let setup = Setup::new(guarantee).layer(|layer| layer.with_answer_bytes_max(KEPT_MAX));
+        let app = setup.start(|_| async { vec![b'a'; KEPT_MAX] }).await;
+        assert_eq!(app.order().send().await.body.len(), KEPT_MAX);
+        let again = app.order().send().await;
+        assert!(again.replayed() && again.body == vec![b'a'; KEPT_MAX]);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_over_the_limit_is_delivered_and_not_kept() {
+    for guarantee in ALL {
+        let large: Vec<u8> = (0..=255).cycle().take(KEPT_MAX + 1).collect();
+        let body = large.clone();
+        let setup = Setup::new(guarantee).layer(|layer| layer.with_answer_bytes_max(KEPT_MAX));
+        let app = setup.start(move |_| std::future::ready((StatusCode::CREATED, body.clone()))).await;
+        let first = app.order().send().await;
+        assert_eq!((first.status, first.whole), (201, true));
+        assert!(first.body == large);
+        assert_eq!(first.text("content-length").as_deref(), Some("1001"));
+        assert!(first.text("idempotency-expires").is_some(), "until then, a retry is told");
+        is_not_retained(&app, 201, sha_256(&large)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_grows_over_the_limit_is_delivered_and_not_kept() {
+    for guarantee in ALL {
+        let setup = Setup::new(guarantee).layer(|layer| layer.with_answer_bytes_max(KEPT_MAX));
+        let parts = |_| async {
+            let parts = (0..5_u8).map(|part| Ok::<_, std::io::Error>(Bytes::from(vec![part; 400])));
+            Body::from_stream(stream::iter(parts)).into_response()
+        };
+        let app = setup.start(parts).await;
+        let first = app.order().send().await;
+        let all: Vec<u8> = (0..5).flat_map(|part| vec![part; 400]).collect();
+        assert!(first.whole && first.body == all);
+        // Its end was not seen before the record was written.
+        is_not_retained(&app, 200, Value::Null).await;
+    }
+}
+
+#[tokio::test]
+async fn an_event_stream_is_delivered_as_it_comes_and_not_kept() {
+    for guarantee in ALL {
+        let gate = Gate::closed();
+        let events = gate.clone();
+        let answer = move |_| {
+            let events = events.clone();
+            let first = stream::once(async { Ok::<_, std::io::Error>(Bytes::from("data: 1\n\n")) });
+            let last = stream::once(async move {
+                events.pass().await;
+                Ok(Bytes::from("data: 2\n\n"))
+            });
+            let body = Body::from_stream(first.chain(last));
+            std::future::ready(([("content-type", "text/event-stream; charset=utf-8")], body).into_response())
+        };
+        let app = Setup::new(guarantee).start(answer).await;
+        let mut streaming = app.order().begin().await;
+        let head = streaming.read_until("data: 1").await;
+        assert!(head.contains("idempotency-expires"), "recorded before its first byte is sent: {head}");
+        is_not_retained(&app, 200, Value::Null).await;
+        gate.open();
+        let streamed = streaming.reply().await;
+        assert_eq!((streamed.body_text(), streamed.whole), ("data: 1\n\ndata: 2\n\n", true));
+    }
+}
+
+/// A stream that does not say what it is: after a while it is let go, and nothing of it is lost.
+#[tokio::test]
+async fn a_stream_without_an_end_in_sight_is_delivered_and_not_kept() {
+    let gate = Gate::closed();
+    let more = gate.clone();
+    let answer = move |_| {
+        let more = more.clone();
+        let parts = stream::iter(["a", "b"]).map(|part| Ok::<_, std::io::Error>(Bytes::from(part)));
+        let last = stream::once(async move {
+            more.pass().await;
+            Ok(Bytes::from("c"))
+        });
+        std::future::ready(Body::from_stream(parts.chain(last)).into_response())
+    };
+    let app = Setup::fenced().layer(|layer| layer.with_answer_end_max(Duration::from_millis(50))).start(answer).await;
+    let mut streaming = app.order().begin().await;
+    streaming.read_until("ab").await;
+    is_not_retained(&app, 200, Value::Null).await;
+    gate.open();
+    assert_eq!(streaming.reply().await.body_text(), "abc");
+}
+
+/// A body that is late but ends in time is kept; in `Atomic`, which must not hold its transaction, it is not.
+#[tokio::test]
+async fn a_late_end_is_waited_for_outside_of_atomic() {
+    for guarantee in ALL {
+        let late = |_| {
+            let parts = stream::iter(["a", "b"]).then(|part| async move {
+                tokio::task::yield_now().await;
+                Ok::<_, std::io::Error>(Bytes::from(part))
+            });
+            std::future::ready(Body::from_stream(parts).into_response())
+        };
+        // Without any limit of time.
+        let app = Setup::new(guarantee).layer(|layer| layer.with_answer_end_max(Duration::MAX)).start(late).await;
+        assert_eq!(app.order().send().await.body_text(), "ab");
+        if guarantee == Guarantee::Atomic {
+            is_not_retained(&app, 200, Value::Null).await;
+        } else {
+            let again = app.order().send().await;
+            assert_eq!((again.body_text(), again.replayed()), ("ab", true));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_with_trailers_is_delivered_with_them_and_not_kept() {
+    fn with_trailers() -> Response {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "900150983".parse().expect("a value"));
+        let frames = [Frame::data(Bytes::from("ab")), Frame::data(Bytes::from("c")), Frame::trailers(trailers)];
+        let frames = frames.map(Ok::<_, std::io::Error>);
+        ([("trailer", "x-sum")], Body::new(StreamBody::new(stream::iter(frames)))).into_response()
+    }
+    for guarantee in ALL {
+        let app = Setup::new(guarantee).start(|_| async { with_trailers() }).await;
+        let first = app.order().header("TE", "trailers").send().await;
+        assert_eq!((first.body_text(), first.whole), ("abc", true));
+        assert_eq!(first.trailers.trim(), "x-sum: 900150983");
+        is_not_retained(&app, 200, sha_256(b"abc")).await;
+    }
+}

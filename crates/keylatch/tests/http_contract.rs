@@ -1,0 +1,24 @@
+//! The HTTP contract, row by row, over a real socket.
+
+mod common;
+
+#[path = "http/answers.rs"]
+mod answers;
+#[path = "http/app.rs"]
+mod app;
+#[path = "http/clients.rs"]
+mod clients;
+#[path = "http/fingerprint.rs"]
+mod fingerprint;
+#[path = "http/key.rs"]
+mod key;
+#[path = "http/recorded.rs"]
+mod recorded;
+#[path = "http/refusals.rs"]
+mod refusals;
+#[path = "http/retained.rs"]
+mod retained;
+#[path = "http/tower_service.rs"]
+mod tower_service;
+#[path = "http/wire.rs"]
+mod wire;
