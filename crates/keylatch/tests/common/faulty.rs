@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, pending};
+use futures_util::future::BoxFuture;
 use keylatch::machine::{Claim, Claimed, Completion, End, Terms};
 use keylatch::store::{Applied, At, Durability, Error, ErrorKind, PageRequest, Store, Swept};
 use keylatch::{Lease, Record, RecordId, Scope, memory};
 use parking_lot::Mutex;
+
+use super::{Gate, until};
 
 /// What is asked of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,8 +35,8 @@ pub(crate) enum Fault {
     RequestLost,
     /// A record is there, and cannot be read.
     Corrupt,
-    /// It never comes to an end.
-    Hangs,
+    /// It waits until [`Faulty::gate`] is opened.
+    Held,
 }
 
 /// The memory store, with faults. A clone is the same store.
@@ -45,6 +47,7 @@ pub(crate) struct Faulty(Arc<Inner>);
 struct Inner {
     store: memory::Store,
     durability: Durability,
+    gate: Gate,
     plan: Mutex<Plan>,
 }
 
@@ -64,7 +67,7 @@ impl Faulty {
 
     /// A store that says of itself that it is durable, so that the engine keeps a cache.
     pub(crate) fn with_durability(store: memory::Store, durability: Durability) -> Self {
-        Self(Arc::new(Inner { store, durability, plan: Mutex::default() }))
+        Self(Arc::new(Inner { store, durability, gate: Gate::closed(), plan: Mutex::default() }))
     }
 
     /// The next calls of `op` have these faults, in this order.
@@ -91,6 +94,16 @@ impl Faulty {
         plan.next.clear();
     }
 
+    /// What calls that are held wait for.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
+    /// Waits until `op` was asked for this often.
+    pub(crate) async fn called(&self, op: Op, times: usize) {
+        until("the store is asked", async || self.calls(op) >= times).await;
+    }
+
     /// How often `op` was asked for.
     pub(crate) fn calls(&self, op: Op) -> usize {
         self.0.plan.lock().calls.get(&op).copied().unwrap_or(0)
@@ -107,7 +120,10 @@ impl Faulty {
             Some(Fault::Unavailable) => Err(Error::new(ErrorKind::Unavailable, "planned")),
             Some(Fault::RequestLost) => Err(Error::new(ErrorKind::NotKnown, "planned")),
             Some(Fault::Corrupt) => Err(Error::new(ErrorKind::Corrupt, "planned")),
-            Some(Fault::Hangs) => pending().await,
+            Some(Fault::Held) => {
+                self.0.gate.pass().await;
+                done.await
+            }
             Some(Fault::ReplyLost) => {
                 done.await?;
                 Err(Error::new(ErrorKind::NotKnown, "planned"))

@@ -1,5 +1,7 @@
 //! What is recorded of an answer: by its status, by the guarantee, and by the handler's own word.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
@@ -12,6 +14,7 @@ use keylatch::{Clock, Engine, Guarantee, Limits, Policy, State, Tx};
 use tempfile::TempDir;
 
 use crate::app::{START, Seen, Setup, serve};
+use crate::common::faulty::{Fault, Op};
 use crate::wire::Call;
 
 const ALL: [Guarantee; 3] = [Guarantee::Atomic, Guarantee::Fenced, Guarantee::AtMostOnce];
@@ -188,6 +191,19 @@ async fn atomic_writes_stay_or_go_with_the_answer() {
         assert_eq!(count().await.unwrap(), effects, "{status} {disposition:?}");
         server.abort();
     }
+}
+
+#[tokio::test]
+async fn i3_the_answer_waits_for_its_record() {
+    let app = Setup::fenced().start(|_| async { "made" }).await;
+    app.store.always(Op::Complete, Fault::Held);
+    let mut asked = app.order().begin().await;
+    app.store.called(Op::Complete, 1).await;
+    let answered = tokio::time::timeout(Duration::from_millis(300), asked.read_until("HTTP/1.1")).await;
+    assert!(answered.is_err(), "it is answered before its record is written: {answered:?}");
+    app.store.gate().open();
+    assert_eq!(asked.reply().await.body_text(), "made");
+    assert!(app.order().send().await.replayed());
 }
 
 /// What is stored is what was sent: status, kept headers, body.
