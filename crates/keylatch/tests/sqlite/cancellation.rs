@@ -1,11 +1,12 @@
 //! A caller that goes away, at any point.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::sync::mpsc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures_util::poll;
+use futures_util::{FutureExt as _, poll};
 use keylatch::Guarantee;
 use keylatch::sqlite::{Sqlite, TxError};
 use keylatch::store::{ErrorKind, Store as _};
@@ -16,7 +17,16 @@ use tokio::task::{JoinHandle, yield_now};
 use crate::support::{Fixture, add, claim, committed, keep};
 
 /// Polled at each of its wakes up to so many times, then dropped.
-const POLLS_MAX: usize = 12;
+const POLLS_MAX: usize = 40;
+
+/// Polls `attempt`, which does not end, until its handler `has_begun`.
+async fn until(attempt: &mut (impl Future + Unpin), mut has_begun: impl FnMut() -> bool) {
+    poll_fn(|context| {
+        assert!(attempt.poll_unpin(context).is_pending());
+        if has_begun() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
 
 #[tokio::test]
 async fn an_attempt_cut_off_anywhere_happened_or_did_not() {
@@ -69,8 +79,10 @@ async fn what_is_left_of_a_cut_off_handler_harms_nobody() {
         assert!(poll!(&mut blocker).is_pending());
         let (running, has_run) = mpsc::channel();
         let (leave, left) = mpsc::channel();
+        let (begin, begun) = mpsc::channel();
         let mut attempt = Box::pin(fixture.attempt(claim(Guarantee::Atomic), async move |mut tx| {
             let _spiteful = Spiteful;
+            begin.send(()).unwrap();
             let held = tx.run(move |_| {
                 running.send(()).unwrap();
                 left.recv().unwrap();
@@ -80,7 +92,7 @@ async fn what_is_left_of_a_cut_off_handler_harms_nobody() {
             pending::<()>().await;
             keep("done")
         }));
-        assert!(poll!(&mut attempt).is_pending());
+        until(&mut attempt, || begun.try_recv().is_ok()).await;
         if inside {
             raw.execute_batch("ROLLBACK").unwrap();
             has_run.recv_timeout(Duration::from_secs(30)).unwrap();
@@ -103,15 +115,20 @@ fn use_in_a_task(mut tx: Tx<Sqlite>) -> JoinHandle<Result<(), TxError>> {
 #[tokio::test]
 async fn a_transaction_elsewhere_is_over_when_its_attempt_is_cut_off() {
     let fixture = Fixture::new().await;
-    let (moved, task) = oneshot::channel();
+    let (moved, mut task) = oneshot::channel();
     let mut attempt = Box::pin(fixture.attempt(claim(Guarantee::Atomic), async move |tx| {
         moved.send(use_in_a_task(tx)).unwrap();
         pending::<()>().await;
         keep("done")
     }));
-    assert!(poll!(&mut attempt).is_pending());
+    let mut used = None;
+    until(&mut attempt, || {
+        used = task.try_recv().ok();
+        used.is_some()
+    })
+    .await;
     drop(attempt);
-    assert!(matches!(task.await.unwrap().await.unwrap(), Err(TxError::Over)));
+    assert!(matches!(used.unwrap().await.unwrap(), Err(TxError::Over)));
 }
 
 #[tokio::test]
