@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
+pub use groups::{Cluster, Sentinels};
 use rand::Rng as _;
 use rustix::process::{Pid, Signal, kill_process};
+
+mod groups;
 
 /// How long a server may take to answer after its start.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -205,7 +208,9 @@ fn has(port: u16, pid: Pid) -> bool {
 fn ask(port: u16, command: &str) -> io::Result<String> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     connection.set_read_timeout(Some(Duration::from_secs(5)))?;
-    connection.write_all(format!("{command}\r\nQUIT\r\n").as_bytes())?;
+    connection.write_all(format!("{command}\r\n").as_bytes())?;
+    // It answers what came before the end. A Sentinel knows no QUIT.
+    connection.shutdown(std::net::Shutdown::Write)?;
     let mut reply = Vec::new();
     connection.read_to_end(&mut reply)?;
     Ok(String::from_utf8_lossy(&reply).into_owned())

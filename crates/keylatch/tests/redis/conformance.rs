@@ -1,4 +1,4 @@
-//! The conformance suite on a single server.
+//! The conformance suite on a single server, and on a Cluster.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -9,29 +9,47 @@ use keylatch::conformance::Harness;
 use keylatch::redis::{self, Options};
 use keylatch::store::Store;
 use keylatch::{Clock, RecordId, Timestamp};
-use testing_support::redis::{Config, Server};
+use testing_support::redis::{Cluster, Config, Server};
 
-/// One for all cases, each with a prefix of its own.
+/// Where all cases of one kind keep their records, each under a prefix of its own.
+#[derive(Clone, Copy)]
+enum At {
+    Server,
+    Cluster,
+}
+
 static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start(Config::new()));
+static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
+
+impl At {
+    async fn connect(self, options: &Options) -> redis::Store {
+        let connected = match self {
+            Self::Server => redis::Store::connect_with(&SERVER.url(), options.clone()).await,
+            Self::Cluster => {
+                let urls = CLUSTER.urls();
+                let urls: Vec<_> = urls.iter().map(String::as_str).collect();
+                redis::Store::connect_cluster(&urls, options.clone()).await
+            }
+        };
+        connected.expect("the server can be reached")
+    }
+}
 
 struct Redis {
+    at: At,
     options: Options,
     clock: Clock,
     store: redis::Store,
 }
 
 impl Redis {
-    async fn new() -> Self {
+    async fn new(at: At) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
         let prefix = format!("case-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let options = Options::default().with_prefix(&prefix).with_clock(clock.clone());
-        Self { store: connect(&options).await, options, clock }
+        Self { at, store: at.connect(&options).await, options, clock }
     }
-}
-
-async fn connect(options: &Options) -> redis::Store {
-    redis::Store::connect_with(&SERVER.url(), options.clone()).await.expect("the server can be reached")
 }
 
 impl Harness for Redis {
@@ -40,7 +58,7 @@ impl Harness for Redis {
     }
 
     fn connect(&self) -> BoxFuture<'_, Arc<dyn Store>> {
-        Box::pin(async { Arc::new(connect(&self.options).await) as Arc<dyn Store> })
+        Box::pin(async { Arc::new(self.at.connect(&self.options).await) as Arc<dyn Store> })
     }
 
     fn restart(&self) -> BoxFuture<'_, Arc<dyn Store>> {
@@ -56,4 +74,14 @@ impl Harness for Redis {
     }
 }
 
-keylatch::conformance!(Redis::new().await);
+mod server {
+    use super::{At, Redis};
+
+    keylatch::conformance!(Redis::new(At::Server).await);
+}
+
+mod cluster {
+    use super::{At, Redis};
+
+    keylatch::conformance!(Redis::new(At::Cluster).await);
+}

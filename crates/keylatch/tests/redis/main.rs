@@ -3,6 +3,7 @@
 #![cfg(feature = "redis")]
 
 mod conformance;
+mod failover;
 mod faults;
 mod settings;
 mod support;

@@ -1,0 +1,77 @@
+//! Primaries that die, and replicas that take their place.
+
+use std::time::Duration;
+
+use keylatch::redis::{Options, Store};
+use keylatch::store::{Durability, Store as _};
+use testing_support::eventually;
+use testing_support::redis::{Cluster, Sentinels};
+
+use crate::support::{claim, completed};
+
+const FAILOVER_MAX: Duration = Duration::from_secs(60);
+
+pub(crate) async fn connect_sentinels(group: &Sentinels, options: Options) -> Store {
+    let urls = group.urls();
+    let urls: Vec<_> = urls.iter().map(String::as_str).collect();
+    Store::connect_sentinel(&urls, Sentinels::SERVICE, options).await.expect("the Sentinels know the primary")
+}
+
+pub(crate) async fn connect_cluster(cluster: &Cluster, options: Options) -> Store {
+    let urls = cluster.urls();
+    let urls: Vec<_> = urls.iter().map(String::as_str).collect();
+    Store::connect_cluster(&urls, options).await.expect("the Cluster can be reached")
+}
+
+/// Whether a claim of a new key is taken, now.
+pub(crate) async fn takes_claims(store: &Store, key: &str) -> bool {
+    store.claim(claim(key)).await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_of_sentinels_is_followed() {
+    let mut group = Sentinels::start();
+    let store = connect_sentinels(&group, Options::default()).await;
+    assert_eq!(store.durability(), Durability::Replica);
+    for round in 0..2 {
+        let before = completed(&store, &format!("before-{round}")).await;
+        // All replicas have what this test looks for afterwards.
+        group.wait_until_whole();
+        let primary = group.primary().expect("there is a primary");
+        group.server(primary).kill();
+        let key = format!("after-{round}");
+        eventually(FAILOVER_MAX, "the next primary", async || takes_claims(&store, &key).await).await;
+        assert_ne!(group.primary(), Some(primary));
+        assert_eq!(store.read(before.id()).await.unwrap().value, Some(before));
+        // The old primary comes back as a replica: nobody writes to it.
+        group.server(primary).start_again();
+        group.wait_until_whole();
+        completed(&store, &format!("whole-{round}")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_of_a_cluster_is_followed() {
+    let mut cluster = Cluster::start();
+    let store = connect_cluster(&cluster, Options::default()).await;
+    assert_eq!(store.durability(), Durability::Replica);
+    let mut before = Vec::new();
+    for at in 0..64 {
+        before.push(completed(&store, &format!("before-{at}")).await);
+    }
+    cluster.wait_until_whole();
+    let primary = cluster.primaries()[0];
+    cluster.node(primary).kill();
+    // Keys of every bucket, so that those of the dead primary are among them.
+    for at in 0..64 {
+        let key = format!("after-{at}");
+        eventually(FAILOVER_MAX, "the next primary", async || takes_claims(&store, &key).await).await;
+    }
+    for record in before {
+        assert_eq!(store.read(record.id()).await.unwrap().value, Some(record));
+    }
+    assert!(!cluster.primaries().contains(&primary));
+    cluster.node(primary).start_again();
+    cluster.wait_until_whole();
+    completed(&store, "whole").await;
+}

@@ -1,0 +1,152 @@
+//! Several servers that belong together.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::{Config, Server};
+
+/// How long servers may take to agree.
+const AGREE_MAX: Duration = Duration::from_secs(60);
+
+/// A Cluster of three primaries and three replicas.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Server>,
+}
+
+impl Cluster {
+    /// Starts one, and waits until all its nodes know that it is whole. A primary that does not answer for a second is
+    /// taken for dead.
+    ///
+    /// # Panics
+    ///
+    /// If the tools are missing, with the command that installs them, or the nodes do not agree in time.
+    pub fn start() -> Self {
+        let config = Config::new().with("cluster-enabled", "yes").with("cluster-node-timeout", "1000");
+        let nodes: Vec<_> = (0..6).map(|_| Server::start(config.clone())).collect();
+        let mut create = Command::new("redis-cli");
+        create.args(["--cluster", "create"]).args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())));
+        create.args(["--cluster-replicas", "1", "--cluster-yes"]);
+        let output = create.output().expect("redis-cli is missing; run: apt-get install redis-tools");
+        assert!(output.status.success(), "no Cluster: {}", String::from_utf8_lossy(&output.stdout));
+        let cluster = Self { nodes };
+        cluster.wait_until_whole();
+        cluster
+    }
+
+    /// The addresses of all nodes.
+    pub fn urls(&self) -> Vec<String> {
+        self.nodes.iter().map(Server::url).collect()
+    }
+
+    /// Waits until every node runs, knows that all slots are served, and every replica is in step with its primary.
+    ///
+    /// # Panics
+    ///
+    /// If that takes too long.
+    pub fn wait_until_whole(&self) {
+        wait("the Cluster to be whole", || {
+            self.nodes.iter().all(|node| {
+                let replication = node.ask("INFO replication");
+                let in_step =
+                    replication.contains("master_link_status:up") || replication.contains("connected_slaves:1");
+                in_step && node.ask("CLUSTER INFO").contains("cluster_state:ok")
+            })
+        });
+    }
+
+    /// The nodes that are primaries now, by their place among all.
+    pub fn primaries(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|at| self.nodes[*at].is_primary()).collect()
+    }
+
+    /// One of its nodes.
+    pub fn node(&mut self, at: usize) -> &mut Server {
+        &mut self.nodes[at]
+    }
+}
+
+/// A primary, two replicas, and three Sentinels that watch over them.
+#[derive(Debug)]
+pub struct Sentinels {
+    servers: Vec<Server>,
+    sentinels: Vec<Server>,
+}
+
+impl Sentinels {
+    /// The name by which the Sentinels know the primary.
+    pub const SERVICE: &str = "main";
+
+    /// Starts them, and waits until all know of each other. A primary that does not answer for half a second is taken
+    /// for dead.
+    ///
+    /// # Panics
+    ///
+    /// If the tools are missing, with the command that installs them, or they do not agree in time.
+    pub fn start() -> Self {
+        let primary = Server::start(Config::new());
+        let of_primary = Config::new().with("replicaof", format!("127.0.0.1 {}", primary.port()));
+        let servers = vec![primary, Server::start(of_primary.clone()), Server::start(of_primary)];
+        let name = Self::SERVICE;
+        let file = format!(
+            "sentinel monitor {name} 127.0.0.1 {} 2\nsentinel down-after-milliseconds {name} 500\n\
+             sentinel failover-timeout {name} 3000\nsentinel parallel-syncs {name} 2\n",
+            servers[0].port()
+        );
+        let sentinels = (0..3).map(|_| Server::start(Config::sentinel(&file))).collect();
+        let group = Self { servers, sentinels };
+        group.wait_until_whole();
+        group
+    }
+
+    /// The addresses of the Sentinels.
+    pub fn urls(&self) -> Vec<String> {
+        self.sentinels.iter().map(Server::url).collect()
+    }
+
+    /// The server that the first Sentinel takes for the primary, by its place among all, if it is one.
+    pub fn primary(&self) -> Option<usize> {
+        let reply = self.sentinels[0].ask(&format!("SENTINEL GET-MASTER-ADDR-BY-NAME {}", Self::SERVICE));
+        let at = self.servers.iter().position(|server| reply.contains(&format!("\r\n{}\r\n", server.port())))?;
+        self.servers[at].is_primary().then_some(at)
+    }
+
+    /// Waits until every server runs, the Sentinels know all, and both replicas are in step with the primary.
+    ///
+    /// # Panics
+    ///
+    /// If that takes too long.
+    pub fn wait_until_whole(&self) {
+        wait("the Sentinels to agree", || {
+            let agreed = self.sentinels.iter().all(|sentinel| {
+                sentinel.ask("INFO sentinel").contains("status=ok,address=")
+                    && sentinel.ask("INFO sentinel").contains("slaves=2,sentinels=3")
+            });
+            let in_step = |primary: usize| {
+                let replication = self.servers[primary].ask("INFO replication");
+                replication.matches("state=online").count() == 2
+            };
+            agreed && self.primary().is_some_and(in_step)
+        });
+    }
+
+    /// One of the servers.
+    pub fn server(&mut self, at: usize) -> &mut Server {
+        &mut self.servers[at]
+    }
+}
+
+impl Server {
+    /// Whether it runs, and takes writes.
+    fn is_primary(&self) -> bool {
+        super::ask(self.port(), "INFO replication").is_ok_and(|info| info.contains("role:master"))
+    }
+}
+
+fn wait(what: &str, condition: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < AGREE_MAX, "waited {AGREE_MAX:?} for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
