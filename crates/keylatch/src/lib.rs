@@ -41,6 +41,7 @@
 //! |---|---|
 //! | [`machine`] | all the semantics, pure: what a request gets, and what a store writes |
 //! | [`store`] | the contract of a store; [`memory`], `sqlite` and `redis` keep it, and the suite in `conformance` proves it |
+//! | [`tiered`] | a cache of final outcomes in front of a store |
 //! | [`tx`] | `Atomic`: a handler's transaction |
 //! | [`Engine`] | claims, runs, records and replays; [`Engine::run`] is the door for functions |
 //! | [`http`] | the door for HTTP: a layer for any tower service, and extractors for axum |
@@ -85,6 +86,7 @@ mod scope;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod store;
+pub mod tiered;
 mod time;
 pub mod tx;
 

@@ -11,13 +11,15 @@ use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value, cmd
 
 use super::error::{ConnectError, Failed};
 use super::options::{Options, Wait};
-use super::server::Settings;
+use super::server::{Needs, Settings};
 
 /// The way to the server, or servers. Each call is sent at once, behind those before it, and its reply is told from
 /// theirs by the order; a call that is given up leaves its place, so that nobody gets another's reply.
 pub(super) struct Link {
     route: Route,
     wait: Option<Wait>,
+    /// No call takes longer, whatever becomes of it on its way.
+    call_max: Duration,
 }
 
 enum Route {
@@ -31,11 +33,11 @@ const SENDS_MAX: usize = 2;
 
 impl Link {
     pub(super) fn to_one(source: Source, options: &Options) -> Self {
-        Self { route: Route::One(Box::new(One::new(source, options))), wait: options.wait }
+        Self { route: Route::One(Box::new(One::new(source, options))), wait: options.wait, call_max: call_max(options) }
     }
 
     pub(super) fn to_cluster(connection: ClusterConnection, options: &Options) -> Self {
-        Self { route: Route::Cluster(connection), wait: options.wait }
+        Self { route: Route::Cluster(connection), wait: options.wait, call_max: call_max(options) }
     }
 
     /// Whether writes wait for replicas.
@@ -73,6 +75,11 @@ impl Link {
     }
 
     async fn send(&self, call: &Call<'_>) -> Result<Value, Failed> {
+        let timed_out = |_| Failed::Unanswered(not_connected("no reply in time"));
+        tokio::time::timeout(self.call_max, self.send_on_route(call)).await.map_err(timed_out)?
+    }
+
+    async fn send_on_route(&self, call: &Call<'_>) -> Result<Value, Failed> {
         match &self.route {
             Route::Cluster(connection) => call.send(&mut connection.clone()).await.map_err(Failed::of),
             Route::One(one) => {
@@ -122,7 +129,7 @@ struct One {
     attempts: AtomicU64,
     config: AsyncConnectionConfig,
     connect_timeout: Duration,
-    eviction_allowed: bool,
+    needs: Needs,
 }
 
 impl One {
@@ -135,7 +142,7 @@ impl One {
                 .set_connection_timeout(Some(options.connect_timeout))
                 .set_response_timeout(Some(options.response_timeout)),
             connect_timeout: options.connect_timeout,
-            eviction_allowed: options.eviction_allowed,
+            needs: options.needs(),
         }
     }
 
@@ -188,12 +195,19 @@ impl One {
             }
             .map_err(ConnectError::Unreachable)?;
             // The next primary may be set up in another way than the one before.
-            Settings::read(&mut connection).await?.check(self.eviction_allowed)?;
+            Settings::read(&mut connection).await?.check(self.needs)?;
             Ok(connection)
         };
         let timed_out = |_| ConnectError::Unreachable(not_connected("no connection in time"));
         tokio::time::timeout(limit, opening).await.map_err(timed_out)?
     }
+}
+
+/// Time for a connection and a reply, or for a second reply where the first was lost.
+fn call_max(options: &Options) -> Duration {
+    options.connect_timeout * 3
+        + options.response_timeout * 2
+        + options.wait.map_or(Duration::ZERO, |wait| wait.timeout)
 }
 
 fn not_connected(why: &'static str) -> RedisError {

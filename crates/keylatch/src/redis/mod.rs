@@ -20,6 +20,7 @@
 //! changed since. No key has a time to live: a record goes when it is swept, so that neither a restart nor a primary
 //! with another clock can drop one unseen.
 
+mod cache;
 mod error;
 mod keys;
 mod link;
@@ -42,6 +43,7 @@ use redis::{Client, IntoConnectionInfo as _, TlsCertificates, Value, cmd};
 #[cfg(feature = "conformance")]
 use crate::Clock;
 use crate::store::Durability;
+pub use cache::Cache;
 pub use error::ConnectError;
 use keys::Keys;
 use link::{Link, Source};
@@ -129,7 +131,7 @@ impl Store {
         let replies = connection.route_command(cmd("INFO"), primaries).await.map_err(ConnectError::Unreachable)?;
         let Value::Map(replies) = replies else { return Err(ConnectError::Settings("INFO of the primaries")) };
         for (_, reply) in replies {
-            Settings::of_reply(reply)?.check(options.eviction_allowed)?;
+            Settings::of_reply(reply)?.check(options.needs())?;
         }
         Ok(Self::new(Link::to_cluster(connection, &options), Durability::Replica, options))
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::server::Needs;
 #[cfg(feature = "conformance")]
 use crate::Clock;
 
@@ -12,6 +13,8 @@ pub struct Options {
     pub(super) connect_timeout: Duration,
     pub(super) response_timeout: Duration,
     pub(super) eviction_allowed: bool,
+    /// For copies: nothing is lost with them, so that nothing is to be warned of.
+    pub(super) is_cache: bool,
     pub(super) wait: Option<Wait>,
     pub(super) root_certificate: Option<Vec<u8>>,
     #[cfg(feature = "conformance")]
@@ -41,6 +44,7 @@ impl Default for Options {
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout: RESPONSE_TIMEOUT,
             eviction_allowed: false,
+            is_cache: false,
             wait: None,
             root_certificate: None,
             #[cfg(feature = "conformance")]
@@ -50,6 +54,10 @@ impl Default for Options {
 }
 
 impl Options {
+    pub(super) fn needs(&self) -> Needs {
+        if self.is_cache { Needs::Nothing } else { Needs::Records { eviction_allowed: self.eviction_allowed } }
+    }
+
     /// What all keys of this store begin with; [`PREFIX`] by default. Stores with different prefixes share a server
     /// and no records. An ACL user needs `~prefix:*`.
     #[must_use]

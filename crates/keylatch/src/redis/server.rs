@@ -13,6 +13,15 @@ pub(super) struct Settings {
     primary: bool,
 }
 
+/// What is asked of a server.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Needs {
+    /// It keeps copies, which may be lost.
+    Nothing,
+    /// It keeps records.
+    Records { eviction_allowed: bool },
+}
+
 impl Settings {
     /// Asks the server at the other end of a connection.
     pub(super) async fn read(connection: &mut impl ConnectionLike) -> Result<Self, ConnectError> {
@@ -39,10 +48,14 @@ impl Settings {
     }
 
     /// Refuses a server that forgets, or takes no writes, and warns of one that does after a crash.
-    pub(super) fn check(&self, eviction_allowed: bool) -> Result<(), ConnectError> {
+    pub(super) fn check(&self, needs: Needs) -> Result<(), ConnectError> {
         if !self.primary {
             return Err(ConnectError::Replica);
         }
+        let eviction_allowed = match needs {
+            Needs::Nothing => return Ok(()),
+            Needs::Records { eviction_allowed } => eviction_allowed,
+        };
         if self.policy != "noeviction" {
             if !eviction_allowed {
                 return Err(ConnectError::Eviction { policy: self.policy.clone() });
@@ -79,7 +92,9 @@ mod tests {
 
     #[test]
     fn a_server_that_forgets_is_refused() {
-        let checked = |policy, role, allowed| Settings::parse(&info(policy, role)).unwrap().check(allowed);
+        let checked = |policy, role, allowed| {
+            Settings::parse(&info(policy, role)).unwrap().check(Needs::Records { eviction_allowed: allowed })
+        };
         assert!(checked("noeviction", "master", false).is_ok());
         assert!(matches!(checked("allkeys-lru", "master", false), Err(ConnectError::Eviction { .. })));
         assert!(matches!(checked("volatile-ttl", "master", false), Err(ConnectError::Eviction { .. })));

@@ -2,8 +2,12 @@
 
 #![cfg(feature = "redis")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod conformance;
 mod failover;
 mod faults;
+mod loss;
 mod settings;
 mod support;
+mod tiered;

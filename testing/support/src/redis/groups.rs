@@ -60,6 +60,19 @@ impl Cluster {
         (0..self.nodes.len()).filter(|at| self.nodes[*at].is_primary()).collect()
     }
 
+    /// Waits until three other nodes are primaries, and all nodes that run know that all slots are served.
+    ///
+    /// # Panics
+    ///
+    /// If that takes too long.
+    pub fn wait_for_primaries_without(&self, gone: usize) {
+        wait("another primary in the Cluster", || {
+            let others = || (0..self.nodes.len()).filter(|at| *at != gone);
+            self.primaries().iter().filter(|at| **at != gone).count() == 3
+                && others().all(|at| self.nodes[at].ask("CLUSTER INFO").contains("cluster_state:ok"))
+        });
+    }
+
     /// One of its nodes.
     pub fn node(&mut self, at: usize) -> &mut Server {
         &mut self.nodes[at]
@@ -109,6 +122,15 @@ impl Sentinels {
         let reply = self.sentinels[0].ask(&format!("SENTINEL GET-MASTER-ADDR-BY-NAME {}", Self::SERVICE));
         let at = self.servers.iter().position(|server| reply.contains(&format!("\r\n{}\r\n", server.port())))?;
         self.servers[at].is_primary().then_some(at)
+    }
+
+    /// Waits until the Sentinels have made another server than this one the primary.
+    ///
+    /// # Panics
+    ///
+    /// If that takes too long.
+    pub fn wait_for_primary_other_than(&self, gone: usize) {
+        wait("another primary", || self.primary().is_some_and(|primary| primary != gone));
     }
 
     /// Waits until every server runs, the Sentinels know all, and both replicas are in step with the primary.

@@ -1,0 +1,57 @@
+//! Redis as a cache of final outcomes, in front of a store of truth.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use redis::{Value, cmd};
+
+use super::error::Failed;
+use super::value::{self, HEADER_BYTES};
+use super::{ConnectError, Options, Store};
+use crate::store::Error;
+use crate::{Record, RecordId};
+
+/// A cache in Redis or Valkey, for [`Tiered`](crate::tiered::Tiered). It may evict, and needs no append-only file: what it
+/// loses is asked of the store of truth.
+#[derive(Debug, Clone)]
+pub struct Cache(Store);
+
+impl Cache {
+    /// Connects to the server at `url` with these options. Copies stand under the prefix with `-cache` behind it, each
+    /// with a time to live.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`]; each says what to do.
+    pub async fn connect(url: &str, options: Options) -> Result<Self, ConnectError> {
+        let prefix = format!("{}-cache", options.prefix);
+        let options = Options { is_cache: true, ..options.with_prefix(&prefix).allow_eviction() };
+        Ok(Self(Store::connect_with(url, options).await?))
+    }
+}
+
+impl crate::tiered::Cache for Cache {
+    fn find(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, Error>> {
+        Box::pin(async move {
+            match self.0.0.link.read(cmd("GET").arg(self.0.0.keys.record(id))).await? {
+                Value::Nil => Ok(None),
+                Value::BulkString(bytes) => Ok(Some(value::decode(id, &bytes)?.record)),
+                _ => Err(Failed::Nonsense.into()),
+            }
+        })
+    }
+
+    fn keep(&self, record: Record, keep: Duration) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let bytes = value::encode(&record, &[0; HEADER_BYTES]);
+            let millis = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX).clamp(1, KEEP_MS_MAX);
+            let mut set = cmd("SET");
+            set.arg(self.0.0.keys.record(record.id())).arg(bytes).arg("PX").arg(millis);
+            self.0.0.link.read(&set).await?;
+            Ok(())
+        })
+    }
+}
+
+/// The longest time to live: a hundred years, which no clock of a server runs over at.
+const KEEP_MS_MAX: u64 = 100 * 365 * 24 * 60 * 60 * 1_000;

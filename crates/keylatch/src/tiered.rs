@@ -1,0 +1,257 @@
+//! A cache of final outcomes in front of a store of truth.
+//!
+//! A final outcome never changes, so a copy of one is right for as long as it is given at all. Everything else goes to the
+//! store of truth: a cache can be stale, empty, slow or gone, and no answer changes.
+//!
+//! ```text
+//! claim, transact, read ─▶ cache: is there a final outcome? ─ yes ─▶ the record, without asking the store
+//!                            │ no, or no reply in time, or it cannot be read
+//!                            ▼
+//!                          the store of truth ─▶ a final outcome is copied into the cache
+//! ```
+//!
+//! **Expiry is exact.** The end of an answer is an instant on the store's clock. That clock is known here to the time
+//! that its latest reply took: from a reply with the time `t`, asked for at `a`, it cannot show more than `t` plus what
+//! has passed since `a`. A copy is given only before its end even by that bound, and only if the latest reply is younger than
+//! [`CLOCK_AGE_MAX`].
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use crate::machine::{Claim, Claimed, Completion, End, Terms};
+use crate::store::{Applied, At, Durability, Error, PageRequest, Store, Swept};
+use crate::tx::{Start, Transacted, Transactional};
+use crate::{Lease, Policy, Record, RecordId, Scope, State, Timestamp};
+
+/// Where copies of final outcomes are kept.
+///
+/// It may lose what it was given, at any time. It must never return one record for another: a record names its own scope and
+/// key, and an implementor checks on every read that these are of the identity that was asked for.
+pub trait Cache: Debug + Send + Sync + 'static {
+    /// The copy under `id`, if there is one.
+    fn find(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, Error>>;
+
+    /// Keeps a copy of `record` for about so long.
+    fn keep(&self, record: Record, keep: Duration) -> BoxFuture<'_, Result<(), Error>>;
+}
+
+/// How old the latest reply of the store may be, for its clock to be known: clocks of two machines drift apart by less
+/// than 1 ms in this time.
+pub const CLOCK_AGE_MAX: Duration = Duration::from_secs(5);
+/// How long a look into the cache may take. A cache that is slower than this helps nobody.
+pub const CACHE_TIMEOUT: Duration = Duration::from_millis(100);
+/// For how long the cache is left alone after it failed, so that a cache that is gone does not slow down every call.
+pub const CACHE_REST: Duration = Duration::from_secs(1);
+
+/// How many copies are under way at most. What comes meanwhile is copied when it is asked for again.
+const COPIES_MAX: usize = 256;
+
+/// A store of truth `S` behind a cache `C`. A clone is the same.
+#[derive(Debug, Clone)]
+pub struct Tiered<S, C> {
+    store: S,
+    inner: Arc<Inner<C>>,
+}
+
+#[derive(Debug)]
+struct Inner<C> {
+    cache: C,
+    clock: Mutex<Option<Seen>>,
+    rests_until: Mutex<Option<Instant>>,
+    copies: Arc<Semaphore>,
+}
+
+/// What the store's clock showed, at some time after `asked`.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    now: Timestamp,
+    asked: Instant,
+}
+
+impl<S, C: Cache> Tiered<S, C> {
+    /// Puts `cache` in front of `store`.
+    pub fn new(store: S, cache: C) -> Self {
+        let copies = Arc::new(Semaphore::new(COPIES_MAX));
+        let inner = Inner { cache, clock: Mutex::new(None), rests_until: Mutex::new(None), copies };
+        Self { store, inner: Arc::new(inner) }
+    }
+
+    /// The store of truth.
+    pub const fn store(&self) -> &S {
+        &self.store
+    }
+}
+
+impl<C: Cache> Inner<C> {
+    /// The final outcome that the cache has under `id`, if it is still to be given, and what the store's clock shows at
+    /// the most.
+    async fn find(&self, id: RecordId) -> Option<At<Record>> {
+        let asked = Instant::now();
+        self.latest(asked)?;
+        if self.rests_until.lock().is_some_and(|until| asked < until) {
+            return None;
+        }
+        let record = match tokio::time::timeout(CACHE_TIMEOUT, self.cache.find(id)).await {
+            Ok(Ok(found)) => found?,
+            Ok(Err(error)) => {
+                if error.retryable() {
+                    self.rest(&error);
+                } else {
+                    tracing::warn!(%error, "the cache has something that is no record; the store is asked");
+                }
+                return None;
+            }
+            Err(_) => {
+                self.rest(&"no reply in time");
+                return None;
+            }
+        };
+        // The clock as it is now: the look itself took time.
+        let now = self.latest(Instant::now())?;
+        (record.id() == id && is_given(&record, now)).then_some(At { value: record, now })
+    }
+
+    /// What the store's clock shows at the most.
+    fn latest(&self, at: Instant) -> Option<Timestamp> {
+        let Seen { now, asked } = (*self.clock.lock())?;
+        let since = at.saturating_duration_since(asked);
+        // Upwards to whole milliseconds.
+        (since < CLOCK_AGE_MAX).then(|| now + since + Duration::from_millis(1))
+    }
+
+    /// Learns from a reply of the store.
+    fn saw(&self, now: Timestamp, asked: Instant) {
+        *self.clock.lock() = Some(Seen { now, asked });
+    }
+
+    fn rest(&self, why: &dyn std::fmt::Display) {
+        tracing::warn!(%why, "the cache failed; the store is asked meanwhile");
+        *self.rests_until.lock() = Some(Instant::now() + CACHE_REST);
+    }
+
+    /// Copies `record` into the cache, if it is final and still to be given. Nobody waits for it.
+    fn copy(self: &Arc<Self>, record: &Record, now: Timestamp) {
+        let State::Completed { expires_at, .. } = record.state else { return };
+        if !is_given(record, now) || self.rests_until.lock().is_some_and(|until| Instant::now() < until) {
+            return;
+        }
+        let Ok(place) = self.copies.clone().try_acquire_owned() else { return };
+        let (inner, record) = (self.clone(), record.clone());
+        drop(tokio::spawn(async move {
+            match tokio::time::timeout(CACHE_TIMEOUT, inner.cache.keep(record, now.until(expires_at))).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => inner.rest(&error),
+                Err(_) => inner.rest(&"no reply in time"),
+            }
+            drop(place);
+        }));
+    }
+}
+
+/// Whether `record` has an answer that is still to be given at `now`.
+fn is_given(record: &Record, now: Timestamp) -> bool {
+    matches!(&record.state, State::Completed { outcome: Some(_), expires_at } if now < *expires_at)
+}
+
+impl<S: Store, C: Cache> Store for Tiered<S, C> {
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<At<Claimed>, Error>> {
+        Box::pin(async move {
+            if let Some(At { value, now }) = self.inner.find(claim.id()).await
+                && value.belongs_to(&claim.scope, &claim.key)
+            {
+                return Ok(At { value: Claimed::Held(value), now });
+            }
+            let asked = Instant::now();
+            let claimed = self.store.claim(claim).await?;
+            self.inner.saw(claimed.now, asked);
+            if let Claimed::Held(record) = &claimed.value {
+                self.inner.copy(record, claimed.now);
+            }
+            Ok(claimed)
+        })
+    }
+
+    fn renew(
+        &self,
+        lease: Lease,
+        terms: Terms,
+        step: Option<(String, Bytes)>,
+    ) -> BoxFuture<'_, Result<Applied, Error>> {
+        self.store.renew(lease, terms, step)
+    }
+
+    fn complete(&self, lease: Lease, completion: Completion) -> BoxFuture<'_, Result<Applied, Error>> {
+        self.store.complete(lease, completion)
+    }
+
+    fn release(&self, lease: Lease, end: End) -> BoxFuture<'_, Result<Applied, Error>> {
+        self.store.release(lease, end)
+    }
+
+    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
+        self.store.sweep(limit)
+    }
+
+    fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
+        Box::pin(async move {
+            if let Some(At { value, now }) = self.inner.find(id).await {
+                return Ok(At { value: Some(value), now });
+            }
+            let asked = Instant::now();
+            let read = self.store.read(id).await?;
+            self.inner.saw(read.now, asked);
+            if let Some(record) = &read.value {
+                self.inner.copy(record, read.now);
+            }
+            Ok(read)
+        })
+    }
+
+    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+        self.store.list(page)
+    }
+
+    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+        self.store.lapsed(after, limit)
+    }
+
+    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
+        self.store.count(scope, limit)
+    }
+
+    fn durability(&self) -> Durability {
+        self.store.durability()
+    }
+}
+
+impl<S: Transactional, C: Cache> Transactional for Tiered<S, C> {
+    type Database = S::Database;
+
+    fn transact(
+        &self,
+        claim: Claim,
+        policy: Policy,
+        start: Start<Self::Database>,
+    ) -> BoxFuture<'_, Result<At<Transacted>, Error>> {
+        Box::pin(async move {
+            if let Some(At { value, now }) = self.inner.find(claim.id()).await
+                && value.belongs_to(&claim.scope, &claim.key)
+            {
+                return Ok(At { value: Transacted::Held(value), now });
+            }
+            let asked = Instant::now();
+            let transacted = self.store.transact(claim, policy, start).await?;
+            self.inner.saw(transacted.now, asked);
+            if let Transacted::Held(record) | Transacted::Committed(record) = &transacted.value {
+                self.inner.copy(record, transacted.now);
+            }
+            Ok(transacted)
+        })
+    }
+}

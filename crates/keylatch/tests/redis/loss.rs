@@ -1,0 +1,178 @@
+//! How much that was acknowledged is lost when a primary dies under load. Measured, for the manual to say so.
+//!
+//! `KEYLATCH_FAILOVERS` sets how many primaries die in each test; the figures are printed (`--nocapture`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use keylatch::machine::Claimed;
+use keylatch::redis::{Options, Store};
+use keylatch::store::{Applied, Store as _};
+use keylatch::{Outcome, RecordId, State};
+use testing_support::eventually;
+use testing_support::redis::{Cluster, Sentinels};
+use tokio::task::JoinSet;
+
+use crate::failover::{connect_cluster, connect_sentinels, takes_claims};
+use crate::support::{claim, completion};
+
+/// How many clients send requests at once.
+const CLIENTS: usize = 64;
+/// How long the load runs before a primary dies: long enough that replication is at work.
+const LOAD: Duration = Duration::from_millis(1_000);
+const FAILOVER_MAX: Duration = Duration::from_secs(60);
+
+/// What a client was told.
+struct Told {
+    id: RecordId,
+    completed: bool,
+}
+
+/// What became of that.
+#[derive(Debug, Default)]
+struct Measured {
+    failovers: usize,
+    claims: usize,
+    claims_lost: usize,
+    outcomes: usize,
+    outcomes_lost: usize,
+    failovers_with_loss: usize,
+}
+
+fn failovers() -> usize {
+    std::env::var("KEYLATCH_FAILOVERS").map_or(1, |number| number.parse().expect("KEYLATCH_FAILOVERS is a number"))
+}
+
+/// Sends requests until it is told to stop; each has a key of its own.
+fn load(store: &Store, round: usize, stop: &Arc<AtomicBool>) -> JoinSet<Vec<Told>> {
+    let mut clients = JoinSet::new();
+    for client in 0..CLIENTS {
+        let (store, stop) = (store.clone(), stop.clone());
+        clients.spawn(async move {
+            let mut told = Vec::new();
+            for number in 0_usize.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let claim = claim(&format!("{round}-{client}-{number}"));
+                let Ok(claimed) = store.claim(claim.clone()).await else {
+                    // As a client does that was told 503.
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                };
+                let Claimed::Won(record) = claimed.value else { panic!("nobody else has the key") };
+                let completed = store.complete(record.lease(), completion("answer")).await;
+                told.push(Told { id: claim.id(), completed: matches!(completed, Ok(Applied::Applied(_))) });
+            }
+            told
+        });
+    }
+    clients
+}
+
+impl Measured {
+    /// Counts what is missing of that which clients were told.
+    async fn count(&mut self, store: &Store, told: Vec<Told>) {
+        let before = self.claims_lost + self.outcomes_lost;
+        for Told { id, completed } in told {
+            self.claims += 1;
+            self.outcomes += usize::from(completed);
+            match store.read(id).await.expect("all is well again").value.map(|record| record.state) {
+                None => {
+                    self.claims_lost += 1;
+                    self.outcomes_lost += usize::from(completed);
+                }
+                Some(State::Running { .. }) => self.outcomes_lost += usize::from(completed),
+                Some(State::Completed { outcome, .. }) => assert_eq!(outcome, Some(Outcome::bytes("answer"))),
+            }
+        }
+        self.failovers += 1;
+        self.failovers_with_loss += usize::from(self.claims_lost + self.outcomes_lost > before);
+    }
+
+    #[expect(clippy::print_stderr, reason = "the figures are the result")]
+    fn report(&self, what: &str) {
+        eprintln!("MEASURED {what}: {self:?}");
+        assert!(self.claims > 100 * self.failovers, "there was load: {self:?}");
+        assert!(self.claims_lost * 10 < self.claims, "a failover loses the latest, and not what was there: {self:?}");
+    }
+}
+
+async fn all(clients: JoinSet<Vec<Told>>) -> Vec<Told> {
+    clients.join_all().await.into_iter().flatten().collect()
+}
+
+async fn measure_sentinels(what: &str, options: Options) {
+    let mut group = Sentinels::start();
+    let store = connect_sentinels(&group, options).await;
+    let mut measured = Measured::default();
+    for round in 0..failovers() {
+        let stop = Arc::new(AtomicBool::new(false));
+        let clients = load(&store, round, &stop);
+        tokio::time::sleep(LOAD).await;
+        let primary = group.primary().expect("there is a primary");
+        group.server(primary).kill();
+        let key = format!("after-{round}");
+        // With a replica short, nothing is acknowledged by both until the old primary is back.
+        group.wait_for_primary_other_than(primary);
+        group.server(primary).start_again();
+        eventually(FAILOVER_MAX, "claims", async || takes_claims(&store, &key).await).await;
+        stop.store(true, Ordering::Relaxed);
+        let told = all(clients).await;
+        group.wait_until_whole();
+        measured.count(&store, told).await;
+    }
+    measured.report(what);
+}
+
+async fn measure_cluster(what: &str, options: Options) {
+    let mut cluster = Cluster::start();
+    let store = connect_cluster(&cluster, options).await;
+    let mut measured = Measured::default();
+    for round in 0..failovers() {
+        let stop = Arc::new(AtomicBool::new(false));
+        let clients = load(&store, round, &stop);
+        tokio::time::sleep(LOAD).await;
+        let primaries = cluster.primaries();
+        let primary = primaries[round % primaries.len()];
+        cluster.node(primary).kill();
+        cluster.wait_for_primaries_without(primary);
+        cluster.node(primary).start_again();
+        cluster.wait_until_whole();
+        stop.store(true, Ordering::Relaxed);
+        let told = all(clients).await;
+        eventually(FAILOVER_MAX, "every slot", async || {
+            let mut well = true;
+            for key in 0..64 {
+                well &= store.read(claim(&format!("probe-{key}")).id()).await.is_ok();
+            }
+            well
+        })
+        .await;
+        measured.count(&store, told).await;
+    }
+    measured.report(what);
+}
+
+const WAIT: Duration = Duration::from_millis(500);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_without_wait() {
+    measure_sentinels("Sentinel, without WAIT", Options::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_with_wait() {
+    measure_sentinels("Sentinel, WAIT 1 of 2", Options::default().with_min_replicas(1, WAIT)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster_without_wait() {
+    measure_cluster("Cluster, without WAIT", Options::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster_with_wait() {
+    measure_cluster("Cluster, WAIT 1 of 1", Options::default().with_min_replicas(1, WAIT)).await;
+}
