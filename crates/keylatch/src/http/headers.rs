@@ -124,3 +124,52 @@ fn date_of(second: u64) -> HeaderValue {
     let date = std::time::UNIX_EPOCH + std::time::Duration::from_secs(second);
     HeaderValue::from_str(&httpdate::fmt_http_date(date)).expect("a date is a header value")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A name that is kept, never kept, added by the user, or none of these.
+    fn name() -> impl Strategy<Value = HeaderName> {
+        let known: Vec<_> = KEPT.iter().chain(&NEVER_KEPT).chain(&INTERNAL).cloned().collect();
+        let other = prop::sample::select(vec!["x-added", "x-other", "content-length", "date", "age"]);
+        prop_oneof![prop::sample::select(known), other.prop_map(HeaderName::from_static)]
+    }
+
+    fn headers() -> impl Strategy<Value = HeaderMap> {
+        let line = (name(), "[ -~]{0,12}").prop_map(|(name, value)| (name, HeaderValue::from_str(&value).unwrap()));
+        prop::collection::vec(line, 0..24).prop_map(|lines| {
+            let mut headers = HeaderMap::new();
+            lines.into_iter().for_each(|(name, value)| drop(headers.append(name, value)));
+            headers
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn only_listed_lines_are_kept_and_all_of_them_in_order(headers in headers()) {
+            let mut kept = Kept::default();
+            let added = HeaderName::from_static("x-added");
+            kept.add(added.clone()).unwrap();
+            let lines = kept.of(&headers);
+            for (name, _) in &lines {
+                prop_assert!(KEPT.contains(name) || *name == added, "{} is kept", name);
+                prop_assert!(!NEVER_KEPT.contains(name) && !INTERNAL.contains(name));
+            }
+            for name in KEPT.iter().chain([&added]).filter(|name| !concerns_connection(name, &headers)) {
+                let before: Vec<_> = headers.get_all(name).iter().collect();
+                let after: Vec<_> = lines.iter().filter(|(kept, _)| kept == name).map(|(_, value)| value).collect();
+                prop_assert_eq!(before, after);
+            }
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_one_client_cannot_be_added() {
+        for name in &NEVER_KEPT {
+            assert_eq!(Kept::default().add(name.clone()), Err(NeverKept(name.clone())));
+        }
+    }
+}
