@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
+use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::SentinelClient;
 use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value, cmd};
@@ -16,14 +17,34 @@ use super::server::{Needs, Settings};
 /// The way to the server, or servers. Each call is sent at once, behind those before it, and its reply is told from
 /// theirs by the order; a call that is given up leaves its place, so that nobody gets another's reply.
 pub(super) struct Link {
-    route: Route,
-    wait: Option<Wait>,
+    current: Mutex<Option<(u64, Connection)>>,
+    /// Held by whoever makes a new connection, for all who wait for it.
+    connecting: tokio::sync::Mutex<Source>,
+    /// How many attempts to connect have ended; the number of a connection is that of its attempt.
+    attempts: AtomicU64,
+    config: AsyncConnectionConfig,
+    connect_timeout: Duration,
     /// No call takes longer, whatever becomes of it on its way.
     call_max: Duration,
+    needs: Needs,
+    wait: Option<Wait>,
 }
 
-enum Route {
-    One(Box<One>),
+/// Where the servers are.
+pub(super) enum Source {
+    /// At this address.
+    Address(Box<Client>),
+    /// Where the Sentinels say that the primary is, now.
+    Sentinels(Box<SentinelClient>),
+    /// Where the nodes of a Cluster say that they are, now.
+    Cluster(Box<ClusterClient>),
+}
+
+/// A connection. A clone is the same one.
+#[derive(Clone)]
+pub(super) enum Connection {
+    One(MultiplexedConnection),
+    /// To all nodes. It follows what becomes of them by itself.
     Cluster(ClusterConnection),
 }
 
@@ -32,25 +53,24 @@ enum Route {
 const SENDS_MAX: usize = 2;
 
 impl Link {
-    pub(super) fn to_one(source: Source, options: &Options) -> Self {
-        Self { route: Route::One(Box::new(One::new(source, options))), wait: options.wait, call_max: call_max(options) }
-    }
-
-    pub(super) fn to_cluster(connection: ClusterConnection, options: &Options) -> Self {
-        Self { route: Route::Cluster(connection), wait: options.wait, call_max: call_max(options) }
+    pub(super) fn new(source: Source, options: &Options) -> Self {
+        Self {
+            current: Mutex::new(None),
+            connecting: tokio::sync::Mutex::new(source),
+            attempts: AtomicU64::new(0),
+            config: AsyncConnectionConfig::new()
+                .set_connection_timeout(Some(options.connect_timeout))
+                .set_response_timeout(Some(reply_max(options))),
+            connect_timeout: options.connect_timeout,
+            call_max: options.connect_timeout * 3 + reply_max(options) * 2,
+            needs: options.needs(),
+            wait: options.wait,
+        }
     }
 
     /// Whether writes wait for replicas.
     pub(super) fn waits(&self) -> bool {
         self.wait.is_some()
-    }
-
-    /// Connects, if that has not been done, and returns the connection where it is to one server.
-    pub(super) async fn connection(&self) -> Result<Option<MultiplexedConnection>, ConnectError> {
-        match &self.route {
-            Route::One(one) => Ok(Some(one.connection().await?.1)),
-            Route::Cluster(_) => Ok(None),
-        }
     }
 
     /// Sends a call that writes nothing.
@@ -75,84 +95,33 @@ impl Link {
     }
 
     async fn send(&self, call: &Call<'_>) -> Result<Value, Failed> {
-        let timed_out = |_| Failed::Unanswered(not_connected("no reply in time"));
-        tokio::time::timeout(self.call_max, self.send_on_route(call)).await.map_err(timed_out)?
-    }
-
-    async fn send_on_route(&self, call: &Call<'_>) -> Result<Value, Failed> {
-        match &self.route {
-            Route::Cluster(connection) => call.send(&mut connection.clone()).await.map_err(Failed::of),
-            Route::One(one) => {
-                let mut sends = 1;
-                loop {
-                    match one.send(call).await {
-                        Err(Failed::Unanswered(error)) if sends < SENDS_MAX && error.is_connection_dropped() => {
-                            sends += 1;
-                        }
-                        done => return done,
-                    }
+        let sending = async {
+            let mut sends = 1;
+            loop {
+                match self.send_once(call).await {
+                    Err(Failed::Unanswered(error)) if sends < SENDS_MAX && error.is_connection_dropped() => sends += 1,
+                    done => return done,
                 }
             }
-        }
-    }
-}
-
-enum Call<'c> {
-    Alone(&'c Cmd),
-    /// The second reply is the number of replicas that have the write.
-    Waiting(&'c Pipeline),
-}
-
-impl Call<'_> {
-    async fn send(&self, connection: &mut (impl redis::aio::ConnectionLike + Send)) -> Result<Value, RedisError> {
-        match self {
-            Self::Alone(command) => command.query_async(connection).await,
-            Self::Waiting(both) => both.query_async(connection).await,
-        }
-    }
-}
-
-/// Where the one server is.
-pub(super) enum Source {
-    /// At this address.
-    Address(Box<Client>),
-    /// Where the Sentinels say that the primary is, now.
-    Sentinels(Box<SentinelClient>),
-}
-
-/// The connection to one server.
-struct One {
-    current: Mutex<Option<(u64, MultiplexedConnection)>>,
-    /// Held by whoever makes a new connection, for all who wait for it.
-    connecting: tokio::sync::Mutex<Source>,
-    /// How many attempts to connect have ended; the number of a connection is that of its attempt.
-    attempts: AtomicU64,
-    config: AsyncConnectionConfig,
-    connect_timeout: Duration,
-    needs: Needs,
-}
-
-impl One {
-    fn new(source: Source, options: &Options) -> Self {
-        Self {
-            current: Mutex::new(None),
-            connecting: tokio::sync::Mutex::new(source),
-            attempts: AtomicU64::new(0),
-            config: AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(options.connect_timeout))
-                .set_response_timeout(Some(options.response_timeout)),
-            connect_timeout: options.connect_timeout,
-            needs: options.needs(),
-        }
-    }
-
-    async fn send(&self, call: &Call<'_>) -> Result<Value, Failed> {
-        let (number, mut connection) = self.connection().await.map_err(Failed::Unreachable)?;
-        let failed = match call.send(&mut connection).await {
-            Ok(value) => return Ok(value),
-            Err(error) => Failed::of(error).after_sending(),
         };
-        if failed.is_of_connection() {
+        let timed_out = |_| Failed::Unanswered(not_connected("no reply in time"));
+        tokio::time::timeout(self.call_max, sending).await.map_err(timed_out)?
+    }
+
+    async fn send_once(&self, call: &Call<'_>) -> Result<Value, Failed> {
+        let (number, mut connection) = self.connect().await.map_err(Failed::Unreachable)?;
+        let error = match call.send(&mut connection).await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let is_slow = error.is_timeout();
+        let failed = Failed::of(error).after_sending();
+        let give_up = match connection {
+            Connection::One(_) => failed.is_of_connection(),
+            // It makes lost connections to nodes anew. One that does not get over something is replaced as a whole.
+            Connection::Cluster(_) => is_slow,
+        };
+        if give_up {
             let mut current = self.current.lock();
             if current.as_ref().is_some_and(|(at, _)| *at == number) {
                 *current = None;
@@ -163,7 +132,7 @@ impl One {
 
     /// The connection that there is, or a new one. Of those who come while it is made, nobody tries again by themselves
     /// when it fails: all fail at once.
-    async fn connection(&self) -> Result<(u64, MultiplexedConnection), ConnectError> {
+    pub(super) async fn connect(&self) -> Result<(u64, Connection), ConnectError> {
         if let Some(connection) = self.current.lock().clone() {
             return Ok(connection);
         }
@@ -182,32 +151,55 @@ impl One {
         Ok(connection)
     }
 
-    async fn open(&self, source: &mut Source) -> Result<MultiplexedConnection, ConnectError> {
-        // Sentinels are asked one after the other.
+    async fn open(&self, source: &mut Source) -> Result<Connection, ConnectError> {
+        // Sentinels are asked one after the other, and a node of a Cluster can be down.
         let limit = match source {
             Source::Address(_) => self.connect_timeout,
-            Source::Sentinels(_) => self.connect_timeout * 3,
-        };
-        let opening = async {
-            let mut connection = match source {
-                Source::Address(client) => client.get_multiplexed_async_connection_with_config(&self.config).await,
-                Source::Sentinels(client) => client.get_async_connection_with_config(&self.config).await,
-            }
-            .map_err(ConnectError::Unreachable)?;
-            // The next primary may be set up in another way than the one before.
-            Settings::read(&mut connection).await?.check(self.needs)?;
-            Ok(connection)
+            Source::Sentinels(_) | Source::Cluster(_) => self.connect_timeout * 3,
         };
         let timed_out = |_| ConnectError::Unreachable(not_connected("no connection in time"));
-        tokio::time::timeout(limit, opening).await.map_err(timed_out)?
+        tokio::time::timeout(limit, self.open_and_check(source)).await.map_err(timed_out)?
+    }
+
+    /// The next primary may be set up in another way than the one before, so that each is asked.
+    async fn open_and_check(&self, source: &mut Source) -> Result<Connection, ConnectError> {
+        let opened = match source {
+            Source::Address(client) => client.get_multiplexed_async_connection_with_config(&self.config).await,
+            Source::Sentinels(client) => client.get_async_connection_with_config(&self.config).await,
+            Source::Cluster(client) => {
+                let mut connection = client.get_async_connection().await.map_err(ConnectError::Unreachable)?;
+                for settings in Settings::read_primaries(&mut connection).await? {
+                    settings.check(self.needs)?;
+                }
+                return Ok(Connection::Cluster(connection));
+            }
+        };
+        let mut connection = opened.map_err(ConnectError::Unreachable)?;
+        Settings::read(&mut connection).await?.check(self.needs)?;
+        Ok(Connection::One(connection))
     }
 }
 
-/// Time for a connection and a reply, or for a second reply where the first was lost.
-fn call_max(options: &Options) -> Duration {
-    options.connect_timeout * 3
-        + options.response_timeout * 2
-        + options.wait.map_or(Duration::ZERO, |wait| wait.timeout)
+enum Call<'c> {
+    Alone(&'c Cmd),
+    /// The second reply is the number of replicas that have the write.
+    Waiting(&'c Pipeline),
+}
+
+impl Call<'_> {
+    async fn send(&self, connection: &mut Connection) -> Result<Value, RedisError> {
+        match (self, connection) {
+            (Self::Alone(command), Connection::One(one)) => command.query_async(one).await,
+            (Self::Alone(command), Connection::Cluster(cluster)) => command.query_async(cluster).await,
+            (Self::Waiting(both), Connection::One(one)) => both.query_async(one).await,
+            (Self::Waiting(both), Connection::Cluster(cluster)) => both.query_async(cluster).await,
+        }
+    }
+}
+
+/// How long a reply may take.
+pub(super) fn reply_max(options: &Options) -> Duration {
+    options.response_timeout + options.wait.map_or(Duration::ZERO, |wait| wait.timeout)
 }
 
 fn not_connected(why: &'static str) -> RedisError {

@@ -36,7 +36,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use redis::cluster::ClusterClientBuilder;
-use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{Client, IntoConnectionInfo as _, TlsCertificates, Value, cmd};
 
@@ -46,7 +45,7 @@ use crate::store::Durability;
 pub use cache::Cache;
 pub use error::ConnectError;
 use keys::Keys;
-use link::{Link, Source};
+use link::{Connection, Link, Source};
 pub use options::{CONNECT_TIMEOUT, Options, PREFIX, RESPONSE_TIMEOUT};
 use server::Settings;
 
@@ -85,10 +84,10 @@ impl Store {
             None => Client::open(url),
         };
         let client = Box::new(client.map_err(ConnectError::Address)?);
-        let link = Link::to_one(Source::Address(client), &options);
-        let synced = match link.connection().await? {
-            Some(mut connection) => Settings::read(&mut connection).await?.syncs_each_write(&mut connection).await,
-            None => false,
+        let link = Link::new(Source::Address(client), &options);
+        let synced = match link.connect().await?.1 {
+            Connection::One(mut one) => Settings::read(&mut one).await?.syncs_each_write(&mut one).await,
+            Connection::Cluster(_) => false,
         };
         Ok(Self::new(link, if synced { Durability::Disk } else { Durability::Replica }, options))
     }
@@ -102,8 +101,8 @@ impl Store {
     /// See [`ConnectError`]; each says what to do.
     pub async fn connect_sentinel(urls: &[&str], service: &str, options: Options) -> Result<Self, ConnectError> {
         let client = sentinels(urls, service, &options).map_err(ConnectError::Address)?;
-        let link = Link::to_one(Source::Sentinels(Box::new(client)), &options);
-        link.connection().await?;
+        let link = Link::new(Source::Sentinels(Box::new(client)), &options);
+        link.connect().await?;
         // A failover can lose what one server has on its disk.
         Ok(Self::new(link, Durability::Replica, options))
     }
@@ -118,22 +117,17 @@ impl Store {
         const RETRY_WAIT_MS_MAX: u64 = 200;
         let mut builder = ClusterClientBuilder::new(urls.iter().copied())
             .connection_timeout(options.connect_timeout)
-            .response_timeout(options.response_timeout)
-            .overall_response_timeout(Some(options.response_timeout * 2))
+            .response_timeout(link::reply_max(&options))
+            .overall_response_timeout(Some(link::reply_max(&options)))
             .retries(RETRIES)
             .max_retry_wait(RETRY_WAIT_MS_MAX);
         if let Some(pem) = &options.root_certificate {
             builder = builder.certs(certificates(pem));
         }
-        let client = builder.build().map_err(ConnectError::Address)?;
-        let mut connection = client.get_async_connection().await.map_err(ConnectError::Unreachable)?;
-        let primaries = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
-        let replies = connection.route_command(cmd("INFO"), primaries).await.map_err(ConnectError::Unreachable)?;
-        let Value::Map(replies) = replies else { return Err(ConnectError::Settings("INFO of the primaries")) };
-        for (_, reply) in replies {
-            Settings::of_reply(reply)?.check(options.needs())?;
-        }
-        Ok(Self::new(Link::to_cluster(connection, &options), Durability::Replica, options))
+        let client = Box::new(builder.build().map_err(ConnectError::Address)?);
+        let link = Link::new(Source::Cluster(client), &options);
+        link.connect().await?;
+        Ok(Self::new(link, Durability::Replica, options))
     }
 
     /// Puts a copy of what is stored for `from` under the identity `to`, in place of what is there, as a damaged store

@@ -1,6 +1,8 @@
 //! What a server says about itself, and whether records may be kept there.
 
 use redis::aio::ConnectionLike;
+use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
 use redis::{FromRedisValue as _, Value, cmd};
 
 use super::error::ConnectError;
@@ -29,10 +31,16 @@ impl Settings {
         Self::parse(&info)
     }
 
-    /// Reads what one node of a Cluster said.
-    pub(super) fn of_reply(reply: Value) -> Result<Self, ConnectError> {
-        let info = String::from_redis_value(reply).map_err(|_| ConnectError::Settings("INFO is no text"))?;
-        Self::parse(&info)
+    /// Asks every primary of a Cluster.
+    pub(super) async fn read_primaries(connection: &mut ClusterConnection) -> Result<Vec<Self>, ConnectError> {
+        let primaries = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+        let replies = connection.route_command(cmd("INFO"), primaries).await.map_err(ConnectError::Unreachable)?;
+        let Value::Map(replies) = replies else { return Err(ConnectError::Settings("INFO of the primaries")) };
+        let settings = replies.into_iter().map(|(_, reply)| {
+            let info = String::from_redis_value(reply).map_err(|_| ConnectError::Settings("INFO is no text"))?;
+            Self::parse(&info)
+        });
+        settings.collect()
     }
 
     fn parse(info: &str) -> Result<Self, ConnectError> {

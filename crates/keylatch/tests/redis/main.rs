@@ -8,6 +8,7 @@ mod conformance;
 mod failover;
 mod faults;
 mod loss;
+mod memory;
 mod settings;
 mod support;
 mod tiered;
