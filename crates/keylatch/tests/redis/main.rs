@@ -7,6 +7,8 @@ mod common;
 mod conformance;
 mod failover;
 mod faults;
+#[cfg(feature = "axum")]
+mod http;
 mod loss;
 mod memory;
 mod settings;
