@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::later;
+use super::surely;
 use crate::machine::{Claim, Refusal};
 use crate::tx::Misuse;
 use crate::{Fingerprint, Key, Outcome, Record, Scope, State, Timestamp, store};
@@ -65,7 +65,7 @@ impl Final {
     /// `asked`.
     pub(crate) fn new(claim: Claim, outcome: Outcome, expires_at: Timestamp, now: Timestamp, asked: Instant) -> Self {
         let Claim { scope, key, fingerprint, .. } = claim;
-        let valid_until = later(asked, now.until(expires_at));
+        let valid_until = surely(asked, now.until(expires_at));
         Self(Arc::new(Inner { scope, key, fingerprint, outcome, expires_at, valid_until }))
     }
 
@@ -75,7 +75,7 @@ impl Final {
         if expires_at <= now {
             return None;
         }
-        let valid_until = later(asked, now.until(expires_at));
+        let valid_until = surely(asked, now.until(expires_at));
         let Record { scope, key, fingerprint, .. } = record;
         Some(Self(Arc::new(Inner { scope, key, fingerprint, outcome, expires_at, valid_until })))
     }

@@ -101,12 +101,13 @@ where
     };
     failpoint::hit(Point::AfterClaim);
     let lease = Lease { id: leader.id(), epoch: record.epoch, owner: record.owner };
-    if asked.elapsed() >= engine.policy.lease {
+    let until = engine.held_until(asked);
+    if Instant::now() >= until {
         // Paused since then: another may have taken over, so nothing starts under this lease.
         withdraw(engine, &claim);
         return Driven::Done(Ok(Refused::InProgress.into()));
     }
-    leader.flight().held(lease, engine.held_until(asked), asked);
+    leader.flight().held(lease, until, asked);
     renewer::start(engine);
     if record.attempt > 1 {
         engine.metrics.takeovers.increment(1);

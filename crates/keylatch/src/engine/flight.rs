@@ -51,7 +51,7 @@ pub(super) struct Flight {
 #[derive(Debug, Clone, Copy)]
 struct Hold {
     lease: Option<Lease>,
-    /// Until when nobody else can have taken over; `None` if nobody can.
+    /// Until when nobody else can have taken over; `None` without a lease.
     until: Option<Instant>,
     renewed: Instant,
 }
@@ -96,9 +96,8 @@ impl Flights {
             return Joined::Follower(entry.get().clone());
         }
         let in_scope = scopes.entry(scope_of(&id));
-        if let Entry::Occupied(in_scope) = &in_scope
-            && *in_scope.get() >= self.limits.running_per_scope_max
-        {
+        let there = if let Entry::Occupied(there) = &in_scope { *there.get() } else { 0 };
+        if there >= self.limits.running_per_scope_max {
             return Joined::Refused(Quota::RunningPerScope);
         }
         if self.running.fetch_add(1, Ordering::Relaxed) >= self.limits.running_max {
@@ -171,8 +170,8 @@ impl Flight {
     }
 
     /// Notes that the store granted or renewed `lease`, which nobody takes over until `until`.
-    pub(super) fn held(&self, lease: Lease, until: Option<Instant>, asked: Instant) {
-        *self.hold.lock() = Hold { lease: Some(lease), until, renewed: asked };
+    pub(super) fn held(&self, lease: Lease, until: Instant, asked: Instant) {
+        *self.hold.lock() = Hold { lease: Some(lease), until: Some(until), renewed: asked };
     }
 
     /// Notes that another owner has the record. Those who wait here look for themselves.

@@ -204,11 +204,13 @@ impl Engine {
                 let held = match driven {
                     Driven::Done(done) => return done,
                     Driven::Held(held) => *held,
-                    Driven::Busy(leading, waiting) if patience.pause().await => {
+                    Driven::Busy(leading, waiting) => {
                         (leader, start) = (leading, waiting);
-                        continue;
+                        if patience.pause().await {
+                            continue;
+                        }
+                        return Ok(Refused::InProgress.into());
                     }
-                    Driven::Busy(..) => return Ok(Answer::Refused(Refused::InProgress)),
                 };
                 start = held.start;
                 leader = held.leader;
@@ -294,10 +296,9 @@ impl Inner {
         Terms::of(self.guarantee, &self.policy)
     }
 
-    /// Until when a lease that was asked for at `asked` cannot have been taken over. The store's clock started
-    /// later, so this is never too long.
-    fn held_until(&self, asked: Instant) -> Option<Instant> {
-        asked.checked_add(self.policy.lease)
+    /// Until when a lease that was asked for at `asked` cannot have been taken over.
+    fn held_until(&self, asked: Instant) -> Instant {
+        surely(asked, self.policy.lease)
     }
 
     /// What `request` gets that does not wait for the end of `flight`, or asks for something else.
@@ -394,6 +395,13 @@ fn later(instant: Instant, span: Duration) -> Instant {
     /// Longer than any process lives, and short enough for every clock.
     const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     instant + span.min(FAR)
+}
+
+/// When at most `span` has passed on a store's clock that was read after `asked`.
+fn surely(asked: Instant, span: Duration) -> Instant {
+    /// What a store's clock may leave out when it is read.
+    const PRECISION: Duration = Duration::from_millis(1);
+    later(asked, span.saturating_sub(PRECISION))
 }
 
 /// A store that hands out another's record is damaged: its answer must not reach this request.

@@ -31,7 +31,9 @@ struct This {
     scope: Scope,
     key: Key,
     attempt: u32,
-    notes: Notes,
+    after_crash: bool,
+    /// Results of the finished steps of this and of earlier attempts, by name.
+    steps: Mutex<Vec<(String, Bytes)>>,
     on_error: Mutex<Option<Ended>>,
 }
 
@@ -75,8 +77,10 @@ impl Run {
             State::Running { notes, .. } => notes,
             State::Completed { .. } => Notes::default(),
         };
+        let Notes { steps, after_crash, .. } = notes;
         let Record { scope, key, attempt, .. } = record;
-        Self(Arc::new(This { engine, flight, lease, scope, key, attempt, notes, on_error: Mutex::default() }))
+        let (steps, on_error) = (Mutex::new(steps), Mutex::default());
+        Self(Arc::new(This { engine, flight, lease, scope, key, attempt, after_crash, steps, on_error }))
     }
 
     /// The fencing number: higher than that of every earlier attempt. A resource that keeps the highest it has
@@ -97,7 +101,7 @@ impl Run {
 
     /// Whether the attempt before this one died: it may have done any part of its work.
     pub fn after_crash(&self) -> bool {
-        self.0.notes.after_crash
+        self.0.after_crash
     }
 
     /// The name space of the key.
@@ -121,9 +125,9 @@ impl Run {
         Key::new(&digits).expect("hexadecimal digits are a key")
     }
 
-    /// Does a step of the work once: its result is recorded under the lease, as JSON, and a later attempt gets it
-    /// back instead of calling again. `call` gets a [derived key](Self::key_for) to hand on, for the moment between
-    /// its effect and the record of it.
+    /// Does a step of the work once: its result is recorded under the lease, as JSON, and whoever asks for the step of
+    /// this name again, in this attempt or a later one, gets it back instead of calling again. `call` gets a
+    /// [derived key](Self::key_for) to hand on, for the moment between its effect and the record of it.
     ///
     /// A step that another attempt's record does not know runs before the lease is checked; a resource that must not
     /// hear of a late attempt wants the [epoch](Self::epoch).
@@ -136,16 +140,21 @@ impl Run {
         T: Serialize + DeserializeOwned,
         F: Future<Output = Result<T, E>>,
     {
-        if let Some((_, result)) = self.0.notes.steps.iter().find(|(noted, _)| noted == name) {
-            return Ok(serde_json::from_slice(result)?);
+        if let Some(noted) = self.noted(name) {
+            return Ok(serde_json::from_slice(&noted)?);
         }
         let result = call(self.key_for(name)).await.map_err(StepError::Step)?;
-        let noted = serde_json::to_vec(&result)?;
+        let noted = Bytes::from(serde_json::to_vec(&result)?);
         if noted.len() > STEP_BYTES_MAX {
             return Err(StepError::TooLarge);
         }
-        self.renew(Some((name.to_owned(), noted.into()))).await?;
+        self.renew(Some((name.to_owned(), noted.clone()))).await?;
+        self.0.steps.lock().push((name.to_owned(), noted));
         Ok(result)
+    }
+
+    fn noted(&self, name: &str) -> Option<Bytes> {
+        self.0.steps.lock().iter().find(|(noted, _)| noted == name).map(|(_, result)| result.clone())
     }
 
     /// Checks, in the store, that this attempt still holds the lease, and renews it: just before an effect that
