@@ -35,6 +35,8 @@ pub(crate) enum Fault {
     RequestLost,
     /// A record is there, and cannot be read.
     Corrupt,
+    /// The record that is handed out is another's: that of the first in the store.
+    Misplaced,
     /// It waits until [`Faulty::gate`] is opened.
     Held,
 }
@@ -94,6 +96,11 @@ impl Faulty {
         plan.next.clear();
     }
 
+    /// The store behind the faults, for the test itself to look into.
+    pub(crate) fn faultless(&self) -> &memory::Store {
+        &self.0.store
+    }
+
     /// What calls that are held wait for.
     pub(crate) fn gate(&self) -> &Gate {
         &self.0.gate
@@ -109,7 +116,12 @@ impl Faulty {
         self.0.plan.lock().calls.get(&op).copied().unwrap_or(0)
     }
 
-    async fn call<T>(&self, op: Op, done: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    async fn call<T>(
+        &self,
+        op: Op,
+        done: impl Future<Output = Result<T, Error>>,
+        misplaced: impl FnOnce(At<Record>) -> T,
+    ) -> Result<T, Error> {
         let fault = {
             let mut plan = self.0.plan.lock();
             *plan.calls.entry(op).or_default() += 1;
@@ -120,6 +132,10 @@ impl Faulty {
             Some(Fault::Unavailable) => Err(Error::new(ErrorKind::Unavailable, "planned")),
             Some(Fault::RequestLost) => Err(Error::new(ErrorKind::NotKnown, "planned")),
             Some(Fault::Corrupt) => Err(Error::new(ErrorKind::Corrupt, "planned")),
+            Some(Fault::Misplaced) => {
+                let mut page = self.0.store.list(PageRequest { limit: 1, ..PageRequest::default() }).await?;
+                Ok(misplaced(At { value: page.value.pop().expect("there is a record"), now: page.now }))
+            }
             Some(Fault::Held) => {
                 self.0.gate.pass().await;
                 done.await
@@ -132,9 +148,18 @@ impl Faulty {
     }
 }
 
+fn no_record<T>(_: At<Record>) -> T {
+    panic!("only claims and reads of one record can be misplaced")
+}
+
 impl Store for Faulty {
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<At<Claimed>, Error>> {
-        Box::pin(self.call(Op::Claim, self.0.store.claim(claim)))
+        Box::pin(
+            self.call(Op::Claim, self.0.store.claim(claim), |At { value, now }| At {
+                value: Claimed::Held(value),
+                now,
+            }),
+        )
     }
 
     fn renew(
@@ -143,35 +168,35 @@ impl Store for Faulty {
         terms: Terms,
         step: Option<(String, Bytes)>,
     ) -> BoxFuture<'_, Result<Applied, Error>> {
-        Box::pin(self.call(Op::Renew, self.0.store.renew(lease, terms, step)))
+        Box::pin(self.call(Op::Renew, self.0.store.renew(lease, terms, step), no_record))
     }
 
     fn complete(&self, lease: Lease, completion: Completion) -> BoxFuture<'_, Result<Applied, Error>> {
-        Box::pin(self.call(Op::Complete, self.0.store.complete(lease, completion)))
+        Box::pin(self.call(Op::Complete, self.0.store.complete(lease, completion), no_record))
     }
 
     fn release(&self, lease: Lease, end: End) -> BoxFuture<'_, Result<Applied, Error>> {
-        Box::pin(self.call(Op::Release, self.0.store.release(lease, end)))
+        Box::pin(self.call(Op::Release, self.0.store.release(lease, end), no_record))
     }
 
     fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
-        Box::pin(self.call(Op::Other, self.0.store.sweep(limit)))
+        Box::pin(self.call(Op::Other, self.0.store.sweep(limit), no_record))
     }
 
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
-        Box::pin(self.call(Op::Read, self.0.store.read(id)))
+        Box::pin(self.call(Op::Read, self.0.store.read(id), |At { value, now }| At { value: Some(value), now }))
     }
 
     fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
-        Box::pin(self.call(Op::Other, self.0.store.list(page)))
+        Box::pin(self.call(Op::Other, self.0.store.list(page), no_record))
     }
 
     fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
-        Box::pin(self.call(Op::Other, self.0.store.lapsed(after, limit)))
+        Box::pin(self.call(Op::Other, self.0.store.lapsed(after, limit), no_record))
     }
 
     fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
-        Box::pin(self.call(Op::Count, self.0.store.count(scope, limit)))
+        Box::pin(self.call(Op::Count, self.0.store.count(scope, limit), no_record))
     }
 
     fn durability(&self) -> Durability {

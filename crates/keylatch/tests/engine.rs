@@ -1,0 +1,18 @@
+//! The engine: leases, those who follow a run, faults of the store, and futures that are dropped.
+
+mod common;
+
+#[path = "engine/cache.rs"]
+mod cache;
+#[path = "engine/faults.rs"]
+mod faults;
+#[path = "engine/followers.rs"]
+mod followers;
+#[path = "engine/futures.rs"]
+mod futures;
+#[path = "engine/leases.rs"]
+mod leases;
+#[path = "engine/quotas.rs"]
+mod quotas;
+#[path = "engine/world.rs"]
+mod world;

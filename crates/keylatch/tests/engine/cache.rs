@@ -1,0 +1,93 @@
+//! Final outcomes that a process keeps.
+
+use std::time::Duration;
+
+use keylatch::store::Durability;
+use keylatch::{Answer, Clock, Limits, Policy, Refused};
+
+use crate::common::faulty::Op;
+use crate::world::{Expect, World, answer, ask, request, under};
+
+fn durable() -> World {
+    World::on(Clock::system(), Durability::Disk)
+}
+
+#[tokio::test]
+async fn a_kept_answer_is_given_without_asking_the_store() {
+    let world = durable();
+    // One that ran it, and one that has read it once.
+    for engine in [world.fenced(), world.fenced()] {
+        ask(&engine, request("buy"), answer("bought")).await.unwrap();
+        let claims = world.store.calls(Op::Claim);
+        world.store.goes_down();
+        for _ in 0..3 {
+            assert_eq!(ask(&engine, request("buy"), answer("never")).await.unwrap().replayed(), "bought");
+            assert_eq!(ask(&engine, request("sell"), answer("never")).await.unwrap().refused(), Refused::Mismatch);
+        }
+        world.store.is_mended();
+        assert_eq!(world.store.calls(Op::Claim), claims);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_kept_where_that_gains_nothing() {
+    let none = Limits { cache_bytes_max: 0, ..Limits::default() };
+    let worlds = [(durable(), none), (World::on(Clock::system(), Durability::Process), Limits::default())];
+    for (world, limits) in worlds {
+        let engine = world.fenced_with(Policy::default(), limits);
+        for claims in 1..=3 {
+            ask(&engine, request("buy"), answer("bought")).await.unwrap();
+            assert_eq!(world.store.calls(Op::Claim), claims);
+        }
+    }
+}
+
+/// Not a moment longer than the store would give it, and as good as up to then.
+#[tokio::test]
+async fn a_kept_answer_expires_when_the_stored_one_does() {
+    let world = durable();
+    let policy = Policy { retention: Duration::from_millis(1_500), ..Policy::default() };
+    let engine = world.fenced_with(policy, Limits::default());
+    let expires_at = ask(&engine, request("buy"), answer("bought")).await.unwrap().ran().expires_at.unwrap();
+    let claims = world.store.calls(Op::Claim);
+    let mut replays = 0;
+    loop {
+        let before = world.clock.now();
+        match ask(&engine, request("buy"), answer("never")).await.unwrap() {
+            Answer::Replayed(found) => {
+                assert_eq!(found.expires_at(), expires_at);
+                assert!(before < expires_at, "it was given after its time");
+                replays += 1;
+            }
+            other => {
+                assert_eq!(other.refused(), Refused::Expired);
+                assert!(world.clock.now() >= expires_at, "it was refused before its time");
+                break;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(replays > 0);
+    // Only in the last moment is the store asked.
+    let asked = world.store.calls(Op::Claim) - claims;
+    assert!(asked * 2 < replays, "the store was asked {asked} times for {replays} replays");
+}
+
+/// It is bounded in bytes, and what falls out of it is in the store.
+#[tokio::test]
+async fn i13_the_cache_is_bounded() {
+    let world = durable();
+    let limits = Limits { cache_bytes_max: 64 << 10, ..Limits::default() };
+    let engine = world.fenced_with(Policy::default(), limits);
+    let large = "x".repeat(10_000);
+    for key in 0..50 {
+        ask(&engine, under(&format!("key-{key}"), "buy"), answer(&large)).await.unwrap().ran();
+    }
+    let claims = world.store.calls(Op::Claim);
+    for key in 0..50 {
+        let again = ask(&engine, under(&format!("key-{key}"), "buy"), answer("never")).await.unwrap();
+        assert_eq!(again.replayed(), large);
+    }
+    let asked = world.store.calls(Op::Claim) - claims;
+    assert!(asked >= 40, "at most six fit, but only {asked} of 50 were asked for");
+}

@@ -1,0 +1,185 @@
+//! Requests that meet a run of their key in the same process.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use keylatch::tx::Verdict;
+use keylatch::{Engine, Limits, Refused, Request};
+
+use crate::common::faulty::{Fault, Op};
+use crate::world::{Expect, Work, World, answer, ask, patient, request, under};
+
+#[tokio::test]
+async fn followers_get_the_answer_without_asking_the_store() {
+    let world = World::new();
+    let (engine, work) = (world.fenced(), Work::new());
+    let first = work.ask(&engine, request("buy"), answer("bought"));
+    work.started(1).await;
+    let following: Vec<_> = (0..50).map(|_| work.ask(&engine, patient("buy"), answer("never"))).collect();
+    assert_eq!(ask(&engine, request("buy"), answer("never")).await.unwrap().refused(), Refused::InProgress);
+    work.gate.open();
+    let ran = first.ran().await;
+    for follower in following {
+        assert_eq!(follower.replayed().await, "bought");
+    }
+    assert!(ran.expires_at.is_some());
+    assert_eq!((work.runs(), world.store.calls(Op::Claim), world.store.calls(Op::Read)), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn patience_ends_when_the_request_says_so() {
+    let world = World::new();
+    let (engine, work) = (world.fenced(), Work::new());
+    let first = work.ask(&engine, request("buy"), answer("bought"));
+    work.started(1).await;
+    let wait = Duration::from_millis(50);
+    let asked = Instant::now();
+    let impatient = Request { wait, ..request("buy") };
+    assert_eq!(ask(&engine, impatient, answer("never")).await.unwrap().refused(), Refused::InProgress);
+    assert!(asked.elapsed() >= wait);
+    work.gate.open();
+    first.ran().await;
+}
+
+/// The longest of all waits is no overflow.
+#[tokio::test]
+async fn patience_may_be_endless() {
+    let world = World::new();
+    let limits = Limits { wait_max: Duration::MAX, ..Limits::default() };
+    let (engine, work) = (world.fenced_with(keylatch::Policy::default(), limits), Work::new());
+    let first = work.ask(&engine, request("buy"), answer("bought"));
+    work.started(1).await;
+    let follower = work.ask(&engine, Request { wait: Duration::MAX, ..request("buy") }, answer("never"));
+    work.gate.open();
+    first.ran().await;
+    assert_eq!(follower.replayed().await, "bought");
+}
+
+#[tokio::test]
+async fn i13_only_so_many_may_wait() {
+    let world = World::new();
+    let limits = Limits { waiters_max: 2, ..Limits::default() };
+    let (engine, work) = (world.fenced_with(keylatch::Policy::default(), limits), Work::new());
+    let first = work.ask(&engine, request("buy"), answer("bought"));
+    work.started(1).await;
+    let wait = || Box::pin(ask(&engine, patient("buy"), answer("never")));
+    let (mut one, mut two) = (wait(), wait());
+    assert!(futures_util::poll!(&mut one).is_pending() && futures_util::poll!(&mut two).is_pending());
+    let refused = async || ask(&engine, patient("buy"), answer("never")).await.unwrap().refused();
+    assert_eq!(refused().await, Refused::InProgress, "at once");
+    // One that goes away leaves its place.
+    drop(one);
+    let mut third = wait();
+    assert!(futures_util::poll!(&mut third).is_pending());
+    assert_eq!(refused().await, Refused::InProgress);
+    work.gate.open();
+    first.ran().await;
+    for follower in [two, third] {
+        assert_eq!(follower.await.unwrap().replayed(), "bought");
+    }
+}
+
+/// The first fails; of those who waited for it one runs, and the others wait for that one.
+#[tokio::test]
+async fn a_follower_leads_when_its_leader_has_failed() {
+    let world = World::new();
+    let (engine, failing, work) = (world.fenced(), Work::new(), Work::new());
+    let first = failing.ask(&engine, request("buy"), Verdict::Retry);
+    failing.started(1).await;
+    let following: Vec<_> = (0..20).map(|_| work.ask(&engine, patient("buy"), answer("bought"))).collect();
+    // All of them have found the one that runs.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(work.runs(), 0);
+    failing.gate.open();
+    assert_eq!(first.ran().await.expires_at, None);
+    work.started(1).await;
+    work.gate.open();
+    let answers = join_all(following.into_iter().map(|follower| follower.answer())).await;
+    let (ran, replayed): (Vec<_>, Vec<_>) =
+        answers.into_iter().partition(|answer| matches!(answer, keylatch::Answer::Ran(_)));
+    assert_eq!((ran.len(), replayed.len(), work.runs()), (1, 19, 1));
+    assert!(replayed.into_iter().all(|answer| answer.replayed() == "bought"));
+    assert_eq!(world.record().await.unwrap().attempt, 2);
+}
+
+/// A run that hangs after its lease was lost does not keep its followers from the winner's answer.
+#[tokio::test]
+async fn followers_of_a_late_run_get_the_winners_answer() {
+    let world = World::new();
+    let policy = keylatch::Policy { lease: Duration::from_millis(200), ..keylatch::Policy::default() };
+    let (late, work) = (world.fenced_with(policy, Limits::default()), Work::new());
+    let hanging = work.ask(&late, request("buy"), answer("late"));
+    work.started(1).await;
+    let follower = work.ask(&late, patient("buy"), answer("never"));
+    world.clock.advance(policy.lease);
+    ask(&world.fenced(), request("buy"), answer("winner")).await.unwrap().ran();
+    // The next renewal is refused.
+    assert_eq!(follower.replayed().await, "winner");
+    assert!(!hanging.is_over());
+    work.gate.open();
+    assert_eq!(hanging.replayed().await, "winner");
+    assert_eq!(work.runs(), 1);
+}
+
+/// Another process is at work: who waits asks the store now and then.
+#[tokio::test]
+async fn a_run_in_another_process_is_waited_for() {
+    let world = World::new();
+    let (there, here, work) = (world.fenced(), world.fenced(), Work::new());
+    let running = work.ask(&there, request("buy"), answer("bought"));
+    work.started(1).await;
+    let waiting = work.ask(&here, patient("buy"), answer("never"));
+    world.store.called(Op::Claim, 4).await;
+    assert_eq!(ask(&here, request("sell"), answer("never")).await.unwrap().refused(), Refused::Mismatch);
+    work.gate.open();
+    running.ran().await;
+    assert_eq!((waiting.replayed().await, work.runs()), ("bought".to_owned(), 1));
+}
+
+// ---- While the one that is met has yet to look into the store --------------------------------------------
+
+/// An engine that has answered nothing yet, on a store that holds the answer to `what`, and holds up claims.
+async fn engine_with_answer_to(world: &World, what: &str) -> Engine {
+    ask(&world.fenced(), request(what), answer("bought")).await.unwrap().ran();
+    world.store.always(Op::Claim, Fault::Held);
+    world.fenced()
+}
+
+#[tokio::test]
+async fn i4_it_gets_the_answer_that_is_there() {
+    let world = World::new();
+    let (engine, work) = (engine_with_answer_to(&world, "buy").await, Work::new());
+    let first = work.ask(&engine, request("buy"), answer("never"));
+    world.store.called(Op::Claim, 2).await;
+    assert_eq!(ask(&engine, request("buy"), answer("never")).await.unwrap().replayed(), "bought");
+    world.store.gate().open();
+    assert_eq!(first.replayed().await, "bought");
+}
+
+/// Another request under the key, however early, does not come between a client and its answer.
+#[tokio::test]
+async fn i7_it_gets_the_answer_that_is_there_although_the_other_asks_for_something_else() {
+    let world = World::new();
+    let (engine, work) = (engine_with_answer_to(&world, "buy").await, Work::new());
+    let other = work.ask(&engine, request("sell"), answer("never"));
+    world.store.called(Op::Claim, 2).await;
+    assert_eq!(ask(&engine, request("buy"), answer("never")).await.unwrap().replayed(), "bought");
+    world.store.gate().open();
+    assert_eq!(other.answer().await.refused(), Refused::Mismatch);
+}
+
+#[tokio::test]
+async fn it_is_refused_where_nothing_is_there_yet() {
+    let world = World::new();
+    let (engine, work) = (engine_with_answer_to(&world, "buy").await, Work::new());
+    let first = work.ask(&engine, under("another-key", "buy"), answer("bought"));
+    world.store.called(Op::Claim, 2).await;
+    let refused = async |what: &str| ask(&engine, under("another-key", what), answer("")).await.unwrap().refused();
+    assert_eq!(refused("buy").await, Refused::InProgress);
+    assert_eq!(refused("sell").await, Refused::Mismatch);
+    world.store.gate().open();
+    work.gate.open();
+    first.ran().await;
+}
