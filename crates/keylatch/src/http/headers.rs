@@ -142,7 +142,9 @@ mod tests {
         let line = (name(), "[ -~]{0,12}").prop_map(|(name, value)| (name, HeaderValue::from_str(&value).unwrap()));
         prop::collection::vec(line, 0..24).prop_map(|lines| {
             let mut headers = HeaderMap::new();
-            lines.into_iter().for_each(|(name, value)| drop(headers.append(name, value)));
+            for (name, value) in lines {
+                headers.append(name, value);
+            }
             headers
         })
     }
