@@ -8,6 +8,8 @@ mod answers;
 mod app;
 #[path = "http/clients.rs"]
 mod clients;
+#[path = "http/extractors.rs"]
+mod extractors;
 #[path = "http/fingerprint.rs"]
 mod fingerprint;
 #[path = "http/key.rs"]

@@ -171,7 +171,7 @@ impl Problem {
             Self::HandlerFailed { retryable: true } => "Nothing was recorded. Send the request again with the same key.".into(),
             Self::HandlerFailed { retryable: false } => "The failure was recorded: this request is not run again.".into(),
             Self::StoreUnavailable => "Whether this request ran before cannot be determined now. Send it again with \
-                                       the same key: it will not take effect twice."
+                                       the same key: if it has an answer, you get that one."
                 .into(),
         }
     }
