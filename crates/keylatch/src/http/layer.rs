@@ -174,8 +174,8 @@ impl IdempotencyLayer {
     }
 
     /// Runs requests unguarded while the store is unavailable, instead of refusing them with 503. Such a request may
-    /// take effect twice. A record that is there and cannot be read is still refused with 503. The answer carries `Idempotency-Status: bypassed`, and is counted in
-    /// `keylatch_bypassed_total`.
+    /// take effect twice. Its answer carries `Idempotency-Status: bypassed`, and is counted in
+    /// `keylatch_bypassed_total`. Where a record is there and cannot be read, it is 503 all the same.
     pub fn fail_open(self) -> Self {
         self.with(|config| config.fail_open = true)
     }
