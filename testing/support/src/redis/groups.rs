@@ -73,6 +73,18 @@ impl Cluster {
         });
     }
 
+    /// Stops all nodes that are not primaries.
+    pub fn pause_replicas(&self) {
+        let primaries = self.primaries();
+        self.nodes.iter().enumerate().filter(|(at, _)| !primaries.contains(at)).for_each(|(_, node)| node.pause());
+    }
+
+    /// Lets all nodes but `gone` go on that are not among `primaries`.
+    pub fn resume_replicas(&self, gone: usize, primaries: &[usize]) {
+        let is_replica = |at: &usize| *at != gone && !primaries.contains(at);
+        (0..self.nodes.len()).filter(is_replica).for_each(|at| self.nodes[at].resume());
+    }
+
     /// One of its nodes.
     pub fn node(&mut self, at: usize) -> &mut Server {
         &mut self.nodes[at]
@@ -150,6 +162,16 @@ impl Sentinels {
             };
             agreed && self.primary().is_some_and(in_step)
         });
+    }
+
+    /// Stops all servers but the one at `primary`.
+    pub fn pause_replicas(&self, primary: usize) {
+        self.servers.iter().enumerate().filter(|(at, _)| *at != primary).for_each(|(_, server)| server.pause());
+    }
+
+    /// Lets all servers but the one at `primary` go on.
+    pub fn resume_replicas(&self, primary: usize) {
+        self.servers.iter().enumerate().filter(|(at, _)| *at != primary).for_each(|(_, server)| server.resume());
     }
 
     /// One of the servers.
