@@ -14,6 +14,7 @@ mod cache;
 mod drive;
 mod flight;
 mod function;
+mod patience;
 mod quota;
 mod renewer;
 mod resolve;
@@ -33,8 +34,9 @@ use tokio_util::task::TaskTracker;
 pub use self::answer::{Answer, Error, Final, Quota, Ran, Refused, Request};
 use self::cache::Cache;
 use self::drive::{Driven, Transact};
-use self::flight::{Flight, Flights, Joined, Leader, Waiter};
+use self::flight::{Flight, Flights, Joined, Leader};
 pub use self::function::{Done, RunError};
+use self::patience::Patience;
 use self::quota::Quotas;
 pub use self::resolve::{Resolution, Resolved, Resolver};
 pub use self::run::{Ended, Handed, Run, STEP_BYTES_MAX, StepError};
@@ -73,9 +75,6 @@ struct Inner {
     withdrawals: Arc<Semaphore>,
     metrics: Metrics,
 }
-
-/// How often to look whether a run in another process has ended: at first, and at the most.
-const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 
 impl Engine {
     /// An engine whose runs are one transaction of `store`'s database: exactly once.
@@ -335,58 +334,6 @@ impl Inner {
     fn remember(&self, leader: &Leader, found: &Final) {
         self.cache.keep(leader.id(), found);
         leader.end_with(found.clone());
-    }
-}
-
-/// How long a request is ready to wait for another's run, and for what it holds a place meanwhile.
-struct Patience {
-    flights: Arc<Flights>,
-    deadline: Instant,
-    pause: Duration,
-    tries: u32,
-    place: Option<Waiter>,
-}
-
-/// How often a claim may find its key just freed and be beaten to it, before its caller is told so.
-const TRIES_MAX: u32 = 16;
-
-impl Patience {
-    fn new(engine: &Inner, wait: Duration, now: Instant) -> Self {
-        let deadline = later(now, wait.min(engine.limits.wait_max));
-        Self { flights: engine.flights.clone(), deadline, pause: POLL.0, tries: 0, place: None }
-    }
-
-    /// Waits for the end of `flight`: `Some` of what it ended with, or `None` once patience is over.
-    async fn follow(&mut self, flight: &Flight) -> Option<Option<Final>> {
-        self.take_place()?;
-        tokio::time::timeout_at(self.deadline.into(), flight.ended()).await.ok()
-    }
-
-    /// Pauses before the store is asked again; `false` once patience is over.
-    async fn pause(&mut self) -> bool {
-        if self.take_place().is_none() {
-            return false;
-        }
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        tokio::time::sleep(self.pause.min(left)).await;
-        self.pause = (self.pause * 2).min(POLL.1);
-        true
-    }
-
-    fn take_place(&mut self) -> Option<()> {
-        if self.deadline <= Instant::now() {
-            return None;
-        }
-        if self.place.is_none() {
-            self.place = Some(self.flights.wait()?);
-        }
-        Some(())
-    }
-
-    /// Whether the store may be asked once more without a pause.
-    fn spend_try(&mut self) -> bool {
-        self.tries += 1;
-        self.tries < TRIES_MAX
     }
 }
 
