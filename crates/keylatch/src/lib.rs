@@ -93,7 +93,7 @@ pub mod tx;
 pub use clock::Clock;
 pub use engine::{
     Answer, Done, Ended, Engine, Error, Final, Handed, Quota, Ran, Refused, Request, Resolution, Resolved, Resolver,
-    Run, RunError, STEP_BYTES_MAX, StepError,
+    Run, RunError, STEP_BYTES_MAX, STEPS_MAX, StepError,
 };
 pub use fingerprint::{Fingerprint, Hasher};
 pub use key::{InvalidKey, KEY_BYTES_MAX, Key};

@@ -39,7 +39,7 @@ pub use self::function::{Done, RunError};
 use self::patience::Patience;
 use self::quota::Quotas;
 pub use self::resolve::{Resolution, Resolved, Resolver};
-pub use self::run::{Ended, Handed, Run, STEP_BYTES_MAX, StepError};
+pub use self::run::{Ended, Handed, Run, STEP_BYTES_MAX, STEPS_MAX, StepError};
 use self::telemetry::Metrics;
 use self::tracked::Tracked;
 use crate::machine::{self, Decision, Refusal, Terms};

@@ -50,6 +50,8 @@ pub enum Ended {
 
 /// The largest result of a step, in bytes of JSON: all steps of a run stand in its record.
 pub const STEP_BYTES_MAX: usize = 64 << 10;
+/// The most steps that a run may have: each is written together with all before it.
+pub const STEPS_MAX: usize = 64;
 
 /// A step that did not come to be recorded.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,9 @@ pub enum StepError<E> {
     /// The result is over [`STEP_BYTES_MAX`]. Record where it is kept instead.
     #[error("the result of a step is over {STEP_BYTES_MAX} bytes; record where it is kept instead")]
     TooLarge,
+    /// The run has [`STEPS_MAX`] steps already; this one was not called. Do more in one step.
+    #[error("the run has {STEPS_MAX} steps already; do more in one step")]
+    TooMany,
     /// The store failed; whether the result is recorded is not known.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -142,6 +147,9 @@ impl Run {
     {
         if let Some(noted) = self.noted(name) {
             return Ok(serde_json::from_slice(&noted)?);
+        }
+        if self.0.steps.lock().len() >= STEPS_MAX {
+            return Err(StepError::TooMany);
         }
         let result = call(self.key_for(name)).await.map_err(StepError::Step)?;
         let noted = Bytes::from(serde_json::to_vec(&result)?);

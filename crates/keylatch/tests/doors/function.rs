@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use keylatch::sqlite::{Sqlite, Store};
-use keylatch::{Done, Ended, Engine, Limits, Policy, Refused, RunError, Tx};
+use keylatch::{Done, Ended, Engine, Limits, Policy, Refused, RunError, STEP_BYTES_MAX, STEPS_MAX, StepError, Tx};
 use serde::{Deserialize, Serialize};
 
 use crate::{Fixture, input, key, scope};
@@ -117,6 +117,27 @@ async fn a_step_runs_once_over_all_attempts() {
     assert_eq!(calls.load(Ordering::Relaxed), 1);
     let keys = keys.lock();
     assert!(keys.len() == 3 && keys.iter().all(|derived| *derived == keys[0]), "one derived key for all attempts");
+}
+
+#[tokio::test]
+async fn i13_steps_are_bounded() {
+    let engine = Fixture::new().fenced();
+    let ran = engine.run(scope(), key("k"), input("i"), |run| async move {
+        for step in 0..STEPS_MAX {
+            run.step(&step.to_string(), |_| async { Ok::<_, Failed>(step) }).await.unwrap();
+        }
+        let known = run.step("0", |_| async { Ok::<_, Failed>(7) }).await;
+        assert_eq!(known.unwrap(), 0, "what is recorded is still given");
+        let refused = run.step("one more", |_| async { panic!("called") as Result<usize, Failed> }).await;
+        assert!(matches!(refused, Err(StepError::TooMany)));
+        Ok::<_, Failed>(())
+    });
+    ran.await.unwrap();
+    let ran = engine.run(scope(), key("l"), input("i"), |run| async move {
+        let step = run.step("large", |_| async { Ok::<_, Failed>("x".repeat(STEP_BYTES_MAX)) }).await;
+        Ok::<_, Failed>(matches!(step, Err(StepError::TooLarge)))
+    });
+    assert!(ran.await.unwrap().value);
 }
 
 #[tokio::test]
