@@ -131,7 +131,10 @@ impl Shared {
             .replace(":key_lock", &locks.key.to_string())
             .replace(":request_lock", &locks.request.to_string())
             .replace(":seen_epoch", &text_or_null(seen.0.map(|(epoch, ..)| epoch.as_u64().cast_signed())))
-            .replace(":seen_owner", &seen.0.map_or_else(String::new, |(_, owner, _)| hex(owner.as_bytes())))
+            .replace(
+                ":seen_owner",
+                &seen.0.map_or_else(|| "null".to_owned(), |(_, owner, _)| format!("'{}'", hex(owner.as_bytes()))),
+            )
             .replace(":seen_state", &text_or_null(seen.0.map(|(.., state)| state)))
             .replace(":statement_ms", &millis(self.options.handler_statement_max))
             .replace(":pause_ms", &millis(self.options.handler_pause_max));
