@@ -1,5 +1,7 @@
 //! A disk that is full, a lock that is held: callers are told, nothing is wrong, and it comes back by itself.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use keylatch::machine::Completion;
@@ -101,6 +103,35 @@ async fn a_lock_held_for_too_long_is_unavailable_until_it_is_gone() {
     fixture.win(&claim(Guarantee::Fenced)).await;
 }
 
+/// Two attempts whose handlers count in `begun`. Both wait while the writer is held, and so share the next batch.
+async fn in_one_batch<T>(
+    fixture: &Fixture,
+    begun: &AtomicUsize,
+    first: impl Future<Output = T>,
+    second: impl Future<Output = T>,
+) -> (T, T) {
+    let (held, holds) = tokio::sync::oneshot::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let holding = fixture.store.execute(move |_| {
+        let _ = held.send(());
+        released.recv().expect("the test lets the writer go");
+        Ok(())
+    });
+    let attempts = async {
+        holds.await.unwrap();
+        tokio::join!(first, second, async {
+            // A handler that has begun has its place in the queue before anything else is polled here.
+            while begun.load(Ordering::SeqCst) < 2 {
+                tokio::task::yield_now().await;
+            }
+            release.send(()).unwrap();
+        })
+    };
+    let (held, (first, second, ())) = tokio::join!(holding, attempts);
+    held.unwrap();
+    (first, second)
+}
+
 #[tokio::test]
 async fn a_deferred_constraint_that_does_not_hold_fails_its_own_handler_in_the_end() {
     let fixture = Fixture::new().await;
@@ -114,21 +145,17 @@ async fn a_deferred_constraint_that_does_not_hold_fails_its_own_handler_in_the_e
         })
         .await
         .unwrap();
+    let begun = Arc::new(AtomicUsize::new(0));
     let child = |parent: Option<i64>| {
+        let begun = begun.clone();
         fixture.attempt(claim(Guarantee::Atomic), async move |mut tx| {
+            begun.fetch_add(1, Ordering::SeqCst);
             tx.run(move |db| db.execute("INSERT INTO child (a) VALUES (?1)", [parent])).await.unwrap();
             keep("done")
         })
     };
     // Together they fail; after that each is on its own.
-    let raw = fixture.raw();
-    raw.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let first = fixture.store.sweep(1);
-    let together = futures_util::future::join4(first, child(Some(1)), child(None), async {
-        tokio::task::yield_now().await;
-        raw.execute_batch("ROLLBACK").unwrap();
-    });
-    let (_, broken, whole, ()) = together.await;
+    let (broken, whole) = in_one_batch(&fixture, &begun, child(Some(1)), child(None)).await;
     let (broken, whole) = (broken.unwrap_err(), whole.unwrap_err());
     assert_eq!(broken.kind(), ErrorKind::Unavailable, "{broken}");
     assert_eq!(whole.kind(), ErrorKind::Unavailable, "{whole}");
@@ -144,19 +171,16 @@ async fn a_deferred_constraint_that_does_not_hold_fails_its_own_handler_in_the_e
 async fn a_statement_that_ends_the_transaction_fails_its_own_handler_in_the_end() {
     let fixture = Fixture::with_items().await;
     fixture.store.execute(|db| db.execute_batch("INSERT INTO item (name) VALUES ('a')")).await.unwrap();
+    let begun = Arc::new(AtomicUsize::new(0));
     let insert = |name: &'static str| {
+        let begun = begun.clone();
         fixture.attempt(claim(Guarantee::Atomic), async move |mut tx| {
+            begun.fetch_add(1, Ordering::SeqCst);
             let added = tx.run(move |db| db.execute("INSERT OR ROLLBACK INTO item (name) VALUES (?1)", [name])).await;
             if added.is_ok() { keep("done") } else { Verdict::KeepUndone(Outcome::bytes("no")) }
         })
     };
-    let raw = fixture.raw();
-    raw.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let together = futures_util::future::join4(fixture.store.sweep(1), insert("b"), insert("a"), async {
-        tokio::task::yield_now().await;
-        raw.execute_batch("ROLLBACK").unwrap();
-    });
-    let (_, fine, breaking, ()) = together.await;
+    let (fine, breaking) = in_one_batch(&fixture, &begun, insert("b"), insert("a")).await;
     for error in [fine.unwrap_err(), breaking.unwrap_err()] {
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         assert!(error.to_string().contains("OR ROLLBACK"), "{error}");

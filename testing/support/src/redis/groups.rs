@@ -151,17 +151,34 @@ impl Sentinels {
     ///
     /// If that takes too long.
     pub fn wait_until_whole(&self) {
-        wait("the Sentinels to agree", || {
-            let agreed = self.sentinels.iter().all(|sentinel| {
-                sentinel.ask("INFO sentinel").contains("status=ok,address=")
-                    && sentinel.ask("INFO sentinel").contains("slaves=2,sentinels=3")
-            });
-            let in_step = |primary: usize| {
-                let replication = self.servers[primary].ask("INFO replication");
-                replication.matches("state=online").count() == 2
-            };
-            agreed && self.primary().is_some_and(in_step)
+        wait_or_show(
+            "the Sentinels to agree",
+            || self.state(),
+            || {
+                let agreed = self.sentinels.iter().all(|sentinel| {
+                    sentinel.ask("INFO sentinel").contains("status=ok,address=")
+                        && sentinel.ask("INFO sentinel").contains("slaves=2,sentinels=3")
+                });
+                let in_step = |primary: usize| {
+                    let replication = self.servers[primary].ask("INFO replication");
+                    replication.matches("state=online").count() == 2
+                };
+                agreed && self.primary().is_some_and(in_step)
+            },
+        );
+    }
+
+    /// What each Sentinel and each server says of itself.
+    fn state(&self) -> String {
+        let sentinels = self.sentinels.iter().map(|sentinel| {
+            let replicas = sentinel.ask(&format!("SENTINEL REPLICAS {}", Self::SERVICE));
+            format!("sentinel {}\n{}\n{replicas}", sentinel.port(), sentinel.ask("INFO sentinel"))
         });
+        let servers = self.servers.iter().map(|server| {
+            let says = super::ask(server.port(), "INFO replication");
+            format!("server {}\n{}", server.port(), says.unwrap_or_else(|error| error.to_string()))
+        });
+        sentinels.chain(servers).collect::<Vec<_>>().join("\n")
     }
 
     /// Stops all servers but the one at `primary`.
@@ -188,9 +205,14 @@ impl Server {
 }
 
 fn wait(what: &str, condition: impl Fn() -> bool) {
+    wait_or_show(what, String::new, condition);
+}
+
+/// As `wait`, and shows how things stood if it was in vain.
+fn wait_or_show(what: &str, shown: impl Fn() -> String, condition: impl Fn() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < AGREE_MAX, "waited {AGREE_MAX:?} for {what}");
+        assert!(started.elapsed() < AGREE_MAX, "waited {AGREE_MAX:?} for {what}\n{}", shown());
         std::thread::sleep(Duration::from_millis(50));
     }
 }
