@@ -10,9 +10,9 @@ mod clients;
 mod connection;
 mod cores;
 mod drive;
+mod growth;
 mod load;
 mod machine;
-mod memory;
 mod orders;
 mod report;
 mod rows;
@@ -28,13 +28,13 @@ use server::Launcher;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str = "usage: bench [--quick] [rows [TITLE]] [clients] [memory]
-  rows     ratios to the same service without the layer; of the rows whose title begins with TITLE
+const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [growth]
+  rows     ratios to the same service without the layer; with TITLE, those rows whose title begins with it
   clients  64 clients: the rate to that of one commit for each request, and the latency
-  memory   the memory of a server over many distinct keys
+  growth   the memory of a server over many distinct keys
 All three without arguments. For the instructions of one request, see instructions.sh.";
 
-const PARTS: [&str; 3] = ["rows", "clients", "memory"];
+const PARTS: [&str; 3] = ["rows", "clients", "growth"];
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -54,11 +54,12 @@ fn setup(dir: &str, kept_ms: &str) -> Result<Setup> {
 fn measure(args: &[&str]) -> Result<()> {
     let quick = args.contains(&"--quick");
     let parts: Vec<&str> = args.iter().copied().filter(|arg| *arg != "--quick").collect();
-    let titles = parts.windows(2).find(|pair| pair[0] == "rows" && !PARTS.contains(&pair[1])).map(|pair| pair[1]);
-    if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(part) && titles != Some(part)) {
-        return Err(format!("`{unknown}` is not known\n{USAGE}").into());
+    let (part, titles) = parts.iter().find_map(|part| part.split_once('=')).unwrap_or(("rows", ""));
+    let names = parts.iter().map(|part| part.split('=').next().unwrap_or_default());
+    if part != "rows" || names.clone().any(|name| !PARTS.contains(&name)) {
+        return Err(format!("cannot measure {parts:?}\n{USAGE}").into());
     }
-    let wanted = |part| parts.is_empty() || parts.contains(&part);
+    let wanted = |part| parts.is_empty() || names.clone().any(|name| name == part);
     let cores = cores::allowed()?;
     let launcher = Launcher::new(cores.server)?;
     cores::pin(cores.load)?;
@@ -68,15 +69,26 @@ fn measure(args: &[&str]) -> Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        if cores.load.is_some() {
+            tokio::spawn(stay_awake());
+        }
         if wanted("rows") {
-            println!("\n{}", rows::measure(&launcher, titles.unwrap_or_default(), quick).await?);
+            println!("\n{}", rows::measure(&launcher, titles, quick).await?);
         }
         if wanted("clients") {
             println!("\n{}", clients::measure(&launcher, quick).await?);
         }
-        if wanted("memory") {
-            println!("\n{}", memory::measure(&launcher, quick).await?);
+        if wanted("growth") {
+            println!("\n{}", growth::measure(&launcher, quick).await?);
         }
         Ok(())
     })
+}
+
+/// Keeps the load's core from sleeping. Otherwise each answer would cost the server the time to wake it up, and that
+/// the more, the slower the server is: a slow row would look slower than it is.
+async fn stay_awake() {
+    loop {
+        tokio::task::yield_now().await;
+    }
 }
