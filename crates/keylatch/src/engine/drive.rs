@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tracing::Instrument;
+use tracing::instrument::Instrumented;
 
 use super::flight::Leader;
 use super::run::Kind;
-use super::{Answer, Error, Final, Handed, Held, Inner, Quota, Ran, Refused, Request, Run, renewer};
+use super::{Answer, Error, Final, Found, Handed, Inner, Quota, Ran, Refused, Run, renewer};
 use crate::failpoint::{self, Point};
 use crate::machine::{self, Claim, Claimed, Completion, Decision, End, Phase};
 use crate::planted::{self, Bug};
@@ -23,52 +24,53 @@ pub(super) enum Driven<S> {
     /// With the request's answer.
     Done(Result<Answer, Error>),
     /// Another has the key. The leader is handed back, to look again.
-    Held(Box<Held<S>>),
+    Held(Leader, Option<S>, Box<Found>),
     /// Another transaction has the key for the same request, as far as can be told, and no record yet.
     Busy(Leader, Option<S>),
 }
 
+// These futures are made anew for every request, so what they keep is kept once: a claim goes by reference, and what is
+// seldom waited for is in a box.
+
 /// Claims the key, runs the work and carries out its verdict.
-pub(super) async fn drive<S, F>(engine: Arc<Inner>, leader: Leader, request: Request, start: S) -> Driven<S>
+pub(super) async fn drive<S, F>(engine: Arc<Inner>, leader: Leader, claim: Claim, start: S) -> Driven<S>
 where
     S: FnOnce(Handed) -> F + Send + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
-    match admit(&engine, &leader, &request).await {
+    match admit(&engine, &leader, &claim).await {
         Ok(Admitted::ToClaim) => {}
         Ok(Admitted::Full) => return Driven::Done(Ok(Refused::Quota(Quota::RecordsPerScope).into())),
-        Ok(Admitted::Found(found, asked)) => return Driven::Held(Held::found(leader, Some(start), found, asked)),
+        Ok(Admitted::Found(found)) => return Driven::Held(leader, Some(start), found),
         Err(error) => return Driven::Done(Err(error.into())),
     }
     failpoint::hit(Point::BeforeClaim);
-    let Request { scope, key, fingerprint, sealed, .. } = request;
-    let claim = Claim::new(scope, key, fingerprint, engine.guarantee, &engine.policy);
-    let claim = Claim { request: sealed, ..claim };
     match &engine.transact {
-        Some(transact) => in_transaction(&engine, &**transact, leader, claim, start).await,
-        None => on_lease(&engine, leader, claim, start).await,
+        Some(transact) => in_transaction(&engine, &**transact, leader, &claim, start).await,
+        None => on_lease(&engine, leader, &claim, start).await,
     }
 }
 
 /// Whether a request may claim its key.
-#[expect(clippy::large_enum_variant, reason = "it lives for a moment on the stack")]
 enum Admitted {
     ToClaim,
     /// Its scope is full, and it would be one record more.
     Full,
-    /// Its scope is full, and this record is there already. It was asked for at that time.
-    Found(At<Record>, Instant),
+    /// Its scope is full, and this record is there already.
+    Found(Box<Found>),
 }
 
-async fn admit(engine: &Inner, leader: &Leader, request: &Request) -> Result<Admitted, store::Error> {
-    let asked = Instant::now();
-    if engine.quotas.admit(&*engine.store, &leader.id(), &request.scope, asked).await? {
+async fn admit(engine: &Inner, leader: &Leader, claim: &Claim) -> Result<Admitted, store::Error> {
+    if engine.quotas.admit(&*engine.store, claim).await? {
         return Ok(Admitted::ToClaim);
     }
+    let asked = Instant::now();
     let At { value, now } = engine.store.read(leader.id()).await?;
     Ok(match value.filter(|record| machine::phase(Some(record), now) != Phase::Free) {
         None => Admitted::Full,
-        Some(record) if decides(&record, request.fingerprint, now) => Admitted::Found(At { value: record, now }, asked),
+        Some(record) if decides(&record, claim.fingerprint, now) => {
+            Admitted::Found(Found::new(At { value: record, now }, asked))
+        }
         // To be taken over: that makes no record more.
         Some(_) => Admitted::ToClaim,
     })
@@ -86,16 +88,16 @@ const CLAIM_TRIES: u32 = 2;
 /// The pauses between tries to write an end: at first, and at the most.
 const END_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-async fn on_lease<S, F>(engine: &Arc<Inner>, leader: Leader, claim: Claim, start: S) -> Driven<S>
+async fn on_lease<S, F>(engine: &Arc<Inner>, leader: Leader, claim: &Claim, start: S) -> Driven<S>
 where
     S: FnOnce(Handed) -> F + Send + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
     let asked = Instant::now();
-    let record = match claim_lease(engine, &claim, asked).await {
+    let record = match claim_lease(engine, claim, asked).await {
         Ok(At { value: Claimed::Won(record), .. }) => record,
         Ok(At { value: Claimed::Held(record), now }) => {
-            return Driven::Held(Held::found(leader, Some(start), At { value: record, now }, asked));
+            return Driven::Held(leader, Some(start), Found::new(At { value: record, now }, asked));
         }
         Err(error) => return Driven::Done(Err(error.into())),
     };
@@ -104,25 +106,33 @@ where
     let until = engine.held_until(asked);
     if Instant::now() >= until {
         // Paused since then: another may have taken over, so nothing starts under this lease.
-        withdraw(engine, &claim);
+        withdraw(engine, claim);
         return Driven::Done(Ok(Refused::InProgress.into()));
     }
     leader.flight().held(lease, until, asked);
+    let verdict = begin(engine, &leader, lease, record, start).await;
+    failpoint::hit(Point::AfterHandlerWrite);
+    match verdict {
+        Verdict::Keep(outcome) | Verdict::KeepUndone(outcome) => {
+            let completion = Completion::new(outcome, &engine.policy);
+            complete(engine, leader, claim, lease, &completion).await
+        }
+        verdict => Box::pin(release(engine, leader, lease, verdict)).await,
+    }
+}
+
+/// The work of a run under `lease`, in its span.
+fn begin<S, F>(engine: &Arc<Inner>, leader: &Leader, lease: Lease, record: Record, start: S) -> Instrumented<F>
+where
+    S: FnOnce(Handed) -> F,
+{
     renewer::start(engine);
     if record.attempt > 1 {
         engine.metrics.takeovers.increment(1);
     }
     let span = tracing::info_span!("keylatch.run", epoch = lease.epoch.as_u64(), attempt = record.attempt);
     let run = Run::new(engine.clone(), leader.flight().clone(), lease, record);
-    let verdict = start(Handed(Kind::Run(run))).instrument(span).await;
-    failpoint::hit(Point::AfterHandlerWrite);
-    match verdict {
-        Verdict::Keep(outcome) | Verdict::KeepUndone(outcome) => {
-            let completion = Completion::new(outcome, &engine.policy);
-            complete(engine, leader, claim, lease, completion).await
-        }
-        verdict => release(engine, leader, lease, verdict).await,
-    }
+    start(Handed(Kind::Run(run))).instrument(span)
 }
 
 /// Claims, again if the reply was lost: the store knows the claim by its owner.
@@ -177,9 +187,9 @@ fn withdraw(engine: &Arc<Inner>, claim: &Claim) {
 async fn complete<S>(
     engine: &Arc<Inner>,
     leader: Leader,
-    claim: Claim,
+    claim: &Claim,
     lease: Lease,
-    completion: Completion,
+    completion: &Completion,
 ) -> Driven<S> {
     let asked = Instant::now();
     failpoint::hit(Point::BeforeCommit);
@@ -195,18 +205,18 @@ async fn complete<S>(
     match applied {
         Ok(Applied::Applied(now)) => {
             // If the reply of an earlier try was lost, the answer has been there since then.
-            let earlier = if tries > 1 { recorded_until(engine, lease).await } else { None };
+            let earlier = if tries > 1 { Box::pin(recorded_until(engine, lease)).await } else { None };
             let expires_at = earlier.unwrap_or(now + completion.retention);
             engine.metrics.completed.increment(1);
             if planted::has(Bug::ReleaseAfterComplete) {
                 let _ = engine.store.release(lease, End::Free).await;
             }
             if engine.cache.keeps() || leader.is_followed() {
-                engine.remember(&leader, &Final::new(claim, completion.outcome, expires_at, now, asked));
+                engine.remember(&leader, &Final::new(claim, &completion.outcome, expires_at, now, asked));
             }
             Driven::Done(Ok(Answer::Ran(Ran { expires_at: Some(expires_at) })))
         }
-        Ok(Applied::Lost) => lost(engine, leader, Refused::InProgress.into()).await,
+        Ok(Applied::Lost) => Box::pin(lost(engine, leader, Refused::InProgress.into())).await,
         Err(error) => Driven::Done(Err(error.into())),
     }
 }
@@ -231,9 +241,7 @@ async fn recorded_until(engine: &Inner, lease: Lease) -> Option<Timestamp> {
 pub(super) async fn look<S>(engine: &Inner, leader: Leader, otherwise: Answer) -> Driven<S> {
     let asked = Instant::now();
     match engine.store.read(leader.id()).await {
-        Ok(At { value: Some(record), now }) => {
-            Driven::Held(Held::found(leader, None, At { value: record, now }, asked))
-        }
+        Ok(At { value: Some(record), now }) => Driven::Held(leader, None, Found::new(At { value: record, now }, asked)),
         Ok(At { value: None, .. }) => Driven::Done(Ok(otherwise)),
         Err(error) => Driven::Done(Err(error.into())),
     }
@@ -274,7 +282,7 @@ where
         tries += 1;
         match write().await {
             Err(error) if error.retryable() && started.elapsed() + pause < policy.lease => {
-                tokio::time::sleep(pause).await;
+                Box::pin(tokio::time::sleep(pause)).await;
                 pause = (pause * 2).min(END_PAUSE.1);
             }
             done => return (done, tries),
@@ -322,7 +330,7 @@ async fn in_transaction<S, F>(
     engine: &Arc<Inner>,
     transact: &dyn Transact,
     leader: Leader,
-    claim: Claim,
+    claim: &Claim,
     start: S,
 ) -> Driven<S>
 where
@@ -330,7 +338,6 @@ where
     F: Future<Output = Verdict> + Send + 'static,
 {
     let asked = Instant::now();
-    let owner = claim.owner;
     // Stays where it is if the attempt ends before the work begins.
     let waiting = Arc::new(Mutex::new(Some(start)));
     let begin: Begin = {
@@ -341,11 +348,13 @@ where
             Box::pin(start(handed).instrument(span))
         })
     };
-    let begun = transact.transact(claim, engine.policy, begin).await;
+    let begun = transact.transact(claim.clone(), engine.policy, begin).await;
     engine.metrics.transact.record(asked.elapsed());
     let start = waiting.lock().take();
     let transacted = match begun {
-        Err(error) if error.kind() == ErrorKind::NotKnown => settle(engine, &leader, owner, error).await,
+        Err(error) if error.kind() == ErrorKind::NotKnown => {
+            Box::pin(settle(engine, &leader, claim.owner, error)).await
+        }
         begun => begun,
     };
     match transacted {
@@ -362,7 +371,7 @@ where
             Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })))
         }
         Ok(At { value: Transacted::Held(record), now }) => {
-            Driven::Held(Held::found(leader, start, At { value: record, now }, asked))
+            Driven::Held(leader, start, Found::new(At { value: record, now }, asked))
         }
         Ok(At { value: Transacted::Busy { same: true }, .. }) => Driven::Busy(leader, start),
         Ok(At { value: Transacted::Busy { same: false }, .. }) => Driven::Done(Ok(Answer::Refused(Refused::Mismatch))),

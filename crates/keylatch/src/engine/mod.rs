@@ -42,7 +42,7 @@ pub use self::resolve::{Resolution, Resolved, Resolver};
 pub use self::run::{Ended, Handed, Run, STEP_BYTES_MAX, STEPS_MAX, StepError};
 use self::telemetry::Metrics;
 use self::tracked::Tracked;
-use crate::machine::{self, Decision, Refusal, Terms};
+use crate::machine::{self, Claim, Decision, Refusal, Terms};
 use crate::store::{At, Durability, Store, Swept};
 use crate::tx::{Transactional, Verdict};
 use crate::{Guarantee, InvalidPolicy, Limits, Policy, Record, RecordId, Timestamp};
@@ -155,12 +155,12 @@ impl Engine {
         S: FnOnce(Handed) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
     {
-        let answer = self.find(request, start).await;
+        let answer = self.find(&request, start).await;
         self.inner.metrics.count(&answer);
         answer
     }
 
-    async fn find<S, F>(&self, request: Request, start: S) -> Result<Answer, Error>
+    async fn find<S, F>(&self, request: &Request, start: S) -> Result<Answer, Error>
     where
         S: FnOnce(Handed) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
@@ -170,20 +170,21 @@ impl Engine {
         let mut patience = Patience::new(&self.inner, request.wait, now);
         let mut start = Some(start);
         loop {
-            if let Some(found) = self.inner.cache.find(&id, &request, now) {
-                return Ok(found.answer(&request));
+            if let Some(found) = self.inner.cache.find(&id, request, now) {
+                return Ok(found.answer(request));
             }
             let mut leader = match self.inner.flights.join(id, request.fingerprint, now) {
                 Joined::Leader(leader) => leader,
                 Joined::Refused(quota) => {
                     let place = self.inner.flights.wait();
-                    let recorded = if place.is_some() { self.inner.recorded(id, &request).await? } else { None };
+                    let recorded =
+                        if place.is_some() { Box::pin(self.inner.recorded(id, request)).await? } else { None };
                     return Ok(recorded.unwrap_or(Refused::Quota(quota).into()));
                 }
                 Joined::Follower(flight) => {
                     if flight.fingerprint() == request.fingerprint {
-                        match patience.follow(&flight).await {
-                            Some(Some(ended)) => return Ok(ended.answer(&request)),
+                        match Box::pin(patience.follow(&flight)).await {
+                            Some(Some(ended)) => return Ok(ended.answer(request)),
                             Some(None) => {
                                 now = Instant::now();
                                 continue;
@@ -191,41 +192,42 @@ impl Engine {
                             None => {}
                         }
                     }
-                    return self.inner.beside(id, &flight, &request).await;
+                    return Box::pin(self.inner.beside(id, &flight, request)).await;
                 }
             };
             // Leads until there is an answer, or no more patience: then a follower leads.
             loop {
                 let driven = match start.take() {
-                    Some(start) => self.drive(leader, &request, start).await,
-                    None => drive::look(&self.inner, leader, Refused::InProgress.into()).await,
+                    Some(start) => self.drive(leader, request, start).await,
+                    None => Box::pin(drive::look(&self.inner, leader, Refused::InProgress.into())).await,
                 };
-                let held = match driven {
+                let found = match driven {
                     Driven::Done(done) => return done,
-                    Driven::Held(held) => *held,
+                    Driven::Held(leading, waiting, found) => {
+                        (leader, start) = (leading, waiting);
+                        found
+                    }
                     Driven::Busy(leading, waiting) => {
                         (leader, start) = (leading, waiting);
-                        if patience.pause().await {
+                        if Box::pin(patience.pause()).await {
                             continue;
                         }
                         return Ok(Refused::InProgress.into());
                     }
                 };
-                start = held.start;
-                leader = held.leader;
-                check_owner(&held.record, &request)?;
-                match machine::decide(Some(&held.record), request.fingerprint, held.now) {
+                check_owner(&found.record, request)?;
+                match machine::decide(Some(&found.record), request.fingerprint, found.now) {
                     Decision::Run if start.is_some() && patience.spend_try() => {}
                     Decision::Run => return Ok(Refused::InProgress.into()),
                     Decision::Replay(_) => {
-                        let Some(found) = Final::of(held.record, held.now, held.asked) else { continue };
+                        let Some(found) = Final::of(found.record, found.now, found.asked) else { continue };
                         self.inner.remember(&leader, &found);
                         return Ok(Answer::Replayed(found));
                     }
                     Decision::Refuse(Refusal::Unknown)
-                        if patience.spend_try() && self.ask_resolver(&held.record).await? => {}
+                        if patience.spend_try() && Box::pin(self.ask_resolver(&found.record)).await? => {}
                     Decision::Refuse(refusal) => return Ok(Answer::Refused(refusal.into())),
-                    Decision::Wait(_) if patience.pause().await => {}
+                    Decision::Wait(_) if Box::pin(patience.pause()).await => {}
                     Decision::Wait(_) => return Ok(Refused::InProgress.into()),
                 }
             }
@@ -240,10 +242,10 @@ impl Engine {
         // Counted before it looks, so that a shutdown either is seen here, or waits for this.
         let token = self.inner.tracker.token();
         if self.inner.closing.load(Ordering::Acquire) {
-            let recorded = self.inner.recorded(leader.id(), request).await;
+            let recorded = Box::pin(self.inner.recorded(leader.id(), request)).await;
             return Driven::Done(recorded.and_then(|answer| answer.ok_or(Error::ShuttingDown)));
         }
-        let driving = drive::drive(self.inner.clone(), leader, request.clone(), start);
+        let driving = drive::drive(self.inner.clone(), leader, self.inner.claim(request), start);
         Tracked::new(token, Box::pin(driving)).await
     }
 
@@ -293,6 +295,12 @@ impl Engine {
 impl Inner {
     fn terms(&self) -> Terms {
         Terms::of(self.guarantee, &self.policy)
+    }
+
+    fn claim(&self, request: &Request) -> Claim {
+        let Request { scope, key, fingerprint, sealed, .. } = request.clone();
+        let claim = Claim::new(scope, key, fingerprint, self.guarantee, &self.policy);
+        Claim { request: sealed, ..claim }
     }
 
     /// Until when a lease that was asked for at `asked` cannot have been taken over.
@@ -361,18 +369,15 @@ fn check_owner(record: &Record, request: &Request) -> Result<(), Error> {
 }
 
 /// A record that another holds, as [`drive`] found it.
-struct Held<S> {
-    leader: Leader,
-    /// The work, if it has not begun.
-    start: Option<S>,
+struct Found {
     record: Record,
     now: Timestamp,
     /// When it was asked for, on this process's clock: no later than `now` was read.
     asked: Instant,
 }
 
-impl<S> Held<S> {
-    fn found(leader: Leader, start: Option<S>, found: At<Record>, asked: Instant) -> Box<Self> {
-        Box::new(Self { leader, start, record: found.value, now: found.now, asked })
+impl Found {
+    fn new(found: At<Record>, asked: Instant) -> Box<Self> {
+        Box::new(Self { record: found.value, now: found.now, asked })
     }
 }

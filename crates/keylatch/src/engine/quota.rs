@@ -5,14 +5,14 @@
 //! counted again. A few more records than the limit may pass, with several processes more.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use foldhash::fast;
 use parking_lot::Mutex;
 
+use crate::machine::Claim;
 use crate::store::{Error, Store};
-use crate::{Limits, RecordId, Scope};
+use crate::{Limits, Owner};
 
 /// How long a scope that was found full is taken for full.
 const FULL_FOR: Duration = Duration::from_secs(1);
@@ -26,8 +26,6 @@ const SCOPES_MAX: usize = 10_000;
 pub(super) struct Quotas {
     records_max: u64,
     scopes: Mutex<HashMap<[u8; 16], Allowance, fast::RandomState>>,
-    /// Chooses the claims that count a scope. Callers, who choose their keys, cannot foresee which.
-    chooser: RandomState,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -38,23 +36,17 @@ enum Allowance {
 
 impl Quotas {
     pub(super) fn new(limits: &Limits) -> Self {
-        Self { records_max: limits.records_per_scope_max, scopes: Mutex::default(), chooser: RandomState::new() }
+        Self { records_max: limits.records_per_scope_max, scopes: Mutex::default() }
     }
 
     /// Whether `scope` may have another record.
-    pub(super) async fn admit(
-        &self,
-        store: &dyn Store,
-        id: &RecordId,
-        scope: &Scope,
-        now: Instant,
-    ) -> Result<bool, Error> {
-        let mut name = [0; 16];
-        name.copy_from_slice(&id.as_bytes()[..16]);
-        if let Some(known) = self.known(name, id, now) {
+    pub(super) async fn admit(&self, store: &dyn Store, claim: &Claim) -> Result<bool, Error> {
+        let name = *claim.scope.digest();
+        if let Some(known) = self.known(name, claim.owner) {
             return Ok(known);
         }
-        let records = store.count(scope.clone(), self.records_max).await?;
+        let now = Instant::now();
+        let records = store.count(claim.scope.clone(), self.records_max).await?;
         let allowance = match self.records_max.saturating_sub(records) {
             0 => Allowance::FullSince(now),
             left => Allowance::Claims(left / 4),
@@ -68,22 +60,24 @@ impl Quotas {
     }
 
     /// The answer, where it needs no count.
-    fn known(&self, name: [u8; 16], id: &RecordId, now: Instant) -> Option<bool> {
+    fn known(&self, name: [u8; 16], owner: Owner) -> Option<bool> {
         match self.scopes.lock().get_mut(&name) {
-            None if self.counts(id) => None,
+            None if self.counts(owner) => None,
             None => Some(true),
             Some(Allowance::Claims(left @ 1..)) => {
                 *left -= 1;
                 Some(true)
             }
-            Some(Allowance::FullSince(since)) if now.saturating_duration_since(*since) < FULL_FOR => Some(false),
+            Some(Allowance::FullSince(since)) if since.elapsed() < FULL_FOR => Some(false),
             Some(_) => None,
         }
     }
 
     /// Whether this claim is one that counts its scope. Where the limit is low, every claim is.
-    fn counts(&self, id: &RecordId) -> bool {
+    /// Callers, who choose their keys, cannot foresee which: an owner is random.
+    fn counts(&self, owner: Owner) -> bool {
         let one_in = CLAIMS_PER_FIRST_COUNT.min(self.records_max / 4).max(1);
-        self.chooser.hash_one(id).is_multiple_of(one_in)
+        let [low, high, ..] = *owner.as_bytes();
+        u64::from(u16::from_le_bytes([low, high])).is_multiple_of(one_in)
     }
 }

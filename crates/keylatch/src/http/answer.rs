@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
+use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body as HttpBody;
 use sha2::{Digest, Sha256};
@@ -42,29 +43,26 @@ pub(super) struct Keeping {
     pub(super) end_max: Duration,
 }
 
-/// The verdict on `response`, and the response as it is to be delivered.
+/// The verdict on an answer, and its body as it is to be delivered.
 ///
 /// # Errors
 ///
 /// If the body broke off: then the run has failed.
 pub(super) async fn judge<B>(
-    response: Response<B>,
+    parts: &Parts,
+    body: B,
     guarantee: Guarantee,
     keeping: &Keeping,
-) -> Result<(Verdict, Response<GuardedBody<B>>), B::Error>
+) -> Result<(Verdict, GuardedBody<B>), B::Error>
 where
     B: HttpBody<Data = Bytes>,
 {
-    let (parts, body) = response.into_parts();
     let disposition = parts.extensions.get().copied().unwrap_or_else(|| by_status(parts.status, guarantee));
-    let unrecorded = match disposition {
-        Disposition::Record | Disposition::RecordAlone => None,
-        Disposition::Retry => Some(Verdict::Retry),
-        Disposition::Free => Some(Verdict::Free),
-        Disposition::Unknown => Some(Verdict::Unknown),
-    };
-    if let Some(verdict) = unrecorded {
-        return Ok((verdict, Response::from_parts(parts, GuardedBody::Inner { body })));
+    match disposition {
+        Disposition::Record | Disposition::RecordAlone => {}
+        Disposition::Retry => return Ok((Verdict::Retry, GuardedBody::Inner { body })),
+        Disposition::Free => return Ok((Verdict::Free, GuardedBody::Inner { body })),
+        Disposition::Unknown => return Ok((Verdict::Unknown, GuardedBody::Inner { body })),
     }
     let patience = patience(&parts.headers, guarantee, keeping);
     let (kept, body) = match collect(body, keeping.bytes_max, patience).await? {
@@ -74,9 +72,7 @@ where
             let digest = Some(Sha256::digest(&bytes).into());
             (Body::NotRetained { digest }, GuardedBody::ended(bytes, trailers))
         }
-        Collected::Unfinished(body, _) if planted::has(Bug::OversizeFreesKey) => {
-            return Ok((Verdict::Free, Response::from_parts(parts, body)));
-        }
+        Collected::Unfinished(body, _) if planted::has(Bug::OversizeFreesKey) => return Ok((Verdict::Free, body)),
         Collected::Unfinished(body, digest) => (Body::NotRetained { digest }, body),
     };
     let outcome = Outcome { status: parts.status, headers: keeping.kept.of(&parts.headers), body: kept };
@@ -84,7 +80,7 @@ where
         Disposition::RecordAlone => Verdict::KeepUndone(outcome),
         _ => Verdict::Keep(outcome),
     };
-    Ok((verdict, Response::from_parts(parts, body)))
+    Ok((verdict, body))
 }
 
 /// The rule: what a status says of the effect.

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use parking_lot::Mutex;
@@ -67,7 +68,8 @@ where
         let next = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, next);
         let span = trace::span(request.headers(), self.config.engine.guarantee());
-        ResponseFuture::guarded(Box::pin(guard(self.config.clone(), ready, request).instrument(span)))
+        let (parts, body) = request.into_parts();
+        ResponseFuture::guarded(Box::pin(guard(self.config.clone(), ready, parts, body).instrument(span)))
     }
 }
 
@@ -78,11 +80,14 @@ pub(super) struct Identity {
     pub(super) key: Key,
 }
 
-async fn guard<S, B, R>(
+/// Not an `async fn`, which would keep its arguments twice: the future is made anew for every request.
+#[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
+fn guard<S, B, R>(
     config: Arc<Config>,
-    inner: S,
-    request: Request<B>,
-) -> Result<Response<GuardedBody<R>>, S::Error>
+    mut inner: S,
+    mut parts: Parts,
+    body: B,
+) -> impl Future<Output = Result<Response<GuardedBody<R>>, S::Error>> + Send + 'static
 where
     S: Service<Request<GuardedBody<B>>, Response = Response<R>> + Send + 'static,
     S::Future: Send + 'static,
@@ -90,81 +95,78 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     R: Body<Data = Bytes> + Send + 'static,
 {
-    let Admitted { request, asked, received } = match admit(&config, request).await {
-        Ok(Admission::Guarded(admitted)) => admitted,
-        Ok(Admission::Unkeyed(request)) => {
-            let mut inner = inner;
-            return Ok(inner.call(request).await?.map(|body| GuardedBody::Inner { body }));
-        }
-        Err(problem) => return Ok(own(&problem)),
-    };
-    let wait = asked.wait;
-    let stage = Arc::new(Mutex::new(Stage::Waiting(inner, request)));
-    let start = {
-        let (config, stage) = (config.clone(), stage.clone());
-        move |handed| work(config, stage, handed)
-    };
-    let answer = config.engine.answer(asked, start).await;
-    failpoint::hit(Point::BeforeAnswer);
-    let preferred = !wait.is_zero() && matches!(answer, Ok(Answer::Replayed(_) | Answer::Refused(Refused::InProgress)));
-    let mut response = match answer {
-        Ok(Answer::Ran(ran)) => match stage.lock().end() {
-            Some(Ok(response)) => answer::first(response, &received, ran.expires_at),
-            Some(Err(error)) => return Err(error),
-            None => own(&Problem::HandlerFailed { retryable: ran.expires_at.is_none() }),
-        },
-        Ok(Answer::Replayed(found)) => answer::replay(&found, &received).map(GuardedBody::whole),
-        Ok(Answer::Refused(refused)) => own(&Problem::from(refused)),
-        Err(Error::Store(error)) => {
-            tracing::error!(%error, "the store failed");
-            // A record that is there and cannot be read is no reason to run without one.
-            let open = config.fail_open && error.retryable();
-            let waiting = if open { stage.lock().waiting() } else { None };
-            match waiting {
-                Some((inner, request)) => bypass(inner, request).await?,
-                None => own(&Problem::StoreUnavailable),
+    async move {
+        let (request, (asked, received)) = {
+            let (body, asked) = match admit(&config, &mut parts, body).await {
+                Ok(admitted) => admitted,
+                Err(problem) => return Ok(own(&problem)),
+            };
+            let request = Request::from_parts(parts, body);
+            let Some(asked) = asked else {
+                return Ok(inner.call(request).await?.map(|body| GuardedBody::Inner { body }));
+            };
+            (request, asked)
+        };
+        let wait = asked.wait;
+        let stage = Arc::new(Mutex::new(Stage::Waiting(inner, request)));
+        let start = {
+            let (config, stage) = (config.clone(), stage.clone());
+            move |handed| work(config, stage, handed)
+        };
+        let answer = config.engine.answer(asked, start).await;
+        failpoint::hit(Point::BeforeAnswer);
+        let preferred =
+            !wait.is_zero() && matches!(answer, Ok(Answer::Replayed(_) | Answer::Refused(Refused::InProgress)));
+        let mut response = match answer {
+            Ok(Answer::Ran(ran)) => match stage.lock().end() {
+                Some(Ok(response)) => answer::first(response, &received, ran.expires_at),
+                Some(Err(error)) => return Err(error),
+                None => own(&Problem::HandlerFailed { retryable: ran.expires_at.is_none() }),
+            },
+            Ok(Answer::Replayed(found)) => answer::replay(&found, &received).map(GuardedBody::whole),
+            Ok(Answer::Refused(refused)) => own(&Problem::from(refused)),
+            Err(Error::Store(error)) => {
+                tracing::error!(%error, "the store failed");
+                // A record that is there and cannot be read is no reason to run without one.
+                let open = config.fail_open && error.retryable();
+                let waiting = if open { stage.lock().waiting() } else { None };
+                match waiting {
+                    Some((inner, request)) => Box::pin(bypass(inner, request)).await?,
+                    None => own(&Problem::StoreUnavailable),
+                }
             }
+            Err(Error::ShuttingDown) => own(&Problem::StoreUnavailable),
+            Err(Error::Misused(_)) => own(&Problem::HandlerFailed { retryable: true }),
+        };
+        Span::current().record("status", response.status().as_u16());
+        if preferred {
+            let applied = HeaderValue::try_from(format!("wait={}", wait.as_secs())).expect("digits are a header value");
+            response.headers_mut().append(PREFERENCE_APPLIED, applied);
         }
-        Err(Error::ShuttingDown) => own(&Problem::StoreUnavailable),
-        Err(Error::Misused(_)) => own(&Problem::HandlerFailed { retryable: true }),
-    };
-    Span::current().record("status", response.status().as_u16());
-    if preferred {
-        let applied = HeaderValue::try_from(format!("wait={}", wait.as_secs())).expect("digits are a header value");
-        response.headers_mut().append(PREFERENCE_APPLIED, applied);
+        Ok(response)
     }
-    Ok(response)
 }
 
-/// A request that the engine may be asked for.
-struct Admitted<B> {
-    request: Request<GuardedBody<B>>,
-    asked: crate::Request,
-    /// The key's header as it was received, to be sent back.
-    received: HeaderValue,
-}
-
-enum Admission<B> {
-    Guarded(Admitted<B>),
-    /// It has no key, and need not have one.
-    Unkeyed(Request<GuardedBody<B>>),
-}
+/// What a request asks of the engine, and the header of its key as it was received, to be sent back; `None` if it has no
+/// key, and need not have one.
+type Asked = Option<(crate::Request, HeaderValue)>;
 
 /// Reads everything of the request, before anything is claimed: a slow client never holds a lease.
-async fn admit<B: Body<Data = Bytes>>(config: &Config, request: Request<B>) -> Result<Admission<B>, Problem> {
-    let (mut parts, body) = request.into_parts();
+async fn admit<B>(config: &Config, parts: &mut Parts, body: B) -> Result<(GuardedBody<B>, Asked), Problem>
+where
+    B: Body<Data = Bytes>,
+{
     let in_head = config.key_from.in_head(&parts.headers)?;
     if in_head.is_none() && matches!(config.key_from, KeyFrom::Header(_)) {
         return Err(Problem::KeyRequired);
     }
-    let scope = config.scope.scope(&parts).ok_or(Problem::ScopeRequired)?;
-    let too_large = Problem::TooLarge(config.body_bytes_max);
+    let scope = config.scope.scope(parts).ok_or(Problem::ScopeRequired)?;
     if body.size_hint().lower() > config.body_bytes_max as u64 {
-        return Err(too_large);
+        return Err(Problem::TooLarge(config.body_bytes_max));
     }
     let (body, trailers) = match collect(body, config.body_bytes_max, Patience::Endless).await {
         Ok(Collected::Whole(body, trailers)) => (body, trailers),
-        Ok(Collected::Unfinished(..)) => return Err(too_large),
+        Ok(Collected::Unfinished(..)) => return Err(Problem::TooLarge(config.body_bytes_max)),
         Err(_) => return Err(Problem::BodyIncomplete),
     };
     drop_internal(&mut parts.headers);
@@ -172,18 +174,17 @@ async fn admit<B: Body<Data = Bytes>>(config: &Config, request: Request<B>) -> R
     let (key, received) = match found {
         Some(found) => found,
         None if config.key_required => return Err(Problem::KeyRequired),
-        None => return Ok(Admission::Unkeyed(Request::from_parts(parts, GuardedBody::ended(body, trailers)))),
+        None => return Ok((GuardedBody::ended(body, trailers), None)),
     };
     let wait = request::wait(&parts.headers).unwrap_or(Duration::ZERO).min(config.engine.limits().wait_max);
-    let fingerprint = request::fingerprint(&parts, &body, config.canonical_json);
+    let fingerprint = request::fingerprint(parts, &body, config.canonical_json);
     #[cfg(feature = "completer")]
-    let sealed = config.sealing.as_ref().map(|sealing| sealing.seal(crate::RecordId::of(&scope, &key), &parts, &body));
+    let sealed = config.sealing.as_ref().map(|sealing| sealing.seal(crate::RecordId::of(&scope, &key), parts, &body));
     #[cfg(not(feature = "completer"))]
     let sealed = None;
     parts.extensions.insert(Identity { scope: scope.clone(), key: key.clone() });
     let asked = crate::Request { scope, key, fingerprint, wait, sealed };
-    let request = Request::from_parts(parts, GuardedBody::ended(body, trailers));
-    Ok(Admission::Guarded(Admitted { request, asked, received }))
+    Ok((GuardedBody::ended(body, trailers), Some((asked, received))))
 }
 
 /// Runs a request without a record.

@@ -56,8 +56,9 @@ where
     let guarantee = config.engine.guarantee();
     let handling = async {
         let Some(answering) = begin(&stage, handed) else { return Ok(None) };
-        let response = answering.await?;
-        Ok(Some(judge(response, guarantee, &config.keeping).await))
+        let (parts, body) = answering.await?.into_parts();
+        let judged = judge(&parts, body, guarantee, &config.keeping).await;
+        Ok(Some(judged.map(|(verdict, body)| (verdict, Response::from_parts(parts, body)))))
     };
     let (verdict, end) = match AssertUnwindSafe(handling).catch_unwind().await {
         Ok(Ok(None)) => return Verdict::Free,
