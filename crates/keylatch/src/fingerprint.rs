@@ -61,8 +61,9 @@ impl Default for Hasher {
 impl Hasher {
     /// Adds a field that is there, even if it is empty.
     pub fn field(&mut self, bytes: &[u8]) {
-        self.0.update([1]);
-        self.0.update((bytes.len() as u64).to_be_bytes());
+        let mut head = [1; 9];
+        head[1..].copy_from_slice(&(bytes.len() as u64).to_be_bytes());
+        self.0.update(head);
         self.0.update(bytes);
     }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::planted::{self, Bug};
-use crate::record::{Epoch, Lease, Notes, Owner, Record, State};
+use crate::record::{Epoch, Lease, Name, Notes, Owner, Record, State};
 use crate::{Fingerprint, Guarantee, Key, Outcome, Policy, RecordId, Scope, Timestamp};
 
 // ---- What a request gets -------------------------------------------------------------------------------
@@ -103,10 +103,8 @@ pub fn decide(record: Option<&Record>, fingerprint: Fingerprint, now: Timestamp)
 /// The claim of a request: who it is, and the terms of its lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// The name space of the key.
-    pub scope: Scope,
-    /// The key.
-    pub key: Key,
+    /// Which record it asks for.
+    pub name: Name,
     /// The request.
     pub fingerprint: Fingerprint,
     /// What the caller chose.
@@ -122,13 +120,28 @@ pub struct Claim {
 impl Claim {
     /// A claim with a token of its own.
     pub fn new(scope: Scope, key: Key, fingerprint: Fingerprint, guarantee: Guarantee, policy: &Policy) -> Self {
+        Self::of(Name::new(scope, key), fingerprint, guarantee, policy)
+    }
+
+    /// A claim of the record of that name, with a token of its own.
+    pub fn of(name: Name, fingerprint: Fingerprint, guarantee: Guarantee, policy: &Policy) -> Self {
         let terms = Terms::of(guarantee, policy);
-        Self { scope, key, fingerprint, guarantee, owner: Owner::random(), terms, request: None }
+        Self { name, fingerprint, guarantee, owner: Owner::random(), terms, request: None }
+    }
+
+    /// The name space of the key.
+    pub fn scope(&self) -> &Scope {
+        self.name.scope()
+    }
+
+    /// The key.
+    pub fn key(&self) -> &Key {
+        self.name.key()
     }
 
     /// The identity of the record that it asks for.
     pub fn id(&self) -> RecordId {
-        RecordId::of(&self.scope, &self.key)
+        self.name.id()
     }
 }
 
@@ -218,8 +231,8 @@ pub fn claim(previous: Option<Record>, claim: &Claim, now: Timestamp) -> Claimed
     let notes = Notes { request: claim.request.clone().or(notes.request), ..notes };
     let Terms { lease, takeover, free } = claim.terms;
     Claimed::Won(Record {
-        scope: claim.scope.clone(),
-        key: claim.key.clone(),
+        scope: claim.scope().clone(),
+        key: claim.key().clone(),
         fingerprint: claim.fingerprint,
         guarantee: claim.guarantee,
         epoch,

@@ -2,13 +2,14 @@
 //!
 //! It forgets everything with the process, so an answer that must outlive one belongs elsewhere.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
@@ -33,8 +34,10 @@ const SHARDS: usize = 64;
 /// Some of the records, chosen by their keys, so that one busy scope is spread over all shards.
 #[derive(Default)]
 struct Shard {
-    /// Boxed, so that a record that comes between others moves little.
-    records: BTreeMap<RecordId, Box<Record>>,
+    /// By hash, as claims come far more often than lists. Boxed, so that little moves when the map grows.
+    records: HashMap<RecordId, Box<Record>, RandomState>,
+    /// How many of them each scope has.
+    scopes: HashMap<[u8; 16], u64, RandomState>,
     /// The same records, those without end left out, by the instant at which a sweep has something to do.
     due: BTreeSet<(Timestamp, RecordId)>,
 }
@@ -182,13 +185,8 @@ impl crate::store::Store for Store {
 
     fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
         Box::pin(async move {
-            let (low, high) = RecordId::range(&scope);
-            let mut count = 0;
-            for shard in &self.0.shards {
-                let room = usize::try_from(limit - count).unwrap_or(usize::MAX);
-                count += shard.lock().records.range(low..=high).take(room).count() as u64;
-            }
-            Ok(count)
+            let of_scope = |shard: &Mutex<Shard>| shard.lock().scopes.get(scope.digest()).copied().unwrap_or(0);
+            Ok(self.0.shards.iter().map(of_scope).sum::<u64>().min(limit))
         })
     }
 
@@ -201,7 +199,7 @@ impl Shard {
     fn claim(&mut self, id: RecordId, claim: &Claim, now: Timestamp) -> Result<Claimed, Error> {
         let entry = self.records.entry(id);
         let (previous, due) = match &entry {
-            Entry::Occupied(entry) if !entry.get().belongs_to(&claim.scope, &claim.key) => return Err(misplaced()),
+            Entry::Occupied(entry) if !entry.get().belongs_to(claim.scope(), claim.key()) => return Err(misplaced()),
             Entry::Occupied(entry) => (Some(Record::clone(entry.get())), machine::due_at(entry.get())),
             Entry::Vacant(_) => (None, None),
         };
@@ -209,7 +207,10 @@ impl Shard {
         if let Claimed::Won(record) = &claimed {
             match entry {
                 Entry::Occupied(mut entry) => **entry.get_mut() = record.clone(),
-                Entry::Vacant(entry) => drop(entry.insert(Box::new(record.clone()))),
+                Entry::Vacant(entry) => {
+                    entry.insert(Box::new(record.clone()));
+                    *self.scopes.entry(id.scope_digest()).or_default() += 1;
+                }
             }
             self.reschedule(id, due, machine::due_at(record));
         }
@@ -224,6 +225,7 @@ impl Shard {
             Change::None => return Applied::Lost,
             Change::Remove => {
                 entry.remove();
+                self.removed(id);
                 self.reschedule(id, due, None);
             }
             Change::Write(record) => {
@@ -239,7 +241,20 @@ impl Shard {
     fn put(&mut self, id: RecordId, record: Record) {
         let next = machine::due_at(&record);
         let previous = self.records.insert(id, Box::new(record));
+        if previous.is_none() {
+            *self.scopes.entry(id.scope_digest()).or_default() += 1;
+        }
         self.reschedule(id, previous.and_then(|record| machine::due_at(&record)), next);
+    }
+
+    /// Counts a record that has gone.
+    fn removed(&mut self, id: RecordId) {
+        if let Entry::Occupied(mut in_scope) = self.scopes.entry(id.scope_digest()) {
+            *in_scope.get_mut() -= 1;
+            if *in_scope.get() == 0 {
+                in_scope.remove();
+            }
+        }
     }
 
     fn reschedule(&mut self, id: RecordId, from: Option<Timestamp>, to: Option<Timestamp>) {
@@ -267,6 +282,7 @@ impl Shard {
                 Change::Remove => {
                     self.reschedule(id, Some(due), None);
                     self.records.remove(&id);
+                    self.removed(id);
                     swept.removed += 1;
                 }
             }
@@ -283,15 +299,12 @@ impl Shard {
     ) {
         let (low, high) = page.scope.as_ref().map_or((LOWEST, HIGHEST), RecordId::range);
         let low = page.after.map_or(low, |after| low.max(after));
-        if low > high {
-            return;
-        }
-        let after = |id: &RecordId| Some(*id) != page.after;
-        for (id, record) in self.records.range(low..=high).filter(|(id, record)| after(id) && wanted(record)) {
+        let asked_for = |id: &RecordId| (low..=high).contains(id) && Some(*id) != page.after;
+        for (id, record) in self.records.iter().filter(|(id, record)| asked_for(id) && wanted(record)) {
             if first.len() >= limit {
                 match first.last_entry() {
                     Some(last) if *id < *last.key() => last.remove(),
-                    _ => return,
+                    _ => continue,
                 };
             }
             first.insert(*id, Record::clone(record));

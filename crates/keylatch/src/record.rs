@@ -124,6 +124,42 @@ impl Record {
     }
 }
 
+/// The name of a record: its scope and key, and the identity of both, which is hashed once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    scope: Scope,
+    key: Key,
+    id: RecordId,
+}
+
+impl Name {
+    /// The name of the record of `scope` and `key`.
+    pub fn new(scope: Scope, key: Key) -> Self {
+        let id = RecordId::of(&scope, &key);
+        Self { scope, key, id }
+    }
+
+    /// [`new`](Self::new), where the identity is known.
+    pub(crate) fn identified(id: RecordId, scope: Scope, key: Key) -> Self {
+        Self { scope, key, id }
+    }
+
+    /// The name space of the key.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// The key.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The identity under which the record is stored.
+    pub fn id(&self) -> RecordId {
+        self.id
+    }
+}
+
 /// The identity of a record: 16 bytes of SHA-256 of the scope, then 16 bytes of SHA-256 of those and the key.
 ///
 /// All records of a scope thus stand together in an index, which makes them countable without a second one.
@@ -147,6 +183,13 @@ impl RecordId {
         low[..16].copy_from_slice(scope.digest());
         high[..16].copy_from_slice(scope.digest());
         (Self(low), Self(high))
+    }
+
+    /// The half that all records of its scope share: [`Scope::digest`].
+    pub(crate) fn scope_digest(&self) -> [u8; 16] {
+        let mut scope = [0; 16];
+        scope.copy_from_slice(&self.0[..16]);
+        scope
     }
 
     /// The 32 bytes of an identity that was stored.

@@ -163,7 +163,7 @@ impl<S: Store, C: Cache> Store for Tiered<S, C> {
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<At<Claimed>, Error>> {
         Box::pin(async move {
             if let Some(At { value, now }) = self.inner.find(claim.id()).await
-                && value.belongs_to(&claim.scope, &claim.key)
+                && value.belongs_to(claim.scope(), claim.key())
             {
                 return Ok(At { value: Claimed::Held(value), now });
             }
@@ -241,7 +241,7 @@ impl<S: Transactional, C: Cache> Transactional for Tiered<S, C> {
     ) -> BoxFuture<'_, Result<At<Transacted>, Error>> {
         Box::pin(async move {
             if let Some(At { value, now }) = self.inner.find(claim.id()).await
-                && value.belongs_to(&claim.scope, &claim.key)
+                && value.belongs_to(claim.scope(), claim.key())
             {
                 return Ok(At { value: Transacted::Held(value), now });
             }

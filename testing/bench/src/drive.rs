@@ -38,6 +38,9 @@ pub(crate) fn drive(app: App, requests: Requests, count: usize) -> Result<()> {
         while let Some(answer) = answered.next().await {
             answer?;
         }
+        drop(answered);
+        // A service lives as long as its process: taking its records apart is no part of a request.
+        std::mem::forget(service);
         Ok(())
     })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keylatch::machine::{Claim, End, Terms};
-use keylatch::{Body, Epoch, Fingerprint, Key, Lease, Outcome, Owner, Record, RecordId, Scope, State as RecordState};
+use keylatch::{Body, Epoch, Fingerprint, Key, Lease, Name, Outcome, Owner, Record, Scope, State as RecordState};
 use keylatch::{Guarantee, Timestamp};
 
 use crate::config::{Bug, Config};
@@ -303,17 +303,12 @@ pub(crate) fn end(ending: Ending, config: &Config) -> End {
 }
 
 thread_local! {
-    static NAMES: (Scope, Key, RecordId) = {
-        let (scope, key) = (Scope::new("caller").expect("a scope"), Key::new("key").expect("a key"));
-        let id = RecordId::of(&scope, &key);
-        (scope, key, id)
-    };
+    static NAME: Name = Name::new(Scope::new("caller").expect("a scope"), Key::new("key").expect("a key"));
 }
 
 pub(crate) fn claim(request: u8, number: u8, config: &Config) -> Claim {
-    NAMES.with(|(scope, key, _)| Claim {
-        scope: scope.clone(),
-        key: key.clone(),
+    NAME.with(|name| Claim {
+        name: name.clone(),
         fingerprint: fingerprint_of(request),
         guarantee: config.guarantee,
         owner: owner(number),
@@ -324,10 +319,10 @@ pub(crate) fn claim(request: u8, number: u8, config: &Config) -> Claim {
 
 /// The lease of an attempt.
 pub(crate) fn lease(attempt: &Attempt) -> Lease {
-    NAMES.with(|(_, _, id)| Lease { id: *id, epoch: attempt.epoch, owner: owner(attempt.owner) })
+    NAME.with(|name| Lease { id: name.id(), epoch: attempt.epoch, owner: owner(attempt.owner) })
 }
 
 /// The lease of a record, without computing its identity again.
 pub(crate) fn lease_of(record: &Record) -> Lease {
-    NAMES.with(|(_, _, id)| Lease { id: *id, epoch: record.epoch, owner: record.owner })
+    NAME.with(|name| Lease { id: name.id(), epoch: record.epoch, owner: record.owner })
 }

@@ -19,7 +19,7 @@ pub async fn absent_key_is_won(harness: &dyn Harness) {
     let record = subject.win(&claim).await;
 
     let now = subject.now().await;
-    assert!(record.belongs_to(&claim.scope, &claim.key));
+    assert!(record.belongs_to(claim.scope(), claim.key()));
     assert_eq!((record.fingerprint, record.guarantee, record.owner), (claim.fingerprint, claim.guarantee, claim.owner));
     assert_eq!((record.epoch, record.attempt, record.created_at), (Epoch::FIRST, 1, now));
     assert_eq!(record.takeover_at, claim.terms.takeover.map(|span| now + span));

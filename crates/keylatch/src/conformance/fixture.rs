@@ -33,6 +33,12 @@ pub(super) fn claim_of(guarantee: Guarantee, key_text: &str) -> Claim {
     Claim::new(scope("caller"), key(key_text), request, guarantee, &POLICY)
 }
 
+/// A claim of `key` in `scope`.
+pub(super) fn claim_in(scope: Scope, key: Key) -> Claim {
+    let request = Fingerprint::of([b"POST /orders".as_slice()]);
+    Claim::new(scope, key, request, Guarantee::Fenced, &POLICY)
+}
+
 pub(super) fn fenced(key_text: &str) -> Claim {
     claim_of(Guarantee::Fenced, key_text)
 }

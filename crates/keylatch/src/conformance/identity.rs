@@ -1,7 +1,7 @@
 //! That no request ever gets what belongs to another scope or key.
 
 use super::Harness;
-use super::fixture::{Subject, again, completion, fenced, key, outcome, scope};
+use super::fixture::{Subject, again, claim_in, completion, fenced, key, outcome, scope};
 use crate::machine::Claim;
 use crate::store::{ErrorKind, PageRequest};
 use crate::{KEY_BYTES_MAX, Outcome, RecordId, SCOPE_FIELD_BYTES_MAX, Scope};
@@ -9,7 +9,7 @@ use crate::{KEY_BYTES_MAX, Outcome, RecordId, SCOPE_FIELD_BYTES_MAX, Scope};
 /// Each of these pairs of scope and key has a record of its own: all are won, and all keep their answers.
 async fn are_told_apart(harness: &dyn Harness, identities: Vec<(Scope, crate::Key)>) {
     let subject = Subject::new(harness);
-    let claims: Vec<_> = identities.into_iter().map(|(scope, key)| Claim { scope, key, ..fenced("any") }).collect();
+    let claims: Vec<_> = identities.into_iter().map(|(scope, key)| claim_in(scope, key)).collect();
     let outcome_of = |at: usize| Outcome::bytes(format!("answer {at}"));
     for (at, claim) in claims.iter().enumerate() {
         let record = subject.win(&again(claim)).await;
@@ -18,10 +18,10 @@ async fn are_told_apart(harness: &dyn Harness, identities: Vec<(Scope, crate::Ke
     }
     for (at, claim) in claims.iter().enumerate() {
         let held = subject.lose(&again(claim)).await;
-        assert!(held.belongs_to(&claim.scope, &claim.key));
+        assert!(held.belongs_to(claim.scope(), claim.key()));
         assert_eq!(outcome(&held), Some(&outcome_of(at)));
-        assert_eq!(subject.count(claim.scope.clone(), u64::MAX).await, {
-            claims.iter().filter(|other| other.scope == claim.scope).count() as u64
+        assert_eq!(subject.count(claim.scope().clone(), u64::MAX).await, {
+            claims.iter().filter(|other| other.scope() == claim.scope()).count() as u64
         });
     }
 }
@@ -77,7 +77,7 @@ pub async fn longest_scopes_are_apart(harness: &dyn Harness) {
 async fn misplaced(subject: &Subject<'_>, taken: bool) -> Claim {
     let secret = subject.win(&fenced("secret")).await;
     subject.assert_applied(subject.complete(secret.lease(), completion("secret")).await).await;
-    let claim = Claim { scope: scope("other"), ..fenced("secret") };
+    let claim = claim_in(scope("other"), key("secret"));
     if taken {
         let record = subject.win(&claim).await;
         subject.assert_applied(subject.complete(record.lease(), completion("own")).await).await;
@@ -122,7 +122,7 @@ pub async fn misplaced_record_is_never_read(harness: &dyn Harness) {
 pub async fn misplaced_record_is_never_listed(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = misplaced(&subject, false).await;
-    let page = PageRequest { scope: Some(claim.scope), after: None, limit: 10 };
+    let page = PageRequest { scope: Some(claim.scope().clone()), after: None, limit: 10 };
     assert_corrupt(subject.store.list(page).await).await;
 }
 
@@ -139,7 +139,7 @@ pub async fn record_names_its_identity(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
     let record = subject.win(&claim).await;
-    assert_eq!(record.id(), RecordId::of(&claim.scope, &claim.key));
+    assert_eq!(record.id(), RecordId::of(claim.scope(), claim.key()));
     let read = subject.record(claim.id()).await;
-    assert_eq!((read.scope, read.key), (claim.scope, claim.key));
+    assert!(read.belongs_to(claim.scope(), claim.key()));
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Harness;
-use super::fixture::{LEASE, Subject, YEARS, again, completion, fenced, key, notes, outcome, scope};
+use super::fixture::{LEASE, Subject, YEARS, again, claim_in, completion, fenced, key, notes, outcome, scope};
 use crate::machine::{Claim, Completion, Phase, Terms};
 use crate::{KEY_BYTES_MAX, Outcome, SCOPE_FIELD_BYTES_MAX, Timestamp};
 
@@ -16,11 +16,11 @@ pub async fn longest_key_in_the_longest_scope(harness: &dyn Harness) {
     let operation = "o".repeat(SCOPE_FIELD_BYTES_MAX);
     assert_eq!(caller.len(), SCOPE_FIELD_BYTES_MAX);
     let scope = scope(&caller).for_operation(&operation).expect("a valid operation");
-    let claim = Claim { scope: scope.clone(), key: key(&"~".repeat(KEY_BYTES_MAX)), ..fenced("any") };
+    let claim = claim_in(scope.clone(), key(&"~".repeat(KEY_BYTES_MAX)));
     let record = subject.win(&claim).await;
     subject.assert_applied(subject.complete(record.lease(), completion("answer")).await).await;
     let held = subject.lose(&again(&claim)).await;
-    assert!(held.belongs_to(&claim.scope, &claim.key));
+    assert!(held.belongs_to(claim.scope(), claim.key()));
     assert_eq!(subject.count(scope, u64::MAX).await, 1);
 }
 
@@ -28,9 +28,9 @@ pub async fn longest_key_in_the_longest_scope(harness: &dyn Harness) {
 pub async fn every_character_of_a_key(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for character in '!'..='~' {
-        let claim = Claim { key: key(&character.to_string()), ..fenced("any") };
+        let claim = fenced(&character.to_string());
         let record = subject.win(&claim).await;
-        assert_eq!(subject.record(record.id()).await.key, claim.key);
+        assert_eq!(subject.record(record.id()).await.key, *claim.key());
     }
 }
 

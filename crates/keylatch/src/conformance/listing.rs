@@ -3,15 +3,15 @@
 use std::collections::BTreeSet;
 
 use super::Harness;
-use super::fixture::{LEASE, MS, PHASES, Subject, again, completion, fenced, scope};
-use crate::machine::{Claim, End};
+use super::fixture::{LEASE, MS, PHASES, Subject, again, claim_in, completion, fenced, key, scope};
+use crate::machine::End;
 use crate::store::{PAGE_RECORDS_MAX, PageRequest};
 use crate::{Record, RecordId, Scope};
 
 async fn fill(subject: &Subject<'_>, caller: &str, count: usize) -> BTreeSet<RecordId> {
     let mut ids = BTreeSet::new();
     for at in 0..count {
-        let claim = Claim { scope: scope(caller), ..fenced(&format!("key-{at}")) };
+        let claim = claim_in(scope(caller), key(&format!("key-{at}")));
         ids.insert(subject.win(&claim).await.id());
     }
     ids

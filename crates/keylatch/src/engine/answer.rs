@@ -64,7 +64,7 @@ impl Final {
     /// `outcome` as the answer to `claim`, given until `expires_at`. The store's `now` was read no earlier than
     /// `asked`.
     pub(crate) fn new(claim: &Claim, outcome: &Outcome, expires_at: Timestamp, now: Timestamp, asked: Instant) -> Self {
-        let (scope, key, outcome) = (claim.scope.clone(), claim.key.clone(), outcome.clone());
+        let (scope, key, outcome) = (claim.scope().clone(), claim.key().clone(), outcome.clone());
         let fingerprint = claim.fingerprint;
         let valid_until = surely(asked, now.until(expires_at));
         Self(Arc::new(Inner { scope, key, fingerprint, outcome, expires_at, valid_until }))

@@ -1,4 +1,5 @@
 //! One run, from its claim to its end: on a lease, or in a transaction.
+#![expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -29,25 +30,32 @@ pub(super) enum Driven<S> {
     Busy(Leader, Option<S>),
 }
 
-// These futures are made anew for every request, so what they keep is kept once: a claim goes by reference, and what is
-// seldom waited for is in a box.
+// These futures are made anew for every request, so what they keep is kept once: a claim goes by reference, what is
+// seldom waited for is in a box, and none is an `async fn`, which would keep its arguments twice.
 
 /// Claims the key, runs the work and carries out its verdict.
-pub(super) async fn drive<S, F>(engine: Arc<Inner>, leader: Leader, claim: Claim, start: S) -> Driven<S>
+pub(super) fn drive<S, F>(
+    engine: Arc<Inner>,
+    leader: Leader,
+    claim: Claim,
+    start: S,
+) -> impl Future<Output = Driven<S>> + Send + 'static
 where
     S: FnOnce(Handed) -> F + Send + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
-    match admit(&engine, &leader, &claim).await {
-        Ok(Admitted::ToClaim) => {}
-        Ok(Admitted::Full) => return Driven::Done(Ok(Refused::Quota(Quota::RecordsPerScope).into())),
-        Ok(Admitted::Found(found)) => return Driven::Held(leader, Some(start), found),
-        Err(error) => return Driven::Done(Err(error.into())),
-    }
-    failpoint::hit(Point::BeforeClaim);
-    match &engine.transact {
-        Some(transact) => in_transaction(&engine, &**transact, leader, &claim, start).await,
-        None => on_lease(&engine, leader, &claim, start).await,
+    async move {
+        match admit(&engine, &leader, &claim).await {
+            Ok(Admitted::ToClaim) => {}
+            Ok(Admitted::Full) => return Driven::Done(Ok(Refused::Quota(Quota::RecordsPerScope).into())),
+            Ok(Admitted::Found(found)) => return Driven::Held(leader, Some(start), found),
+            Err(error) => return Driven::Done(Err(error.into())),
+        }
+        failpoint::hit(Point::BeforeClaim);
+        match &engine.transact {
+            Some(transact) => in_transaction(&engine, &**transact, leader, &claim, start).await,
+            None => on_lease(&engine, leader, &claim, start).await,
+        }
     }
 }
 
@@ -88,63 +96,84 @@ const CLAIM_TRIES: u32 = 2;
 /// The pauses between tries to write an end: at first, and at the most.
 const END_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-async fn on_lease<S, F>(engine: &Arc<Inner>, leader: Leader, claim: &Claim, start: S) -> Driven<S>
+fn on_lease<S, F>(
+    engine: &Arc<Inner>,
+    leader: Leader,
+    claim: &Claim,
+    start: S,
+) -> impl Future<Output = Driven<S>> + Send
 where
     S: FnOnce(Handed) -> F + Send + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
-    let asked = Instant::now();
-    let record = match claim_lease(engine, claim, asked).await {
-        Ok(At { value: Claimed::Won(record), .. }) => record,
-        Ok(At { value: Claimed::Held(record), now }) => {
-            return Driven::Held(leader, Some(start), Found::new(At { value: record, now }, asked));
+    async move {
+        let (lease, work) = {
+            let asked = Instant::now();
+            let claimed = match claim_lease(engine, claim).await {
+                Ok(claimed) => claimed,
+                Err(error) => return Driven::Done(Err(error.into())),
+            };
+            engine.metrics.claim.record(asked.elapsed());
+            let record = match claimed {
+                At { value: Claimed::Won(record), .. } => record,
+                At { value: Claimed::Held(record), now } => {
+                    return Driven::Held(leader, Some(start), Found::new(At { value: record, now }, asked));
+                }
+            };
+            failpoint::hit(Point::AfterClaim);
+            match begin(engine, &leader, record, start, asked) {
+                Some(begun) => begun,
+                None => {
+                    // Paused since then: another may have taken over, so nothing starts under this lease.
+                    withdraw(engine, claim);
+                    return Driven::Done(Ok(Refused::InProgress.into()));
+                }
+            }
+        };
+        let verdict = work.await;
+        failpoint::hit(Point::AfterHandlerWrite);
+        match verdict {
+            Verdict::Keep(outcome) | Verdict::KeepUndone(outcome) => {
+                complete(engine, leader, claim, lease, Completion::new(outcome, &engine.policy)).await
+            }
+            verdict => Box::pin(release(engine, leader, lease, verdict)).await,
         }
-        Err(error) => return Driven::Done(Err(error.into())),
-    };
-    failpoint::hit(Point::AfterClaim);
-    let lease = Lease { id: leader.id(), epoch: record.epoch, owner: record.owner };
-    let until = engine.held_until(asked);
-    if Instant::now() >= until {
-        // Paused since then: another may have taken over, so nothing starts under this lease.
-        withdraw(engine, claim);
-        return Driven::Done(Ok(Refused::InProgress.into()));
-    }
-    leader.flight().held(lease, until, asked);
-    let verdict = begin(engine, &leader, lease, record, start).await;
-    failpoint::hit(Point::AfterHandlerWrite);
-    match verdict {
-        Verdict::Keep(outcome) | Verdict::KeepUndone(outcome) => {
-            let completion = Completion::new(outcome, &engine.policy);
-            complete(engine, leader, claim, lease, &completion).await
-        }
-        verdict => Box::pin(release(engine, leader, lease, verdict)).await,
     }
 }
 
-/// The work of a run under `lease`, in its span.
-fn begin<S, F>(engine: &Arc<Inner>, leader: &Leader, lease: Lease, record: Record, start: S) -> Instrumented<F>
+/// The work of a run under the lease that was won, in its span; `None` if the lease may be over already.
+fn begin<S, F>(
+    engine: &Arc<Inner>,
+    leader: &Leader,
+    record: Record,
+    start: S,
+    asked: Instant,
+) -> Option<(Lease, Instrumented<F>)>
 where
     S: FnOnce(Handed) -> F,
 {
+    let until = engine.held_until(asked);
+    if Instant::now() >= until {
+        return None;
+    }
+    let lease = Lease { id: leader.id(), epoch: record.epoch, owner: record.owner };
+    leader.flight().held(lease, until, asked);
     renewer::start(engine);
     if record.attempt > 1 {
         engine.metrics.takeovers.increment(1);
     }
     let span = tracing::info_span!("keylatch.run", epoch = lease.epoch.as_u64(), attempt = record.attempt);
     let run = Run::new(engine.clone(), leader.flight().clone(), lease, record);
-    start(Handed(Kind::Run(run))).instrument(span)
+    Some((lease, start(Handed(Kind::Run(run))).instrument(span)))
 }
 
 /// Claims, again if the reply was lost: the store knows the claim by its owner.
-async fn claim_lease(engine: &Arc<Inner>, claim: &Claim, asked: Instant) -> Result<At<Claimed>, store::Error> {
+async fn claim_lease(engine: &Arc<Inner>, claim: &Claim) -> Result<At<Claimed>, store::Error> {
     let (mut tries, mut uncertain) = (CLAIM_TRIES, false);
     loop {
         tries -= 1;
         match engine.store.claim(claim.clone()).await {
-            Ok(claimed) => {
-                engine.metrics.claim.record(asked.elapsed());
-                return Ok(claimed);
-            }
+            Ok(claimed) => return Ok(claimed),
             Err(error) => {
                 uncertain |= error.kind() == ErrorKind::NotKnown;
                 if error.retryable() && tries > 0 {
@@ -184,40 +213,42 @@ fn withdraw(engine: &Arc<Inner>, claim: &Claim) {
     }));
 }
 
-async fn complete<S>(
+fn complete<S: Send>(
     engine: &Arc<Inner>,
     leader: Leader,
     claim: &Claim,
     lease: Lease,
-    completion: &Completion,
-) -> Driven<S> {
-    let asked = Instant::now();
-    failpoint::hit(Point::BeforeCommit);
-    if planted::has(Bug::AnswerBeforeRecord) {
-        let (engine, completion) = (engine.clone(), completion.clone());
-        drop(tokio::spawn(async move { engine.store.complete(lease, completion).await }));
-        return Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })));
-    }
-    let (applied, tries) =
-        until_lease_ends(&engine.policy, asked, || engine.store.complete(lease, completion.clone())).await;
-    engine.metrics.complete.record(asked.elapsed());
-    failpoint::hit(Point::AfterCommit);
-    match applied {
-        Ok(Applied::Applied(now)) => {
-            // If the reply of an earlier try was lost, the answer has been there since then.
-            let earlier = if tries > 1 { Box::pin(recorded_until(engine, lease)).await } else { None };
-            let expires_at = earlier.unwrap_or(now + completion.retention);
-            engine.metrics.completed.increment(1);
-            if planted::has(Bug::ReleaseAfterComplete) {
-                let _ = engine.store.release(lease, End::Free).await;
-            }
-            if engine.cache.keeps() || leader.is_followed() {
-                engine.remember(&leader, &Final::new(claim, &completion.outcome, expires_at, now, asked));
-            }
-            Driven::Done(Ok(Answer::Ran(Ran { expires_at: Some(expires_at) })))
+    completion: Completion,
+) -> impl Future<Output = Driven<S>> + Send {
+    async move {
+        let asked = Instant::now();
+        failpoint::hit(Point::BeforeCommit);
+        if planted::has(Bug::AnswerBeforeRecord) {
+            let (engine, completion) = (engine.clone(), completion.clone());
+            drop(tokio::spawn(async move { engine.store.complete(lease, completion).await }));
+            return Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })));
         }
-        Ok(Applied::Lost) => Box::pin(lost(engine, leader, Refused::InProgress.into())).await,
-        Err(error) => Driven::Done(Err(error.into())),
+        let (applied, tries) =
+            until_lease_ends(&engine.policy, asked, || engine.store.complete(lease, completion.clone())).await;
+        engine.metrics.complete.record(asked.elapsed());
+        failpoint::hit(Point::AfterCommit);
+        match applied {
+            Ok(Applied::Applied(now)) => {
+                // If the reply of an earlier try was lost, the answer has been there since then.
+                let earlier = if tries > 1 { Box::pin(recorded_until(engine, lease)).await } else { None };
+                let expires_at = earlier.unwrap_or(now + completion.retention);
+                engine.metrics.completed.increment(1);
+                if planted::has(Bug::ReleaseAfterComplete) {
+                    let _ = engine.store.release(lease, End::Free).await;
+                }
+                if engine.cache.keeps() || leader.is_followed() {
+                    engine.remember(&leader, &Final::new(claim, &completion.outcome, expires_at, now, asked));
+                }
+                Driven::Done(Ok(Answer::Ran(Ran { expires_at: Some(expires_at) })))
+            }
+            Ok(Applied::Lost) => Box::pin(lost(engine, leader, Refused::InProgress.into())).await,
+            Err(error) => Driven::Done(Err(error.into())),
+        }
     }
 }
 

@@ -95,7 +95,7 @@ impl Flights {
         {
             return Joined::Follower(entry.get().clone());
         }
-        let in_scope = scopes.entry(scope_of(&id));
+        let in_scope = scopes.entry(id.scope_digest());
         let there = if let Entry::Occupied(there) = &in_scope { *there.get() } else { 0 };
         if there >= self.limits.running_per_scope_max {
             return Joined::Refused(Quota::RunningPerScope);
@@ -146,12 +146,6 @@ impl Flights {
     fn shard(&self, id: &RecordId) -> &Mutex<Shard> {
         &self.shards[usize::from(id.as_bytes()[0]) % SHARDS]
     }
-}
-
-fn scope_of(id: &RecordId) -> [u8; 16] {
-    let mut scope = [0; 16];
-    scope.copy_from_slice(&id.as_bytes()[..16]);
-    scope
 }
 
 impl Flight {
@@ -243,17 +237,21 @@ impl Drop for Leader {
         {
             entry.remove();
         }
-        if let Entry::Occupied(mut in_scope) = shard.scopes.entry(scope_of(&self.id)) {
+        if let Entry::Occupied(mut in_scope) = shard.scopes.entry(self.id.scope_digest()) {
             *in_scope.get_mut() -= 1;
             if *in_scope.get() == 0 {
                 in_scope.remove();
             }
         }
         drop(shard);
+        let alone = Arc::strong_count(&self.flight) == 1;
         self.flights.running.fetch_sub(1, Ordering::Relaxed);
         self.flights.metrics.running.decrement(1.0);
-        let _ = self.flight.ended.set(None);
-        self.flight.changed.notify_waiters();
+        // Out of the map, it finds no more followers: then there is nobody to be told.
+        if !alone {
+            let _ = self.flight.ended.set(None);
+            self.flight.changed.notify_waiters();
+        }
     }
 }
 

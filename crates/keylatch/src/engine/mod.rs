@@ -45,7 +45,7 @@ use self::tracked::Tracked;
 use crate::machine::{self, Claim, Decision, Refusal, Terms};
 use crate::store::{At, Durability, Store, Swept};
 use crate::tx::{Transactional, Verdict};
-use crate::{Guarantee, InvalidPolicy, Limits, Policy, Record, RecordId, Timestamp};
+use crate::{Guarantee, InvalidPolicy, Limits, Name, Policy, Record, RecordId, Timestamp};
 
 /// Makes a repeated request take effect once and always get the same answer.
 ///
@@ -150,14 +150,21 @@ impl Engine {
     /// # Panics
     ///
     /// Outside a tokio runtime.
-    pub async fn answer<S, F>(&self, request: Request, start: S) -> Result<Answer, Error>
+    #[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
+    pub fn answer<S, F>(
+        &self,
+        request: Request,
+        start: S,
+    ) -> impl Future<Output = Result<Answer, Error>> + Send + use<'_, S, F>
     where
         S: FnOnce(Handed) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
     {
-        let answer = self.find(&request, start).await;
-        self.inner.metrics.count(&answer);
-        answer
+        async move {
+            let answer = self.find(&request, start).await;
+            self.inner.metrics.count(&answer);
+            answer
+        }
     }
 
     async fn find<S, F>(&self, request: &Request, start: S) -> Result<Answer, Error>
@@ -245,7 +252,8 @@ impl Engine {
             let recorded = Box::pin(self.inner.recorded(leader.id(), request)).await;
             return Driven::Done(recorded.and_then(|answer| answer.ok_or(Error::ShuttingDown)));
         }
-        let driving = drive::drive(self.inner.clone(), leader, self.inner.claim(request), start);
+        let claim = self.inner.claim(leader.id(), request);
+        let driving = drive::drive(self.inner.clone(), leader, claim, start);
         Tracked::new(token, Box::pin(driving)).await
     }
 
@@ -297,9 +305,9 @@ impl Inner {
         Terms::of(self.guarantee, &self.policy)
     }
 
-    fn claim(&self, request: &Request) -> Claim {
+    fn claim(&self, id: RecordId, request: &Request) -> Claim {
         let Request { scope, key, fingerprint, sealed, .. } = request.clone();
-        let claim = Claim::new(scope, key, fingerprint, self.guarantee, &self.policy);
+        let claim = Claim::of(Name::identified(id, scope, key), fingerprint, self.guarantee, &self.policy);
         Claim { request: sealed, ..claim }
     }
 

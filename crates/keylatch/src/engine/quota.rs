@@ -41,12 +41,12 @@ impl Quotas {
 
     /// Whether `scope` may have another record.
     pub(super) async fn admit(&self, store: &dyn Store, claim: &Claim) -> Result<bool, Error> {
-        let name = *claim.scope.digest();
+        let name = *claim.scope().digest();
         if let Some(known) = self.known(name, claim.owner) {
             return Ok(known);
         }
         let now = Instant::now();
-        let records = store.count(claim.scope.clone(), self.records_max).await?;
+        let records = store.count(claim.scope().clone(), self.records_max).await?;
         let allowance = match self.records_max.saturating_sub(records) {
             0 => Allowance::FullSince(now),
             left => Allowance::Claims(left / 4),

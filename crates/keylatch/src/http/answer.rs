@@ -8,7 +8,6 @@ use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body as HttpBody;
 use sha2::{Digest, Sha256};
-use tokio::time::Instant;
 
 use super::body::{Collected, GuardedBody, Patience, collect};
 use super::headers::{IDEMPOTENCY_EXPIRES, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, Kept, http_date};
@@ -102,7 +101,7 @@ fn patience(headers: &HeaderMap, guarantee: Guarantee, keeping: &Keeping) -> Pat
     if guarantee == Guarantee::Atomic || content_type.starts_with(b"text/event-stream") {
         return Patience::None;
     }
-    Instant::now().checked_add(keeping.end_max).map_or(Patience::Endless, Patience::Until)
+    Patience::For(keeping.end_max)
 }
 
 /// The answer of a run that has just been recorded, or that was not to be.

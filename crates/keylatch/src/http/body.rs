@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::poll_fn;
@@ -106,6 +107,8 @@ impl<B: Body<Data = Bytes>> Body for GuardedBody<B> {
 pub(super) enum Patience {
     /// As long as it takes.
     Endless,
+    /// So long from when it is first waited for.
+    For(Duration),
     /// Until then.
     Until(Instant),
     /// No time at all: only what is there already.
@@ -122,7 +125,7 @@ pub(super) enum Collected<B> {
 }
 
 /// Reads `body` to its end, up to `bytes_max` bytes, as patiently as `patience` says.
-pub(super) async fn collect<B>(body: B, bytes_max: usize, patience: Patience) -> Result<Collected<B>, B::Error>
+pub(super) async fn collect<B>(body: B, bytes_max: usize, mut patience: Patience) -> Result<Collected<B>, B::Error>
 where
     B: Body<Data = Bytes>,
 {
@@ -132,7 +135,7 @@ where
     let mut rest = Box::pin(body);
     let mut read = Read::default();
     loop {
-        let Some(frame) = next(rest.as_mut(), patience).await else { return Ok(read.unfinished(rest)) };
+        let Some(frame) = next(rest.as_mut(), &mut patience).await else { return Ok(read.unfinished(rest)) };
         let Some(frame) = frame.transpose()? else { return Ok(Collected::Whole(read.bytes(), None)) };
         match frame.into_data() {
             Ok(data) => read.push(data),
@@ -151,16 +154,25 @@ where
 }
 
 /// The next frame, or `None` if patience ends before it is there.
-async fn next<B: Body>(mut body: Pin<&mut B>, patience: Patience) -> Option<Option<Result<Frame<B::Data>, B::Error>>> {
+async fn next<B: Body>(
+    mut body: Pin<&mut B>,
+    patience: &mut Patience,
+) -> Option<Option<Result<Frame<B::Data>, B::Error>>> {
     let mut frame = poll_fn(|context| body.as_mut().poll_frame(context));
     if let Poll::Ready(frame) = futures_util::poll!(&mut frame) {
         return Some(frame);
     }
-    match patience {
-        Patience::Endless => Some(frame.await),
+    let deadline = match *patience {
+        Patience::None => return None,
+        Patience::Endless => None,
+        Patience::For(time) => Instant::now().checked_add(time),
+        Patience::Until(deadline) => Some(deadline),
+    };
+    *patience = deadline.map_or(Patience::Endless, Patience::Until);
+    match deadline {
+        None => Some(frame.await),
         // In a box, for it is large, and most frames are there already.
-        Patience::Until(deadline) => Box::pin(tokio::time::timeout_at(deadline, frame)).await.ok(),
-        Patience::None => None,
+        Some(deadline) => Box::pin(tokio::time::timeout_at(deadline, frame)).await.ok(),
     }
 }
 

@@ -13,8 +13,7 @@ use tower_service::Service;
 
 use super::body::GuardedBody;
 use super::layer::Config;
-use super::service::Identity;
-use super::work::{Stage, work};
+use super::work::{Identity, Stage, Waiting, work};
 use crate::machine::{self, Phase};
 use crate::store::PAGE_RECORDS_MAX;
 use crate::{Answer, Error, Record, State};
@@ -90,8 +89,11 @@ impl<S> Completer<S> {
             return Ok(());
         }
         let Record { scope, key, fingerprint, .. } = record;
+        let (parts, body) = request.map(GuardedBody::whole).into_parts();
+        let identity = Some(Identity { scope: scope.clone(), key: key.clone() });
+        let waiting = Waiting { inner: ready, parts, body, identity };
+        let stage = Arc::new(Mutex::new(Stage::Waiting(waiting)));
         let asked = crate::Request { scope, key, fingerprint, wait: Duration::ZERO, sealed: None };
-        let stage = Arc::new(Mutex::new(Stage::Waiting(ready, request.map(GuardedBody::whole))));
         let config = self.config.clone();
         let answer = self.config.engine.answer(asked, move |handed| work(config, stage, handed)).await?;
         if let Answer::Ran(ran) = answer {
@@ -105,10 +107,7 @@ impl<S> Completer<S> {
     fn open(&self, record: &Record) -> Option<Request<Bytes>> {
         let State::Running { notes, .. } = &record.state else { return None };
         let opened = self.config.sealing.as_ref()?.open(record.id(), notes.request.as_ref()?);
-        let mut request =
-            opened.inspect_err(|error| tracing::warn!(%error, "an abandoned run cannot be finished")).ok()?;
-        request.extensions_mut().insert(Identity { scope: record.scope.clone(), key: record.key.clone() });
-        Some(request)
+        opened.inspect_err(|error| tracing::warn!(%error, "an abandoned run cannot be finished")).ok()
     }
 }
 

@@ -5,7 +5,7 @@ use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 
-use super::service::Identity;
+use super::work::Identity;
 use crate::tx::{Database, TxSlot};
 use crate::{Key, Run, Scope, Tx};
 

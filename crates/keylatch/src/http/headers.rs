@@ -85,8 +85,10 @@ impl Kept {
             let listed = KEPT.contains(name) || self.more.contains(name) || cookie(name);
             listed && !concerns_connection(name, headers)
         };
-        let lines = headers.iter().filter(|(name, _)| kept(name));
-        lines.map(|(name, value)| (name.clone(), value.clone())).collect()
+        // Counted first: a record is kept for long, so it has no room to spare.
+        let mut lines = Vec::with_capacity(headers.keys().filter(|name| kept(name)).count());
+        lines.extend(headers.iter().filter(|(name, _)| kept(name)).map(|(name, value)| (name.clone(), value.clone())));
+        lines
     }
 }
 

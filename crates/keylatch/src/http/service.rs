@@ -21,7 +21,7 @@ use super::layer::Config;
 use super::problem::Problem;
 use super::request::{self, KeyFrom};
 use super::trace;
-use super::work::{Stage, work};
+use super::work::{Identity, Shared, Stage, Waiting, work};
 use crate::failpoint::{self, Point};
 use crate::{Answer, Error, Key, Refused, Scope};
 
@@ -69,24 +69,18 @@ where
         let ready = std::mem::replace(&mut self.inner, next);
         let span = trace::span(request.headers(), self.config.engine.guarantee());
         let (parts, body) = request.into_parts();
-        ResponseFuture::guarded(Box::pin(guard(self.config.clone(), ready, parts, body).instrument(span)))
+        let waiting = Waiting { inner: ready, parts, body: GuardedBody::Inner { body }, identity: None };
+        // There from the start, so that it lies in one place only.
+        let stage = Arc::new(Mutex::new(Stage::Waiting(waiting)));
+        ResponseFuture::guarded(Box::pin(guard(self.config.clone(), stage).instrument(span)))
     }
-}
-
-/// Whose request it is, for handlers that ask: in the extensions of the request.
-#[derive(Debug, Clone)]
-pub(super) struct Identity {
-    pub(super) scope: Scope,
-    pub(super) key: Key,
 }
 
 /// Not an `async fn`, which would keep its arguments twice: the future is made anew for every request.
 #[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
 fn guard<S, B, R>(
     config: Arc<Config>,
-    mut inner: S,
-    mut parts: Parts,
-    body: B,
+    mut stage: Shared<S, B, R, S::Error>,
 ) -> impl Future<Output = Result<Response<GuardedBody<R>>, S::Error>> + Send + 'static
 where
     S: Service<Request<GuardedBody<B>>, Response = Response<R>> + Send + 'static,
@@ -96,19 +90,18 @@ where
     R: Body<Data = Bytes> + Send + 'static,
 {
     async move {
-        let (request, (asked, received)) = {
-            let (body, asked) = match admit(&config, &mut parts, body).await {
-                Ok(admitted) => admitted,
+        let (asked, received) = {
+            match admit(&config, unshared(&mut stage)).await {
+                Ok(Some(asked)) => asked,
+                Ok(None) => {
+                    let waiting = stage.lock().waiting().expect("nobody has taken it");
+                    let (mut inner, request) = waiting.ready(None);
+                    return Ok(Box::pin(inner.call(request)).await?.map(|body| GuardedBody::Inner { body }));
+                }
                 Err(problem) => return Ok(own(&problem)),
-            };
-            let request = Request::from_parts(parts, body);
-            let Some(asked) = asked else {
-                return Ok(inner.call(request).await?.map(|body| GuardedBody::Inner { body }));
-            };
-            (request, asked)
+            }
         };
         let wait = asked.wait;
-        let stage = Arc::new(Mutex::new(Stage::Waiting(inner, request)));
         let start = {
             let (config, stage) = (config.clone(), stage.clone());
             move |handed| work(config, stage, handed)
@@ -131,7 +124,7 @@ where
                 let open = config.fail_open && error.retryable();
                 let waiting = if open { stage.lock().waiting() } else { None };
                 match waiting {
-                    Some((inner, request)) => Box::pin(bypass(inner, request)).await?,
+                    Some(waiting) => Box::pin(bypass(waiting)).await?,
                     None => own(&Problem::StoreUnavailable),
                 }
             }
@@ -147,15 +140,24 @@ where
     }
 }
 
+/// The request, which nobody else can reach yet.
+fn unshared<S, B, R, E>(stage: &mut Shared<S, B, R, E>) -> &mut Waiting<S, B> {
+    match Arc::get_mut(stage).map(Mutex::get_mut) {
+        Some(Stage::Waiting(waiting)) => waiting,
+        _ => unreachable!("a request is admitted before it is shared"),
+    }
+}
+
 /// What a request asks of the engine, and the header of its key as it was received, to be sent back; `None` if it has no
 /// key, and need not have one.
 type Asked = Option<(crate::Request, HeaderValue)>;
 
-/// Reads everything of the request, before anything is claimed: a slow client never holds a lease.
-async fn admit<B>(config: &Config, parts: &mut Parts, body: B) -> Result<(GuardedBody<B>, Asked), Problem>
+/// Reads everything of the request, before anything is claimed: a slow client never holds a lease. Leaves its body whole.
+async fn admit<S, B>(config: &Config, waiting: &mut Waiting<S, B>) -> Result<Asked, Problem>
 where
     B: Body<Data = Bytes>,
 {
+    let Waiting { parts, body, identity, .. } = waiting;
     let in_head = config.key_from.in_head(&parts.headers)?;
     if in_head.is_none() && matches!(config.key_from, KeyFrom::Header(_)) {
         return Err(Problem::KeyRequired);
@@ -164,34 +166,48 @@ where
     if body.size_hint().lower() > config.body_bytes_max as u64 {
         return Err(Problem::TooLarge(config.body_bytes_max));
     }
-    let (body, trailers) = match collect(body, config.body_bytes_max, Patience::Endless).await {
-        Ok(Collected::Whole(body, trailers)) => (body, trailers),
+    let streamed = std::mem::replace(body, GuardedBody::ended(Bytes::new(), None));
+    let (whole, trailers) = match collect(streamed, config.body_bytes_max, Patience::Endless).await {
+        Ok(Collected::Whole(whole, trailers)) => (whole, trailers),
         Ok(Collected::Unfinished(..)) => return Err(Problem::TooLarge(config.body_bytes_max)),
         Err(_) => return Err(Problem::BodyIncomplete),
     };
     drop_internal(&mut parts.headers);
-    let found = in_head.map_or_else(|| config.key_from.in_body(&body), |found| Ok(Some(found)))?;
+    let asked = asked(config, parts, scope, in_head, &whole)?;
+    *body = GuardedBody::ended(whole, trailers);
+    *identity = asked.as_ref().map(|(asked, _)| Identity { scope: asked.scope.clone(), key: asked.key.clone() });
+    Ok(asked)
+}
+
+/// What a request asks, now that all of it is there.
+fn asked(
+    config: &Config,
+    parts: &Parts,
+    scope: Scope,
+    in_head: Option<(Key, HeaderValue)>,
+    body: &[u8],
+) -> Result<Asked, Problem> {
+    let found = in_head.map_or_else(|| config.key_from.in_body(body), |found| Ok(Some(found)))?;
     let (key, received) = match found {
         Some(found) => found,
         None if config.key_required => return Err(Problem::KeyRequired),
-        None => return Ok((GuardedBody::ended(body, trailers), None)),
+        None => return Ok(None),
     };
     let wait = request::wait(&parts.headers).unwrap_or(Duration::ZERO).min(config.engine.limits().wait_max);
-    let fingerprint = request::fingerprint(parts, &body, config.canonical_json);
+    let fingerprint = request::fingerprint(parts, body, config.canonical_json);
     #[cfg(feature = "completer")]
-    let sealed = config.sealing.as_ref().map(|sealing| sealing.seal(crate::RecordId::of(&scope, &key), parts, &body));
+    let sealed = config.sealing.as_ref().map(|sealing| sealing.seal(crate::RecordId::of(&scope, &key), parts, body));
     #[cfg(not(feature = "completer"))]
     let sealed = None;
-    parts.extensions.insert(Identity { scope: scope.clone(), key: key.clone() });
-    let asked = crate::Request { scope, key, fingerprint, wait, sealed };
-    Ok((GuardedBody::ended(body, trailers), Some((asked, received))))
+    Ok(Some((crate::Request { scope, key, fingerprint, wait, sealed }, received)))
 }
 
 /// Runs a request without a record.
-async fn bypass<S, B, R>(mut inner: S, request: Request<GuardedBody<B>>) -> Result<Response<GuardedBody<R>>, S::Error>
+async fn bypass<S, B, R>(waiting: Waiting<S, B>) -> Result<Response<GuardedBody<R>>, S::Error>
 where
     S: Service<Request<GuardedBody<B>>, Response = Response<R>>,
 {
+    let (mut inner, request) = waiting.ready(None);
     metrics::counter!("keylatch_bypassed_total").increment(1);
     let mut response = inner.call(request).await?.map(|body| GuardedBody::Inner { body });
     response.headers_mut().insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("bypassed"));

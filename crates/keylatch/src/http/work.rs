@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use parking_lot::Mutex;
@@ -15,11 +16,42 @@ use super::body::GuardedBody;
 use super::layer::Config;
 use super::problem::Problem;
 use crate::tx::Verdict;
-use crate::{Guarantee, Handed};
+use crate::{Guarantee, Handed, Key, Scope};
+
+/// A request on its way to its handler.
+pub(super) struct Waiting<S, B> {
+    pub(super) inner: S,
+    pub(super) parts: Parts,
+    pub(super) body: GuardedBody<B>,
+    /// `None` until it is known, and for a request without a key.
+    pub(super) identity: Option<Identity>,
+}
+
+/// Whose request it is, for handlers that ask: in the extensions of the request.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    pub(super) scope: Scope,
+    pub(super) key: Key,
+}
+
+impl<S, B> Waiting<S, B> {
+    /// The service, and the request as its handler gets it; without what an engine hands over, if it runs without a
+    /// record.
+    pub(super) fn ready(self, handed: Option<Handed>) -> (S, Request<GuardedBody<B>>) {
+        let Self { inner, mut parts, body, identity } = self;
+        if let Some(identity) = identity {
+            parts.extensions.insert(identity);
+        }
+        if let Some(handed) = handed {
+            handed.put_into(&mut parts.extensions);
+        }
+        (inner, Request::from_parts(parts, body))
+    }
+}
 
 /// Where the handler's request and its answer lie between this side and the engine's.
 pub(super) enum Stage<S, B, R, E> {
-    Waiting(S, Request<GuardedBody<B>>),
+    Waiting(Waiting<S, B>),
     Begun,
     Ended(Result<Response<GuardedBody<R>>, E>),
 }
@@ -28,9 +60,9 @@ pub(super) type Shared<S, B, R, E> = Arc<Mutex<Stage<S, B, R, E>>>;
 
 impl<S, B, R, E> Stage<S, B, R, E> {
     /// What the handler needs, if it has not begun.
-    pub(super) fn waiting(&mut self) -> Option<(S, Request<GuardedBody<B>>)> {
+    pub(super) fn waiting(&mut self) -> Option<Waiting<S, B>> {
         match std::mem::replace(self, Self::Begun) {
-            Self::Waiting(inner, request) => Some((inner, request)),
+            Self::Waiting(waiting) => Some(waiting),
             Self::Begun | Self::Ended(_) => None,
         }
     }
@@ -79,8 +111,8 @@ fn begin<S, B, R>(stage: &Shared<S, B, R, S::Error>, handed: Handed) -> Option<S
 where
     S: Service<Request<GuardedBody<B>>>,
 {
-    let (mut inner, mut request) = stage.lock().waiting()?;
-    handed.put_into(request.extensions_mut());
+    let waiting = stage.lock().waiting()?;
+    let (mut inner, request) = waiting.ready(Some(handed));
     Some(inner.call(request))
 }
 

@@ -45,9 +45,9 @@ impl Job for ClaimJob {
             shared
                 .query(&shared.statements.claim)
                 .bind(jobs().map(|job| job.id.as_bytes().as_slice()).collect::<Vec<_>>())
-                .bind(claims().map(|claim| claim.scope.caller()).collect::<Vec<_>>())
-                .bind(claims().map(|claim| claim.scope.operation()).collect::<Vec<_>>())
-                .bind(claims().map(|claim| claim.key.as_str()).collect::<Vec<_>>())
+                .bind(claims().map(|claim| claim.scope().caller()).collect::<Vec<_>>())
+                .bind(claims().map(|claim| claim.scope().operation()).collect::<Vec<_>>())
+                .bind(claims().map(|claim| claim.key().as_str()).collect::<Vec<_>>())
                 .bind(claims().map(|claim| claim.fingerprint.as_bytes().as_slice()).collect::<Vec<_>>())
                 .bind(claims().map(|claim| guarantee_code(claim.guarantee)).collect::<Vec<_>>())
                 .bind(claims().map(|claim| claim.owner.as_bytes().as_slice()).collect::<Vec<_>>())

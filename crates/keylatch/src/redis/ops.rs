@@ -129,7 +129,7 @@ impl Store {
                 continue;
             };
             let Found { record, header } = value::decode(target.id, bytes)?;
-            if !record.belongs_to(&claim.scope, &claim.key) {
+            if !record.belongs_to(claim.scope(), claim.key()) {
                 return Err(Error::new(ErrorKind::Corrupt, "a record of another scope or key has this identity"));
             }
             let value = machine::claim(Some(record.clone()), &claim, now);

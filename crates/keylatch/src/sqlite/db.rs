@@ -49,7 +49,7 @@ impl Db {
 
     /// Reads the record that `claim` asks for.
     pub(super) fn find_claimed(&self, id: RecordId, claim: &Claim) -> Result<Option<Found>, Fault> {
-        self.query_one(id, |row| rows::decode_as(row, id, &claim.scope, &claim.key))
+        self.query_one(id, |row| rows::decode_as(row, id, claim.scope(), claim.key()))
     }
 
     /// Writes `record`: over the row in which it was found, or in a new one.

@@ -67,12 +67,12 @@ impl Broken {
     /// The identity under which a claim looks for its record.
     fn id(&self, claim: &Claim) -> RecordId {
         if self.has(Bug::OperationIgnored) {
-            let scope = Scope::new(claim.scope.caller()).expect("a valid scope");
-            return RecordId::of(&scope, &claim.key);
+            let scope = Scope::new(claim.scope().caller()).expect("a valid scope");
+            return RecordId::of(&scope, claim.key());
         }
         if self.has(Bug::KeyCaseIgnored) {
-            let key = Key::new(&claim.key.as_str().to_lowercase()).expect("a valid key");
-            return RecordId::of(&claim.scope, &key);
+            let key = Key::new(&claim.key().as_str().to_lowercase()).expect("a valid key");
+            return RecordId::of(claim.scope(), &key);
         }
         claim.id()
     }

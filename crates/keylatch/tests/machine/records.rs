@@ -124,7 +124,8 @@ pub(crate) fn record(rec: Rec) -> Option<Record> {
             (None, Some(expiry + POLICY.tombstone), State::Completed { outcome, expires_at: expiry })
         }
     };
-    let Claim { scope, key, fingerprint, guarantee, owner, .. } = request();
+    let Claim { name, fingerprint, guarantee, owner, .. } = request();
+    let (scope, key) = (name.scope().clone(), name.key().clone());
     let (epoch, attempt, created_at) = (Epoch::from_u64(3), 3, Timestamp::from_millis(999_000));
     Some(Record { scope, key, fingerprint, guarantee, epoch, owner, attempt, created_at, takeover_at, free_at, state })
 }

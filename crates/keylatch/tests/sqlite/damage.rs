@@ -60,7 +60,7 @@ async fn no_use_of_a_damaged_record_takes_it_for_absent() {
             let error = error.expect_err(damage);
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{damage}: {error}");
             assert!(error.to_string().contains(&damaged.id().to_string()), "{damage}: {error}");
-            assert!(!error.to_string().contains(damaged.key.as_str()), "{damage}: {error}");
+            assert!(!error.to_string().contains(damaged.key().as_str()), "{damage}: {error}");
         }
         assert!(fixture.record(&other).await.is_some());
         assert_eq!(store.count(scope(), 10).await.unwrap(), 2);
