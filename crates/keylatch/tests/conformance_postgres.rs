@@ -5,11 +5,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use keylatch::RecordId;
 use keylatch::conformance::Harness;
+use keylatch::machine::{Claim, Claimed, Completion};
 use keylatch::postgres::sqlx::{AssertSqlSafe, PgPool, query, raw_sql};
 use keylatch::postgres::{Options, Store};
-use keylatch::store;
+use keylatch::store::{self, Applied, Store as _};
+use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, RecordId, Scope};
 use testing_support::postgres::Cluster;
 
 fn cluster() -> &'static Cluster {
@@ -79,6 +80,23 @@ impl Harness for Postgres {
             );
             raw_sql(AssertSqlSafe(sql)).execute(&self.pool).await.expect("the record is copied");
         })
+    }
+}
+
+/// Each batch has a connection while there is work, and gives it back: with one in all, everyone has their turn.
+#[tokio::test]
+async fn one_connection_is_enough() {
+    let url = tokio::task::spawn_blocking(|| cluster().url("postgres")).await.expect("the cluster starts");
+    let options = Options::default().with_schema("one_connection").with_connections_max(1);
+    let store = Store::connect_with(&url, options).await.expect("the store opens");
+    for key in 0..20 {
+        let (scope, key) = (Scope::new("user").unwrap(), Key::new(&key.to_string()).unwrap());
+        let fingerprint = Fingerprint::of([b"request".as_slice()]);
+        let claim = Claim::new(scope, key, fingerprint, Guarantee::Fenced, &Policy::default());
+        let Claimed::Won(record) = store.claim(claim).await.unwrap().value else { panic!("it is free") };
+        let completion = Completion::new(Outcome::bytes("done"), &Policy::default());
+        assert!(matches!(store.complete(record.lease(), completion).await.unwrap(), Applied::Applied(_)));
+        assert!(store.read(record.id()).await.unwrap().value.is_some());
     }
 }
 

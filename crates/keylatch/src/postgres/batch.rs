@@ -104,9 +104,10 @@ impl<J: Job> Worker<J> {
 
     /// Takes all that waits; `None` if nothing has come for as long as `keep`.
     async fn next(&self, jobs: &mut Vec<Waiting<J>>, keep: Duration) -> Option<usize> {
-        // The lock is let go before the work, so that another worker takes what comes next.
-        let mut queue = self.queue.lock().await;
-        timeout(keep, queue.recv_many(jobs, self.shared.options.batch_records_max)).await.ok()
+        // The wait for the lock counts too: whoever has it may wait for ever. It is let go before the work, so that
+        // another worker takes what comes next.
+        let receiving = async { self.queue.lock().await.recv_many(jobs, self.shared.options.batch_records_max).await };
+        timeout(keep, receiving).await.ok()
     }
 
     async fn work(&self, jobs: &mut Vec<Waiting<J>>, link: &mut Option<Link>) {
