@@ -9,7 +9,7 @@ use keylatch::Engine;
 use keylatch::store::Swept;
 use serde::Serialize;
 
-use crate::config::Token;
+use crate::config::Secret;
 use crate::problem::Problem;
 
 /// Who may do it.
@@ -18,7 +18,7 @@ pub(crate) enum Admin {
     /// Anyone who reaches this machine's loopback address.
     Open,
     /// Who has the token.
-    Token(Token),
+    Token(Secret),
     /// Nobody.
     Closed,
 }
@@ -41,7 +41,7 @@ const CLEANING_MAX: Duration = Duration::from_secs(10);
 
 impl Admin {
     /// Who may do it on a server that listens on `ip`. A token that is set is always asked for.
-    pub(crate) fn new(token: Option<Token>, ip: IpAddr) -> Self {
+    pub(crate) fn new(token: Option<Secret>, ip: IpAddr) -> Self {
         match token {
             Some(token) => Self::Token(token),
             None if ip.is_loopback() => Self::Open,

@@ -1,26 +1,32 @@
 //! The configuration, read from the environment once, at start.
 
+mod storage;
+
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+pub(crate) use storage::{Server, Storage};
+
 /// Where to listen, where to store, and who may clean up.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Config {
     /// `HOST` (127.0.0.1) and `PORT` (3000; 0 for any free one).
     pub(crate) listen: SocketAddr,
-    /// `DATA_DIR` (./data): where the database is. It is made if it is not there.
+    /// Where orders and records are kept.
+    pub(crate) storage: Storage,
+    /// `DATA_DIR` (./data): where SQLite's file is, if there is one. It is made if it is not there.
     pub(crate) data_dir: PathBuf,
     /// `ADMIN_TOKEN`: what `POST /api/admin/cleanup` asks for. Without one, it is open on a loopback address
     /// and closed on any other.
-    pub(crate) admin_token: Option<Token>,
+    pub(crate) admin_token: Option<Secret>,
 }
 
 /// A secret. It never shows itself.
 #[derive(PartialEq, Eq)]
-pub(crate) struct Token(String);
+pub(crate) struct Secret(String);
 
 /// Everything that is wrong with the environment.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,10 +36,9 @@ const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const PORT: u16 = 3000;
 const DATA_DIR: &str = "./data";
 
-/// Variables that ask for stores and brokers that this build does not have. Whoever sets one would otherwise
-/// believe that orders go there.
-const NOT_YET: [&str; 8] =
-    ["DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD", "REDIS_URL", "KAFKA_BROKERS"];
+/// A variable that asks for brokers, which this build does not have. Whoever sets it would otherwise believe that orders
+/// go there.
+const NOT_YET: &str = "KAFKA_BROKERS";
 
 impl Config {
     /// Reads the process's environment.
@@ -47,32 +52,40 @@ impl Config {
 
     fn read(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Invalid> {
         let mut vars = Vars { vars: vars.into_iter().collect(), wrong: Vec::new() };
-        vars.refuse_what_is_not_built();
         let host = vars.parse("HOST", HOST, "must be an IP address such as 127.0.0.1, or localhost", host);
         let port = vars.parse("PORT", PORT, "must be a number from 0 to 65535", |text| text.parse().ok());
         let admin_token = vars.parse("ADMIN_TOKEN", None, "must be visible ASCII without spaces", |text| {
-            text.bytes().all(|byte| byte.is_ascii_graphic()).then(|| Some(Token(text.to_owned())))
+            text.bytes().all(|byte| byte.is_ascii_graphic()).then(|| Some(Secret(text.to_owned())))
         });
+        let storage = Storage::read(&mut vars);
+        if vars.get(NOT_YET).is_some() {
+            vars.wrong.push(format!("{NOT_YET} must not be set: this build sends no events, and would ignore it"));
+        }
         let data_dir = vars.get("DATA_DIR").map_or_else(|| DATA_DIR.into(), PathBuf::from);
         if vars.wrong.is_empty() {
-            Ok(Self { listen: SocketAddr::new(host, port), data_dir, admin_token })
+            Ok(Self { listen: SocketAddr::new(host, port), storage, data_dir, admin_token })
         } else {
             Err(Invalid(vars.wrong))
         }
     }
 }
 
-impl Token {
-    /// Whether `offered` is this token. How long it takes does not depend on where they differ.
+impl Secret {
+    /// What it is, for whoever asks for it.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `offered` is this secret. How long it takes does not depend on where they differ.
     pub(crate) fn matches(&self, offered: &[u8]) -> bool {
         use subtle::ConstantTimeEq;
         self.0.as_bytes().ct_eq(offered).into()
     }
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token")
+        f.write_str("Secret")
     }
 }
 
@@ -104,16 +117,6 @@ impl Vars {
             default
         })
     }
-
-    fn refuse_what_is_not_built(&mut self) {
-        let set: Vec<_> = NOT_YET.into_iter().filter(|name| self.get(name).is_some()).collect();
-        if !set.is_empty() {
-            self.wrong.push(format!(
-                "{} must not be set: this build stores in SQLite only, in DATA_DIR, and would ignore it",
-                set.join(", ")
-            ));
-        }
-    }
 }
 
 fn host(text: &str) -> Option<IpAddr> {
@@ -130,11 +133,13 @@ mod tests {
 
     #[test]
     fn nothing_set_is_a_local_server() {
-        let config = read(&[]).unwrap();
-        assert_eq!(config.listen.to_string(), "127.0.0.1:3000");
-        assert_eq!(config.data_dir, PathBuf::from("./data"));
-        assert_eq!(config.admin_token, None);
-        assert_eq!(read(&[("PORT", ""), ("HOST", ""), ("ADMIN_TOKEN", ""), ("REDIS_URL", "")]), Ok(config));
+        let empty = ["PORT", "HOST", "ADMIN_TOKEN", "REDIS_URL", "DATABASE_URL", "DB_HOST"].map(|name| (name, ""));
+        for config in [read(&[]), read(&empty)].map(Result::unwrap) {
+            assert_eq!(config.listen.to_string(), "127.0.0.1:3000");
+            assert!(matches!(config.storage, Storage::Sqlite));
+            assert_eq!(config.data_dir, PathBuf::from("./data"));
+            assert_eq!(config.admin_token, None);
+        }
     }
 
     #[test]
@@ -146,29 +151,33 @@ mod tests {
         let token = config.admin_token.unwrap();
         assert!(token.matches(b"s3cret!"));
         assert!(!token.matches(b"s3cret") && !token.matches(b"") && !token.matches(b"S3cret!"));
-        assert_eq!(format!("{token:?}"), "Token");
+        assert_eq!(format!("{token:?}"), "Secret");
         assert_eq!(read(&[("HOST", "localhost")]).unwrap().listen.to_string(), "127.0.0.1:3000");
     }
 
     #[test]
     fn all_that_is_wrong_is_told_at_once_without_the_values() {
-        let vars =
-            [("PORT", "65536"), ("HOST", "example.org"), ("ADMIN_TOKEN", "two words"), ("DB_PASSWORD", "hunter2")];
+        let vars = [
+            ("PORT", "65536"),
+            ("HOST", "example.org"),
+            ("ADMIN_TOKEN", "two words"),
+            ("DB_PASSWORD", "hunter2"),
+            ("DB_PORT", "hunter2"),
+            ("REDIS_URL", "hunter2"),
+            ("KAFKA_BROKERS", "hunter2"),
+        ];
         let wrong = read(&vars).unwrap_err().to_string();
         assert_eq!(
             wrong,
             "the environment is not usable:\n  \
-             DB_PASSWORD must not be set: this build stores in SQLite only, in DATA_DIR, and would ignore it\n  \
              HOST must be an IP address such as 127.0.0.1, or localhost\n  \
              PORT must be a number from 0 to 65535\n  \
-             ADMIN_TOKEN must be visible ASCII without spaces"
+             ADMIN_TOKEN must be visible ASCII without spaces\n  \
+             REDIS_URL must look like redis://user:password@host:6379, or rediss:// for TLS\n  \
+             DB_PORT must be a number from 1 to 65535\n  \
+             DB_NAME is missing: DB_PORT, DB_PASSWORD ask for PostgreSQL\n  \
+             DB_USER is missing: DB_PORT, DB_PASSWORD ask for PostgreSQL\n  \
+             KAFKA_BROKERS must not be set: this build sends no events, and would ignore it"
         );
-    }
-
-    #[test]
-    fn stores_that_are_not_built_are_refused_by_name() {
-        for name in NOT_YET {
-            assert!(read(&[(name, "x")]).unwrap_err().to_string().contains(name));
-        }
     }
 }

@@ -9,6 +9,7 @@ mod order;
 mod problem;
 mod routes;
 mod serve;
+mod setup;
 mod store;
 
 use std::error::Error;
@@ -18,17 +19,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::request::Parts;
+use keylatch::Engine;
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
-use keylatch::sqlite::Sqlite;
-use keylatch::{Engine, Limits, Policy};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
 use crate::admin::Admin;
-use crate::config::Config;
+use crate::config::{Config, Storage};
 use crate::routes::App;
-use crate::store::sqlite;
+use crate::setup::Setup;
+use crate::store::Orders;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -54,20 +55,32 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}; choose another HOST or PORT", config.listen))?;
-    let listen = listener.local_addr()?;
-    let database = config.data_dir.join("keylatch.db");
-    let store = sqlite::open(&database).await?;
+    let admin = Admin::new(config.admin_token, listener.local_addr()?.ip());
+    let file = config.data_dir.join("keylatch.db");
+    match &config.storage {
+        Storage::Sqlite => serve(listener, setup::sqlite(&file).await?, admin, metrics).await,
+        Storage::Redis(url) => serve(listener, setup::redis_and_sqlite(url, &file).await?, admin, metrics).await,
+        Storage::Postgres(server, cache) => {
+            serve(listener, setup::postgres(server, cache.as_ref()).await?, admin, metrics).await
+        }
+    }
+}
 
-    let engine = Engine::atomic(store.clone(), Policy::default(), Limits::default())?;
+async fn serve<D: Orders>(
+    listener: TcpListener,
+    setup: Setup<D>,
+    admin: Admin,
+    metrics: PrometheusHandle,
+) -> Result<(), Box<dyn Error>> {
+    let Setup { reader, engine, create, storing } = setup;
     let layer = IdempotencyLayer::new(engine.clone(), ScopeFrom::with(caller)).require_key();
-    let admin = Admin::new(config.admin_token, listen.ip());
     // Whoever reads the greeting may ask the process to stop at once.
     let signals = serve::Signals::new()?;
-    serve::greet(listen, &database, &admin);
+    serve::greet(listener.local_addr()?, &storing, &admin);
 
     let housekeeping = tokio::spawn(keep_house(engine.clone(), metrics.clone()));
-    let app = Arc::new(App { reader: store, engine: engine.clone(), admin, metrics });
-    let router = routes::router::<Sqlite>(app, layer);
+    let app = Arc::new(App { reader, engine: engine.clone(), admin, metrics });
+    let router = routes::router(app, create.layer(layer));
     let served = serve::until_told(signals, listener, router, &engine).await;
     housekeeping.abort();
     Ok(served?)

@@ -7,7 +7,7 @@
 //! | `GET /api/orders?user_id=…&limit=…&cursor=…` | a user's orders, a page at a time |
 //! | `POST /api/admin/cleanup` | removes Keylatch's records that have had their time |
 //! | `GET /health` | whether the process runs |
-//! | `GET /ready` | whether the store answers |
+//! | `GET /ready` | whether the stores of orders and records answer |
 //! | `GET /metrics` | Prometheus |
 
 use std::sync::Arc;
@@ -18,11 +18,11 @@ use axum::extract::{Path, Query, State};
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use jiff::Timestamp;
-use keylatch::http::IdempotencyLayer;
-use keylatch::{Engine, Key, Scope, Tx};
+use keylatch::sqlite::Sqlite;
+use keylatch::{Engine, Key, RecordId, Scope, Tx};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -31,7 +31,7 @@ use uuid::Uuid;
 use crate::admin::{self, Admin};
 use crate::order::{NewOrder, Order};
 use crate::problem::Problem;
-use crate::store::Orders;
+use crate::store::{Orders, sqlite};
 
 /// What the handlers share.
 pub(crate) struct App<D: Orders> {
@@ -46,10 +46,10 @@ const PAGE_ORDERS: u32 = 100;
 /// Orders on the largest page.
 const PAGE_ORDERS_MAX: u32 = 1_000;
 
-/// All routes, with `layer` around the one that takes orders.
-pub(crate) fn router<D: Orders>(app: Arc<App<D>>, layer: IdempotencyLayer) -> Router {
+/// All routes; `create` takes orders.
+pub(crate) fn router<D: Orders>(app: Arc<App<D>>, create: MethodRouter<Arc<App<D>>>) -> Router {
     Router::new()
-        .route("/api/orders", post(create::<D>).layer(layer).get(page::<D>))
+        .route("/api/orders", create.get(page::<D>))
         .route("/api/orders/{id}", get(find::<D>))
         .route("/api/admin/cleanup", post(cleanup::<D>))
         .route("/health", get(health))
@@ -60,14 +60,38 @@ pub(crate) fn router<D: Orders>(app: Arc<App<D>>, layer: IdempotencyLayer) -> Ro
         .with_state(app)
 }
 
-/// Takes an order. What is written in `tx` commits together with the record of the key and this answer.
-///
-/// The body is read as JSON whatever its `Content-Type` says: a client that forgot the header still means an order.
-async fn create<D: Orders>(mut tx: Tx<D>, scope: Scope, key: Key, body: Bytes) -> Result<impl IntoResponse, Problem> {
-    let order = Order::taken(NewOrder::parse(&body)?, Timestamp::now());
-    let order = D::insert(&mut tx, scope.caller().to_owned(), key, order).await?;
+/// Takes an order, in `Atomic`. What is written in `tx` commits together with the record of the key and this answer.
+pub(crate) async fn create<D: Orders>(
+    mut tx: Tx<D>,
+    scope: Scope,
+    key: Key,
+    body: Bytes,
+) -> Result<impl IntoResponse, Problem> {
+    let order = D::insert(&mut tx, scope.caller().to_owned(), key, asked_for(&body)?).await?;
+    Ok(created(order))
+}
+
+/// Takes an order, in `Fenced`: the records are elsewhere. An attempt after a crash runs again, and finds the order that
+/// the one before has written under its key.
+pub(crate) async fn create_fenced(
+    State(app): State<Arc<App<Sqlite>>>,
+    scope: Scope,
+    key: Key,
+    body: Bytes,
+) -> Result<impl IntoResponse, Problem> {
+    let order = sqlite::insert_once(&app.reader, scope.caller().to_owned(), key, asked_for(&body)?).await?;
+    Ok(created(order))
+}
+
+/// The order that a body asks for. It is read as JSON whatever its `Content-Type` says: a client that forgot the header
+/// still means an order.
+fn asked_for(body: &[u8]) -> Result<Order, Problem> {
+    Ok(Order::taken(NewOrder::parse(body)?, Timestamp::now()))
+}
+
+fn created(order: Order) -> impl IntoResponse {
     let location = format!("/api/orders/{}", order.order_id);
-    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(order)))
+    (StatusCode::CREATED, [(LOCATION, location)], Json(order))
 }
 
 async fn find<D: Orders>(State(app): State<Arc<App<D>>>, Path(id): Path<String>) -> Result<Json<Order>, Problem> {
@@ -130,6 +154,10 @@ async fn health() -> impl IntoResponse {
 
 async fn ready<D: Orders>(State(app): State<Arc<App<D>>>) -> Result<impl IntoResponse, Problem> {
     D::ready(&app.reader).await?;
+    // The records may be elsewhere.
+    let nobody = Scope::new("ready").expect("it is a scope");
+    let nothing = RecordId::of(&nobody, &Key::new("ready").expect("it is a key"));
+    app.engine.store().read(nothing).await.map_err(|error| Problem::unavailable(&error))?;
     Ok(Json(json!({ "status": "ready" })))
 }
 

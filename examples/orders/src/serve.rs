@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::time::Duration;
 
 use axum::Router;
@@ -96,7 +95,7 @@ impl Signals {
 }
 
 /// Says where the server is, what it does, and what to try.
-pub(crate) fn greet(listen: SocketAddr, database: &Path, admin: &Admin) {
+pub(crate) fn greet(listen: SocketAddr, storing: &str, admin: &Admin) {
     let port = listen.port();
     let host = match listen.ip() {
         IpAddr::V4(ip) if ip.is_loopback() => "localhost".to_owned(),
@@ -114,7 +113,7 @@ pub(crate) fn greet(listen: SocketAddr, database: &Path, admin: &Admin) {
 orders: takes each order exactly once
 
   listening  http://{listen}
-  storing    {database} (SQLite)
+  storing    {storing}
   scope      X-User-Id says whose a key is. It is believed as it comes, and requests without
              it share one scope: fine for a demo, not for a service that others can reach.
   cleanup    POST /api/admin/cleanup is {cleanup}
@@ -124,7 +123,6 @@ orders: takes each order exactly once
              and once more: the same answer, with Idempotent-Replayed: true
 
 ",
-        database = database.display(),
     );
     // Whoever closed the output does not want it.
     let _ = io::stdout().write_all(greeting.as_bytes());

@@ -1,5 +1,6 @@
 //! Where orders are kept. The handlers are written once, over [`Orders`]; a database is one file below this one.
 
+pub(crate) mod postgres;
 pub(crate) mod sqlite;
 
 use keylatch::tx::Database;

@@ -1,16 +1,19 @@
 //! The server, as its operator sees it: start, stop, configuration, cleaning up, logs.
 
+#[macro_use]
+mod setup;
 mod shop;
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use keylatch::sqlite::Store;
-use keylatch::{Engine, Fingerprint, Key, Limits, Policy, Scope};
+use keylatch::{Fingerprint, Key, Policy, Scope};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use shop::{Shop, answer, directory, program, readme_order};
+use setup::Setup;
+use shop::{Shop, answer, readme_order};
 use testing_support::eventually;
+use testing_support::postgres::free_port;
 use testing_support::server::{Program, StartError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -29,15 +32,14 @@ async fn refused(program: &Program) -> String {
 
 // ---- Start ---------------------------------------------------------------------------------------------
 
-#[tokio::test]
-async fn a_start_says_where_it_is_and_what_to_try() {
-    let shop = Shop::open().await;
+async fn a_start_says_where_it_is_and_what_to_try(setup: Setup) {
+    let shop = Shop::open(setup).await;
     eventually(Duration::from_secs(10), "the whole greeting", async || shop.server.printed().contains("and once more"))
         .await;
     let greeting = shop.server.printed();
     for part in [
         format!("listening  {}", shop.server.url()),
-        format!("storing    {}", shop.directory.path().join("keylatch.db").display()),
+        format!("storing    {}\n", shop.stores.shown()),
         "X-User-Id".to_owned(),
         "share one scope".to_owned(),
         "curl -i -X POST http://localhost:".to_owned(),
@@ -51,45 +53,99 @@ async fn a_start_says_where_it_is_and_what_to_try() {
 
 #[tokio::test]
 async fn a_configuration_that_is_wrong_is_told_whole() {
-    let directory = directory();
-    let wrong = program(&directory)
+    let stores = Setup::Sqlite.stores();
+    let wrong = (stores.program())
         .env("PORT", "eighty")
         .env("HOST", "nowhere")
-        .env("DATABASE_URL", "postgres://hidden")
+        .env("DATABASE_URL", "postgres://hidden:hidden@hidden:hidden/hidden")
+        .env("DB_PASSWORD", "hidden")
+        .env("REDIS_URL", "hidden")
         .env("KAFKA_BROKERS", "hidden:9092");
     let printed = refused(&wrong).await;
-    for part in ["PORT must be", "HOST must be", "DATABASE_URL, KAFKA_BROKERS must not be set", "SQLite only"] {
+    for part in [
+        "PORT must be",
+        "HOST must be",
+        "DATABASE_URL must look like",
+        "DB_USER is missing",
+        "REDIS_URL must look like",
+        "KAFKA_BROKERS must not be set",
+    ] {
         assert!(printed.contains(part), "{part:?} is not in\n{printed}");
     }
     assert!(!printed.contains("hidden"), "{printed}");
 }
 
 #[tokio::test]
-async fn each_store_that_is_not_built_is_refused() {
-    let names =
-        ["DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD", "DATABASE_URL", "REDIS_URL", "KAFKA_BROKERS"];
-    for name in names {
-        let directory = directory();
-        let printed = refused(&program(&directory).env(name, "x")).await;
-        assert!(printed.contains(&format!("{name} must not be set")), "{printed}");
+async fn a_url_and_parts_that_differ_are_refused() {
+    let stores = Setup::Postgres.stores();
+    let same = stores.program().env("DATABASE_URL", stores.database_url());
+    same.start().await.expect("both may say the same");
+    let printed = refused(&same.env("DB_NAME", "other")).await;
+    assert!(printed.contains("DB_NAME and DATABASE_URL say different things"), "{printed}");
+    assert!(!printed.contains("sentinel"), "{printed}");
+}
+
+#[tokio::test]
+async fn stores_that_cannot_be_reached_are_told_without_the_password() {
+    let nobody = free_port();
+    for (name, url) in [("DATABASE_URL", "postgres://ann:sentinel"), ("REDIS_URL", "redis://:sentinel")] {
+        let stores = Setup::Sqlite.stores();
+        let printed = refused(&stores.program().env(name, format!("{url}@127.0.0.1:{nobody}/0"))).await;
+        assert!(printed.contains("ERROR") && printed.contains("cannot"), "{printed}");
+        assert!(!printed.contains("sentinel"), "{printed}");
     }
+}
+
+/// Of many that start at once on an empty database, one makes the tables, and the others wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_may_start_at_once() {
+    const NODES: usize = 8;
+    let stores = Setup::Postgres.stores();
+    let mut starting = JoinSet::new();
+    for _ in 0..NODES {
+        let program = stores.program();
+        starting.spawn(async move { program.start().await });
+    }
+    for started in starting.join_all().await {
+        started.unwrap_or_else(|error| panic!("{error}"));
+    }
+    assert_eq!(stores.sql("SELECT count(*) FROM keylatch.schema_version"), "1");
+}
+
+/// A role that may only use what is there needs no right to make it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_without_the_right_to_create_is_enough_once_the_tables_are_there() {
+    let shop = Shop::open(Setup::Postgres).await;
+    let Shop { server, stores, .. } = shop;
+    server.terminate().await;
+    stores.sql(
+        "REVOKE CREATE ON SCHEMA public FROM public; CREATE ROLE clerk LOGIN; \
+         GRANT USAGE ON SCHEMA keylatch TO clerk; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA keylatch TO clerk; \
+         GRANT SELECT, INSERT ON orders TO clerk",
+    );
+    let shop = Shop::start(&stores.program().env("DB_USER", "clerk"), stores).await.expect("it starts");
+    let (key, body) = readme_order();
+    assert_eq!(shop.order(key, body).await.status, StatusCode::CREATED);
+    assert!(shop.order(key, body).await.is_replay());
+    assert_eq!(clean(&shop, None).await.status, StatusCode::OK);
+    assert_eq!(shop.orders_of("user123").await.len(), 1);
 }
 
 #[tokio::test]
 async fn a_port_that_is_taken_is_told() {
-    let shop = Shop::open().await;
+    let shop = Shop::open(Setup::Sqlite).await;
     let port = shop.server.authority().rsplit(':').next().expect("there is a port");
-    let directory = directory();
-    let printed = refused(&program(&directory).env("PORT", port)).await;
+    let printed = refused(&Setup::Sqlite.stores().program().env("PORT", port)).await;
     assert!(printed.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{printed}");
 }
 
 #[tokio::test]
 async fn a_directory_that_cannot_be_made_is_told() {
-    let directory = directory();
-    let file = directory.path().join("file");
+    let stores = Setup::Sqlite.stores();
+    let file = stores.directory().path().join("file");
     std::fs::write(&file, "").expect("there is room for a file");
-    let printed = refused(&program(&directory).env("DATA_DIR", file.join("data"))).await;
+    let printed = refused(&stores.program().env("DATA_DIR", file.join("data"))).await;
     assert!(printed.contains(&file.join("data").display().to_string()), "{printed}");
 }
 
@@ -105,11 +161,11 @@ async fn clean(shop: &Shop, authorization: Option<&str>) -> shop::Answer {
 
 #[tokio::test]
 async fn cleaning_up_is_open_on_this_machine_only() {
-    let home = Shop::open().await;
+    let home = Shop::open(Setup::Sqlite).await;
     assert_eq!(clean(&home, None).await.json(), json!({ "removed": 0, "buried": 0, "complete": true }));
 
-    let directory = directory();
-    let abroad = Shop::start(&program(&directory).env("HOST", "0.0.0.0"), directory).await.expect("it starts");
+    let stores = Setup::Sqlite.stores();
+    let abroad = Shop::start(&stores.program().env("HOST", "0.0.0.0"), stores).await.expect("it starts");
     for authorization in [None, Some("Bearer "), Some("Bearer x")] {
         let closed = clean(&abroad, authorization).await;
         assert_eq!((closed.status, closed.code().as_str()), (StatusCode::FORBIDDEN, "ADMIN_CLOSED"));
@@ -119,9 +175,9 @@ async fn cleaning_up_is_open_on_this_machine_only() {
 #[tokio::test]
 async fn a_token_opens_it_and_nothing_else_does() {
     for host in ["0.0.0.0", "127.0.0.1"] {
-        let directory = directory();
-        let program = program(&directory).env("HOST", host).env("ADMIN_TOKEN", "T0ken-of-the-operator");
-        let shop = Shop::start(&program, directory).await.expect("it starts");
+        let stores = Setup::Sqlite.stores();
+        let program = stores.program().env("HOST", host).env("ADMIN_TOKEN", "T0ken-of-the-operator");
+        let shop = Shop::start(&program, stores).await.expect("it starts");
         for wrong in [
             None,
             Some(""),
@@ -144,17 +200,15 @@ async fn a_token_opens_it_and_nothing_else_does() {
     }
 }
 
-#[tokio::test]
-async fn records_that_have_had_their_time_go_and_others_stay() {
+async fn records_that_have_had_their_time_go_and_others_stay(setup: Setup) {
     const EXPIRED: usize = 2_345;
-    let shop = Shop::open().await;
+    let shop = Shop::open(setup).await;
     let (key, body) = readme_order();
     let first = shop.order(key, body).await;
 
-    // Another process on the same file, whose records are over at once.
-    let store = Store::open(shop.directory.path().join("keylatch.db")).await.expect("a second process may");
+    // Another process on the same records, whose own are over at once.
     let policy = Policy { retention: Duration::from_millis(1), tombstone: Duration::ZERO, ..Policy::default() };
-    let engine = Engine::fenced(store, policy, Limits::default()).expect("it can be kept");
+    let engine = shop.stores.engine(policy).await;
     let mut runs = JoinSet::new();
     for number in 0..EXPIRED {
         let (scope, key) = (Scope::new(&format!("caller-{number}")), Key::new("k"));
@@ -177,9 +231,8 @@ async fn records_that_have_had_their_time_go_and_others_stay() {
 
 // ---- What it shows -------------------------------------------------------------------------------------
 
-#[tokio::test]
-async fn it_tells_how_it_is() {
-    let shop = Shop::open().await;
+async fn it_tells_how_it_is(setup: Setup) {
+    let shop = Shop::open(setup).await;
     assert_eq!(shop.get("/health").await.json(), json!({ "status": "ok" }));
     assert_eq!(shop.get("/ready").await.json(), json!({ "status": "ready" }));
     let (key, body) = readme_order();
@@ -199,11 +252,10 @@ async fn it_tells_how_it_is() {
     assert!(metrics.body.contains("keylatch_store_seconds_bucket{"), "{}", metrics.body);
 }
 
-#[tokio::test]
-async fn secrets_are_not_printed() {
-    let directory = directory();
-    let program = program(&directory).env("RUST_LOG", "trace").env("ADMIN_TOKEN", "sentinel-token");
-    let shop = Shop::start(&program, directory).await.expect("it starts");
+async fn secrets_are_not_printed(setup: Setup) {
+    let stores = setup.stores();
+    let program = stores.program().env("RUST_LOG", "trace").env("ADMIN_TOKEN", "sentinel-token");
+    let shop = Shop::start(&program, stores).await.expect("it starts");
     let body = r#"{"user_id":"sentinel-user","cart_id":"sentinel-cart","items":[]}"#;
     let caller = |request: reqwest::RequestBuilder| request.header("x-user-id", "sentinel-caller");
     for body in [body, body, "{\"sentinel-other\":1}"] {
@@ -239,14 +291,13 @@ async fn half_way(shop: &Shop, key: &str, length: usize) -> TcpStream {
     customer
 }
 
-#[tokio::test]
-async fn a_request_under_way_is_answered_before_the_end() {
-    let shop = Shop::open().await;
+async fn a_request_under_way_is_answered_before_the_end(setup: Setup) {
+    let shop = Shop::open(setup).await;
     let (key, body) = readme_order();
     let mut customer = half_way(&shop, key, body.len()).await;
     let authority = shop.server.authority().to_owned();
 
-    let Shop { server, directory: _kept, .. } = shop;
+    let Shop { server, stores: _kept, .. } = shop;
     let ending = tokio::spawn(server.terminate());
     eventually(Duration::from_secs(10), "no more connections", async || TcpStream::connect(&authority).await.is_err())
         .await;
@@ -261,7 +312,7 @@ async fn a_request_under_way_is_answered_before_the_end() {
 
 #[tokio::test]
 async fn a_connection_that_hangs_does_not_hold_the_end() {
-    let shop = Shop::open().await;
+    let shop = Shop::open(Setup::Sqlite).await;
     let _hanging = half_way(&shop, "k", 9).await;
     let asked = Instant::now();
     let (status, printed) = shop.server.terminate().await;
@@ -269,3 +320,11 @@ async fn a_connection_that_hangs_does_not_hold_the_end() {
     assert!(printed.contains("some connections did not end"), "{printed}");
     assert!(asked.elapsed() < Duration::from_secs(20), "it took {:?}", asked.elapsed());
 }
+
+tests_on!(sqlite: Sqlite, postgres: Postgres, redis: Redis, tiered: Tiered => [
+    a_start_says_where_it_is_and_what_to_try,
+    records_that_have_had_their_time_go_and_others_stay,
+    it_tells_how_it_is,
+    secrets_are_not_printed,
+    a_request_under_way_is_answered_before_the_end,
+]);

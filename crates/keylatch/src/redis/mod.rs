@@ -37,7 +37,7 @@ use std::sync::atomic::AtomicUsize;
 
 use redis::cluster::ClusterClientBuilder;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-use redis::{Client, IntoConnectionInfo as _, TlsCertificates, Value, cmd};
+use redis::{Client, IntoConnectionInfo as _, TlsCertificates};
 
 #[cfg(feature = "conformance")]
 use crate::Clock;
@@ -89,7 +89,7 @@ impl Store {
             Connection::One(mut one) => Settings::read(&mut one).await?.syncs_each_write(&mut one).await,
             Connection::Cluster(_) => false,
         };
-        Ok(Self::new(link, if synced { Durability::Disk } else { Durability::Replica }, options))
+        Ok(Self::new(link, if synced { Durability::Disk } else { Durability::Replica }, &options))
     }
 
     /// Connects to the primary that the Sentinels at `urls` know by the name `service`, and follows a failover.
@@ -104,7 +104,7 @@ impl Store {
         let link = Link::new(Source::Sentinels(Box::new(client)), &options);
         link.connect().await?;
         // A failover can lose what one server has on its disk.
-        Ok(Self::new(link, Durability::Replica, options))
+        Ok(Self::new(link, Durability::Replica, &options))
     }
 
     /// Connects to the Cluster that the nodes at `urls` belong to.
@@ -127,7 +127,7 @@ impl Store {
         let client = Box::new(builder.build().map_err(ConnectError::Address)?);
         let link = Link::new(Source::Cluster(client), &options);
         link.connect().await?;
-        Ok(Self::new(link, Durability::Replica, options))
+        Ok(Self::new(link, Durability::Replica, &options))
     }
 
     /// Puts a copy of what is stored for `from` under the identity `to`, in place of what is there, as a damaged store
@@ -138,6 +138,7 @@ impl Store {
     /// If there is no record `from`, or the server does not answer.
     #[cfg(feature = "conformance")]
     pub async fn misplace(&self, from: crate::RecordId, to: crate::RecordId) {
+        use redis::{Value, cmd};
         let (link, keys) = (&self.0.link, self.0.keys.all(to));
         let record = link.read(cmd("GET").arg(self.0.keys.record(from))).await.expect("the server answers");
         let Value::BulkString(record) = record else { panic!("there is a record to misplace") };
@@ -145,14 +146,14 @@ impl Store {
         link.read(cmd("ZADD").arg(&keys[1]).arg(0).arg(to.as_bytes())).await.expect("the server answers");
     }
 
-    fn new(link: Link, durability: Durability, options: Options) -> Self {
+    fn new(link: Link, durability: Durability, options: &Options) -> Self {
         Self(Arc::new(Inner {
             link,
             keys: Keys::new(&options.prefix),
             durability,
             sweep_from: AtomicUsize::new(0),
             #[cfg(feature = "conformance")]
-            clock: options.clock,
+            clock: options.clock.clone(),
         }))
     }
 }

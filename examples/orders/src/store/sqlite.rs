@@ -35,7 +35,8 @@ impl Orders for Sqlite {
 
     async fn insert(tx: &mut Tx<Self>, caller: String, key: Key, order: Order) -> Result<Order, Problem> {
         let inserted = tx.run(move |db| insert(db, &caller, &key, order)).await;
-        inserted.map_err(|error| Problem::unavailable(&error))?.map_err(Problem::Taken)
+        let taken = |there: Order| Problem::Taken(there.order_id);
+        inserted.map_err(|error| Problem::unavailable(&error))?.map_err(taken)
     }
 
     async fn find(reader: &Store, order_id: Uuid) -> Result<Option<Order>, Problem> {
@@ -61,28 +62,41 @@ impl Orders for Sqlite {
     }
 }
 
-/// Writes the order, or finds the one that was there before.
-fn insert(db: &Connection, caller: &str, key: &Key, order: Order) -> rusqlite::Result<Result<Order, Uuid>> {
-    let items = serde_json::to_string(&order.items).expect("items have nothing that JSON cannot say");
-    let inserted = db.prepare_cached(include_str!("sqlite/insert.sql"))?.execute((
-        order.order_id.to_string(),
-        caller,
-        key.as_str(),
-        &order.user_id,
-        &order.cart_id,
-        order.status.as_str(),
-        order.total_amount.to_string(),
-        items,
-        order.created_at.as_millisecond(),
-    ))?;
-    if inserted == 1 {
-        return Ok(Ok(order));
+/// Writes `order` by itself, which `caller` placed under `key`; or finds it, if an attempt before has written it.
+///
+/// # Errors
+///
+/// [`Problem::Taken`] if there is an order of other things under the key: then its record has gone.
+pub(crate) async fn insert_once(store: &Store, caller: String, key: Key, order: Order) -> Result<Order, Problem> {
+    let asked = order.clone();
+    let inserted = store.execute(move |db| insert(db, &caller, &key, order)).await;
+    match inserted.map_err(|error| Problem::unavailable(&error))? {
+        Err(there) if there.is_of_the_same(&asked) => Ok(there),
+        inserted => inserted.map_err(|there| Problem::Taken(there.order_id)),
     }
-    let mut taken = db.prepare_cached(include_str!("sqlite/taken.sql"))?;
-    taken.query_row((caller, key.as_str()), |row| parsed(row, 0, |text| text.parse().ok())).map(Err)
 }
 
-/// The order in a row of `find.sql` or `page.sql`.
+/// Writes the order, or finds the one that was there before.
+fn insert(db: &Connection, caller: &str, key: &Key, new: Order) -> rusqlite::Result<Result<Order, Order>> {
+    let items = serde_json::to_string(&new.items).expect("items have nothing that JSON cannot say");
+    let inserted = db.prepare_cached(include_str!("sqlite/insert.sql"))?.execute((
+        new.order_id.to_string(),
+        caller,
+        key.as_str(),
+        &new.user_id,
+        &new.cart_id,
+        new.status.as_str(),
+        new.total_amount.to_string(),
+        items,
+        new.created_at.as_millisecond(),
+    ))?;
+    if inserted == 1 {
+        return Ok(Ok(new));
+    }
+    db.prepare_cached(include_str!("sqlite/taken.sql"))?.query_row((caller, key.as_str()), order).map(Err)
+}
+
+/// The order in a row of `find.sql`, `page.sql` or `taken.sql`.
 fn order(row: &Row<'_>) -> rusqlite::Result<Order> {
     Ok(Order {
         order_id: parsed(row, 0, |text| text.parse().ok())?,

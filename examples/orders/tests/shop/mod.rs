@@ -1,15 +1,18 @@
-//! The real server on a free port and a directory of its own, and a customer who asks it.
+//! The real server on a free port and stores of its own, and a customer who asks it.
 #![allow(dead_code, reason = "each file of tests needs its own part of this")]
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
-use tempfile::TempDir;
 use testing_support::server::{Program, Server, StartError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-/// A running server. Its directory goes when it does.
+use crate::setup::{Setup, Stores};
+
+/// A running server. Its stores go when it does.
 pub(crate) struct Shop {
     pub(crate) server: Server,
-    pub(crate) directory: TempDir,
+    pub(crate) stores: Stores,
     http: reqwest::Client,
 }
 
@@ -21,31 +24,22 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
-/// How to start the server so that it stores in `directory`.
-pub(crate) fn program(directory: &TempDir) -> Program {
-    Program::new(env!("CARGO_BIN_EXE_orders")).env("DATA_DIR", directory.path())
-}
-
-pub(crate) fn directory() -> TempDir {
-    tempfile::tempdir().expect("there is room for a directory")
-}
-
 impl Shop {
-    pub(crate) async fn open() -> Self {
-        let directory = directory();
-        Self::start(&program(&directory), directory).await.expect("the server starts")
+    pub(crate) async fn open(setup: Setup) -> Self {
+        let stores = setup.stores();
+        Self::start(&stores.program(), stores).await.expect("the server starts")
     }
 
-    pub(crate) async fn start(program: &Program, directory: TempDir) -> Result<Self, StartError> {
+    pub(crate) async fn start(program: &Program, stores: Stores) -> Result<Self, StartError> {
         let http = reqwest::Client::builder().no_proxy().build().expect("a plain client needs nothing");
-        Ok(Self { server: program.start().await?, directory, http })
+        Ok(Self { server: program.start().await?, stores, http })
     }
 
-    /// Stops the server with SIGTERM and starts it again in the same directory.
+    /// Stops the server with SIGTERM and starts it again on the same stores.
     pub(crate) async fn reopen(self) -> Self {
         let (status, printed) = self.server.terminate().await;
         assert!(status.success(), "{printed}");
-        Self::start(&program(&self.directory), self.directory).await.expect("the server starts again")
+        Self::start(&self.stores.program(), self.stores).await.expect("the server starts again")
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -66,6 +60,20 @@ impl Shop {
             .header("content-type", "application/json")
             .header("idempotency-key", key)
             .body(body.to_owned())
+    }
+
+    /// What is answered to the head of an order of so many bytes, as `curl` sends it before a large body.
+    pub(crate) async fn announce(&self, key: &str, bytes: usize) -> String {
+        let authority = self.server.authority();
+        let head = format!(
+            "POST /api/orders HTTP/1.1\r\nHost: {authority}\r\nIdempotency-Key: {key}\r\nContent-Length: {bytes}\r\n\
+             Expect: 100-continue\r\nConnection: close\r\n\r\n"
+        );
+        let mut customer = TcpStream::connect(authority).await.expect("it listens");
+        customer.write_all(head.as_bytes()).await.expect("it takes the head");
+        let mut answer = String::new();
+        customer.read_to_string(&mut answer).await.expect("it answers");
+        answer
     }
 
     /// All orders of a user.

@@ -1,0 +1,134 @@
+//! Orders in PostgreSQL, in the database that has Keylatch's records.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use keylatch::postgres::{CONNECT_MAX, CONNECTIONS_MAX, OpenError, Options, Postgres, Store};
+use keylatch::{Key, Tx};
+use sqlx::postgres::{PgPool, PgPoolOptions, PgRow};
+use sqlx::{Row, query, query_scalar, raw_sql};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::Orders;
+use crate::config::Server;
+use crate::money::Money;
+use crate::order::{Order, Status};
+use crate::problem::Problem;
+
+/// Connections for reads. They are apart from those that take orders, so that neither waits for the other.
+const READERS_MAX: u32 = 4;
+/// How long a statement may take; a server that stands still must not keep its client for ever.
+const STATEMENT_MAX: Duration = Duration::from_secs(10);
+/// How long a start may take to make the table, the wait for another process that makes it included.
+const SCHEMA_MAX: Duration = Duration::from_secs(60);
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CannotOpen {
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    #[error("cannot make the table of orders: {0}")]
+    Schema(sqlx::Error),
+}
+
+/// Connects to the database, and makes Keylatch's schema and the table of orders if they are not there. The pool is for
+/// reads.
+pub(crate) async fn open(server: &Server) -> Result<(Store, PgPool), CannotOpen> {
+    let pool = |connections| PgPoolOptions::new().max_connections(connections).acquire_timeout(CONNECT_MAX);
+    // The store finds connections that have broken by itself, without a round trip for each use.
+    let writers = pool(CONNECTIONS_MAX).test_before_acquire(false).connect_with(server.options()).await;
+    let store = Store::with_pool(writers.map_err(OpenError::Server)?, Options::default()).await?;
+    let readers = pool(READERS_MAX).connect_lazy_with(server.options());
+    match timeout(SCHEMA_MAX, make_table(&readers)).await {
+        Ok(made) => made.map_err(CannotOpen::Schema)?,
+        Err(_) => return Err(CannotOpen::Schema(sqlx::Error::PoolTimedOut)),
+    }
+    Ok((store, readers))
+}
+
+async fn make_table(pool: &PgPool) -> sqlx::Result<()> {
+    if query_scalar(include_str!("postgres/schema_exists.sql")).fetch_one(pool).await? {
+        return Ok(());
+    }
+    let mut tx = pool.begin().await?;
+    query(include_str!("postgres/schema_lock.sql")).execute(&mut *tx).await?;
+    raw_sql(include_str!("postgres/schema.sql")).execute(&mut *tx).await?;
+    tx.commit().await
+}
+
+impl Orders for Postgres {
+    type Reader = PgPool;
+
+    async fn insert(tx: &mut Tx<Self>, caller: String, key: Key, order: Order) -> Result<Order, Problem> {
+        let items = serde_json::to_string(&order.items).expect("items have nothing that JSON cannot say");
+        let inserting = query(include_str!("postgres/insert.sql"))
+            .bind(order.order_id.to_string())
+            .bind(&caller)
+            .bind(key.as_str())
+            .bind(&order.user_id)
+            .bind(&order.cart_id)
+            .bind(order.status.as_str())
+            .bind(order.total_amount.to_string())
+            .bind(items)
+            .bind(order.created_at.as_millisecond());
+        if in_time(inserting.execute(&mut **tx)).await?.rows_affected() == 1 {
+            return Ok(order);
+        }
+        let taken = query(include_str!("postgres/taken.sql")).bind(&caller).bind(key.as_str());
+        let order_id =
+            in_time(taken.try_map(|row: PgRow| parsed(&row, 0, |text| text.parse().ok())).fetch_one(&mut **tx));
+        Err(Problem::Taken(order_id.await?))
+    }
+
+    async fn find(reader: &PgPool, order_id: Uuid) -> Result<Option<Order>, Problem> {
+        let find = query(include_str!("postgres/find.sql")).bind(order_id.to_string()).try_map(order);
+        in_time(find.fetch_optional(reader)).await
+    }
+
+    async fn page(reader: &PgPool, user_id: String, after: Option<Uuid>, limit: u32) -> Result<Vec<Order>, Problem> {
+        // No text of PostgreSQL's has this character, and so no order is such a user's.
+        if user_id.contains('\0') {
+            return Ok(Vec::new());
+        }
+        let after = after.map(|order_id| order_id.to_string());
+        let page = query(include_str!("postgres/page.sql")).bind(user_id).bind(after).bind(i64::from(limit));
+        in_time(page.try_map(order).fetch_all(reader)).await
+    }
+
+    async fn ready(reader: &PgPool) -> Result<(), Problem> {
+        in_time(query("SELECT EXISTS (SELECT FROM orders)").execute(reader)).await?;
+        Ok(())
+    }
+}
+
+/// What a statement gives, if it does within the time for that.
+async fn in_time<T>(statement: impl Future<Output = sqlx::Result<T>>) -> Result<T, Problem> {
+    match timeout(STATEMENT_MAX, statement).await {
+        Ok(done) => done.map_err(|error| Problem::unavailable(&error)),
+        Err(late) => Err(Problem::unavailable(&late)),
+    }
+}
+
+/// The order in a row of `find.sql` or `page.sql`.
+#[expect(clippy::needless_pass_by_value, reason = "sqlx maps rows")]
+fn order(row: PgRow) -> sqlx::Result<Order> {
+    Ok(Order {
+        order_id: parsed(&row, 0, |text| text.parse().ok())?,
+        user_id: row.try_get(1)?,
+        cart_id: row.try_get(2)?,
+        status: parsed(&row, 3, Status::from_stored)?,
+        total_amount: parsed(&row, 4, Money::from_stored)?,
+        items: parsed(&row, 5, |text| serde_json::from_str(text).ok())?,
+        created_at: Timestamp::from_millisecond(row.try_get(6)?).map_err(|error| sqlx::Error::Decode(error.into()))?,
+    })
+}
+
+/// What a text column means. One that means nothing was not written by this program.
+fn parsed<T>(row: &PgRow, column: usize, parse: impl FnOnce(&str) -> Option<T>) -> sqlx::Result<T> {
+    let text: &str = row.try_get(column)?;
+    parse(text).ok_or_else(|| sqlx::Error::ColumnDecode {
+        index: column.to_string(),
+        source: "not what the orders API writes into this column".into(),
+    })
+}

@@ -1,0 +1,5 @@
+-- One order.
+SELECT order_id::text, user_id, cart_id, status, total_amount::text, items::text,
+       (extract(epoch FROM created_at) * 1000)::bigint
+FROM orders
+WHERE order_id = $1::uuid
