@@ -8,7 +8,7 @@ use redis::{Value, cmd};
 use super::error::Failed;
 use super::value::{self, HEADER_BYTES};
 use super::{ConnectError, Options, Store};
-use crate::store::Error;
+use crate::store::{Durability, Error};
 use crate::{Record, RecordId};
 
 /// A cache in Redis or Valkey, for [`Tiered`](crate::tiered::Tiered). It may evict, and needs no append-only file: what it
@@ -20,13 +20,22 @@ impl Cache {
     /// Connects to the server at `url` with these options. Copies stand under the prefix with `-cache` behind it, each
     /// with a time to live.
     ///
+    /// A server that cannot be reached now is no error: it is tried again later, and nobody waits for it meanwhile.
+    ///
     /// # Errors
     ///
     /// See [`ConnectError`]; each says what to do.
     pub async fn connect(url: &str, options: Options) -> Result<Self, ConnectError> {
         let prefix = format!("{}-cache", options.prefix);
         let options = Options { is_cache: true, ..options.with_prefix(&prefix).allow_eviction() };
-        Ok(Self(Store::connect_with(url, options).await?))
+        let link = Store::link(url, &options)?;
+        match link.connect().await {
+            Err(error @ ConnectError::Unreachable(_)) => {
+                tracing::warn!(%error, "there is no cache for now; the store is asked meanwhile");
+            }
+            connected => drop(connected?),
+        }
+        Ok(Self(Store::new(link, Durability::Replica, &options)))
     }
 }
 

@@ -79,12 +79,7 @@ impl Store {
     ///
     /// See [`ConnectError`]; each says what to do.
     pub async fn connect_with(url: &str, options: Options) -> Result<Self, ConnectError> {
-        let client = match &options.root_certificate {
-            Some(pem) => Client::build_with_tls(url, certificates(pem)),
-            None => Client::open(url),
-        };
-        let client = Box::new(client.map_err(ConnectError::Address)?);
-        let link = Link::new(Source::Address(client), &options);
+        let link = Self::link(url, &options)?;
         let synced = match link.connect().await?.1 {
             Connection::One(mut one) => Settings::read(&mut one).await?.syncs_each_write(&mut one).await,
             Connection::Cluster(_) => false,
@@ -144,6 +139,16 @@ impl Store {
         let Value::BulkString(record) = record else { panic!("there is a record to misplace") };
         link.read(cmd("SET").arg(&keys[0]).arg(record)).await.expect("the server answers");
         link.read(cmd("ZADD").arg(&keys[1]).arg(0).arg(to.as_bytes())).await.expect("the server answers");
+    }
+
+    /// The way to the server at `url`, which is not connected yet.
+    fn link(url: &str, options: &Options) -> Result<Link, ConnectError> {
+        let client = match &options.root_certificate {
+            Some(pem) => Client::build_with_tls(url, certificates(pem)),
+            None => Client::open(url),
+        };
+        let client = Box::new(client.map_err(ConnectError::Address)?);
+        Ok(Link::new(Source::Address(client), options))
     }
 
     fn new(link: Link, durability: Durability, options: &Options) -> Self {

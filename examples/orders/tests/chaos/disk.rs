@@ -12,6 +12,7 @@ use testing_support::server::StartError;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::setup::Setup;
 use crate::shop::{SOON, Shop, order, order_of};
 
 const DISK_BYTES: u64 = 16 << 20;
@@ -22,8 +23,8 @@ const ITEMS: usize = 1_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i3_i4_hold_on_a_disk_that_runs_full_and_it_comes_back_by_itself() {
-    let mut shop = Shop::new();
-    let disk = Disk::new(shop.dir(), DISK_BYTES);
+    let mut shop = Shop::new(Setup::Sqlite);
+    let disk = Disk::new(shop.stores.directory().path(), DISK_BYTES);
     shop.program = disk.start_on(shop.program);
     let server = shop.open().await;
     let mut answered = take(&shop, "before", 5).await;
@@ -60,8 +61,8 @@ async fn i1_to_i4_hold_on_a_disk_that_runs_full_time_and_again_under_load() {
     /// The log alone would fill a smaller one.
     const BYTES: u64 = 64 << 20;
     const PERIOD: Duration = Duration::from_millis(60);
-    let mut shop = Shop::new();
-    let disk = Disk::new(shop.dir(), BYTES);
+    let mut shop = Shop::new(Setup::Sqlite);
+    let disk = Disk::new(shop.stores.directory().path(), BYTES);
     shop.program = disk.start_on(shop.program);
     let server = shop.open().await;
     let orders: Vec<_> = (0..ORDERS).map(|number| order_of("user", format!("key-{number}"), ITEMS / 10)).collect();
@@ -98,7 +99,7 @@ async fn i1_to_i4_hold_on_a_disk_that_runs_full_time_and_again_under_load() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i3_i4_hold_when_writes_fail_and_it_comes_back_by_itself() {
-    let mut shop = Shop::new();
+    let mut shop = Shop::new(Setup::Sqlite);
     shop.program = shop.program.survives_denied_writes();
     let mut server = shop.open().await;
     let mut answered = take(&shop, "before", 5).await;
@@ -122,8 +123,8 @@ async fn i3_i4_hold_when_writes_fail_and_it_comes_back_by_itself() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_disk_is_named_at_the_start_and_loses_nothing() {
-    let mut shop = Shop::new();
-    let disk = Disk::new(shop.dir(), DISK_BYTES);
+    let mut shop = Shop::new(Setup::Sqlite);
+    let disk = Disk::new(shop.stores.directory().path(), DISK_BYTES);
     shop.program = disk.start_on(shop.program);
     let server = shop.open().await;
     let answered = take(&shop, "before", 5).await;
@@ -135,7 +136,7 @@ async fn a_read_only_disk_is_named_at_the_start_and_loses_nothing() {
         panic!("it must say that it cannot store anything, and end: {started:?}");
     };
     assert!(!status.success());
-    assert!(output.contains(&shop.database().display().to_string()), "it names the file: {output}");
+    assert!(output.contains(&shop.stores.file().display().to_string()), "it names the file: {output}");
     assert!(output.contains("read-only"), "it says what is wrong: {output}");
 
     disk.read_only(false);

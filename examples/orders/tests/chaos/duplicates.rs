@@ -8,12 +8,12 @@ use testing_support::client::Request;
 use testing_support::server::allow_open_files;
 use tokio::task::JoinSet;
 
+use crate::setup::Setup;
 use crate::shop::{SOON, Shop, order};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn i1_two_hundred_at_once_are_one_order() {
+async fn i1_two_hundred_at_once_are_one_order(setup: Setup) {
     const REQUESTS: usize = 200;
-    let shop = Shop::new();
+    let shop = Shop::new(setup);
     let server = shop.open().await;
     // The run cannot end before all others have asked, or some seconds have passed.
     let started = Instant::now();
@@ -38,10 +38,9 @@ async fn i1_two_hundred_at_once_are_one_order() {
     server.kill().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn i2_two_hundred_that_wait_get_the_same_answer() {
+async fn i2_two_hundred_that_wait_get_the_same_answer(setup: Setup) {
     const REQUESTS: usize = 200;
-    let shop = Shop::new();
+    let shop = Shop::new(setup);
     let server = shop.open().await;
     let request = Request { wait_s: Some(5), ..order("user", "key") };
     let replies = send(&shop, &request, REQUESTS).join_all().await;
@@ -53,14 +52,13 @@ async fn i2_two_hundred_that_wait_get_the_same_answer() {
 }
 
 /// Memory is bounded, and nobody else is held up.
-#[tokio::test(flavor = "multi_thread")]
-async fn i13_five_thousand_of_one_key_leave_others_alone() {
+async fn i13_five_thousand_of_one_key_leave_others_alone(setup: Setup) {
     const REQUESTS: usize = 5_000;
     const OTHERS: usize = 50;
     const MEMORY_MAX: u64 = 256 << 20;
     // Each is a connection with two ends, and the server's end is in another process.
     allow_open_files(2 * REQUESTS as u64);
-    let shop = Shop::new();
+    let shop = Shop::new(setup);
     let server = shop.open().await;
     let before = server.memory_peak();
     shop.ask_all_again(&[order("other", "before")]).await;
@@ -123,3 +121,9 @@ fn is_taken(reply: &Reply) -> bool {
 fn is_in_progress(reply: &Reply) -> bool {
     matches!(reply, Reply::Refused { status: 409, code } if code == "IDEMPOTENCY_KEY_IN_PROGRESS")
 }
+
+tests_on!(sqlite: Sqlite, postgres: Postgres, redis: Redis => [
+    i1_two_hundred_at_once_are_one_order,
+    i2_two_hundred_that_wait_get_the_same_answer,
+    i13_five_thousand_of_one_key_leave_others_alone,
+]);

@@ -4,14 +4,14 @@ use testing_history::Reply;
 use testing_support::eventually;
 use testing_support::raw::{Connection, Leave, bytes_of};
 
+use crate::setup::Setup;
 use crate::shop::{SOON, Shop, order, order_of};
 
 const HOW: [Leave; 2] = [Leave::Close, Leave::Reset];
 
 /// Nothing is recorded: another request may have the key.
-#[tokio::test(flavor = "multi_thread")]
-async fn i11_a_client_that_leaves_in_the_body_leaves_nothing() {
-    let shop = Shop::new();
+async fn i11_a_client_that_leaves_in_the_body_leaves_nothing(setup: Setup) {
+    let shop = Shop::new(setup);
     let server = shop.open().await;
     for leave in HOW {
         let key = format!("{leave:?}");
@@ -30,9 +30,8 @@ async fn i11_a_client_that_leaves_in_the_body_leaves_nothing() {
 }
 
 /// Its run goes on: its retry is the very case this exists for.
-#[tokio::test(flavor = "multi_thread")]
-async fn i1_a_client_that_leaves_while_its_request_runs_finds_it_done() {
-    let shop = Shop::new();
+async fn i1_a_client_that_leaves_while_its_request_runs_finds_it_done(setup: Setup) {
+    let shop = Shop::new(setup);
     let server = shop.open().await;
     for leave in HOW {
         let request = order("user", format!("{leave:?}"));
@@ -54,3 +53,8 @@ async fn i1_a_client_that_leaves_while_its_request_runs_finds_it_done() {
     assert_eq!((summary.effects, summary.first_answers), (HOW.len(), 0));
     server.kill().await;
 }
+
+tests_on!(sqlite: Sqlite, postgres: Postgres, redis: Redis => [
+    i11_a_client_that_leaves_in_the_body_leaves_nothing,
+    i1_a_client_that_leaves_while_its_request_runs_finds_it_done,
+]);

@@ -7,18 +7,18 @@ use testing_support::client::Request;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::setup::Setup;
 use crate::shop::{Shop, order};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-#[tokio::test(flavor = "multi_thread")]
-async fn i1_i2_hold_between_two_processes_one_of_which_stands_still_now_and_then() {
+async fn i1_i2_hold_between_two_processes_one_of_which_stands_still_now_and_then(setup: Setup) {
     const CLIENTS: usize = 16;
     const KEYS: usize = 400;
     const PAUSES: usize = 6;
     /// Shorter than a server waits for the write lock, with which the other may stand still.
     const PAUSE: Duration = Duration::from_millis(500);
-    let shop = Arc::new(Shop::new());
+    let shop = Arc::new(Shop::new(setup));
     let servers = [shop.open().await, shop.open().await];
     shop.targets.set(servers.each_ref().map(|server| server.url()));
 
@@ -61,9 +61,8 @@ async fn i1_i2_hold_between_two_processes_one_of_which_stands_still_now_and_then
 }
 
 /// One dies, the other goes on at once: nothing in the file belongs to a process.
-#[tokio::test(flavor = "multi_thread")]
-async fn i4_what_one_process_answered_the_other_answers_after_its_death() {
-    let shop = Shop::new();
+async fn i4_what_one_process_answered_the_other_answers_after_its_death(setup: Setup) {
+    let shop = Shop::new(setup);
     let first = shop.open().await;
     let keys: Vec<_> = (0..20).map(|number| order("user", format!("key-{number}"))).collect();
     shop.ask_all_again(&keys[..10]).await;
@@ -77,3 +76,8 @@ async fn i4_what_one_process_answered_the_other_answers_after_its_death() {
     let (status, _) = first.terminate().await;
     assert!(status.success(), "{status}");
 }
+
+tests_on!(sqlite: Sqlite, postgres: Postgres => [
+    i1_i2_hold_between_two_processes_one_of_which_stands_still_now_and_then,
+    i4_what_one_process_answered_the_other_answers_after_its_death,
+]);

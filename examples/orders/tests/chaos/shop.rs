@@ -1,16 +1,19 @@
-//! A place to order from: the server's program and its directory, its clients, and the judge of what they saw.
+//! A place to order from: the server's program and its stores, its clients, and the judge of what they saw.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use testing_history::{Answer, Event, Guarantee, Log, Summary, What, check};
 use testing_support::client::{Client, Request, Targets};
+use testing_support::postgres::program;
 use testing_support::server::{Program, Server};
+
+use crate::setup::{Setup, Stores};
 
 /// How long something may take that is done at once by a server that is well.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -18,9 +21,9 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// Whose orders all of them are, so that they can be listed together.
 const USER: &str = "chaos";
 
-/// A directory, the program that serves from it, and clients that remember everything.
+/// Stores, the program that serves from them, and clients that remember everything.
 pub(crate) struct Shop {
-    dir: TempDir,
+    pub(crate) stores: Stores,
     pub(crate) program: Program,
     pub(crate) targets: Targets,
     pub(crate) log: Log,
@@ -28,12 +31,15 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().expect("there is room for a directory");
-        let program = Program::new(env!("CARGO_BIN_EXE_orders")).env("DATA_DIR", dir.path());
+    pub(crate) fn new(setup: Setup) -> Self {
+        Self::on(setup.stores())
+    }
+
+    pub(crate) fn on(stores: Stores) -> Self {
+        let program = stores.program();
         let (targets, log) = (Targets::default(), Log::default());
         let client = Client::new(targets.clone(), log.clone(), order_in);
-        Self { dir, program, targets, log, client }
+        Self { stores, program, targets, log, client }
     }
 
     /// Starts a server, to which the clients turn from now on.
@@ -43,23 +49,18 @@ impl Shop {
         server
     }
 
-    pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
-    pub(crate) fn database(&self) -> PathBuf {
-        self.dir.path().join("keylatch.db")
-    }
-
-    /// Takes SQLite's write lock, as a backup or another process might: until it is released, no server can commit.
+    /// Takes a lock, as a backup or another process might: until it is released, no server can commit an order.
     pub(crate) fn lock_writes(&self) -> WriteLock {
-        let database = rusqlite::Connection::open(self.database()).expect("the database is there");
+        if self.stores.setup.has_postgres() {
+            return WriteLock::Postgres(lock_table(&self.stores.keywords()));
+        }
+        let database = rusqlite::Connection::open(self.stores.file()).expect("the database is there");
         database.busy_timeout(SOON).expect("any time-out is allowed");
         database.execute_batch("BEGIN IMMEDIATE").expect("the lock is free now and then");
-        WriteLock(database)
+        WriteLock::Sqlite(database)
     }
 
-    /// Holds the write lock for as long as `condition` holds, on a thread of its own, so that nothing that goes on in
+    /// Holds that lock for as long as `condition` holds, on a thread of its own, so that nothing that goes on in
     /// the test delays the release. It is held when this returns.
     pub(crate) fn lock_writes_while(&self, condition: impl Fn() -> bool + Send + 'static) -> JoinHandle<()> {
         let lock = self.lock_writes();
@@ -103,18 +104,25 @@ impl Shop {
     }
 
     /// What is asked of every test at its end: all orders that are there, and all that every client saw, make sense
-    /// together; and each key that was answered has one order, and no other key has any.
+    /// together; and each key that was answered has one order, and no other key has any; and no run has failed.
     pub(crate) async fn judge(&self) -> Summary {
+        let summary = self.judge_where_runs_may_fail().await;
+        assert_eq!(summary.failed, 0, "the server failed: {summary}");
+        summary
+    }
+
+    /// The same, where the database may leave a handler in the lurch, whose client is told so with a 503.
+    pub(crate) async fn judge_where_runs_may_fail(&self) -> Summary {
         let mut history = self.log.events();
         let orders = self.orders().await;
         history.extend(orders.into_iter().map(|(scope, key, effect)| Event::now(&scope, &key, What::Found { effect })));
-        let summary = check(&history, Guarantee::Atomic).unwrap_or_else(|violations| {
+        let guarantee = if self.stores.setup == Setup::Redis { Guarantee::Fenced } else { Guarantee::Atomic };
+        let summary = check(&history, guarantee).unwrap_or_else(|violations| {
             const SHOWN_MAX: usize = 5;
             violations.iter().take(SHOWN_MAX).for_each(|violation| eprintln!("{violation}"));
             panic!("{} violations", violations.len());
         });
         assert!(summary.first_answers + summary.replays > 0, "nobody got an answer: {summary}");
-        assert_eq!(summary.failed, 0, "the server failed: {summary}");
         summary
     }
 
@@ -127,13 +135,39 @@ impl Shop {
     }
 }
 
-/// The write lock of a shop's database.
-pub(crate) struct WriteLock(rusqlite::Connection);
+/// A lock that keeps all orders from being written.
+pub(crate) enum WriteLock {
+    Sqlite(rusqlite::Connection),
+    Postgres(Child),
+}
 
 impl WriteLock {
     pub(crate) fn release(self) {
-        self.0.execute_batch("ROLLBACK").expect("nothing was written");
+        match self {
+            Self::Sqlite(database) => database.execute_batch("ROLLBACK").expect("nothing was written"),
+            Self::Postgres(mut psql) => {
+                // Its session ends with its input.
+                drop(psql.stdin.take());
+                assert!(psql.wait().expect("it ends").success());
+            }
+        }
     }
+}
+
+/// A `psql` that holds a lock on the table of orders, which lets everyone read.
+fn lock_table(keywords: &str) -> Child {
+    let mut psql = Command::new(program("psql"))
+        .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", keywords])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("psql runs");
+    let stdin = psql.stdin.as_mut().expect("it is piped");
+    stdin.write_all(b"BEGIN; LOCK TABLE orders IN SHARE ROW EXCLUSIVE MODE;\n\\echo locked\n").expect("it reads");
+    let mut said = String::new();
+    BufReader::new(psql.stdout.take().expect("it is piped")).read_line(&mut said).expect("it speaks text");
+    assert_eq!(said, "locked\n");
+    psql
 }
 
 /// An order of one item under `key`. What is ordered follows from scope and key.

@@ -148,6 +148,11 @@ impl Stores {
         self.cluster().sql(&self.database(), sql)
     }
 
+    /// The shop's database, for PostgreSQL's own programs.
+    pub(crate) fn keywords(&self) -> String {
+        self.cluster().keywords(&self.database())
+    }
+
     pub(crate) fn database_url(&self) -> String {
         format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/{}", self.cluster().port(), self.database())
     }
