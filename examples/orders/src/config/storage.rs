@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use sqlx::postgres::PgConnectOptions;
+use keylatch::postgres::sqlx::postgres::PgConnectOptions;
 
 use super::{Secret, Vars};
 

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use keylatch::postgres::sqlx::postgres::{PgPool, PgPoolOptions, PgRow};
+use keylatch::postgres::sqlx::{self, Row, query, query_scalar, raw_sql};
 use keylatch::postgres::{CONNECT_MAX, CONNECTIONS_MAX, OpenError, Options, Postgres, Store};
 use keylatch::{Key, Tx};
-use sqlx::postgres::{PgPool, PgPoolOptions, PgRow};
-use sqlx::{Row, query, query_scalar, raw_sql};
 use tokio::time::timeout;
 use uuid::Uuid;
 
