@@ -14,6 +14,7 @@ mod growth;
 mod load;
 mod machine;
 mod orders;
+mod postgres;
 mod report;
 mod rows;
 mod serve;
@@ -28,13 +29,14 @@ use server::Launcher;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [growth]
+const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [growth] [postgres]
   rows     ratios to the same service without the layer; with TITLE, those rows whose title begins with it
   clients  64 clients: the rate to that of one commit for each request, and the latency
   growth   the memory of a server over many distinct keys
-All three without arguments. For the instructions of one request, see instructions.sh.";
+  postgres the PostgreSQL store beside pgbench, and with 10,000,000 records more; needs PostgreSQL
+All of them without arguments. For the instructions of one request, see instructions.sh.";
 
-const PARTS: [&str; 3] = ["rows", "clients", "growth"];
+const PARTS: [&str; 4] = ["rows", "clients", "growth", "postgres"];
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -81,8 +83,16 @@ fn measure(args: &[&str]) -> Result<()> {
         if wanted("growth") {
             println!("\n{}", growth::measure(&launcher, quick).await?);
         }
-        Ok(())
-    })
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+    })?;
+    if wanted("postgres") {
+        // In a runtime of its own, where nothing keeps pgbench's core busy.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        for table in runtime.block_on(postgres::measure(cores, quick))? {
+            println!("\n{table}");
+        }
+    }
+    Ok(())
 }
 
 /// Keeps the load's core from sleeping. Otherwise each answer would cost the server the time to wake it up, and that

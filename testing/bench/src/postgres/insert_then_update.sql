@@ -1,0 +1,4 @@
+-- Two transactions, as a store without batches needs them.
+\set n random(1, 9000000000000000000)
+INSERT INTO bare (id, fingerprint, caller, operation, key, state) VALUES (int8send(:n) || int8send(:n) || int8send(:n) || int8send(:n), int8send(:n) || int8send(:n) || int8send(:n) || int8send(:n), 'user-1', 'POST /api/orders', 'benchmark-of-orders-0000000000000000', 1);
+UPDATE bare SET state = 2, outcome = decode(repeat('ab', 230), 'hex') WHERE id = int8send(:n) || int8send(:n) || int8send(:n) || int8send(:n);
