@@ -1,8 +1,12 @@
 //! The server, as its operator sees it: start, stop, configuration, cleaning up, logs.
 
 #[macro_use]
+#[path = "../setup/mod.rs"]
 mod setup;
+#[path = "../shop/mod.rs"]
 mod shop;
+
+mod database;
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -13,7 +17,6 @@ use serde_json::json;
 use setup::Setup;
 use shop::{Shop, answer, readme_order};
 use testing_support::eventually;
-use testing_support::postgres::free_port;
 use testing_support::server::{Program, StartError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -73,63 +76,6 @@ async fn a_configuration_that_is_wrong_is_told_whole() {
         assert!(printed.contains(part), "{part:?} is not in\n{printed}");
     }
     assert!(!printed.contains("hidden"), "{printed}");
-}
-
-#[tokio::test]
-async fn a_url_and_parts_that_differ_are_refused() {
-    let stores = Setup::Postgres.stores();
-    let same = stores.program().env("DATABASE_URL", stores.database_url());
-    same.start().await.expect("both may say the same");
-    let printed = refused(&same.env("DB_NAME", "other")).await;
-    assert!(printed.contains("DB_NAME and DATABASE_URL say different things"), "{printed}");
-    assert!(!printed.contains("sentinel"), "{printed}");
-}
-
-#[tokio::test]
-async fn stores_that_cannot_be_reached_are_told_without_the_password() {
-    let nobody = free_port();
-    for (name, url) in [("DATABASE_URL", "postgres://ann:sentinel"), ("REDIS_URL", "redis://:sentinel")] {
-        let stores = Setup::Sqlite.stores();
-        let printed = refused(&stores.program().env(name, format!("{url}@127.0.0.1:{nobody}/0"))).await;
-        assert!(printed.contains("ERROR") && printed.contains("cannot"), "{printed}");
-        assert!(!printed.contains("sentinel"), "{printed}");
-    }
-}
-
-/// Of many that start at once on an empty database, one makes the tables, and the others wait for it.
-#[tokio::test(flavor = "multi_thread")]
-async fn many_may_start_at_once() {
-    const NODES: usize = 8;
-    let stores = Setup::Postgres.stores();
-    let mut starting = JoinSet::new();
-    for _ in 0..NODES {
-        let program = stores.program();
-        starting.spawn(async move { program.start().await });
-    }
-    for started in starting.join_all().await {
-        started.unwrap_or_else(|error| panic!("{error}"));
-    }
-    assert_eq!(stores.sql("SELECT count(*) FROM keylatch.schema_version"), "1");
-}
-
-/// A role that may only use what is there needs no right to make it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_role_without_the_right_to_create_is_enough_once_the_tables_are_there() {
-    let shop = Shop::open(Setup::Postgres).await;
-    let Shop { server, stores, .. } = shop;
-    server.terminate().await;
-    stores.sql(
-        "REVOKE CREATE ON SCHEMA public FROM public; CREATE ROLE clerk LOGIN; \
-         GRANT USAGE ON SCHEMA keylatch TO clerk; \
-         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA keylatch TO clerk; \
-         GRANT SELECT, INSERT ON orders TO clerk",
-    );
-    let shop = Shop::start(&stores.program().env("DB_USER", "clerk"), stores).await.expect("it starts");
-    let (key, body) = readme_order();
-    assert_eq!(shop.order(key, body).await.status, StatusCode::CREATED);
-    assert!(shop.order(key, body).await.is_replay());
-    assert_eq!(clean(&shop, None).await.status, StatusCode::OK);
-    assert_eq!(shop.orders_of("user123").await.len(), 1);
 }
 
 #[tokio::test]
