@@ -75,6 +75,8 @@ pub mod machine;
 pub mod manual;
 pub mod memory;
 mod outcome;
+#[cfg(feature = "postgres")]
+mod packed;
 mod planted;
 mod policy;
 #[cfg(feature = "postgres")]

@@ -29,7 +29,6 @@ mod open;
 mod ops;
 mod options;
 mod own;
-mod packed;
 mod rows;
 mod sql;
 mod tx;
@@ -55,6 +54,7 @@ use sql::{Statement, Statements};
 pub use sqlx;
 pub use tx::{Loaned, Postgres};
 
+use crate::packed;
 use crate::store::Durability;
 
 /// A store in a PostgreSQL database. A clone is the same store.
