@@ -75,7 +75,7 @@ pub mod machine;
 pub mod manual;
 pub mod memory;
 mod outcome;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 mod packed;
 mod planted;
 mod policy;

@@ -52,7 +52,7 @@ impl crate::tiered::Cache for Cache {
 
     fn keep(&self, record: Record, keep: Duration) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
-            let bytes = value::encode(&record, &[0; HEADER_BYTES]);
+            let bytes = value::encode(&record, &[0; HEADER_BYTES], self.0.0.compress_from_bytes);
             let millis = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX).clamp(1, KEEP_MS_MAX);
             let mut set = cmd("SET");
             set.arg(self.0.0.keys.record(record.id())).arg(bytes).arg("PX").arg(millis);

@@ -46,7 +46,7 @@ pub use cache::Cache;
 pub use error::ConnectError;
 use keys::Keys;
 use link::{Connection, Link, Source};
-pub use options::{CONNECT_TIMEOUT, Options, PREFIX, RESPONSE_TIMEOUT};
+pub use options::{COMPRESS_FROM_BYTES, CONNECT_TIMEOUT, Options, PREFIX, RESPONSE_TIMEOUT};
 use server::Settings;
 
 /// A store in Redis or Valkey. A clone is the same store, on the same connection.
@@ -57,6 +57,7 @@ struct Inner {
     link: Link,
     keys: Keys,
     durability: Durability,
+    compress_from_bytes: Option<usize>,
     /// Where the next sweep begins, so that a small limit reaches every bucket in turn.
     sweep_from: AtomicUsize,
     #[cfg(feature = "conformance")]
@@ -156,6 +157,7 @@ impl Store {
             link,
             keys: Keys::new(&options.prefix),
             durability,
+            compress_from_bytes: options.compress_from_bytes,
             sweep_from: AtomicUsize::new(0),
             #[cfg(feature = "conformance")]
             clock: options.clock.clone(),

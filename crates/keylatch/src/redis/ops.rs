@@ -9,6 +9,7 @@ use super::keys::RecordKeys;
 use super::script::{self, Lua, Reply};
 use super::value::{self, Found, HEADER_BYTES};
 use crate::machine::{self, Change, Claim, Claimed, Completion, End, Terms};
+use crate::packed;
 use crate::store::{Applied, At, Durability, Error, ErrorKind, PageRequest, Swept};
 use crate::{Lease, Record, RecordId, Scope, State, Timestamp};
 
@@ -53,7 +54,7 @@ impl crate::store::Store for Store {
             let target = Target::new(self, lease.id);
             let owned = value::owned(lease.epoch, lease.owner);
             let spans = [completion.retention, completion.retention.saturating_add(completion.tombstone)].map(millis);
-            let outcome = completion.outcome.encode();
+            let outcome = packed::pack(&completion.outcome, self.0.compress_from_bytes);
             let args = [owned.as_slice(), spans[0].as_bytes(), spans[1].as_bytes(), &outcome];
             let reply = target.run(&script::COMPLETE, &args).await?;
             target
@@ -191,7 +192,7 @@ impl<'s> Target<'s> {
         };
         let [due, lease] = [machine::due_at(next), lease_ends_at]
             .map(|at| at.map(|at| at.as_millis().to_string()).unwrap_or_default());
-        let next = value::encode(next, header);
+        let next = value::encode(next, header, self.store.0.compress_from_bytes);
         self.run(&script::REPLACE, &[header, &next, due.as_bytes(), lease.as_bytes()]).await
     }
 

@@ -17,6 +17,7 @@ pub struct Options {
     pub(super) is_cache: bool,
     pub(super) wait: Option<Wait>,
     pub(super) root_certificate: Option<Vec<u8>>,
+    pub(super) compress_from_bytes: Option<usize>,
     #[cfg(feature = "conformance")]
     pub(super) clock: Option<Clock>,
 }
@@ -36,6 +37,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The default of [`Options::with_response_timeout`]: longer than a server stands still when it forks to save, and
 /// shorter than a client waits.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The default of [`Options::with_compression`]: all that Redis keeps, it keeps in memory, and a kilobyte of text shrinks
+/// to a fraction in a few microseconds. Under that, the keys and indexes take more than the answer.
+pub const COMPRESS_FROM_BYTES: usize = 1024;
 
 impl Default for Options {
     fn default() -> Self {
@@ -47,6 +51,7 @@ impl Default for Options {
             is_cache: false,
             wait: None,
             root_certificate: None,
+            compress_from_bytes: Some(COMPRESS_FROM_BYTES),
             #[cfg(feature = "conformance")]
             clock: None,
         }
@@ -102,6 +107,13 @@ impl Options {
     #[must_use]
     pub fn with_root_certificate(self, pem: impl Into<Vec<u8>>) -> Self {
         Self { root_certificate: Some(pem.into()), ..self }
+    }
+
+    /// From how many bytes on an outcome is compressed (zstd); [`COMPRESS_FROM_BYTES`] by default, `None` for never.
+    /// What was stored either way can always be read.
+    #[must_use]
+    pub fn with_compression(self, from_bytes: Option<usize>) -> Self {
+        Self { compress_from_bytes: from_bytes, ..self }
     }
 
     /// A clock in place of the server's; for the conformance suite, which needs one that stands still.

@@ -9,16 +9,15 @@
 //!   14  owner            16    94  bytes of identity 2
 //!   30  fingerprint      32
 //! identity: guarantee 1, attempt 4, caller and operation (each with 2 for its length), key
-//! the rest: notes (R), outcome (C), nothing (T)
+//! the rest: notes (R), outcome, as it is or compressed (C), nothing (T)
 //! ```
 //!
 //! The revision rises with every write, so that an unchanged header means an unchanged record.
 
+use crate::packed;
 use crate::record::Notes;
 use crate::store::{Error, ErrorKind};
-use crate::{
-    DecodeError, Epoch, Fingerprint, Guarantee, Key, Outcome, Owner, Record, RecordId, Scope, State, Timestamp,
-};
+use crate::{DecodeError, Epoch, Fingerprint, Guarantee, Key, Owner, Record, RecordId, Scope, State, Timestamp};
 
 /// A record, and the header that it was read from.
 #[derive(Debug)]
@@ -109,7 +108,7 @@ fn decode_record(bytes: &[u8]) -> Result<Found, Why> {
             State::Running { lease_ends_at: ends_at, notes }
         }
         COMPLETED => {
-            let outcome = Outcome::decode(rest).map_err(|why| Why::Decode("outcome", why))?;
+            let outcome = packed::unpack(rest).map_err(|why| Why::Decode("outcome", why))?;
             State::Completed { outcome: Some(outcome), expires_at: ends_at }
         }
         TOMBSTONE if rest.is_empty() => State::Completed { outcome: None, expires_at: ends_at },
@@ -149,10 +148,11 @@ fn instant(stored: [u8; 8]) -> Option<Timestamp> {
 
 // ---- Writing -------------------------------------------------------------------------------------------
 
-/// The whole value of `record`, as the next after the one with the header `previous`.
-pub(super) fn encode(record: &Record, previous: &[u8; HEADER_BYTES]) -> Vec<u8> {
+/// The whole value of `record`, as the next after the one with the header `previous`; its outcome is compressed from so
+/// many bytes on.
+pub(super) fn encode(record: &Record, previous: &[u8; HEADER_BYTES], compress_from: Option<usize>) -> Vec<u8> {
     let revision = u32::from_be_bytes(*previous[2..].first_chunk().expect("a header is longer"));
-    let Parts { head, tail } = parts(record, revision.wrapping_add(1));
+    let Parts { head, tail } = parts(record, revision.wrapping_add(1), compress_from);
     let ends_at = match record.state {
         State::Running { lease_ends_at: ends_at, .. } | State::Completed { expires_at: ends_at, .. } => ends_at,
     };
@@ -172,13 +172,13 @@ pub(super) struct Parts {
 
 /// The value of a record that is new, apart from its instants.
 pub(super) fn parts_of_new(record: &Record) -> Parts {
-    parts(record, 1)
+    parts(record, 1, None)
 }
 
-fn parts(record: &Record, revision: u32) -> Parts {
+fn parts(record: &Record, revision: u32, compress_from: Option<usize>) -> Parts {
     let (state, rest) = match &record.state {
         State::Running { notes, .. } => (RUNNING, notes.encode()),
-        State::Completed { outcome: Some(outcome), .. } => (COMPLETED, Some(outcome.encode())),
+        State::Completed { outcome: Some(outcome), .. } => (COMPLETED, Some(packed::pack(outcome, compress_from))),
         State::Completed { outcome: None, .. } => (TOMBSTONE, None),
     };
     let mut head = Vec::with_capacity(HEADER_BYTES);
@@ -230,6 +230,7 @@ fn guarantee_of(code: u8) -> Option<Guarantee> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Outcome;
 
     fn record(state: State) -> Record {
         let at = Timestamp::from_millis;
@@ -252,6 +253,11 @@ mod tests {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    fn unhex(text: &str) -> Vec<u8> {
+        let digits = text.as_bytes().chunks(2).map(|byte| std::str::from_utf8(byte).unwrap());
+        digits.map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
+    }
+
     /// What this version writes can be read for good: these bytes never change.
     #[test]
     fn stored_bytes_stay_readable() {
@@ -263,11 +269,23 @@ mod tests {
         ];
         for (state, stored) in states {
             let record = record(state);
-            let bytes = encode(&record, &[0; HEADER_BYTES]);
+            let bytes = encode(&record, &[0; HEADER_BYTES], Some(1_024));
             assert_eq!(hex(&bytes), stored);
             let found = decode(record.id(), &bytes).unwrap();
             assert_eq!(found.record, record);
             assert_eq!(found.header, bytes[..HEADER_BYTES]);
+        }
+    }
+
+    /// Another version of zstd may compress to other bytes, and reads these.
+    #[test]
+    fn compressed_bytes_stay_readable() {
+        let outcome = Outcome::bytes("0".repeat(2_000));
+        let expires_at = Timestamp::from_millis(1_700_000_030_000);
+        let record = record(State::Completed { outcome: Some(outcome), expires_at });
+        let compressed = encode(&record, &[0; HEADER_BYTES], Some(1_024));
+        for bytes in [unhex(COMPRESSED_V1), compressed, encode(&record, &[0; HEADER_BYTES], None)] {
+            assert_eq!(decode(record.id(), &bytes).unwrap().record, record);
         }
     }
 
@@ -276,6 +294,7 @@ mod tests {
         let bytes = encode(
             &record(State::Running { lease_ends_at: Timestamp::from_millis(0), notes: Notes::default() }),
             &[0; HEADER_BYTES],
+            None,
         );
         assert!(decode(RecordId::from_bytes([0; 32]), &bytes).is_err());
     }
@@ -286,6 +305,10 @@ mod tests {
     const COMPLETED_V1: &str = "014300000001000000000000000107070707070707070707070707070707090909090909090909090909090909090909\
         09090909090909090909090909090000018bcfe5680080000000000000007fffffffffffffff0000018bcfe5dd30001d\
         4600000003000663616c6c65720007504f5354202f6f6f726465722d3101c801000006616e73776572";
+    const COMPRESSED_V1: &str = "014300000001000000000000000107070707070707070707070707070707090909090909090909090909090909090909\
+        09090909090909090909090909090000018bcfe5680080000000000000007fffffffffffffff0000018bcfe5dd30001d\
+        4600000003000663616c6c65720007504f5354202f6f6f726465722d317ad707000028b52ffd60d7067d00004001c801\
+        0000d00f300100ccff800b";
     const TOMBSTONE_V1: &str = "015400000001000000000000000107070707070707070707070707070707090909090909090909090909090909090909\
         09090909090909090909090909090000018bcfe5680080000000000000007fffffffffffffff0000018bcfe5dd30001d\
         4600000003000663616c6c65720007504f5354202f6f6f726465722d31";

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use keylatch::machine::Completion;
-use keylatch::redis::Options;
+use keylatch::redis::{COMPRESS_FROM_BYTES, Options, Store};
 use keylatch::store::Store as _;
 use keylatch::{Clock, Outcome, Policy, Timestamp};
 use testing_support::redis::{Config, Server};
@@ -23,6 +23,44 @@ fn used(server: &Server) -> usize {
     used.trim().parse().expect("a number")
 }
 
+/// A longer answer, in JSON: a page of orders of 4 KiB, no two alike.
+fn page_of_orders(number: usize) -> String {
+    let mut page = String::from("[");
+    for item in 0.. {
+        let distinct = (number << 8) | item;
+        let (a, b) = (distinct.wrapping_mul(0x9e37_79b9_7f4a_7c15), distinct.wrapping_mul(0xbf58_476d_1ce4_e5b9));
+        let order = format!(
+            "{{\"order_id\":\"{a:016x}{b:016x}\",\"status\":\"accepted\",\"total_cents\":{},\"user_id\":\"user-{}\"}},",
+            b % 100_000,
+            a % 1_000,
+        );
+        if page.len() + order.len() > 4_096 {
+            break;
+        }
+        page.push_str(&order);
+    }
+    page.pop();
+    page + "]"
+}
+
+/// Completes records with these answers, and returns how many bytes of the server's memory each takes.
+async fn memory_of(server: &Server, store: &Store, records: usize, body: impl Fn(usize) -> String) -> usize {
+    let before = used(server);
+    for first in (0..records).step_by(AT_ONCE) {
+        let completing = (first..first + AT_ONCE).map(|at| {
+            let body = body(at);
+            async move {
+                let claim = claim(&format!("0b2f4bb0-6b5e-4a1c-9f0e-{at:012}"));
+                let record = win(store, &claim).await;
+                let completion = Completion::new(Outcome::bytes(body), &Policy::default());
+                applied(&store.complete(record.lease(), completion).await);
+            }
+        });
+        join_all(completing).await;
+    }
+    (used(server) - before) / records
+}
+
 #[expect(clippy::print_stderr, reason = "the figures are the result")]
 #[tokio::test]
 async fn a_record_is_small() {
@@ -30,22 +68,25 @@ async fn a_record_is_small() {
     let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
     let store = connect_with(&server, Options::default().with_clock(clock.clone())).await;
     let before = used(&server);
-    for first in (0..RECORDS).step_by(AT_ONCE) {
-        let completing = (first..first + AT_ONCE).map(|at| {
-            let store = &store;
-            async move {
-                let claim = claim(&format!("0b2f4bb0-6b5e-4a1c-9f0e-{at:012}"));
-                let record = win(store, &claim).await;
-                let completion = Completion::new(Outcome::bytes(BODY), &Policy::default());
-                applied(&store.complete(record.lease(), completion).await);
-            }
-        });
-        join_all(completing).await;
-    }
-    let completed = (used(&server) - before) / RECORDS;
+    let completed = memory_of(&server, &store, RECORDS, |_| BODY.to_owned()).await;
     clock.advance(Policy::default().retention + Duration::from_millis(1));
     assert_eq!(store.sweep(usize::MAX).await.unwrap().buried, RECORDS);
     let buried = (used(&server) - before) / RECORDS;
     eprintln!("MEASURED a record with {} bytes of body: {completed} bytes; its tombstone: {buried} bytes", BODY.len());
     assert!(completed < 1_000 && buried < completed, "{completed}, {buried}");
+}
+
+#[expect(clippy::print_stderr, reason = "the figures are the result")]
+#[tokio::test]
+async fn a_long_answer_takes_less_when_it_is_compressed() {
+    let mut taken = [0, 0];
+    for (taken, from_bytes) in taken.iter_mut().zip([None, Some(COMPRESS_FROM_BYTES)]) {
+        let server = Server::start(Config::new().with("appendonly", "no"));
+        let store = connect_with(&server, Options::default().with_compression(from_bytes)).await;
+        *taken = memory_of(&server, &store, RECORDS / 4, page_of_orders).await;
+    }
+    let [plain, compressed] = taken;
+    let body = page_of_orders(1).len();
+    eprintln!("MEASURED a record with {body} bytes of JSON: {plain} bytes; compressed: {compressed} bytes");
+    assert!(compressed * 2 < plain, "{compressed}, {plain}");
 }
