@@ -135,7 +135,8 @@ impl Stores {
     }
 
     pub(crate) fn cluster(&self) -> &Cluster {
-        self.servers.postgres.get_or_init(|| Cluster::start(""))
+        // After a crash the file system is synced as a whole, which is sooner done than each file by itself.
+        self.servers.postgres.get_or_init(|| Cluster::start("recovery_init_sync_method = syncfs"))
     }
 
     pub(crate) fn redis(&self) -> MutexGuard<'_, Server> {
