@@ -5,12 +5,14 @@
 //!   [`Log`](testing_history::Log) for the history checker.
 //! - [`redis`]: Redis servers, alone, as a Cluster, and with Sentinels.
 //! - [`raw`]: a connection that a test can leave in the middle of a request.
-//! - [`postgres`]: a PostgreSQL cluster of a test's own, with standbys.
+//! - [`postgres`]: a PostgreSQL cluster of a test's own, with standbys, and PgBouncer before it.
+//! - [`certificates`]: an authority of a test's own, and certificates for servers.
 //! - [`disk`]: a small disk of its own that can run full or become read-only, without harm to the machine.
 //!
 //! Everything is bounded: whatever waits, fails after a while and says what it waited for. Only processes that
 //! were started here are ever signalled, by their id.
 
+pub mod certificates;
 pub mod client;
 pub mod disk;
 pub mod postgres;

@@ -2,9 +2,12 @@
 //!
 //! It needs Debian's package `postgresql`, or any installation whose programs `pg_config` finds.
 
+pub mod bouncer;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
@@ -144,6 +147,47 @@ impl Cluster {
     /// If it does not become one.
     pub fn promote(&self) {
         self.order("promote");
+    }
+
+    /// Makes a standby of what was a primary, while it is stopped, and starts it: it follows `primary` from then on.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub fn follow(&self, primary: &Self) {
+        self.write("standby.signal", "");
+        self.append(&format!("primary_conninfo = '{}'", primary.keywords("postgres")));
+        self.order("start");
+    }
+
+    /// Writes a file in the directory of the data, which only the server can read.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be written.
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.dir.join("data").join(name);
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(text.as_bytes())).expect("the data's directory is writable");
+        let owner = fs::metadata(self.dir.join("data")).expect("there is one");
+        chown(&path, Some(owner.uid()), Some(owner.gid())).expect("only root runs the server as another");
+    }
+
+    /// Adds lines to the configuration, and has the server read it again.
+    ///
+    /// # Panics
+    ///
+    /// If it does not.
+    pub fn configure(&self, lines: &str) {
+        self.append(lines);
+        self.order("reload");
+    }
+
+    fn append(&self, lines: &str) {
+        let path = self.dir.join("data/extra.conf");
+        let mut file = fs::OpenOptions::new().append(true).open(path).expect("it was written at the start");
+        writeln!(file, "{lines}").expect("the data's directory is writable");
     }
 
     /// Runs SQL with `psql`, and returns what it prints: fields with `|` between them, one line a row.
