@@ -1,4 +1,5 @@
-//! The PostgreSQL store passes the conformance suite: all cases on one server, each in a schema of its own.
+//! The PostgreSQL store passes the conformance suite, directly and behind PgBouncer in transaction mode: all cases on one
+//! server, each in a schema of its own.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,13 +13,28 @@ use keylatch::postgres::{Options, Store};
 use keylatch::store::{self, Applied, Store as _};
 use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, RecordId, Scope};
 use testing_support::postgres::Cluster;
+use testing_support::postgres::bouncer::Bouncer;
 
 fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(|| Cluster::start(""))
 }
 
+/// Fewer connections than the stores of a case may want.
+fn bouncer() -> &'static Bouncer {
+    static BOUNCER: OnceLock<Bouncer> = OnceLock::new();
+    BOUNCER.get_or_init(|| Bouncer::start(cluster(), 8))
+}
+
+/// How a store gets to the server.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Directly,
+    BehindPgBouncer,
+}
+
 struct Postgres {
+    way: Way,
     store: Store,
     /// For what the store would not do.
     pool: PgPool,
@@ -26,12 +42,11 @@ struct Postgres {
 }
 
 impl Postgres {
-    async fn new() -> Self {
+    async fn new(way: Way) -> Self {
         static CASES: AtomicU32 = AtomicU32::new(0);
         let schema = format!("case_{}", CASES.fetch_add(1, Ordering::Relaxed));
-        let url = tokio::task::spawn_blocking(|| cluster().url("postgres")).await.expect("the cluster starts");
-        let store = open(&url, &schema).await;
-        let pool = store.pool().clone();
+        let store = open(way, &schema).await;
+        let pool = PgPool::connect(&cluster().url("postgres")).await.expect("the server is there");
         // The clock of all processes on this schema, which stands still.
         let clock = format!(
             "CREATE TABLE {schema}.still (now_ms bigint); INSERT INTO {schema}.still VALUES (1700000000000); \
@@ -39,13 +54,19 @@ impl Postgres {
              'SELECT now_ms FROM {schema}.still'"
         );
         raw_sql(AssertSqlSafe(clock)).execute(&pool).await.expect("the clock is replaced");
-        Self { store, pool, schema }
+        Self { way, store, pool, schema }
     }
 }
 
-async fn open(url: &str, schema: &str) -> Store {
+async fn open(way: Way, schema: &str) -> Store {
     let options = Options::default().with_schema(schema).with_connections_max(10);
-    Store::connect_with(url, options).await.expect("the store opens")
+    let (url, options) = tokio::task::spawn_blocking(move || match way {
+        Way::Directly => (cluster().url("postgres"), options),
+        Way::BehindPgBouncer => (bouncer().url("postgres"), options.with_transaction_pooling()),
+    })
+    .await
+    .expect("the servers start");
+    Store::connect_with(&url, options).await.expect("the store opens")
 }
 
 impl Harness for Postgres {
@@ -54,7 +75,7 @@ impl Harness for Postgres {
     }
 
     fn connect(&self) -> BoxFuture<'_, Arc<dyn store::Store>> {
-        Box::pin(async { Arc::new(open(&cluster().url("postgres"), &self.schema).await) as Arc<dyn store::Store> })
+        Box::pin(async { Arc::new(open(self.way, &self.schema).await) as Arc<dyn store::Store> })
     }
 
     /// What this process has is gone with its connections; what the server has is tested where it is killed.
@@ -100,4 +121,14 @@ async fn one_connection_is_enough() {
     }
 }
 
-keylatch::conformance!(Postgres::new().await);
+mod directly {
+    use super::{Postgres, Way};
+
+    keylatch::conformance!(Postgres::new(Way::Directly).await);
+}
+
+mod behind_pgbouncer {
+    use super::{Postgres, Way};
+
+    keylatch::conformance!(Postgres::new(Way::BehindPgBouncer).await);
+}

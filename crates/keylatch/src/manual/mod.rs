@@ -12,3 +12,7 @@ pub mod failures {}
 #[cfg(feature = "redis")]
 #[doc = include_str!("redis.md")]
 pub mod redis {}
+
+#[cfg(feature = "postgres")]
+#[doc = include_str!("postgres_operations.md")]
+pub mod postgres_operations {}

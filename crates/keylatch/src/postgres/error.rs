@@ -1,7 +1,7 @@
 //! What can go wrong, and what it means.
 
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
@@ -17,14 +17,26 @@ pub enum OpenError {
     SchemaName(String),
     /// The server could not be reached, or refused.
     #[error("cannot use the PostgreSQL server: {0}; check its address, user and password, and that it runs")]
-    Server(#[from] sqlx::Error),
+    Server(#[source] sqlx::Error),
+    /// The server could not be talked to in TLS, or is not who it should be.
+    #[error(
+        "the PostgreSQL server is not to be trusted: {0}; see sslmode, sslrootcert (the authority that signed its \
+         certificate) and the host name in its address"
+    )]
+    Tls(#[source] sqlx::Error),
+    /// What is there is not the server but a pooler that gives each transaction another connection.
+    #[error("a pooler stands before the PostgreSQL server: {0}; see Options::with_transaction_pooling")]
+    Pooler(#[source] sqlx::Error),
+    /// The role may not read the schema, or not make a part of it.
+    #[error("{0}; call keylatch::postgres::grant for this role, or migrate with one that may create in the database")]
+    NotGranted(#[source] sqlx::Error),
     /// The server is a standby: what it has may be old, and nothing can be written there.
     #[error("the PostgreSQL server is a standby; give the address of the primary")]
     Standby,
     /// The schema is older than this version needs, or not there, and this role may not change it.
     #[error(
-        "the schema {schema:?} has version {found} (0 is none) and this version needs {needed}; run the migration with \
-         a role that may create in it, or grant CREATE to this one"
+        "the schema {schema:?} has version {found} (0 is none) and this version needs {needed}; call \
+         keylatch::postgres::migrate, and then grant, with a role that may create in it"
     )]
     NotMigrated {
         /// The schema.
@@ -46,13 +58,34 @@ pub enum OpenError {
     },
 }
 
+const STANDBY: &str = "; the server is a standby: the address must lead to the primary";
+
+impl From<sqlx::Error> for OpenError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Tls(_) => Self::Tls(error),
+            // What rustls says of a certificate.
+            sqlx::Error::Io(cause) if cause.kind() == io::ErrorKind::InvalidData => Self::Tls(error),
+            sqlx::Error::Database(cause) if cause.code().as_deref() == Some("42501") => Self::NotGranted(error),
+            sqlx::Error::Database(cause) if cause.code().is_some_and(|code| POOLER.contains(&&*code)) => {
+                Self::Pooler(error)
+            }
+            _ => Self::Server(error),
+        }
+    }
+}
+
+/// What PgBouncer says of a parameter that it does not know, and a server of a prepared statement that is not there, or
+/// there already: it was prepared on another connection.
+const POOLER: [&str; 3] = ["08P01", "26000", "42P05"];
+
 /// A failure of one of the store's statements. It can be told to everyone in a batch.
 #[derive(Debug, Clone)]
 pub(super) struct Fault {
     pub(super) kind: ErrorKind,
     /// The SQLSTATE, where the server said one.
     pub(super) code: Option<Arc<str>>,
-    /// Whether the connection is gone, so that the same statement may be tried on another.
+    /// Whether the connection is gone, or leads to a standby, so that the same statement may be tried on another.
     pub(super) disconnected: bool,
     what: Arc<str>,
 }
@@ -74,6 +107,11 @@ impl Fault {
     /// A statement that took too long.
     pub(super) fn timed_out(sent: Sent) -> Self {
         Self::new(sent.unanswered(), "the server took too long over a statement")
+    }
+
+    /// All connections lead to a standby, a new one too.
+    pub(super) fn standby() -> Self {
+        Self::new(ErrorKind::Unavailable, format!("PostgreSQL refused{STANDBY}"))
     }
 
     /// What `error` means for a statement that may have had an effect or not.
@@ -109,15 +147,22 @@ impl Fault {
             _ => ErrorKind::Refused,
         };
         let advice = match (class, code) {
-            (_, "25006") => "; the server is a standby: the address must lead to the primary",
-            (_, "26000" | "42P05" | "08P01") => "; behind a pooler, see Options::with_transaction_pooling",
-            (_, "42501" | "3F000" | "42P01" | "42883") => "; the role lacks grants, or the schema is not migrated",
+            (_, "25006") => STANDBY,
+            (_, code) if POOLER.contains(&code) => "; behind a pooler, see Options::with_transaction_pooling",
+            (_, "42501" | "3F000" | "42P01" | "42883") => {
+                "; the role lacks a grant, or the schema is not there: see keylatch::postgres::grant and migrate"
+            }
             (_, "53300") => "; lower the number of connections, or raise max_connections",
             (_, "53100") => "; free space on the server's disk",
             _ => "",
         };
         let what = format!("PostgreSQL: {} ({code}){advice}", error.message());
-        Self { kind, code: Some(code.into()), disconnected: fatal || class == "08", what: what.into() }
+        Self {
+            kind,
+            code: Some(code.into()),
+            disconnected: fatal || class == "08" || code == "25006",
+            what: what.into(),
+        }
     }
 
     pub(super) fn has_code(&self, code: &str) -> bool {

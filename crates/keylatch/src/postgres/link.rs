@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, PgTransactionManager as Manager};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Connection as _, Postgres, SqlSafeStr as _};
+use sqlx::{AssertSqlSafe, Postgres, Row as _, SqlSafeStr as _};
 use sqlx_core::transaction::TransactionManager as _;
 use tokio::time::timeout;
 
@@ -21,7 +21,8 @@ pub(super) struct Links {
     statement_max: Duration,
     /// Whether each statement goes in a transaction of its own.
     wrapped: bool,
-    /// Whether a connection has broken: then others in the pool may have, and are asked before they are used.
+    /// Whether a connection has broken, or was to a standby: then others in the pool may be so too, and are asked before
+    /// they are used.
     suspicious: AtomicBool,
 }
 
@@ -55,19 +56,26 @@ impl Links {
     }
 
     async fn answering(&self) -> Result<Link, Fault> {
+        // All that are open may lead to where the primary was. A new one goes to where the address leads now.
+        let mut old = self.pool.size();
         loop {
             let conn = self.pool.acquire().await.map_err(|error| Fault::of(&error, Sent::Harmless))?;
             if !self.suspicious.load(Ordering::Relaxed) {
                 return Ok(Link { conn, fit: true });
             }
             let mut link = Link { conn, fit: false };
-            if link.conn.ping().await.is_ok() {
-                link.fit = true;
-                // None is left from before but those that have answered since.
-                if self.pool.num_idle() == 0 {
-                    self.suspicious.store(false, Ordering::Relaxed);
+            match link.leads_to_standby().await {
+                Ok(false) => {
+                    link.fit = true;
+                    // None is left from before but those that have answered since.
+                    if self.pool.num_idle() == 0 {
+                        self.suspicious.store(false, Ordering::Relaxed);
+                    }
+                    return Ok(link);
                 }
-                return Ok(link);
+                Ok(true) if old == 0 => return Err(Fault::standby()),
+                Ok(true) => old -= 1,
+                Err(_) => {}
             }
         }
     }
@@ -151,6 +159,11 @@ impl Link {
     /// Whether the transaction is as it was begun: no savepoint of a handler's is left open in it.
     pub(super) fn is_at_top(&self) -> bool {
         Manager::get_transaction_depth(&self.conn) == 1
+    }
+
+    /// Asks what is at the other end, in one round trip.
+    async fn leads_to_standby(&mut self) -> sqlx::Result<bool> {
+        sqlx::raw_sql("SELECT pg_is_in_recovery()").fetch_one(&mut *self.conn).await?.try_get(0)
     }
 
     async fn alone(&mut self, query: PgQuery<'_>, wrapped: bool) -> sqlx::Result<Vec<PgRow>> {

@@ -31,6 +31,7 @@ const VERSIONS: [&[&str]; 1] = [&[
     include_str!("schema/v1/16_list.sql"),
     include_str!("schema/v1/17_lapsed.sql"),
     include_str!("schema/v1/18_count.sql"),
+    include_str!("schema/v1/19_forget_statements.sql"),
     include_str!("schema/v1/20_try_enter.sql"),
     include_str!("schema/v1/21_look.sql"),
     include_str!("schema/v1/22_enter.sql"),
@@ -52,7 +53,7 @@ const MIGRATION_LOCK: i64 = 0x6b65_796c_6174_6368;
 /// wait and find it done. A schema that is up to date is left alone, and then no right is needed but to read it.
 ///
 /// The role needs the right to create a schema in the database, or to create in the schema if that exists. It owns what
-/// it makes; the grants that another role needs at run time stand in the [manual](crate::manual).
+/// it makes; [`grant`] gives another role what it needs at run time.
 ///
 /// # Errors
 ///
@@ -69,6 +70,33 @@ pub async fn migrate(pool: &PgPool, options: &Options) -> Result<(), OpenError> 
     }
 }
 
+/// Grants `role` what a store needs at run time in the schema of `options`, and no more: to read and write records. To
+/// be called by whoever owns the schema, after each [`migrate`]: a later version may need more. It can be called again.
+///
+/// ```no_run
+/// # async fn example(pool: keylatch::postgres::sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+/// use keylatch::postgres::{Options, grant, migrate};
+///
+/// let options = Options::default();
+/// migrate(&pool, &options).await?;
+/// grant(&pool, &options, "orders_service").await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+///
+/// If the server cannot be used, there is no such role, the schema is not there, or it is another's.
+pub async fn grant(pool: &PgPool, options: &Options, role: &str) -> Result<(), OpenError> {
+    options.check()?;
+    let mut tx = pool.begin_with(include_str!("sql/begin.sql")).await?;
+    let role: String =
+        sqlx::query_scalar("SELECT quote_ident($1)").persistent(false).bind(role).fetch_one(&mut *tx).await?;
+    let grants = in_schema(include_str!("sql/grant.sql"), &options.schema);
+    let grants = grants.replace(":schema", &options.schema).replace(":role", &role);
+    sqlx::raw_sql(AssertSqlSafe(grants)).execute(&mut *tx).await?;
+    Ok(tx.commit().await?)
+}
+
 /// Checks that the schema is the one that this build needs, and makes it so where it `may`.
 pub(super) async fn ensure(conn: &mut PgConnection, options: &Options, may: bool) -> Result<(), OpenError> {
     let found = version(conn, options).await?;
@@ -78,7 +106,8 @@ pub(super) async fn ensure(conn: &mut PgConnection, options: &Options, may: bool
     let not_migrated = OpenError::NotMigrated { schema: options.schema.clone(), found, needed: SCHEMA_VERSION };
     let allowed =
         sqlx::query_scalar::<_, bool>(include_str!("sql/may_migrate.sql")).persistent(false).bind(&options.schema);
-    let mut tx = conn.begin().await?;
+    // So that what is looked at after the wait is what whoever had the lock has committed.
+    let mut tx = conn.begin_with(include_str!("sql/begin.sql")).await?;
     if !may || !allowed.fetch_one(&mut *tx).await? {
         return Err(not_migrated);
     }

@@ -16,7 +16,8 @@
 //! - **Statements are functions** in Keylatch's schema: so their plans stay what they are while the table grows, and
 //!   what is checked after a wait is checked on what was committed by then.
 //!
-//! What a role needs, how to run it behind PgBouncer, and what a failover does: see the [manual](crate::manual).
+//! What a role needs, how to run it behind PgBouncer, and what a failover does: see the
+//! [manual](crate::manual::postgres_operations).
 
 mod attempt;
 mod batch;
@@ -44,7 +45,7 @@ use claim::ClaimJob;
 use complete::CompleteJob;
 pub use error::OpenError;
 use link::{Links, PgQuery};
-pub use migrate::{SCHEMA_VERSION, migrate};
+pub use migrate::{SCHEMA_VERSION, grant, migrate};
 pub use options::{
     BATCH_RECORDS_MAX, BATCHES_AT_ONCE, COMPRESS_FROM_BYTES, CONNECT_MAX, CONNECTIONS_MAX, HANDLER_PAUSE_MAX,
     HANDLER_STATEMENT_MAX, Options, SCHEMA, STATEMENT_MAX,

@@ -14,7 +14,12 @@ use crate::store::Durability;
 
 /// A pool for a store of its own.
 pub(super) async fn pool(address: PgConnectOptions, options: &Options) -> Result<PgPool, OpenError> {
-    let address = if options.transaction_pooling { address.statement_cache_capacity(0) } else { address };
+    let address = if options.transaction_pooling {
+        // Neither prepared statements nor a parameter that PgBouncer does not know.
+        address.statement_cache_capacity(0).extra_float_digits(None)
+    } else {
+        address
+    };
     let pool = PgPoolOptions::new()
         .max_connections(options.connections_max)
         .acquire_timeout(options.connect_max)
@@ -37,7 +42,7 @@ pub(super) async fn shared(pool: PgPool, options: Options) -> Result<Shared, Ope
     let wrapped = options.transaction_pooling || !server.read_committed;
     Ok(Shared {
         links: Links::new(pool, options.connect_max, options.statement_max, wrapped),
-        statements: Statements::new(&options.schema),
+        statements: Statements::new(&options),
         durability: if server.durable { Durability::Disk } else { Durability::Replica },
         options,
     })

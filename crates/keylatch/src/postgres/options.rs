@@ -135,7 +135,8 @@ impl Options {
     /// For a server behind PgBouncer in transaction mode, before its version 1.21 or with `max_prepared_statements` 0:
     /// each statement goes in a transaction of its own and is prepared anew, which takes three more round trips.
     /// The pool must keep no prepared statements either: with [`Store::with_pool`](super::Store::with_pool), set
-    /// `statement_cache_capacity(0)`, for the sake of the handlers.
+    /// `statement_cache_capacity(0)`, for the sake of the handlers, and `extra_float_digits(None)`, which PgBouncer
+    /// refuses.
     #[must_use]
     pub fn with_transaction_pooling(self) -> Self {
         Self { transaction_pooling: true, ..self }

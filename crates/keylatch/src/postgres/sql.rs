@@ -6,6 +6,8 @@ use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres};
 
+use super::options::Options;
+
 /// A statement, once it names the store's schema.
 #[derive(Debug, Clone)]
 pub(super) struct Statement(Arc<str>);
@@ -52,8 +54,13 @@ pub(super) struct Statements {
 }
 
 impl Statements {
-    pub(super) fn new(schema: &str) -> Self {
-        let statement = |text| Statement::new(text, schema);
+    pub(super) fn new(options: &Options) -> Self {
+        let statement = |text| Statement::new(text, &options.schema);
+        let enter = if options.transaction_pooling {
+            include_str!("sql/enter_pooled.sql")
+        } else {
+            include_str!("sql/enter.sql")
+        };
         Self {
             claim: statement(include_str!("sql/claim.sql")),
             renew: statement(include_str!("sql/renew.sql")),
@@ -65,7 +72,7 @@ impl Statements {
             lapsed: statement(include_str!("sql/lapsed.sql")),
             count: statement(include_str!("sql/count.sql")),
             look: statement(include_str!("sql/look.sql")),
-            enter: statement(include_str!("sql/enter.sql")),
+            enter: statement(enter),
             enter_own: statement(include_str!("sql/enter_own.sql")),
             finish: statement(include_str!("sql/finish.sql")),
         }

@@ -1,0 +1,16 @@
+-- Forgets the statements that clients have prepared on this connection under names of sqlx's, and have left here.
+--
+-- Behind PgBouncer in transaction mode a connection is another client's in each transaction. What one has left would be
+-- in the way of the next, which counts its names from the same number on. Names of PgBouncer's own are not touched.
+CREATE FUNCTION keylatch.forget_statements() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog
+AS $$
+DECLARE
+    left_here text;
+BEGIN
+    FOR left_here IN SELECT s.name FROM pg_prepared_statements AS s WHERE starts_with(s.name, 'sqlx_s_') LOOP
+        EXECUTE format('DEALLOCATE %I', left_here);
+    END LOOP;
+END
+$$;

@@ -1,0 +1,155 @@
+//! The table stays small: cleaning keeps up, on every node at once, and what it leaves is used again.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use keylatch::machine::{Claim, Claimed, Completion, Terms};
+use keylatch::postgres::Store;
+use keylatch::postgres::sqlx::{self, PgPool};
+use keylatch::store::{Applied, Store as _, Swept};
+use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
+use testing_support::eventually;
+use testing_support::postgres::Cluster;
+
+use crate::support::{database, fresh, records, store};
+
+fn claim(policy: &Policy) -> Claim {
+    let (scope, key) = (Scope::new("user").unwrap(), Key::new(&fresh("key")).unwrap());
+    Claim::new(scope, key, Fingerprint::of([b"request".as_slice()]), Guarantee::Fenced, policy)
+}
+
+/// A claim, a renewal and a completion, with an answer of a usual size.
+async fn request(store: &Store, policy: &Policy) {
+    let claim = claim(policy);
+    let terms = claim.terms;
+    let Claimed::Won(record) = store.claim(claim).await.unwrap().value else { panic!("it is free") };
+    assert!(matches!(store.renew(record.lease(), terms, None).await.unwrap(), Applied::Applied(_)));
+    let completion = Completion::new(Outcome::bytes("x".repeat(400)), policy);
+    assert!(matches!(store.complete(record.lease(), completion).await.unwrap(), Applied::Applied(_)));
+}
+
+async fn bytes(pool: &PgPool) -> i64 {
+    sqlx::query_scalar("SELECT pg_total_relation_size('keylatch.record')").fetch_one(pool).await.unwrap()
+}
+
+/// After ten retention periods under load, the table and its indexes are at most twice what the live rows alone need.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn growth_is_bounded() {
+    // Longer than autovacuum's naps (1 s on this server, 60 s by default), as any in use is.
+    let policy = Policy { retention: Duration::from_secs(2), tombstone: Duration::from_secs(4), ..Policy::default() };
+    const WORKERS: usize = 8;
+    // Of its own: autovacuum visits one database after the other.
+    let cluster = tokio::task::spawn_blocking(|| Cluster::start("")).await.unwrap();
+    let url = cluster.url("postgres");
+    let nodes = [Store::connect(&url).await.unwrap(), Store::connect(&url).await.unwrap()];
+    let started = Instant::now();
+    let over = || started.elapsed() > policy.retention * 10;
+    let working = join_all((0..WORKERS).map(|worker| {
+        let (store, policy) = (&nodes[worker % 2], &policy);
+        async move {
+            let mut requests = 0;
+            while !over() {
+                request(store, policy).await;
+                requests += 1;
+                // Three hundred a second in all, whatever the machine could do.
+                let ahead = Duration::from_secs(requests) * 8 / 300;
+                tokio::time::sleep(ahead.saturating_sub(started.elapsed())).await;
+            }
+            requests
+        }
+    }));
+    let cleaning = join_all(nodes.iter().map(|store| async {
+        let mut swept = Swept::default();
+        while !over() {
+            let more = store.sweep(1_000).await.unwrap();
+            swept.buried += more.buried;
+            swept.removed += more.removed;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        swept
+    }));
+    let (requests, swept) = tokio::join!(working, cleaning);
+    let requests: u64 = requests.iter().sum();
+    let removed: usize = swept.iter().map(|swept| swept.removed).sum();
+    let pool = nodes[0].pool();
+    let size = bytes(pool).await;
+    let alive = records(&nodes[0]).await;
+    assert_eq!(
+        i64::try_from(requests).unwrap(),
+        alive + i64::try_from(removed).unwrap(),
+        "each went once, or is there"
+    );
+    assert!(removed > 0 && swept.iter().any(|swept| swept.buried > 0));
+    // Written anew, it has nothing but what is alive.
+    sqlx::raw_sql("VACUUM FULL keylatch.record").execute(pool).await.unwrap();
+    let compact = bytes(pool).await;
+    assert!(size <= 2 * compact, "{size} bytes, of which {compact} are live: {alive} of {requests} records");
+}
+
+/// A renewal touches no index, and the version before it makes room for the next in its own page.
+#[tokio::test]
+async fn renewals_are_heap_only() {
+    const RENEWALS: i64 = 500;
+    let store = store(&database().await).await;
+    let claim = claim(&Policy::default());
+    let terms =
+        Terms { lease: Duration::from_secs(30), takeover: Some(Duration::from_secs(30)), free: claim.terms.free };
+    let Claimed::Won(record) = store.claim(claim).await.unwrap().value else { panic!("it is free") };
+    let before = bytes(store.pool()).await;
+    for _ in 0..RENEWALS {
+        assert!(matches!(store.renew(record.lease(), terms, None).await.unwrap(), Applied::Applied(_)));
+    }
+    assert_eq!(bytes(store.pool()).await, before);
+    let counts = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'record'";
+    eventually(Duration::from_secs(30), "the server's counts", async || {
+        let (updated, heap_only): (i64, i64) = sqlx::query_as(counts).fetch_one(store.pool()).await.unwrap();
+        assert_eq!(updated, heap_only);
+        updated == RENEWALS
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_table_is_tuned() {
+    let store = store(&database().await).await;
+    let options = "SELECT array_to_string(reloptions, ' ') FROM pg_class WHERE oid = 'keylatch.record'::regclass";
+    let options: String = sqlx::query_scalar(options).fetch_one(store.pool()).await.unwrap();
+    for option in ["fillfactor=85", "autovacuum_vacuum_scale_factor=0.02", "autovacuum_vacuum_cost_delay=0"] {
+        assert!(options.contains(option), "{options}");
+    }
+}
+
+/// Two cleaners at once, while a third party holds some rows: nothing goes twice, nobody waits, nobody fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cleaners_do_not_meet() {
+    const RECORDS: usize = 5_000;
+    const HELD: usize = 100;
+    let database = database().await;
+    let nodes = [store(&database).await, store(&database).await];
+    let policy = Policy { retention: Duration::from_millis(1), tombstone: Duration::ZERO, ..Policy::default() };
+    for _ in 0..RECORDS / 500 {
+        join_all((0..500).map(|at| request(&nodes[at % 2], &policy))).await;
+    }
+    let mut holder = nodes[0].pool().begin().await.unwrap();
+    let hold = format!("SELECT id FROM keylatch.record ORDER BY id LIMIT {HELD} FOR UPDATE");
+    let held = sqlx::query(sqlx::AssertSqlSafe(hold)).fetch_all(&mut *holder).await.unwrap().len();
+    assert_eq!(held, HELD);
+    // In portions of less than a transaction's worth, and of more.
+    let clean = async |store: &Store, limit: usize| {
+        let mut removed = 0;
+        loop {
+            let swept = store.sweep(limit).await.unwrap();
+            assert!(swept.total() <= limit);
+            removed += swept.removed;
+            if swept.total() == 0 {
+                return removed;
+            }
+        }
+    };
+    let removed = join_all((0..8).map(|at| clean(&nodes[at % 2], if at < 4 { 70 } else { 2_500 }))).await;
+    assert_eq!(removed.iter().sum::<usize>(), RECORDS - HELD);
+    assert!(removed.iter().filter(|removed| **removed > 0).count() > 1, "one alone did it all: {removed:?}");
+    holder.rollback().await.unwrap();
+    assert_eq!(clean(&nodes[1], 1_000).await, HELD);
+    assert_eq!(records(&nodes[0]).await, 0);
+}

@@ -1,0 +1,90 @@
+//! TLS: the server is who its certificate says, or there is no store.
+
+use std::path::PathBuf;
+
+use keylatch::postgres::{OpenError, Store};
+use tempfile::TempDir;
+use testing_support::certificates::Authority;
+use testing_support::postgres::Cluster;
+
+use crate::support::Service;
+
+/// A server that takes nothing but TLS through TCP, with a certificate for `localhost`.
+struct Secure {
+    cluster: Cluster,
+    /// Signed the server's certificate.
+    trusted: PathBuf,
+    /// Did not.
+    other: PathBuf,
+    _dir: TempDir,
+}
+
+impl Secure {
+    async fn start() -> Self {
+        tokio::task::spawn_blocking(|| {
+            let (cluster, authority) = (Cluster::start(""), Authority::new());
+            let certificate = authority.certify(&["localhost"]);
+            cluster.write("server.crt", &certificate.pem);
+            cluster.write("server.key", &certificate.key);
+            cluster.write("pg_hba.conf", "local all all trust\nhostssl all all 127.0.0.1/32 trust\n");
+            cluster.configure("ssl = on");
+            let dir = TempDir::new().unwrap();
+            let (trusted, other) = (dir.path().join("trusted.pem"), dir.path().join("other.pem"));
+            std::fs::write(&trusted, authority.pem()).unwrap();
+            std::fs::write(&other, Authority::new().pem()).unwrap();
+            Self { cluster, trusted, other, _dir: dir }
+        })
+        .await
+        .unwrap()
+    }
+
+    fn url(&self, host: &str, mode: &str, authority: Option<&PathBuf>) -> String {
+        let root = authority.map(|path| format!("&sslrootcert={}", path.display())).unwrap_or_default();
+        format!("postgres://postgres@{host}:{}/postgres?sslmode={mode}{root}", self.cluster.port())
+    }
+
+    async fn refusal(&self, host: &str, mode: &str, authority: Option<&PathBuf>) -> OpenError {
+        Store::connect(&self.url(host, mode, authority)).await.expect_err("it is refused")
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_verified() {
+    let secure = Secure::start().await;
+    let store = Store::connect(&secure.url("localhost", "verify-full", Some(&secure.trusted))).await.unwrap();
+    let encrypted = "SELECT count(*) FROM pg_stat_ssl WHERE ssl AND version = 'TLSv1.3'";
+    assert_ne!(secure.cluster.sql("postgres", encrypted), "0");
+    secure.cluster.sql("postgres", "CREATE TABLE item (name text NOT NULL UNIQUE)");
+    let service = Service::start(store).await;
+    assert_eq!(service.post("created", "a", 0).await.status, 201);
+    assert!(service.post("created", "a", 0).await.replayed);
+
+    // Each refusal says what is wrong, and that it is about TLS.
+    for (host, mode, authority, expected) in [
+        ("localhost", "verify-full", Some(&secure.other), "invalid peer certificate"),
+        ("localhost", "verify-ca", Some(&secure.other), "invalid peer certificate"),
+        ("localhost", "verify-full", None, "invalid peer certificate"),
+        ("127.0.0.1", "verify-full", Some(&secure.trusted), "not valid for name"),
+    ] {
+        let error = secure.refusal(host, mode, authority).await;
+        let said = error.to_string();
+        assert!(matches!(error, OpenError::Tls(_)), "{said}");
+        assert!(said.contains(expected) && said.contains("sslrootcert"), "{said}");
+    }
+    // This mode asks who signed it, and not for whom.
+    assert!(Store::connect(&secure.url("127.0.0.1", "verify-ca", Some(&secure.trusted))).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_server_that_wants_tls_gets_nothing_else() {
+    let secure = Secure::start().await;
+    let error = secure.refusal("127.0.0.1", "disable", None).await;
+    assert!(error.to_string().contains("no encryption"), "{error}");
+    // And a store that wants it is not served without.
+    secure.cluster.write("pg_hba.conf", "local all all trust\nhost all all 127.0.0.1/32 trust\n");
+    secure.cluster.configure("ssl = off");
+    let error = secure.refusal("localhost", "verify-full", Some(&secure.trusted)).await;
+    assert!(matches!(error, OpenError::Tls(_)), "{error}");
+    assert!(error.to_string().contains("does not support TLS"), "{error}");
+    assert!(Store::connect(&secure.url("localhost", "disable", None)).await.is_ok());
+}
