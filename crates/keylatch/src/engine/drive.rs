@@ -223,6 +223,7 @@ fn complete<S: Send>(
     async move {
         let asked = Instant::now();
         failpoint::hit(Point::BeforeCommit);
+        leader.flight().ends();
         if planted::has(Bug::AnswerBeforeRecord) {
             let (engine, completion) = (engine.clone(), completion.clone());
             drop(tokio::spawn(async move { engine.store.complete(lease, completion).await }));

@@ -44,6 +44,8 @@ pub(super) struct Flight {
     ended: OnceLock<Option<Final>>,
     changed: Notify,
     lost: AtomicBool,
+    /// Whether its outcome is on its way to the store: others may have it from there sooner than this process hears.
+    ending: AtomicBool,
     token: OnceLock<CancellationToken>,
 }
 
@@ -112,6 +114,7 @@ impl Flights {
             ended: OnceLock::new(),
             changed: Notify::new(),
             lost: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             token: OnceLock::new(),
         });
         entry.insert_entry(flight.clone());
@@ -158,9 +161,14 @@ impl Flight {
         !self.is_lost() && self.hold.lock().until.is_none_or(|until| now < until)
     }
 
-    /// Whether the store has granted it a lease, so that it is known to run.
-    pub(super) fn has_lease(&self) -> bool {
-        self.hold.lock().lease.is_some()
+    /// Whether the store has granted it a lease, and cannot have its outcome yet.
+    pub(super) fn is_running(&self) -> bool {
+        !self.ending.load(Ordering::Acquire) && self.hold.lock().lease.is_some()
+    }
+
+    /// Notes that its outcome goes to the store now.
+    pub(super) fn ends(&self) {
+        self.ending.store(true, Ordering::Release);
     }
 
     /// Notes that the store granted or renewed `lease`, which nobody takes over until `until`.

@@ -318,12 +318,12 @@ impl Inner {
 
     /// What `request` gets that does not wait for the end of `flight`, or asks for something else.
     ///
-    /// Only a flight with a lease is known to run. Another may not have looked into the store yet, or may lose to
-    /// another process: the record may be final already, and then it is the answer.
+    /// Only a flight with a lease is known to run, until its outcome goes to the store. Another may not have looked into
+    /// the store yet, or may lose to another process: the record may be final already, and then it is the answer.
     async fn beside(&self, id: RecordId, flight: &Flight, request: &Request) -> Result<Answer, Error> {
         let same = flight.fingerprint() == request.fingerprint;
         let refused = Answer::Refused(if same { Refused::InProgress } else { Refused::Mismatch });
-        if flight.has_lease() && flight.holds(Instant::now()) {
+        if flight.is_running() && flight.holds(Instant::now()) {
             return Ok(refused);
         }
         Ok(self.recorded(id, request).await?.unwrap_or(refused))

@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     Misplaced,
     /// It waits until [`Faulty::gate`] is opened.
     Held,
+    /// The store does it, and its reply waits until [`Faulty::gate`] is opened.
+    ReplyHeld,
 }
 
 /// The memory store, with faults. A clone is the same store.
@@ -139,6 +141,11 @@ impl Faulty {
             Some(Fault::Held) => {
                 self.0.gate.pass().await;
                 done.await
+            }
+            Some(Fault::ReplyHeld) => {
+                let done = done.await;
+                self.0.gate.pass().await;
+                done
             }
             Some(Fault::ReplyLost) => {
                 done.await?;

@@ -26,6 +26,22 @@ async fn followers_get_the_answer_without_asking_the_store() {
     assert_eq!((work.runs(), world.store.calls(Op::Claim), world.store.calls(Op::Read)), (1, 1, 0));
 }
 
+/// Another process may have the outcome from the store before this one hears that it is there.
+#[tokio::test]
+async fn i4_an_answer_that_another_process_gives_is_given_here_too() {
+    let world = World::new();
+    let (here, there, work) = (world.fenced(), world.fenced(), Work::new());
+    world.store.next(Op::Complete, [Fault::ReplyHeld]);
+    work.gate.open();
+    let first = work.ask(&here, request("buy"), answer("bought"));
+    assert_eq!(world.recorded().await, "bought");
+    assert_eq!(ask(&there, request("buy"), answer("never")).await.unwrap().replayed(), "bought");
+    assert_eq!(ask(&here, request("buy"), answer("never")).await.unwrap().replayed(), "bought");
+    assert!(!first.is_over());
+    world.store.gate().open();
+    first.ran().await;
+}
+
 #[tokio::test]
 async fn patience_ends_when_the_request_says_so() {
     let world = World::new();

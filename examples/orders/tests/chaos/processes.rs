@@ -77,7 +77,7 @@ async fn i4_what_one_process_answered_the_other_answers_after_its_death(setup: S
     assert!(status.success(), "{status}");
 }
 
-tests_on!(sqlite: Sqlite, postgres: Postgres => [
+tests_on!(sqlite: Sqlite, postgres: Postgres, redis: Redis => [
     i1_i2_hold_between_two_processes_one_of_which_stands_still_now_and_then,
     i4_what_one_process_answered_the_other_answers_after_its_death,
 ]);
