@@ -1,6 +1,6 @@
 //! From an address to a store that can be trusted.
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{Connection as _, PgPool, Row as _};
 use tokio::time::timeout;
 
@@ -30,6 +30,9 @@ pub(super) async fn pool(address: PgConnectOptions, options: &Options) -> Result
 
 /// What all parts of a store use, once its server has been looked at and its schema is there.
 pub(super) async fn shared(pool: PgPool, options: Options) -> Result<Shared, OpenError> {
+    if !options.transaction_pooling {
+        refuse_pooler(&pool, &options).await?;
+    }
     let server = server(&pool, &options).await?;
     if server.standby {
         return Err(OpenError::Standby);
@@ -71,6 +74,36 @@ async fn server(pool: &PgPool, options: &Options) -> Result<Server, OpenError> {
     };
     match timeout(options.statement_max, asking).await {
         Ok(server) => server,
+        Err(_) => Err(OpenError::Server(sqlx::Error::PoolTimedOut)),
+    }
+}
+
+/// Fails where two statements of one connection reach two sessions of the server's: statements that are prepared in one
+/// are not there in the other, or are another's.
+async fn refuse_pooler(pool: &PgPool, options: &Options) -> Result<(), OpenError> {
+    if pool.options().get_max_connections() < 2 {
+        return Ok(());
+    }
+    let session = async |conn: &mut PgConnection| -> sqlx::Result<i32> {
+        sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(conn).await?.try_get(0)
+    };
+    let asking = async {
+        let mut one = pool.acquire().await?;
+        // Where there is none to be had, it stays unknown.
+        let Ok(Ok(mut other)) = timeout(options.connect_max, pool.acquire()).await else { return Ok(()) };
+        let first = session(&mut one).await?;
+        // It takes the session that was just used, if that is to be had.
+        let mut tx = other.begin().await?;
+        session(&mut tx).await?;
+        let second = session(&mut one).await?;
+        tx.rollback().await?;
+        if first == second {
+            return Ok(());
+        }
+        Err(OpenError::Pooler(sqlx::Error::Protocol("each transaction has another session".to_owned())))
+    };
+    match timeout(options.statement_max, asking).await {
+        Ok(done) => done,
         Err(_) => Err(OpenError::Server(sqlx::Error::PoolTimedOut)),
     }
 }

@@ -111,11 +111,22 @@ async fn nothing_is_left_on_a_connection() {
     }
 }
 
-/// Without the option, the store does not open half-way.
+/// Without the option, the store does not open half-way: PgBouncer refuses, or, where it was told to let it pass, the
+/// store sees what it is.
 #[tokio::test]
 async fn a_store_that_does_not_know_says_what_to_set() {
-    let (database, bouncer) = (database().await, bouncer().await);
-    let error = Store::connect(&bouncer.url(&database)).await.expect_err("PgBouncer refuses");
-    assert!(matches!(error, OpenError::Pooler(_)), "{error}");
-    assert!(error.to_string().contains("with_transaction_pooling"), "{error}");
+    let database = database().await;
+    for more in ["", "ignore_startup_parameters = extra_float_digits"] {
+        let start = move || Bouncer::start_with(cluster(), SERVER_CONNECTIONS, more);
+        let bouncer = tokio::task::spawn_blocking(start).await.unwrap();
+        let error = Store::connect(&bouncer.url(&database)).await.expect_err("it is a pooler");
+        assert!(matches!(error, OpenError::Pooler(_)), "{error}");
+        assert!(error.to_string().contains("with_transaction_pooling"), "{error}");
+    }
+    // In session mode there is nothing to know.
+    let session =
+        || Bouncer::start_with(cluster(), 20, "pool_mode = session\nignore_startup_parameters = extra_float_digits");
+    let bouncer = tokio::task::spawn_blocking(session).await.unwrap();
+    let service = Service::start(Store::connect(&bouncer.url(&database)).await.unwrap()).await;
+    assert_eq!(service.post("created", "session", 0).await.status, 201);
 }

@@ -32,12 +32,21 @@ impl Bouncer {
     ///
     /// If PgBouncer is not installed, with the command that installs it; or if it does not start.
     pub fn start(cluster: &Cluster, connections: u32) -> Self {
+        Self::start_with(cluster, connections, "")
+    }
+
+    /// Starts one with these lines more in its configuration.
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_with(cluster: &Cluster, connections: u32, more: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("keylatch-pgb-").tempdir().expect("a temporary directory").keep();
         let port = free_port();
         let config = format!(
             "[databases]\n* = host={server} port={server_port} user={USER}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
              listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\n\
-             default_pool_size = {connections}\nmax_client_conn = 500\nlogfile = {dir}/log\n",
+             default_pool_size = {connections}\nmax_client_conn = 500\nlogfile = {dir}/log\n{more}\n",
             server = cluster.dir().display(),
             server_port = cluster.port(),
             dir = dir.display(),
