@@ -2,7 +2,8 @@
 //!
 //! `POST /letters` sends one, and writes its start and its effect into a ledger that never merges two. With
 //! `"hold": true` in its body it starts, and comes to no end. `POST /resolve` is an operator's word on one whose
-//! outcome is unknown. `PORT`, `DATA_DIR`; the ledger is `DATA_DIR/ledger`, the records are in `DATA_DIR/letters.db`.
+//! outcome is unknown. `PORT`, `DATA_DIR`; the ledger is `DATA_DIR/ledger`, the records are in `DATA_DIR/letters.db`, or
+//! on PostgreSQL if `DATABASE_URL` is set.
 
 use std::error::Error;
 use std::io::Write;
@@ -17,8 +18,7 @@ use axum::{Json, Router};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
-use keylatch::store::Store as _;
-use keylatch::{Body, Engine, Limits, Outcome, Policy, Resolution, Resolved, Run, sqlite};
+use keylatch::{Body, Engine, Limits, Outcome, Policy, Resolution, Resolved, Run, postgres, sqlite};
 use serde::{Deserialize, Serialize};
 use testing_history::ledger::Ledger;
 use testing_history::{Event, What};
@@ -50,20 +50,22 @@ struct Word {
 struct App {
     ledger: Ledger,
     engine: Engine,
-    store: sqlite::Store,
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let port = std::env::var("PORT")?;
     let directory = PathBuf::from(std::env::var("DATA_DIR")?);
-    let store = sqlite::Store::open(directory.join("letters.db")).await?;
     let policy = Policy { lease: LEASE, ..Policy::default() };
-    let engine = Engine::at_most_once(store.clone(), policy, Limits::default())?;
+    let limits = Limits::default();
+    let engine = match std::env::var("DATABASE_URL") {
+        Ok(url) => Engine::at_most_once(postgres::Store::connect(&url).await?, policy, limits)?,
+        Err(_) => Engine::at_most_once(sqlite::Store::open(directory.join("letters.db")).await?, policy, limits)?,
+    };
     let layer = IdempotencyLayer::new(engine.clone(), ScopeFrom::header("x-user-id")).require_key();
     let ledger = Ledger::open(&directory.join("ledger"))?;
     let app = Router::new().route("/letters", post(send).layer(layer)).route("/resolve", post(resolve));
-    let app = app.with_state(Arc::new(App { ledger, engine, store }));
+    let app = app.with_state(Arc::new(App { ledger, engine }));
     let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     writeln!(std::io::stdout(), "listening on http://{}", listener.local_addr()?)?;
     Ok(axum::serve(listener, app).await?)
@@ -84,7 +86,7 @@ async fn send(State(app): State<Arc<App>>, run: Run, Json(letter): Json<Letter>)
 async fn resolve(State(app): State<Arc<App>>, Json(word): Json<Word>) -> Result<StatusCode, StatusCode> {
     const LAPSED_MAX: usize = 1_000;
     let unavailable = |_| StatusCode::SERVICE_UNAVAILABLE;
-    let lapsed = app.store.lapsed(None, LAPSED_MAX).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    let lapsed = app.engine.store().lapsed(None, LAPSED_MAX).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
     let mut lapsed = lapsed.value.into_iter();
     let found = lapsed.find(|record| record.scope.caller() == word.scope && record.key.as_str() == word.key);
     let record = found.ok_or(StatusCode::NOT_FOUND)?;

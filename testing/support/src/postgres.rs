@@ -3,6 +3,8 @@
 //! It needs Debian's package `postgresql`, or any installation whose programs `pg_config` finds.
 
 pub mod bouncer;
+pub mod proxy;
+pub mod shared;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

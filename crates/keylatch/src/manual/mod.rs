@@ -9,6 +9,10 @@ pub mod defaults {}
 #[doc = include_str!("failures.md")]
 pub mod failures {}
 
+#[cfg(feature = "postgres")]
+#[doc = include_str!("postgres.md")]
+pub mod postgres {}
+
 #[cfg(feature = "redis")]
 #[doc = include_str!("redis.md")]
 pub mod redis {}

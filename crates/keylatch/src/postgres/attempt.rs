@@ -91,16 +91,28 @@ impl Shared {
         Err(Fault::new(ErrorKind::Unavailable, "the record changed on every try"))
     }
 
-    async fn look(&self, link: &mut Link, id: RecordId, locks: &Locks, claim: &Claim) -> Result<At<Looked>, Fault> {
+    /// What is there, and whether another transaction has the key.
+    pub(super) async fn found(
+        &self,
+        link: &mut Link,
+        id: RecordId,
+        locks: &Locks,
+        fingerprint: &Fingerprint,
+    ) -> Result<Found, Fault> {
         let query = || {
             self.query(&self.statements.look)
                 .bind(id.as_bytes().as_slice())
-                .bind(claim.fingerprint.as_bytes().as_slice())
+                .bind(fingerprint.as_bytes().as_slice())
                 .bind(locks.key)
                 .bind(locks.request)
         };
-        let found = Found::one(self.links.rows_on(link, Sent::Harmless, query).await?)?;
+        Found::one(self.links.rows_on(link, Sent::Harmless, query).await?)
+    }
+
+    async fn look(&self, link: &mut Link, id: RecordId, locks: &Locks, claim: &Claim) -> Result<At<Looked>, Fault> {
+        let found = self.found(link, id, locks, &claim.fingerprint).await?;
         let (now, previous) = (found.now, found.record()?);
+        self.answerable(link, previous.as_ref()).await?;
         let seen = Seen::of(previous.as_ref());
         let decided = |value| At { value: Looked::Decided(At { value, now }), now };
         Ok(match machine::claim(previous, claim, now) {
@@ -192,11 +204,29 @@ impl Shared {
         };
         let Some(now) = finished else {
             self.links.rollback(&mut link).await?;
-            return self.held(record.id(), now).await;
+            // Nobody holds a connection while he waits for another.
+            drop(link);
+            return self.held(&record, now).await;
         };
         failpoint::hit(Point::BeforeCommit);
-        self.links.commit(&mut link).await?;
+        match self.links.commit(&mut link).await {
+            Ok(()) => {}
+            Err(fault) if fault.kind == ErrorKind::NotKnown => {
+                drop(link);
+                return self.settle(&record, fault).await;
+            }
+            // A constraint that is checked at the end.
+            Err(fault) if fault.kind == ErrorKind::Refused && fault.code.is_some() => {
+                tracing::warn!(
+                    code = fault.code.as_deref(),
+                    "PostgreSQL refused the commit of a handler's transaction"
+                );
+                return misused(Misuse::Failed);
+            }
+            Err(fault) => return Err(fault),
+        }
         failpoint::hit(Point::AfterCommit);
+        self.kept(&mut link).await?;
         Ok(At { value: Transacted::Committed(completed(&record, &completion, now)?), now })
     }
 
@@ -212,16 +242,24 @@ impl Shared {
         let query = || self.finish(&record, &completion, seen, false);
         let rows = self.links.rows_on(&mut link, Sent::Perhaps, query).await?;
         failpoint::hit(Point::AfterCommit);
+        self.kept(&mut link).await?;
         match scalar::<Option<i64>>(&rows)?.map(Timestamp::from_millis) {
             Some(now) => Ok(At { value: Transacted::Committed(completed(&record, &completion, now)?), now }),
-            None => self.held(record.id(), record.created_at).await,
+            None => {
+                drop(link);
+                self.held(&record, record.created_at).await
+            }
         }
     }
 
     /// What there is in the place of a record that could not be written.
-    async fn held(&self, id: RecordId, now: Timestamp) -> Result<At<Transacted>, Fault> {
-        match self.read(id).await? {
-            At { value: Some(record), now } => Ok(At { value: Transacted::Held(record), now }),
+    async fn held(&self, record: &Record, now: Timestamp) -> Result<At<Transacted>, Fault> {
+        match self.read(record.id()).await? {
+            // A reply was lost, and it was ours already.
+            At { value: Some(there), now } if there.owner == record.owner => {
+                Ok(At { value: Transacted::Committed(there), now })
+            }
+            At { value: Some(there), now } => Ok(At { value: Transacted::Held(there), now }),
             At { value: None, .. } => Ok(At { value: Transacted::Busy { same: true }, now }),
         }
     }

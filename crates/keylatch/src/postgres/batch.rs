@@ -2,7 +2,7 @@
 //! One that comes alone goes at once.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::Shared;
 use super::error::Fault;
 use super::link::Link;
+use super::metrics::BatchMetrics;
 use crate::RecordId;
 use crate::store::{Error, ErrorKind};
 
@@ -17,6 +18,9 @@ use crate::store::{Error, ErrorKind};
 pub(super) trait Job: Send + Sync + Sized + 'static {
     /// What its caller hears.
     type Done: Send;
+
+    /// What it is called in metrics.
+    const OPERATION: &'static str;
 
     /// Whose record it writes: the order within a batch.
     fn id(&self) -> RecordId;
@@ -61,7 +65,8 @@ impl<J: Job> Lane<J> {
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
         let receiver = Arc::new(Mutex::new(receiver));
         for _ in 0..shared.options.batches_at_once {
-            let worker = Worker { queue: receiver.clone(), shared: shared.clone() };
+            let metrics = BatchMetrics::new(J::OPERATION);
+            let worker = Worker { queue: receiver.clone(), shared: shared.clone(), metrics };
             drop(tokio::spawn(worker.serve()));
         }
         Self(sender)
@@ -86,6 +91,7 @@ impl<J: Job> Clone for Lane<J> {
 struct Worker<J: Job> {
     queue: Arc<Mutex<mpsc::Receiver<Waiting<J>>>>,
     shared: Arc<Shared>,
+    metrics: BatchMetrics,
 }
 
 impl<J: Job> Worker<J> {
@@ -148,8 +154,12 @@ impl<J: Job> Worker<J> {
                     Err(fault) => return Err((fault, batch)),
                 },
             };
+            let started = Instant::now();
             let replies = match J::run(&batch, &self.shared, link).await {
-                Ok(replies) => replies,
+                Ok(replies) => {
+                    self.metrics.record(batch.len(), started);
+                    replies
+                }
                 Err(fault) => {
                     *kept = None;
                     return Err((fault, batch));

@@ -29,6 +29,7 @@ const FRESH: i16 = 1;
 
 impl Job for ClaimJob {
     type Done = At<Claimed>;
+    const OPERATION: &'static str = "claim";
 
     fn id(&self) -> RecordId {
         self.id

@@ -20,6 +20,7 @@ pub(super) struct CompleteJob {
 
 impl Job for CompleteJob {
     type Done = Applied;
+    const OPERATION: &'static str = "complete";
 
     fn id(&self) -> RecordId {
         self.lease.id

@@ -33,6 +33,9 @@ pub enum OpenError {
     /// The server is a standby: what it has may be old, and nothing can be written there.
     #[error("the PostgreSQL server is a standby; give the address of the primary")]
     Standby,
+    /// [`Replay::Synced`](super::Replay::Synced) was asked for, and this is missing for it.
+    #[error("replays cannot wait for standbys: {0}")]
+    NotSynchronous(&'static str),
     /// The schema is older than this version needs, or not there, and this role may not change it.
     #[error(
         "the schema {schema:?} has version {found} (0 is none) and this version needs {needed}; call \
@@ -163,6 +166,10 @@ impl Fault {
             disconnected: fatal || class == "08" || code == "25006",
             what: what.into(),
         }
+    }
+
+    pub(super) fn with_kind(self, kind: ErrorKind) -> Self {
+        Self { kind, ..self }
     }
 
     pub(super) fn has_code(&self, code: &str) -> bool {

@@ -37,6 +37,7 @@ const VERSIONS: [&[&str]; 1] = [&[
     include_str!("schema/v1/22_enter.sql"),
     include_str!("schema/v1/23_enter_own.sql"),
     include_str!("schema/v1/24_finish.sql"),
+    include_str!("schema/v1/25_synced.sql"),
 ]];
 
 /// The version that this build needs.

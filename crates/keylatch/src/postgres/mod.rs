@@ -25,13 +25,16 @@ mod claim;
 mod complete;
 mod error;
 mod link;
+mod metrics;
 mod migrate;
 mod open;
 mod ops;
 mod options;
 mod own;
 mod rows;
+mod settle;
 mod sql;
+mod synced;
 mod tx;
 
 use std::fmt;
@@ -45,6 +48,7 @@ use claim::ClaimJob;
 use complete::CompleteJob;
 pub use error::OpenError;
 use link::{Links, PgQuery};
+use metrics::BatchMetrics;
 pub use migrate::{SCHEMA_VERSION, grant, migrate};
 pub use options::{
     BATCH_RECORDS_MAX, BATCHES_AT_ONCE, COMPRESS_FROM_BYTES, CONNECT_MAX, CONNECTIONS_MAX, HANDLER_PAUSE_MAX,
@@ -53,6 +57,7 @@ pub use options::{
 pub use own::{Entered, InOwn};
 use sql::{Statement, Statements};
 pub use sqlx;
+pub use synced::Replay;
 pub use tx::{Loaned, Postgres};
 
 use crate::packed;
@@ -74,6 +79,7 @@ struct Shared {
     statements: Statements,
     options: Options,
     durability: Durability,
+    sweeps: BatchMetrics,
 }
 
 impl Store {

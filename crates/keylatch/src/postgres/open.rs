@@ -7,9 +7,11 @@ use tokio::time::timeout;
 use super::Shared;
 use super::error::OpenError;
 use super::link::Links;
+use super::metrics::BatchMetrics;
 use super::migrate::{ensure, migrate};
 use super::options::Options;
 use super::sql::Statements;
+use super::synced::Replay;
 use crate::store::Durability;
 
 /// A pool for a store of its own.
@@ -37,6 +39,9 @@ pub(super) async fn shared(pool: PgPool, options: Options) -> Result<Shared, Ope
     if server.standby {
         return Err(OpenError::Standby);
     }
+    if options.replay == Replay::Synced {
+        server.check_synchronous()?;
+    }
     if options.migrate {
         migrate(&pool, &options).await?;
     } else {
@@ -48,6 +53,7 @@ pub(super) async fn shared(pool: PgPool, options: Options) -> Result<Shared, Ope
         statements: Statements::new(&options),
         durability: if server.durable { Durability::Disk } else { Durability::Replica },
         options,
+        sweeps: BatchMetrics::new("sweep"),
     })
 }
 
@@ -58,6 +64,26 @@ struct Server {
     durable: bool,
     /// Whether a statement by itself is at READ COMMITTED.
     read_committed: bool,
+    /// Whether a commit waits for the disk of a standby, if there is one to wait for.
+    commits_wait: bool,
+    has_standbys: bool,
+    /// Whether this role may see how far they are.
+    sees_standbys: bool,
+}
+
+impl Server {
+    fn check_synchronous(&self) -> Result<(), OpenError> {
+        let missing = if !self.has_standbys {
+            "synchronous_standby_names is empty"
+        } else if !self.commits_wait {
+            "synchronous_commit is neither on nor remote_apply"
+        } else if !self.sees_standbys {
+            "the role is no member of pg_read_all_stats"
+        } else {
+            return Ok(());
+        };
+        Err(OpenError::NotSynchronous(missing))
+    }
 }
 
 async fn server(pool: &PgPool, options: &Options) -> Result<Server, OpenError> {
@@ -70,6 +96,9 @@ async fn server(pool: &PgPool, options: &Options) -> Result<Server, OpenError> {
             standby: row.try_get("standby")?,
             durable: row.try_get("durable")?,
             read_committed: row.try_get("read_committed")?,
+            commits_wait: row.try_get("commits_wait")?,
+            has_standbys: row.try_get("has_standbys")?,
+            sees_standbys: row.try_get("sees_standbys")?,
         })
     };
     match timeout(options.statement_max, asking).await {

@@ -1,6 +1,6 @@
 //! The contract of a store, on PostgreSQL.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -11,7 +11,7 @@ use super::claim::ClaimJob;
 use super::complete::CompleteJob;
 use super::error::{Fault, Sent};
 use super::rows::{Found, damaged, get};
-use super::{Shared, Store, packed, span_ms};
+use super::{Replay, Shared, Store, packed, span_ms};
 use crate::machine::{Claim, Claimed, Completion, End, Terms};
 use crate::store::{Applied, At, Durability, Error, PAGE_RECORDS_MAX, PageRequest, Swept};
 use crate::{Lease, Record, RecordId, Scope, Timestamp};
@@ -21,7 +21,15 @@ const SWEEP_RECORDS_MAX: usize = 1_000;
 
 impl crate::store::Store for Store {
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<At<Claimed>, Error>> {
-        Box::pin(self.claims.call(ClaimJob::new(claim)))
+        Box::pin(async move {
+            let claimed = self.claims.call(ClaimJob::new(claim)).await?;
+            if let Claimed::Held(record) = &claimed.value
+                && self.shared.options.replay == Replay::Synced
+            {
+                self.shared.answerable(&mut self.shared.links.link().await?, Some(record)).await?;
+            }
+            Ok(claimed)
+        })
     }
 
     fn renew(
@@ -55,7 +63,15 @@ impl crate::store::Store for Store {
             retention_ms: span_ms(completion.retention),
             tombstone_ms: span_ms(completion.tombstone),
         };
-        Box::pin(self.completions.call(job))
+        Box::pin(async move {
+            let applied = self.completions.call(job).await?;
+            if let Applied::Applied(_) = applied
+                && self.shared.options.replay == Replay::Synced
+            {
+                self.shared.kept(&mut self.shared.links.link().await?).await?;
+            }
+            Ok(applied)
+        })
     }
 
     fn release(&self, lease: Lease, end: End) -> BoxFuture<'_, Result<Applied, Error>> {
@@ -147,17 +163,23 @@ impl crate::store::Store for Store {
 impl Shared {
     pub(super) async fn read(&self, id: RecordId) -> Result<At<Option<Record>>, Fault> {
         let query = || self.query(&self.statements.read).bind(id.as_bytes().as_slice());
-        let found = Found::one(self.links.rows(Sent::Harmless, query).await?)?;
-        Ok(At { value: found.record()?, now: found.now })
+        let mut link = self.links.link().await?;
+        let found = Found::one(self.links.rows_on(&mut link, Sent::Harmless, query).await?)?;
+        let value = found.record()?;
+        self.answerable(&mut link, value.as_ref()).await?;
+        Ok(At { value, now: found.now })
     }
 
     async fn sweep(&self, limit: usize) -> Result<Swept, Fault> {
+        let started = Instant::now();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let query = || self.query(&self.statements.sweep).bind(limit);
         let rows = self.links.rows(Sent::Perhaps, query).await?;
         let row = rows.first().ok_or_else(|| damaged("a row is missing"))?;
         let count = |column| Ok::<_, Fault>(usize::try_from(get::<i64>(row, column)?).unwrap_or(0));
-        Ok(Swept { buried: count("buried")?, removed: count("removed")? })
+        let swept = Swept { buried: count("buried")?, removed: count("removed")? };
+        self.sweeps.record(swept.total(), started);
+        Ok(swept)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::error::OpenError;
+use super::synced::Replay;
 
 /// What can be chosen about a [`Store`](super::Store). The defaults suit a service of a few processes.
 #[derive(Debug, Clone)]
@@ -18,6 +19,7 @@ pub struct Options {
     pub(super) batches_at_once: usize,
     pub(super) compress_from_bytes: Option<usize>,
     pub(super) transaction_pooling: bool,
+    pub(super) replay: Replay,
 }
 
 /// The default of [`Options::with_schema`].
@@ -58,6 +60,7 @@ impl Default for Options {
             batches_at_once: BATCHES_AT_ONCE,
             compress_from_bytes: Some(COMPRESS_FROM_BYTES),
             transaction_pooling: false,
+            replay: Replay::Committed,
         }
     }
 }
@@ -140,6 +143,12 @@ impl Options {
     #[must_use]
     pub fn with_transaction_pooling(self) -> Self {
         Self { transaction_pooling: true, ..self }
+    }
+
+    /// Which records an answer may come from; [`Replay::Committed`] by default.
+    #[must_use]
+    pub fn with_replay(self, replay: Replay) -> Self {
+        Self { replay, ..self }
     }
 
     /// Checks that the schema's name is one, for it is written into statements.

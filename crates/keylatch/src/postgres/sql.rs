@@ -51,6 +51,7 @@ pub(super) struct Statements {
     pub(super) enter: Statement,
     pub(super) enter_own: Statement,
     pub(super) finish: Statement,
+    pub(super) synced: Statement,
 }
 
 impl Statements {
@@ -75,6 +76,7 @@ impl Statements {
             enter: statement(enter),
             enter_own: statement(include_str!("sql/enter_own.sql")),
             finish: statement(include_str!("sql/finish.sql")),
+            synced: statement(include_str!("sql/synced.sql")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A place to pay: the service's program and its directory, its customers, the provider, and the judge.
+//! A place to pay: the service's program and its records, its customers, the provider, and the judge.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,6 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use testing_history::{Answer, Guarantee, Log, Summary, What, check};
 use testing_support::client::{Client, Request, Targets};
 use testing_support::server::{Program, Server};
@@ -20,12 +19,14 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use crate::place::Place;
+
 /// How long something may take that is done at once, or as soon as a lease has ended.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-/// A directory, the program that serves from it, customers that remember everything, and a provider.
+/// A place for the records, the program that serves from it, customers that remember everything, and a provider.
 pub(crate) struct Till {
-    _dir: TempDir,
+    _place: Place,
     pub(crate) program: Program,
     pub(crate) targets: Targets,
     pub(crate) log: Log,
@@ -35,13 +36,13 @@ pub(crate) struct Till {
 
 impl Till {
     pub(crate) async fn new() -> Self {
-        let dir = tempfile::tempdir().expect("there is room for a directory");
+        let place = Place::new().await;
         let (targets, log) = (Targets::default(), Log::default());
         let provider = Arc::new(Provider::new(log.clone()));
         let url = provider.clone().serve().await;
-        let program = Program::new(env!("CARGO_BIN_EXE_charge")).env("DATA_DIR", dir.path()).env("PAYMENTS", url);
+        let program = place.of(Program::new(env!("CARGO_BIN_EXE_charge"))).env("PAYMENTS", url);
         let client = Client::new(targets.clone(), log.clone(), payment_in);
-        Self { _dir: dir, program, targets, log, client, provider }
+        Self { _place: place, program, targets, log, client, provider }
     }
 
     /// Starts a server, to which the customers turn from now on.

@@ -52,7 +52,7 @@ async fn at_most_once_killed_before_the_answer() {
 }
 
 async fn kill_at(boundary: &str, left: Left) {
-    let office = Office::new();
+    let office = Office::new().await;
     let letters: Vec<_> = (0..KILLS).map(|kill| letter(format!("key-{kill}"))).collect();
     for letter in &letters {
         let server = office.open_to_fail(boundary, "kill").await;
@@ -80,7 +80,7 @@ async fn kill_at(boundary: &str, left: Left) {
 /// It has started, and whether the letter is in the post nobody knows.
 #[tokio::test(flavor = "multi_thread")]
 async fn at_most_once_killed_in_the_handler() {
-    let office = Office::new();
+    let office = Office::new().await;
     let letters: Vec<_> = (0..KILLS).map(|kill| endless_letter(format!("key-{kill}"))).collect();
     for letter in &letters {
         let server = office.open().await;

@@ -1,7 +1,8 @@
 //! `AtMostOnce`: never two starts, wherever the service dies or stands still; and whoever asks afterwards is told that
-//! the outcome is unknown, until somebody resolves it.
+//! the outcome is unknown, until somebody resolves it. The records are in a file.
 
 mod boundaries;
 mod office;
 mod pause;
+mod place;
 mod random;

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keylatch::sqlite;
 use keylatch::store::{PAGE_RECORDS_MAX, PageRequest, Store as _};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -13,11 +12,14 @@ use testing_history::{Answer, Event, Guarantee, Log, Reply, Summary, What, check
 use testing_support::client::{Client, Request, Targets};
 use testing_support::server::{Program, Server};
 
+use crate::place::Place;
+
 /// How long something may take that is done at once, or as soon as a lease has ended.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 pub(crate) struct Office {
     dir: TempDir,
+    place: Place,
     pub(crate) program: Program,
     pub(crate) targets: Targets,
     pub(crate) log: Log,
@@ -25,12 +27,13 @@ pub(crate) struct Office {
 }
 
 impl Office {
-    pub(crate) fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().expect("there is room for a directory");
-        let program = Program::new(env!("CARGO_BIN_EXE_letters")).env("DATA_DIR", dir.path());
+        let place = Place::new(dir.path()).await;
+        let program = place.of(Program::new(env!("CARGO_BIN_EXE_letters")).env("DATA_DIR", dir.path()));
         let (targets, log) = (Targets::default(), Log::default());
         let client = Client::new(targets.clone(), log.clone(), letter_in);
-        Self { dir, program, targets, log, client }
+        Self { dir, place, program, targets, log, client }
     }
 
     /// Starts a server, to which the customers turn from now on.
@@ -110,7 +113,7 @@ impl Office {
 
     async fn records(&self) -> Vec<Event> {
         const PAGES_MAX: usize = 1_000;
-        let store = sqlite::Store::open(self.dir.path().join("letters.db")).await.expect("another process may open it");
+        let store = self.place.store().await;
         let mut events = Vec::new();
         let mut page = PageRequest { limit: PAGE_RECORDS_MAX, ..PageRequest::default() };
         for _ in 0..PAGES_MAX {

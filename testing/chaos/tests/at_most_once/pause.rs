@@ -10,7 +10,7 @@ use crate::office::{Office, SOON, letter};
 /// It was late before it started: it does not start any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn i6_paused_between_claim_and_start() {
-    let office = Office::new();
+    let office = Office::new().await;
     let (late, asking) = paused_at(&office, "after-claim").await;
     let other = office.open().await;
     office.until_unknown(&letter("key")).await;
@@ -30,7 +30,7 @@ async fn i6_paused_between_claim_and_start() {
 /// It had its effect before it was late. Nobody has resolved it: its word is the last.
 #[tokio::test(flavor = "multi_thread")]
 async fn i5_paused_before_the_commit_and_not_resolved() {
-    let office = Office::new();
+    let office = Office::new().await;
     let (late, asking) = paused_at(&office, "before-commit").await;
     let other = office.open().await;
     office.until_unknown(&letter("key")).await;
@@ -45,7 +45,7 @@ async fn i5_paused_before_the_commit_and_not_resolved() {
 /// Somebody has resolved it meanwhile: that is its answer, for the client of the late one too.
 #[tokio::test(flavor = "multi_thread")]
 async fn i5_paused_before_the_commit_and_resolved() {
-    let office = Office::new();
+    let office = Office::new().await;
     let (late, asking) = paused_at(&office, "before-commit").await;
     let other = office.open().await;
     office.until_unknown(&letter("key")).await;

@@ -19,7 +19,7 @@ async fn i1_no_second_start_when_the_server_is_killed_at_random_under_load() {
     const CUSTOMERS: usize = 12;
     /// How many customers ask under the same key, one after the other or at once.
     const SAME_KEY: usize = 3;
-    let office = Arc::new(Office::new());
+    let office = Arc::new(Office::new().await);
     let load = Arc::new(Load::default());
     let mut server = office.open().await;
     let mut customers = JoinSet::new();

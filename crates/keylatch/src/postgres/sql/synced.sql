@@ -1,0 +1,1 @@
+SELECT log_position, synced FROM keylatch.synced($1)

@@ -1,0 +1,126 @@
+//! Many requests for one key: on one node and on several, with few connections.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use keylatch::postgres::Options;
+use tokio::time::timeout;
+
+use crate::support::{Answer, Service, database, store, store_with};
+
+const LONG: Duration = Duration::from_secs(60);
+
+async fn service(database: &str, connections: u32) -> Service {
+    let options = Options::default().with_connections_max(connections);
+    Service::start(store_with(database, options).await).await
+}
+
+/// 200 identical requests at once, with a pool of 5.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_at_once_are_one_effect() {
+    let database = database().await;
+    let service = service(&database, 5).await;
+    let answers = join_all((0..200).map(|_| service.post("created", "a", 0))).await;
+    assert!(answers.iter().all(|answer| answer.status == 201 || answer.code() == "IDEMPOTENCY_KEY_IN_PROGRESS"));
+    assert_eq!(answers.iter().filter(|answer| answer.status == 201 && !answer.replayed).count(), 1);
+    let waiting = join_all((0..200).map(|_| service.post("created", "b", 20))).await;
+    assert!(waiting.iter().all(|answer| (answer.status, answer.body.as_str()) == (201, "created b")));
+    assert_eq!(waiting.iter().filter(|answer| !answer.replayed).count(), 1);
+    assert_eq!(service.items().await, ["a", "b"]);
+}
+
+/// The same, by turns on two nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_are_one_effect() {
+    let database = database().await;
+    let nodes = [service(&database, 5).await, service(&database, 5).await];
+    let send = |key, wait| {
+        join_all(
+            (0..200).map(move |at| (at, key, wait)).map(|(at, key, wait)| nodes[at % 2].post("created", key, wait)),
+        )
+    };
+    let answers: Vec<Answer> = send("a", 0).await;
+    assert!(answers.iter().all(|answer| answer.status == 201 || answer.code() == "IDEMPOTENCY_KEY_IN_PROGRESS"));
+    assert_eq!(answers.iter().filter(|answer| answer.status == 201 && !answer.replayed).count(), 1);
+    let waiting = send("b", 20).await;
+    assert!(waiting.iter().all(|answer| (answer.status, answer.body.as_str()) == (201, "created b")));
+    assert_eq!(waiting.iter().filter(|answer| !answer.replayed).count(), 1);
+    assert_eq!(nodes[0].items().await, ["a", "b"]);
+}
+
+/// Those who wait hold no connection: with two, one of them in the hands of the run that they wait for, others are
+/// served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_hold_no_connection() {
+    let database = database().await;
+    let nodes = [service(&database, 2).await, service(&database, 2).await];
+    let running = nodes[0].post("gated", "a", 0);
+    let beside = async {
+        nodes[0].gate.reached.notified().await;
+        let waiting = join_all((0..60).map(|at| nodes[at % 2].post("gated", "a", 30)));
+        let others = async {
+            for at in 0..20 {
+                let key = format!("other-{at}");
+                let other = timeout(LONG, nodes[at % 2].post("created", &key, 0)).await;
+                assert_eq!(other.expect("others are served").status, 201);
+            }
+            // A duplicate that does not wait is told at once, on either node.
+            for node in &nodes {
+                assert_eq!(node.post("gated", "a", 0).await.code(), "IDEMPOTENCY_KEY_IN_PROGRESS");
+            }
+            nodes[0].gate.open.add_permits(1);
+        };
+        tokio::join!(waiting, others).0
+    };
+    let (running, waiting) = tokio::join!(running, beside);
+    assert_eq!((running.status, running.body.as_str()), (201, "gated a"));
+    assert!(waiting.iter().all(|answer| (answer.status, answer.body.as_str()) == (201, "gated a")), "{waiting:?}");
+    assert_eq!(nodes[0].items().await.len(), 21);
+}
+
+/// A key that is used for another request is refused as that, also while its run on another node has no record yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_request_is_refused_while_the_key_runs_elsewhere() {
+    let database = database().await;
+    let nodes = [Service::start(store(&database).await).await, Service::start(store(&database).await).await];
+    let running = nodes[0].post("gated", "a", 0);
+    let others = async {
+        nodes[0].gate.reached.notified().await;
+        for node in &nodes {
+            assert_eq!(node.send("gated", "a", "other", 0).await.code(), "IDEMPOTENCY_KEY_REUSED");
+            assert_eq!(node.send("gated", "a", "other", 5).await.code(), "IDEMPOTENCY_KEY_REUSED");
+            assert_eq!(node.post("gated", "a", 0).await.code(), "IDEMPOTENCY_KEY_IN_PROGRESS");
+        }
+        nodes[0].gate.open.add_permits(1);
+    };
+    let (running, ()) = tokio::join!(running, others);
+    assert_eq!(running.status, 201);
+    assert_eq!(nodes[1].send("gated", "a", "other", 0).await.code(), "IDEMPOTENCY_KEY_REUSED");
+    assert!(nodes[1].post("gated", "a", 0).await.replayed);
+}
+
+/// When a run that others wait for on another node fails, one of them runs in its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_failure_one_of_those_who_wait_runs() {
+    let database = database().await;
+    let nodes = [service(&database, 3).await, service(&database, 3).await];
+    nodes[0].gate.fails.store(true, Ordering::Relaxed);
+    let running = nodes[0].post("gated", "a", 0);
+    let waiting = async {
+        nodes[0].gate.reached.notified().await;
+        let waiting = join_all((0..10).map(|_| nodes[1].post("gated", "a", 30)));
+        let failing = async {
+            assert_eq!(nodes[1].post("gated", "a", 0).await.code(), "IDEMPOTENCY_KEY_IN_PROGRESS");
+            // One of those who wait may go on; a second would stay where it is.
+            nodes[1].gate.open.add_permits(1);
+            nodes[0].gate.open.add_permits(1);
+        };
+        tokio::join!(waiting, failing).0
+    };
+    let (running, waiting) = timeout(LONG, async { tokio::join!(running, waiting) }).await.expect("it ends");
+    assert_eq!((running.status, running.body.as_str()), (500, "gated a"));
+    assert!(waiting.iter().all(|answer| (answer.status, answer.body.as_str()) == (201, "gated a")), "{waiting:?}");
+    assert_eq!(waiting.iter().filter(|answer| !answer.replayed).count(), 1);
+    assert_eq!(nodes[0].items().await, ["a"]);
+}

@@ -1,0 +1,274 @@
+//! Replies that are lost, servers that stop, and standbys.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keylatch::machine::{Claim, Claimed, Completion};
+use keylatch::postgres::{OpenError, Options, Store};
+use keylatch::store::{Applied, ErrorKind, Store as _};
+use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
+use testing_support::postgres::Cluster;
+use testing_support::postgres::proxy::{Break, Proxy};
+
+use crate::support::{Service, cluster, database, fresh, items, records, store_with};
+
+fn claim(key: &str) -> Claim {
+    let (scope, key) = (Scope::new("user").unwrap(), Key::new(key).unwrap());
+    Claim::new(scope, key, Fingerprint::of([b"request".as_slice()]), Guarantee::Fenced, &Policy::default())
+}
+
+async fn behind_a_proxy() -> (Proxy, Service) {
+    let database = database().await;
+    let proxy = Proxy::start(cluster().port()).await;
+    let store = Store::connect_with(&proxy.url(&database), Options::default().with_connections_max(4)).await.unwrap();
+    (proxy, Service::start(store).await)
+}
+
+/// The reply to a commit is lost: the record says that it took place, and its client gets its answer.
+#[tokio::test]
+async fn a_commit_whose_reply_is_lost_is_settled() {
+    let (proxy, service) = behind_a_proxy().await;
+    proxy.cut("COMMIT", Break::BeforeReply);
+    let answer = service.post("created", "a", 0).await;
+    assert_eq!(proxy.cuts_made(), 1);
+    assert_eq!((answer.status, answer.replayed, answer.body.as_str()), (201, false, "created a"));
+    assert!(service.post("created", "a", 0).await.replayed);
+    assert_eq!(service.items().await, ["a"]);
+}
+
+/// The commit itself is lost: nothing took place, the client is told to try again, and then it runs.
+#[tokio::test]
+async fn a_commit_that_never_arrives_is_no_effect() {
+    let (proxy, service) = behind_a_proxy().await;
+    proxy.cut("COMMIT", Break::BeforeServer);
+    let answer = service.post("created", "a", 0).await;
+    assert_eq!(proxy.cuts_made(), 1);
+    assert_eq!((answer.status, answer.code().as_str()), (503, "IDEMPOTENCY_STORE_UNAVAILABLE"));
+    assert_eq!((service.items().await.len(), records(&service.store).await), (0, 0));
+    let retry = service.post("created", "a", 5).await;
+    assert_eq!((retry.status, retry.replayed), (201, false));
+    assert_eq!(service.items().await, ["a"]);
+}
+
+/// The connection breaks while the server is at the commit: its client gets its answer once it is known how that ended.
+#[tokio::test]
+async fn a_commit_that_is_under_way_is_waited_for() {
+    let (proxy, service) = behind_a_proxy().await;
+    let slow =
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.3); RETURN NEW; END';
+        CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON item DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION slow()";
+    sqlx::raw_sql(slow).execute(service.store.pool()).await.unwrap();
+    proxy.cut("COMMIT", Break::AfterSent);
+    let answer = service.post("created", "a", 0).await;
+    assert_eq!(proxy.cuts_made(), 1);
+    assert_eq!((answer.status, answer.replayed, answer.body.as_str()), (201, false, "created a"));
+    assert!(service.post("created", "a", 0).await.replayed);
+    assert_eq!(service.items().await, ["a"]);
+}
+
+/// The connection breaks after the reply: nobody notices.
+#[tokio::test]
+async fn a_connection_that_breaks_at_rest_is_replaced() {
+    let (proxy, service) = behind_a_proxy().await;
+    for made in 1..=4 {
+        proxy.cut("COMMIT", Break::AfterReply);
+        let answer = service.post("created", &format!("key-{made}"), 0).await;
+        assert_eq!((answer.status, proxy.cuts_made()), (201, made));
+    }
+    assert!(service.post("created", "key-1", 0).await.replayed);
+    assert_eq!(service.items().await.len(), 4);
+}
+
+/// Wherever else the connection breaks, before the server or after it: one effect, and one answer in the end.
+#[tokio::test]
+async fn a_connection_may_break_anywhere() {
+    let (proxy, service) = behind_a_proxy().await;
+    let mut made = 0;
+    for (how, parts) in [
+        ("created", ["keylatch.look", "keylatch.enter", "INSERT INTO item", "keylatch.finish", "COMMIT"].as_slice()),
+        ("refused", &["ROLLBACK", "keylatch.finish"]),
+        ("failed", &["ROLLBACK"]),
+    ] {
+        for part in parts {
+            for at in [Break::BeforeServer, Break::BeforeReply] {
+                made += 1;
+                proxy.cut(part, at);
+                let key = format!("{how}-{made}");
+                let mut answer = service.post(how, &key, 5).await;
+                assert_eq!(proxy.cuts_made(), made, "{how} {part} {at:?}");
+                if answer.status >= 500 {
+                    answer = service.post(how, &key, 5).await;
+                }
+                let expected = match how {
+                    "created" => 201,
+                    "refused" => 422,
+                    _ => 500,
+                };
+                assert_eq!(answer.status, expected, "{how} {part} {at:?}: {}", answer.body);
+                let again = service.post(how, &key, 5).await;
+                assert_eq!((again.status, again.replayed), (expected, how != "failed"), "{how} {part} {at:?}");
+                let there = service.items().await.iter().filter(|item| **item == key).count();
+                assert_eq!(there, usize::from(how == "created"), "{how} {part} {at:?}");
+            }
+        }
+    }
+}
+
+/// On a lease, a claim or a completion whose reply is lost is sent again, and known by its owner.
+#[tokio::test]
+async fn a_lease_survives_lost_replies() {
+    let (proxy, service) = behind_a_proxy().await;
+    let store = &service.store;
+    let mut made = 0;
+    for at in [Break::BeforeServer, Break::BeforeReply] {
+        let claim = claim(&fresh("key"));
+        let mut cut = |part: &str| {
+            proxy.cut(part, at);
+            made += 1;
+            made
+        };
+        let cuts = cut("keylatch.claim");
+        let Claimed::Won(record) = store.claim(claim.clone()).await.unwrap().value else { panic!("it is ours") };
+        assert_eq!((record.owner, proxy.cuts_made()), (claim.owner, cuts));
+        let cuts = cut("keylatch.renew");
+        let step = Some(("step".to_owned(), "result".into()));
+        assert!(matches!(store.renew(record.lease(), claim.terms, step).await.unwrap(), Applied::Applied(_)));
+        assert_eq!(proxy.cuts_made(), cuts);
+        let cuts = cut("keylatch.complete");
+        let completion = Completion::new(Outcome::bytes("done"), &Policy::default());
+        assert!(matches!(store.complete(record.lease(), completion).await.unwrap(), Applied::Applied(_)));
+        assert_eq!(proxy.cuts_made(), cuts);
+        let cuts = cut("keylatch.read");
+        assert!(store.read(claim.id()).await.unwrap().value.is_some());
+        assert_eq!(proxy.cuts_made(), cuts);
+    }
+}
+
+/// A lock that someone holds on the table does not hold the store for ever, and what was asked meanwhile can be asked
+/// again.
+#[tokio::test]
+async fn every_statement_is_bounded_in_time() {
+    let database = database().await;
+    let store = store_with(&database, Options::default().with_statement_max(Duration::from_millis(300))).await;
+    let Claimed::Won(record) = store.claim(claim("held")).await.unwrap().value else { panic!("it is free") };
+    let mut blocker = store.pool().begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE keylatch.record").execute(&mut *blocker).await.unwrap();
+    let new = claim("new");
+    assert_eq!(store.claim(new.clone()).await.unwrap_err().kind(), ErrorKind::NotKnown);
+    let completion = Completion::new(Outcome::bytes("done"), &Policy::default());
+    assert_eq!(store.complete(record.lease(), completion.clone()).await.unwrap_err().kind(), ErrorKind::NotKnown);
+    assert_eq!(store.renew(record.lease(), new.terms, None).await.unwrap_err().kind(), ErrorKind::NotKnown);
+    assert_eq!(store.read(record.id()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(store.sweep(10).await.unwrap_err().kind(), ErrorKind::NotKnown);
+    blocker.rollback().await.unwrap();
+    assert!(matches!(store.claim(new).await.unwrap().value, Claimed::Won(_)));
+    assert!(matches!(store.complete(record.lease(), completion).await.unwrap(), Applied::Applied(_)));
+}
+
+/// The server is stopped as a crash does it, with a run under way, and starts again: 503 meanwhile, in time, and then all
+/// goes on by itself.
+#[tokio::test]
+async fn a_restart_of_the_server_is_survived() {
+    const CONNECT: Duration = Duration::from_millis(500);
+    let cluster = Arc::new(tokio::task::spawn_blocking(|| Cluster::start("")).await.unwrap());
+    let options = Options::default().with_connect_max(CONNECT);
+    let store = Store::connect_with(&cluster.url("postgres"), options).await.unwrap();
+    sqlx::raw_sql("CREATE TABLE item (name text UNIQUE)").execute(store.pool()).await.unwrap();
+    let service = Service::start(store).await;
+    assert_eq!(service.post("created", "a", 0).await.status, 201);
+
+    let running = service.post("gated", "b", 0);
+    let stopping = async {
+        service.gate.reached.notified().await;
+        let server = cluster.clone();
+        tokio::task::spawn_blocking(move || server.stop_immediately()).await.unwrap();
+        service.gate.open.add_permits(1);
+    };
+    let (running, ()) = tokio::join!(running, stopping);
+    assert_eq!(running.code(), "IDEMPOTENCY_STORE_UNAVAILABLE");
+    for key in ["a", "b", "c"] {
+        let asked = Instant::now();
+        assert_eq!(service.post("created", key, 0).await.code(), "IDEMPOTENCY_STORE_UNAVAILABLE");
+        assert!(asked.elapsed() < 10 * CONNECT, "it took {:?} to say so", asked.elapsed());
+    }
+
+    let server = cluster.clone();
+    tokio::task::spawn_blocking(move || server.start_again()).await.unwrap();
+    let replay = service.post("created", "a", 0).await;
+    assert_eq!((replay.status, replay.replayed, replay.body.as_str()), (201, true, "created a"));
+    for key in ["b", "c"] {
+        assert_eq!(
+            (service.post("created", key, 0).await.status, service.post("created", key, 0).await.replayed),
+            (201, true)
+        );
+    }
+    assert_eq!(service.items().await, ["a", "b", "c"]);
+}
+
+/// With no connection to be had, the store says so in time.
+#[tokio::test]
+async fn a_pool_that_is_used_up_is_unavailable() {
+    let database = database().await;
+    let options = Options::default().with_connections_max(1).with_connect_max(Duration::from_millis(100));
+    let store = store_with(&database, options).await;
+    let held = store.pool().acquire().await.unwrap();
+    assert_eq!(store.read(claim("key").id()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(store.claim(claim("key")).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    drop(held);
+    assert!(matches!(store.claim(claim("key")).await.unwrap().value, Claimed::Won(_)));
+}
+
+/// A standby is refused, when a store is opened and afterwards.
+#[tokio::test]
+async fn a_standby_is_refused() {
+    let (primary, standby) = tokio::task::spawn_blocking(|| {
+        let primary = Cluster::start("");
+        let standby = Cluster::standby_of(&primary, "");
+        (primary, standby)
+    })
+    .await
+    .unwrap();
+    assert!(matches!(Store::connect(&standby.url("postgres")).await.unwrap_err(), OpenError::Standby));
+
+    let proxy = Proxy::start(primary.port()).await;
+    let store = Store::connect(&proxy.url("postgres")).await.unwrap();
+    sqlx::raw_sql("CREATE TABLE item (name text UNIQUE)").execute(store.pool()).await.unwrap();
+    let service = Service::start(store.clone()).await;
+    assert_eq!(service.post("created", "a", 0).await.status, 201);
+    let Claimed::Won(record) = store.claim(claim("held")).await.unwrap().value else { panic!("it is free") };
+    let written = primary.sql("postgres", "SELECT pg_current_wal_flush_lsn()");
+    let replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'");
+    let caught_up = async || standby.sql("postgres", &replayed) == "t";
+    testing_support::eventually(Duration::from_secs(30), "the standby to catch up", caught_up).await;
+
+    // The address leads to the standby: what it has may be old, so it answers nothing.
+    proxy.lead_to(standby.port());
+    let scope = Scope::new("user").unwrap();
+    assert_eq!(store.read(record.id()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(store.claim(claim("new")).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(
+        store.renew(record.lease(), claim("held").terms, None).await.unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
+    assert_eq!(store.sweep(10).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(store.count(scope, 10).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(store.lapsed(None, 10).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(store.list(keylatch::store::PageRequest::default()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    for key in ["a", "b"] {
+        assert_eq!(service.post("created", key, 0).await.code(), "IDEMPOTENCY_STORE_UNAVAILABLE");
+    }
+
+    // Once it is the primary, all goes on by itself.
+    let _servers = tokio::task::spawn_blocking(move || {
+        primary.stop_immediately();
+        standby.promote();
+        (primary, standby)
+    })
+    .await
+    .unwrap();
+    let replay = service.post("created", "a", 0).await;
+    assert!(replay.replayed, "{replay:?}");
+    assert_eq!(service.post("created", "b", 0).await.status, 201);
+    assert_eq!(items(&store).await, ["a", "b"]);
+}
