@@ -38,7 +38,7 @@ pub(crate) async fn open(server: &Server) -> Result<(Store, PgPool), CannotOpen>
     let pool = |connections| PgPoolOptions::new().max_connections(connections).acquire_timeout(CONNECT_MAX);
     // The store finds connections that have broken by itself, without a round trip for each use.
     let writers = pool(CONNECTIONS_MAX).test_before_acquire(false).connect_with(server.options()).await;
-    let store = Store::with_pool(writers.map_err(OpenError::Server)?, Options::default()).await?;
+    let store = Store::with_pool(writers.map_err(OpenError::from)?, Options::default()).await?;
     let readers = pool(READERS_MAX).connect_lazy_with(server.options());
     match timeout(SCHEMA_MAX, make_table(&readers)).await {
         Ok(made) => made.map_err(CannotOpen::Schema)?,
