@@ -40,7 +40,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`machine`] | all the semantics, pure: what a request gets, and what a store writes |
-//! | [`store`] | the contract of a store; [`memory`], `sqlite` and `redis` keep it, and the suite in `conformance` proves it |
+//! | [`store`] | the contract of a store; [`memory`], `sqlite`, `postgres` and `redis` keep it, as the suite in `conformance` proves |
 //! | [`tiered`] | a cache of final outcomes in front of a store |
 //! | [`tx`] | `Atomic`: a handler's transaction |
 //! | [`Engine`] | claims, runs, records and replays; [`Engine::run`] is the door for functions |
