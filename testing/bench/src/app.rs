@@ -7,7 +7,7 @@ use axum::Router;
 use axum::http::HeaderName;
 use axum::routing::{get, post};
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
-use keylatch::{Engine, Limits, Policy, memory, sqlite};
+use keylatch::{Engine, Limits, Policy, memory, redis, sqlite};
 
 use crate::Result;
 use crate::orders::{self, Numbers, OwnConnection};
@@ -21,6 +21,10 @@ pub(crate) enum App {
     Memory,
     /// The same handler behind the layer; records in SQLite, on leases.
     SqliteLease,
+    /// The same handler behind the layer; records in Redis, final answers also in the process.
+    Redis,
+    /// The same, with nothing kept in the process.
+    RedisAlone,
     /// `Atomic` on SQLite: the order is inserted.
     SqliteAtomic,
     /// The order is inserted by the same writer, without the layer.
@@ -36,6 +40,8 @@ pub(crate) struct Setup {
     pub(crate) dir: PathBuf,
     /// How long answers are kept, and tombstones after them; the defaults if `None`.
     pub(crate) kept: Option<Duration>,
+    /// Where Redis is, for those that keep their records there.
+    pub(crate) redis: Option<String>,
 }
 
 /// A service, and its engine if it has the layer.
@@ -45,14 +51,24 @@ pub(crate) struct Service {
 }
 
 impl App {
-    const ALL: [Self; 6] =
-        [Self::Bare, Self::Memory, Self::SqliteLease, Self::SqliteAtomic, Self::SqliteOrder, Self::SqliteCommitEach];
+    const ALL: [Self; 8] = [
+        Self::Bare,
+        Self::Memory,
+        Self::Redis,
+        Self::RedisAlone,
+        Self::SqliteLease,
+        Self::SqliteAtomic,
+        Self::SqliteOrder,
+        Self::SqliteCommitEach,
+    ];
 
     /// The name by which another process is told which one to be.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
             Self::Memory => "memory",
+            Self::Redis => "redis",
+            Self::RedisAlone => "redis-alone",
             Self::SqliteLease => "sqlite-lease",
             Self::SqliteAtomic => "sqlite-atomic",
             Self::SqliteOrder => "sqlite-order",
@@ -72,7 +88,11 @@ impl App {
 
     /// Whether it has the layer.
     pub(crate) const fn replays(self) -> bool {
-        matches!(self, Self::Memory | Self::SqliteLease | Self::SqliteAtomic)
+        matches!(self, Self::Memory | Self::SqliteLease | Self::SqliteAtomic) || self.needs_redis()
+    }
+
+    pub(crate) const fn needs_redis(self) -> bool {
+        matches!(self, Self::Redis | Self::RedisAlone)
     }
 
     pub(crate) async fn service(self, setup: &Setup) -> Result<Service> {
@@ -83,6 +103,10 @@ impl App {
         Ok(match self {
             Self::Bare => Service { router: plain(), engine: None },
             Self::Memory => guarded(plain(), Engine::fenced(memory::Store::new(), policy, Limits::default())?),
+            Self::Redis => guarded(plain(), setup.on_redis(Limits::default()).await?),
+            Self::RedisAlone => {
+                guarded(plain(), setup.on_redis(Limits { cache_bytes_max: 0, ..Limits::default() }).await?)
+            }
             Self::SqliteLease => {
                 let store = sqlite::Store::open(file).await?;
                 guarded(plain(), Engine::fenced(store, policy, Limits::default())?)
@@ -123,6 +147,11 @@ impl Setup {
             Some(kept) => Policy { lease: kept, retention: kept, tombstone: kept },
             None => Policy::default(),
         }
+    }
+
+    async fn on_redis(&self, limits: Limits) -> Result<Engine> {
+        let url = self.redis.as_ref().ok_or("there is no Redis for it")?;
+        Ok(Engine::fenced(redis::Store::connect(url).await?, self.policy(), limits)?)
     }
 }
 

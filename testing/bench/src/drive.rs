@@ -16,6 +16,7 @@ use crate::Result;
 use crate::app::{App, PATH, Setup};
 use crate::connection::{KEY_PREFIX, ORDER};
 use crate::load::Requests;
+use crate::server;
 
 /// Requests under way at once, as in the rows.
 const AT_ONCE: usize = 50;
@@ -25,7 +26,8 @@ pub(crate) fn drive(app: App, requests: Requests, count: usize) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let service = app.service(&Setup { dir: scratch.path().to_owned(), kept: None }).await?;
+        let service =
+            app.service(&Setup { dir: scratch.path().to_owned(), kept: None, redis: server::redis_url() }).await?;
         let mut answered = stream::iter(0..count)
             .map(|number| {
                 // Replays ask for the first keys again and again.

@@ -15,6 +15,7 @@ mod load;
 mod machine;
 mod orders;
 mod postgres;
+mod redis;
 mod report;
 mod rows;
 mod serve;
@@ -29,14 +30,15 @@ use server::Launcher;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [growth] [postgres]
+const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [growth] [redis] [postgres]
   rows     ratios to the same service without the layer; with TITLE, those rows whose title begins with it
   clients  64 clients: the rate to that of one commit for each request, and the latency
   growth   the memory of a server over many distinct keys
+  redis    the Redis store beside redis-benchmark, and the latency that it adds; needs Redis, as its rows do
   postgres the PostgreSQL store beside pgbench, and with 10,000,000 records more; needs PostgreSQL
 All of them without arguments. For the instructions of one request, see instructions.sh.";
 
-const PARTS: [&str; 4] = ["rows", "clients", "growth", "postgres"];
+const PARTS: [&str; 5] = ["rows", "clients", "growth", "redis", "postgres"];
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -50,7 +52,7 @@ fn main() -> Result<()> {
 
 fn setup(dir: &str, kept_ms: &str) -> Result<Setup> {
     let kept = kept_ms.parse().ok().map(Duration::from_millis);
-    Ok(Setup { dir: PathBuf::from(dir), kept })
+    Ok(Setup { dir: PathBuf::from(dir), kept, redis: server::redis_url() })
 }
 
 fn measure(args: &[&str]) -> Result<()> {
@@ -85,6 +87,13 @@ fn measure(args: &[&str]) -> Result<()> {
         }
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
     })?;
+    if wanted("redis") {
+        // The same for redis-benchmark.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        for table in runtime.block_on(redis::measure(cores, quick))? {
+            println!("\n{table}");
+        }
+    }
     if wanted("postgres") {
         // In a runtime of its own, where nothing keeps pgbench's core busy.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -99,6 +108,8 @@ fn measure(args: &[&str]) -> Result<()> {
 /// the more, the slower the server is: a slow row would look slower than it is.
 async fn stay_awake() {
     loop {
+        // Redis, where there is one, is on the same core, and goes first.
+        std::thread::yield_now();
         tokio::task::yield_now().await;
     }
 }

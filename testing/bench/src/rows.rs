@@ -17,13 +17,21 @@ struct Row {
     goal: Option<(f64, f64)>,
 }
 
-const ROWS: [Row; 7] = [
+const ROWS: [Row; 10] = [
     Row { title: "memory, first", app: App::Memory, requests: Requests::First, goal: Some((0.74, 0.80)) },
     Row { title: "memory, replay", app: App::Memory, requests: Requests::Replay, goal: Some((0.92, 1.0)) },
     Row { title: "SQLite leases, first", app: App::SqliteLease, requests: Requests::First, goal: Some((0.14, 0.20)) },
     Row { title: "SQLite leases, replay", app: App::SqliteLease, requests: Requests::Replay, goal: Some((0.90, 1.0)) },
     Row { title: "SQLite Atomic, first", app: App::SqliteAtomic, requests: Requests::First, goal: Some((0.17, 0.20)) },
     Row { title: "SQLite Atomic, replay", app: App::SqliteAtomic, requests: Requests::Replay, goal: Some((0.90, 1.0)) },
+    Row { title: "Redis, first", app: App::Redis, requests: Requests::First, goal: Some((0.42, 0.50)) },
+    Row { title: "Redis, replay", app: App::Redis, requests: Requests::Replay, goal: Some((0.85, 1.0)) },
+    Row {
+        title: "Redis, replay from Redis",
+        app: App::RedisAlone,
+        requests: Requests::Replay,
+        goal: Some((0.50, 0.60)),
+    },
     Row { title: "the order alone, no record", app: App::SqliteOrder, requests: Requests::First, goal: None },
 ];
 

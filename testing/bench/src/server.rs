@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::param::clock_ticks_per_second;
 use tempfile::TempDir;
+use testing_support::redis;
 
 use crate::Result;
 use crate::app::App;
@@ -20,6 +21,14 @@ pub(crate) struct Launcher {
     core: Option<usize>,
 }
 
+/// Where a server process is told where Redis is.
+const REDIS: &str = "KEYLATCH_BENCH_REDIS";
+
+/// Where this process was told that Redis is.
+pub(crate) fn redis_url() -> Option<String> {
+    std::env::var(REDIS).ok()
+}
+
 /// A running server. Killed when dropped, and its files are removed.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -27,6 +36,8 @@ pub(crate) struct Server {
     app: App,
     address: SocketAddr,
     _dir: TempDir,
+    /// Dropped after it.
+    _redis: Option<redis::Server>,
 }
 
 impl Launcher {
@@ -49,7 +60,11 @@ impl Launcher {
     /// Starts one that keeps answers, and tombstones after them, for `kept`, and sweeps.
     pub(crate) fn start_with(&self, app: App, kept: Option<Duration>) -> Result<Server> {
         let dir = TempDir::new_in(self.scratch.path())?;
+        // On the core of the load, whose thread this is; with an append-only file that is synced each second, which is
+        // what the manual asks for at least, and what Redis does by default when it has such a file.
+        let redis = app.needs_redis().then(|| redis::Server::start(redis::Config::new()));
         let mut child = Command::new(&self.program)
+            .envs(redis.as_ref().map(|redis| (REDIS, redis.url())))
             .args(["serve", app.name()])
             .arg(dir.path())
             .arg(self.core.map_or("any".to_owned(), |core| core.to_string()))
@@ -60,7 +75,7 @@ impl Launcher {
         let mut port = String::new();
         BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut port)?;
         let port = port.trim().parse().map_err(|_| format!("the server of {} did not start", app.name()))?;
-        Ok(Server { child, app, address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), _dir: dir })
+        Ok(Server { child, app, address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), _dir: dir, _redis: redis })
     }
 }
 

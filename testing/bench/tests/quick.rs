@@ -7,7 +7,15 @@ fn every_row_runs_and_every_answer_is_right() {
     let output = Command::new(env!("CARGO_BIN_EXE_bench")).arg("--quick").output().expect("it can be run");
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
-    for row in ["memory, first", "SQLite leases, replay", "SQLite Atomic, first", "one commit for each request"] {
+    for row in [
+        "memory, first",
+        "SQLite leases, replay",
+        "SQLite Atomic, first",
+        "one commit for each request",
+        "Redis, first",
+        "Redis, replay from Redis",
+        "Keylatch, 512 in flight",
+    ] {
         assert!(printed.contains(&format!("| {row} ")), "no row `{row}` in:\n{printed}");
     }
 }

@@ -10,6 +10,8 @@ pub use groups::{Cluster, Sentinels};
 use rand::Rng as _;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::certificates::Certificate;
+
 mod groups;
 
 /// How long a server may take to answer after its start.
@@ -101,6 +103,35 @@ impl Server {
     /// The port that it listens on.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Listens for TLS, too, as the server that `certificate` names; returns the port.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot.
+    pub fn listen_tls(&self, certificate: &Certificate) -> u16 {
+        let (file, key) = (self.directory.join("server.crt"), self.directory.join("server.key"));
+        std::fs::write(&file, &certificate.pem).expect("a file can be written");
+        std::fs::write(&key, &certificate.key).expect("a file can be written");
+        let port = free_port();
+        let files = format!("tls-cert-file {} tls-key-file {}", file.display(), key.display());
+        let reply = self.ask(&format!("CONFIG SET {files} tls-auth-clients no tls-port {port}"));
+        assert!(reply.starts_with("+OK"), "{reply}");
+        port
+    }
+
+    /// Waits until this server, a replica, has all that its primary has, and gets what is written from then on.
+    ///
+    /// # Panics
+    ///
+    /// If that takes too long.
+    pub fn await_primary(&self) {
+        let started = Instant::now();
+        while !self.ask("INFO replication").contains("master_link_status:up") {
+            assert!(started.elapsed() < START_MAX, "the replica does not reach its primary");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Kills it on the spot, and waits until it is gone. Its files stay.

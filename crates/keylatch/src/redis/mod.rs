@@ -38,6 +38,8 @@ use std::sync::atomic::AtomicUsize;
 use redis::cluster::ClusterClientBuilder;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{Client, IntoConnectionInfo as _, TlsCertificates};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 #[cfg(feature = "conformance")]
 use crate::Clock;
@@ -118,7 +120,7 @@ impl Store {
             .retries(RETRIES)
             .max_retry_wait(RETRY_WAIT_MS_MAX);
         if let Some(pem) = &options.root_certificate {
-            builder = builder.certs(certificates(pem));
+            builder = builder.certs(certificates(pem).map_err(ConnectError::Address)?);
         }
         let client = Box::new(builder.build().map_err(ConnectError::Address)?);
         let link = Link::new(Source::Cluster(client), &options);
@@ -145,7 +147,7 @@ impl Store {
     /// The way to the server at `url`, which is not connected yet.
     fn link(url: &str, options: &Options) -> Result<Link, ConnectError> {
         let client = match &options.root_certificate {
-            Some(pem) => Client::build_with_tls(url, certificates(pem)),
+            Some(pem) => certificates(pem).and_then(|certificates| Client::build_with_tls(url, certificates)),
             None => Client::open(url),
         };
         let client = Box::new(client.map_err(ConnectError::Address)?);
@@ -184,14 +186,20 @@ fn sentinels(urls: &[&str], service: &str, options: &Options) -> redis::RedisRes
     }
     if let Some(pem) = &options.root_certificate {
         builder = builder
-            .set_client_to_redis_certificates(certificates(pem))
-            .set_client_to_sentinel_certificates(certificates(pem));
+            .set_client_to_redis_certificates(certificates(pem)?)
+            .set_client_to_sentinel_certificates(certificates(pem)?);
     }
     builder.build()
 }
 
-fn certificates(root: &[u8]) -> TlsCertificates {
-    TlsCertificates { client_tls: None, root_cert: Some(root.to_vec()) }
+/// Trusts what the certificate in `pem` has signed. One that is none is refused here: the client would take it for an
+/// authority that has signed nothing.
+fn certificates(pem: &[u8]) -> redis::RedisResult<TlsCertificates> {
+    let mut certificates = CertificateDer::pem_slice_iter(pem).peekable();
+    if certificates.peek().is_none() || !certificates.all(|certificate| certificate.is_ok()) {
+        return Err((redis::ErrorKind::InvalidClientConfig, "the root certificate is not one in PEM").into());
+    }
+    Ok(TlsCertificates { client_tls: None, root_cert: Some(pem.to_vec()) })
 }
 
 /// Shows nothing of the address, which can have a password in it.

@@ -11,20 +11,30 @@ use keylatch::store::Store;
 use keylatch::{Clock, RecordId, Timestamp};
 use testing_support::redis::{Cluster, Config, Server};
 
+use crate::replicas::Pair;
+
 /// Where all cases of one kind keep their records, each under a prefix of its own.
 #[derive(Clone, Copy)]
 enum At {
     Server,
     Cluster,
+    /// A primary, each of whose writes waits for its replica.
+    Replicated,
 }
 
 static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start(Config::new()));
 static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
+static REPLICATED: LazyLock<Pair> = LazyLock::new(Pair::start);
 
 impl At {
     async fn connect(self, options: &Options) -> redis::Store {
         let connected = match self {
             Self::Server => redis::Store::connect_with(&SERVER.url(), options.clone()).await,
+            Self::Replicated => {
+                const WAIT: Duration = Duration::from_secs(10);
+                let options = options.clone().with_min_replicas(1, WAIT);
+                redis::Store::connect_with(&REPLICATED.primary.url(), options).await
+            }
             Self::Cluster => {
                 let urls = CLUSTER.urls();
                 let urls: Vec<_> = urls.iter().map(String::as_str).collect();
@@ -84,4 +94,10 @@ mod cluster {
     use super::{At, Redis};
 
     keylatch::conformance!(Redis::new(At::Cluster).await);
+}
+
+mod replicated {
+    use super::{At, Redis};
+
+    keylatch::conformance!(Redis::new(At::Replicated).await);
 }

@@ -12,6 +12,8 @@ mod faults;
 mod http;
 mod loss;
 mod memory;
+mod replicas;
 mod settings;
 mod support;
 mod tiered;
+mod tls;

@@ -1,0 +1,96 @@
+//! Writes that wait for a replica, and what becomes of them when it is gone.
+
+use std::time::Duration;
+
+use keylatch::machine::Claimed;
+use keylatch::redis::{Options, Store};
+use keylatch::store::{ErrorKind, Store as _};
+use keylatch::{Record, State};
+use testing_support::redis::{Config, Server};
+
+use crate::support::{applied, claim, completion, connect_with, win};
+
+const WAIT: Duration = Duration::from_millis(300);
+
+/// A primary and its replica.
+pub(crate) struct Pair {
+    pub(crate) primary: Server,
+    replica: Server,
+}
+
+impl Pair {
+    pub(crate) fn start() -> Self {
+        // So that a replica that is new, or back, is not kept waiting for others.
+        let primary = Server::start(Config::new().with("repl-diskless-sync-delay", "0"));
+        let replica = Server::start(Config::new().with("replicaof", format!("127.0.0.1 {}", primary.port())));
+        replica.await_primary();
+        Self { primary, replica }
+    }
+
+    pub(crate) async fn connect(&self) -> Store {
+        connect_with(&self.primary, Options::default().with_min_replicas(1, WAIT)).await
+    }
+
+    pub(crate) fn lose_replica(&mut self) {
+        self.replica.kill();
+    }
+
+    /// Starts it again, and waits until it has everything.
+    pub(crate) fn find_replica(&mut self) {
+        self.replica.start_again();
+        self.replica.await_primary();
+    }
+}
+
+/// Every write says that it is not known whether it will last, and stands on the primary; sent again when the replica is
+/// back, it is the same write.
+#[tokio::test]
+async fn without_its_replica_a_write_is_not_known_and_never_made_twice() {
+    let mut pair = Pair::start();
+    let store = pair.connect().await;
+    let running = win(&store, &claim("running")).await;
+    pair.lose_replica();
+
+    let new = claim("new");
+    assert_eq!(store.claim(new.clone()).await.unwrap_err().kind(), ErrorKind::NotKnown);
+    let renewed = store.renew(running.lease(), new.terms, None).await;
+    assert_eq!(renewed.unwrap_err().kind(), ErrorKind::NotKnown);
+    let completed = store.complete(running.lease(), completion("answer")).await;
+    assert_eq!(completed.unwrap_err().kind(), ErrorKind::NotKnown);
+    // Others do not run; nor are they told what may be lost.
+    for key in ["new", "running"] {
+        assert_eq!(store.claim(claim(key)).await.unwrap_err().kind(), ErrorKind::NotKnown, "{key}");
+    }
+    // Nor is it acknowledged when it is sent again.
+    assert_eq!(store.claim(new.clone()).await.unwrap_err().kind(), ErrorKind::NotKnown);
+
+    pair.find_replica();
+    let other = store.claim(claim("new")).await.unwrap().value;
+    assert!(matches!(other, Claimed::Held(_)), "{other:?}");
+    let record = win(&store, &new).await;
+    assert_eq!((record.attempt, record.epoch), (1, running.epoch), "the same claim");
+    applied(&store.complete(running.lease(), completion("answer")).await);
+    match store.claim(claim("running")).await.unwrap().value {
+        Claimed::Held(Record { state: State::Completed { outcome, .. }, .. }) => {
+            assert_eq!(outcome, Some(completion("answer").outcome));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The replica has what was acknowledged.
+#[tokio::test]
+async fn what_is_acknowledged_is_on_the_replica() {
+    let pair = Pair::start();
+    let store = pair.connect().await;
+    for number in 0..50 {
+        let record = win(&store, &claim(&format!("key-{number}"))).await;
+        applied(&store.complete(record.lease(), completion("answer")).await);
+    }
+    assert!(pair.replica.ask("REPLICAOF NO ONE").starts_with("+OK"));
+    let promoted = connect_with(&pair.replica, Options::default()).await;
+    for number in 0..50 {
+        let held = promoted.claim(claim(&format!("key-{number}"))).await.unwrap().value;
+        assert!(matches!(held, Claimed::Held(Record { state: State::Completed { .. }, .. })), "{held:?}");
+    }
+}

@@ -1,0 +1,226 @@
+//! Redis: what Keylatch makes of a server, and what redis-benchmark makes of the same one by turns.
+//!
+//! The server is on one core; the load, be it redis-benchmark or Keylatch's store, on the other.
+
+use std::ffi::OsString;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::ffi::OsStringExt as _;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use keylatch::machine::{Claim, Claimed, Completion};
+use keylatch::redis::Store;
+use keylatch::store::{Applied, Store as _};
+use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
+use testing_support::redis::{Config, Server};
+
+use crate::Result;
+use crate::connection::{KEY_PREFIX, ORDER};
+use crate::cores::{Cores, pin};
+use crate::report::{Table, median};
+
+const IN_FLIGHT: usize = 512;
+const RATE_REACH: f64 = 0.6;
+const LATENCY_REACH: f64 = 1.5;
+const ROUNDS: usize = 5;
+
+/// How much is done in a round.
+#[derive(Clone, Copy)]
+struct Effort {
+    pairs: usize,
+    alone: usize,
+}
+
+pub(crate) async fn measure(cores: Cores, quick: bool) -> Result<[Table; 2]> {
+    let (rounds, effort) = if quick {
+        (1, Effort { pairs: 2_000, alone: 200 })
+    } else {
+        (ROUNDS, Effort { pairs: 100_000, alone: 10_000 })
+    };
+    let (mut rates, mut latencies) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let server = start(cores)?;
+        let store = Store::connect(&server.url()).await?;
+        let alone = one_after_the_other(&store, effort.alone).await?;
+        latencies.push((ping(server.port(), effort.alone)?, alone));
+        let ours = at_once(&store, effort.pairs).await?;
+        drop(store);
+        // Another server, so that neither finds what the other has left.
+        rates.push((benchmark(&start(cores)?, effort.pairs)?, ours));
+    }
+    Ok([beside_benchmark(&rates), added(&latencies)])
+}
+
+/// The server inherits the core of the thread that starts it.
+fn start(cores: Cores) -> Result<Server> {
+    let starting = thread::spawn(move || {
+        pin(cores.server)?;
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Server::start(Config::new()))
+    });
+    starting.join().map_err(|_| "the server's thread ended")?
+}
+
+// ---- Keylatch's store ----------------------------------------------------------------------------------
+
+/// Claims and completes `pairs` keys, so many at once; the pairs per second.
+async fn at_once(store: &Store, pairs: usize) -> Result<f64> {
+    let started = Instant::now();
+    try_join_all((0..IN_FLIGHT).map(|first| async move {
+        for number in (first..pairs).step_by(IN_FLIGHT) {
+            pair(store, "at-once", number).await?;
+        }
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+    }))
+    .await?;
+    Ok(pairs as f64 / started.elapsed().as_secs_f64())
+}
+
+/// The median time that claim and completion take together, where nothing else is under way, in microseconds.
+async fn one_after_the_other(store: &Store, pairs: usize) -> Result<f64> {
+    let mut took = Vec::with_capacity(pairs);
+    for number in 0..pairs {
+        let begun = Instant::now();
+        pair(store, "alone", number).await?;
+        took.push(begun.elapsed().as_secs_f64() * 1e6);
+    }
+    Ok(median(took))
+}
+
+async fn pair(store: &Store, user: &str, number: usize) -> Result<()> {
+    let claim = Claim::new(
+        Scope::new(user)?.for_operation("POST /api/orders")?,
+        Key::new(&format!("{KEY_PREFIX}{number:016x}"))?,
+        Fingerprint::from_bytes([7; 32]),
+        Guarantee::Fenced,
+        &Policy::default(),
+    );
+    let Claimed::Won(record) = store.claim(claim).await?.value else { return Err("a new key is held".into()) };
+    let completion = Completion::new(Outcome::bytes(ORDER), &Policy::default());
+    match store.complete(record.lease(), completion).await? {
+        Applied::Applied(_) => Ok(()),
+        Applied::Lost => Err("a lease is lost".into()),
+    }
+}
+
+// ---- redis-benchmark, and PING -------------------------------------------------------------------------
+
+/// What it replaces by random digits, each time anew.
+const RANDOM: &str = "__rand_int__";
+/// So many keys are claimed for each that is completed: few of those that it picks are completed already.
+const CLAIMED_FOR_EACH: usize = 10;
+
+/// The pairs per second of the two commands, as the store sends them: of as many bytes, and with as much to do. Identities
+/// are random, so that hardly any is claimed twice, and 19 of 20 completions find a running record.
+fn benchmark(server: &Server, pairs: usize) -> Result<f64> {
+    let claim = load_script(server, include_str!("../../../crates/keylatch/src/redis/lua/claim.lua"))?;
+    let complete = load_script(server, include_str!("../../../crates/keylatch/src/redis/lua/complete.lua"))?;
+    let id = format!("{:0>20}{RANDOM}", "");
+    let keys = [format!("keylatch:{{0}}:{id}"), "ids".to_owned(), "due".to_owned(), "leases".to_owned()];
+    let text = |text: &str| OsString::from(text);
+    let owned = "e".repeat(24);
+    // Format 1, running, a revision; epoch and owner; fingerprint. Behind the instants an identity.
+    let head = OsString::from_vec([b"\x01R1111", owned.as_bytes(), &[b'f'; 32]].concat());
+    let tail = OsString::from_vec([b"\x01\x01".as_slice(), &[b'i'; 66]].concat());
+    let spans = ["30000", "30000", "691200000"].map(text);
+    let [lease, takeover, free] = spans;
+    let claiming = [text(""), text(&id), head, lease, takeover, free, tail];
+    let outcome = Outcome::bytes(ORDER).encode();
+    let outcome = OsString::from_vec(outcome.into_iter().map(|byte| byte.max(1)).collect());
+    let completing = [text(""), text(&id), text(&owned), text("86400000"), text("691200000"), outcome];
+
+    let new_keys = run(server, pairs, 100_000_000_000, &claim, &keys, &claiming)?;
+    // Keys of which nearly all are claimed, and few of them completed so far.
+    run(server, pairs * 3, pairs, &claim, &keys, &claiming)?;
+    let completions = run(server, pairs / CLAIMED_FOR_EACH, pairs, &complete, &keys, &completing)?;
+    Ok(1.0 / (1.0 / new_keys + 1.0 / completions))
+}
+
+fn load_script(server: &Server, script: &str) -> Result<String> {
+    let mut cli = Command::new("redis-cli")
+        .args(["-p", &server.port().to_string(), "-x", "SCRIPT", "LOAD"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    cli.stdin.take().ok_or("it is piped")?.write_all(script.as_bytes())?;
+    let output = cli.wait_with_output()?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// Calls the script `count` times with identities out of `range`; calls per second.
+fn run(server: &Server, count: usize, range: usize, sha: &str, keys: &[String], args: &[OsString]) -> Result<f64> {
+    let count = count.max(1);
+    let output = Command::new("redis-benchmark")
+        .args(["-p", &server.port().to_string(), "-c", &IN_FLIGHT.to_string(), "-n", &count.to_string()])
+        .args(["-r", &range.to_string(), "--csv", "EVALSHA", sha, "4"])
+        .args(keys)
+        .args(args)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() || said.contains("ERR") || complaints.contains("Error") {
+        return Err(format!("redis-benchmark: {said}{complaints}").into());
+    }
+    // The test's name, which has quotes and commas of the arguments in it, and then the figures, the rate first.
+    let rate = said.lines().last().and_then(|line| line.rsplit(',').nth(6)?.trim_matches('"').parse().ok());
+    rate.ok_or_else(|| format!("redis-benchmark: {said}{complaints}").into())
+}
+
+/// The median round trip of PING, in microseconds, as `redis-cli --latency` takes it.
+fn ping(port: u16, count: usize) -> Result<f64> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_nodelay(true)?;
+    let mut took = Vec::with_capacity(count);
+    for _ in 0..count {
+        let begun = Instant::now();
+        stream.write_all(b"*1\r\n$4\r\nPING\r\n")?;
+        let mut reply = [0; 7];
+        stream.read_exact(&mut reply)?;
+        took.push(Duration::as_secs_f64(&begun.elapsed()) * 1e6);
+    }
+    Ok(median(took))
+}
+
+// ---- Tables --------------------------------------------------------------------------------------------
+
+fn beside_benchmark(rates: &[(f64, f64)]) -> Table {
+    let title =
+        format!("Redis on one core, the load on the other; claim and completion of a key, {} rounds", rates.len());
+    let mut table = Table::new(title, &["", "pairs/s", "ratio", "reach", "of the rounds"]);
+    let rate = |of: fn(&(f64, f64)) -> f64| format!("{:.0}", median(rates.iter().map(of).collect()));
+    let blank = || String::new();
+    table.line([
+        format!("redis-benchmark, {IN_FLIGHT} in flight"),
+        rate(|(benchmark, _)| *benchmark),
+        blank(),
+        blank(),
+        blank(),
+    ]);
+    let ratios: Vec<f64> = rates.iter().map(|(benchmark, ours)| ours / benchmark).collect();
+    table.line([
+        format!("Keylatch, {IN_FLIGHT} in flight"),
+        rate(|(_, ours)| *ours),
+        format!("{:.2}", median(ratios.clone())),
+        format!("{RATE_REACH:.2}"),
+        ratios.iter().map(|ratio| format!("{ratio:.2}")).collect::<Vec<_>>().join(" "),
+    ]);
+    table
+}
+
+fn added(latencies: &[(f64, f64)]) -> Table {
+    let title = "The same, one key after the other; medians in microseconds; at most so many times two PINGs";
+    let mut table = Table::new(title, &["", "µs", "times two PINGs", "at most", "of the rounds"]);
+    let of = |of: fn(&(f64, f64)) -> f64| format!("{:.0}", median(latencies.iter().map(of).collect()));
+    let times: Vec<f64> = latencies.iter().map(|(ping, ours)| ours / (2.0 * ping)).collect();
+    table.line(["PING".to_owned(), of(|(ping, _)| *ping), String::new(), String::new(), String::new()]);
+    table.line([
+        "Keylatch, claim and completion".to_owned(),
+        of(|(_, ours)| *ours),
+        format!("{:.2}", median(times.clone())),
+        format!("{LATENCY_REACH:.2}"),
+        times.iter().map(|times| format!("{times:.2}")).collect::<Vec<_>>().join(" "),
+    ]);
+    table
+}
