@@ -2,8 +2,8 @@
 //!
 //! `POST /letters` sends one, and writes its start and its effect into a ledger that never merges two. With
 //! `"hold": true` in its body it starts, and comes to no end. `POST /resolve` is an operator's word on one whose
-//! outcome is unknown. `PORT`, `DATA_DIR`; the ledger is `DATA_DIR/ledger`, the records are in `DATA_DIR/letters.db`, or
-//! on PostgreSQL if `DATABASE_URL` is set.
+//! outcome is unknown. `PORT`, `DATA_DIR`; the ledger is `DATA_DIR/ledger`, the records are in `DATA_DIR/letters.db`, on
+//! PostgreSQL if `DATABASE_URL` is set, or in Redis if `REDIS_URL` is.
 
 use std::error::Error;
 use std::io::Write;
@@ -18,7 +18,7 @@ use axum::{Json, Router};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
-use keylatch::{Body, Engine, Limits, Outcome, Policy, Resolution, Resolved, Run, postgres, sqlite};
+use keylatch::{Body, Engine, Limits, Outcome, Policy, Resolution, Resolved, Run, postgres, redis, sqlite};
 use serde::{Deserialize, Serialize};
 use testing_history::ledger::Ledger;
 use testing_history::{Event, What};
@@ -58,9 +58,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let directory = PathBuf::from(std::env::var("DATA_DIR")?);
     let policy = Policy { lease: LEASE, ..Policy::default() };
     let limits = Limits::default();
-    let engine = match std::env::var("DATABASE_URL") {
-        Ok(url) => Engine::at_most_once(postgres::Store::connect(&url).await?, policy, limits)?,
-        Err(_) => Engine::at_most_once(sqlite::Store::open(directory.join("letters.db")).await?, policy, limits)?,
+    let engine = match (std::env::var("DATABASE_URL"), std::env::var("REDIS_URL")) {
+        (Ok(url), _) => Engine::at_most_once(postgres::Store::connect(&url).await?, policy, limits)?,
+        (_, Ok(url)) => Engine::at_most_once(redis::Store::connect(&url).await?, policy, limits)?,
+        _ => Engine::at_most_once(sqlite::Store::open(directory.join("letters.db")).await?, policy, limits)?,
     };
     let layer = IdempotencyLayer::new(engine.clone(), ScopeFrom::header("x-user-id")).require_key();
     let ledger = Ledger::open(&directory.join("ledger"))?;

@@ -1,0 +1,11 @@
+//! The same with the records in Redis, as several processes share them. The server itself lives on.
+
+#[path = "../at_most_once/boundaries.rs"]
+mod boundaries;
+#[path = "../at_most_once/office.rs"]
+mod office;
+#[path = "../at_most_once/pause.rs"]
+mod pause;
+mod place;
+#[path = "../at_most_once/random.rs"]
+mod random;
