@@ -1,6 +1,6 @@
 //! Writes that wait for a replica, and what becomes of them when it is gone.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keylatch::machine::Claimed;
 use keylatch::redis::{Options, Store};
@@ -11,6 +11,7 @@ use testing_support::redis::{Config, Server};
 use crate::support::{applied, claim, completion, connect_with, win};
 
 const WAIT: Duration = Duration::from_millis(300);
+const SOON: Duration = Duration::from_secs(10);
 
 /// A primary and its replica.
 pub(crate) struct Pair {
@@ -23,8 +24,20 @@ impl Pair {
         // So that a replica that is new, or back, is not kept waiting for others.
         let primary = Server::start(Config::new().with("repl-diskless-sync-delay", "0"));
         let replica = Server::start(Config::new().with("replicaof", format!("127.0.0.1 {}", primary.port())));
-        replica.await_primary();
-        Self { primary, replica }
+        let pair = Self { primary, replica };
+        pair.await_both();
+        pair
+    }
+
+    /// Waits until the replica has everything, and the primary counts on it: it does so when it has heard from it, which
+    /// may be a second later.
+    fn await_both(&self) {
+        self.replica.await_primary();
+        let started = Instant::now();
+        while !self.primary.ask("INFO replication").contains("state=online") {
+            assert!(started.elapsed() < SOON, "the primary does not count on its replica");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub(crate) async fn connect(&self) -> Store {
@@ -38,7 +51,7 @@ impl Pair {
     /// Starts it again, and waits until it has everything.
     pub(crate) fn find_replica(&mut self) {
         self.replica.start_again();
-        self.replica.await_primary();
+        self.await_both();
     }
 }
 
