@@ -12,11 +12,16 @@ use futures_util::future::join_all;
 use http_body_util::BodyExt as _;
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
 use keylatch::redis::{Options, Store};
+use testing_support::eventually;
 use testing_support::redis::{Config, Server};
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 use tower::ServiceExt as _;
 
+use crate::replicas::Pair;
 use crate::support::connect_with;
+
+const SOON: Duration = Duration::from_secs(10);
 
 /// A service whose handler waits at a gate.
 struct Service {
@@ -106,4 +111,32 @@ async fn i3_an_outcome_waits_for_redis_to_come_back() {
     let other = Service::new(&server).await;
     assert_eq!(other.send("key").await, (StatusCode::CREATED, "run 1".to_owned()));
     assert_eq!(other.runs.load(Ordering::Relaxed), 0);
+}
+
+/// The replica that each write waits for is gone: what has begun ends once, and nothing begins.
+#[tokio::test]
+async fn i1_nothing_runs_twice_while_the_replica_is_gone() {
+    let mut pair = Pair::start();
+    let store = pair.connect_whole().await;
+    let service = Arc::new(Service::on(store.clone()));
+    let first = tokio::spawn({
+        let service = service.clone();
+        async move { service.send("begun").await }
+    });
+    service.running.notified().await;
+    pair.lose_replica();
+    assert_eq!(service.send("new").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    service.gate.add_permits(10);
+    eventually(SOON, "the end of the run", async || service.runs.load(Ordering::Relaxed) == 1).await;
+    // Another process knows of the run, and not whether its outcome will last.
+    let other = Service::on(pair.connect().await);
+    other.gate.add_permits(10);
+    assert_eq!(other.send("begun").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    pair.find_replica(&store).await;
+    let first = timeout(SOON, first).await.expect("the outcome is recorded").unwrap();
+    assert_eq!(first, (StatusCode::CREATED, "run 1".to_owned()));
+    assert_eq!(other.send("begun").await, (StatusCode::CREATED, "run 1".to_owned()));
+    assert_eq!(other.runs.load(Ordering::Relaxed), 0);
+    assert_eq!(service.send("begun").await, (StatusCode::CREATED, "run 1".to_owned()));
+    assert_eq!(service.runs.load(Ordering::Relaxed), 1, "and what was refused did not run");
 }

@@ -1,10 +1,11 @@
-//! Writes that wait for a replica.
+//! Writes that wait for a replica, and what becomes of them when it is gone.
 
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use keylatch::machine::Claimed;
 use keylatch::redis::{Options, Store};
-use keylatch::store::Store as _;
+use keylatch::store::{ErrorKind, Store as _};
 use keylatch::{Record, State};
 use testing_support::eventually;
 use testing_support::redis::{Config, Server};
@@ -25,28 +26,73 @@ impl Pair {
         // So that a replica that is new, or back, is not kept waiting for others.
         let primary = Server::start(Config::new().with("repl-diskless-sync-delay", "0"));
         let replica = Server::start(Config::new().with("replicaof", format!("127.0.0.1 {}", primary.port())));
-        let pair = Self { primary, replica };
-        pair.await_both();
-        pair
-    }
-
-    /// Waits until the replica has everything, and the primary counts on it: it does so when it has heard from it, which
-    /// may be a second later.
-    fn await_both(&self) {
-        self.replica.await_primary();
-        let started = Instant::now();
-        while !self.primary.ask("INFO replication").contains("state=online") {
-            assert!(started.elapsed() < SOON, "the primary does not count on its replica");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        replica.await_primary();
+        Self { primary, replica }
     }
 
     pub(crate) async fn connect(&self) -> Store {
-        let store = connect_with(&self.primary, Options::default().with_min_replicas(1, WAIT)).await;
-        // The first writes may come before the replica answers the primary's questions.
-        let first = claim("first");
-        eventually(SOON, "a write on the replica", async || store.claim(first.clone()).await.is_ok()).await;
+        connect_with(&self.primary, Options::default().with_min_replicas(1, WAIT)).await
+    }
+
+    /// A store whose writes are acknowledged by now.
+    pub(crate) async fn connect_whole(&self) -> Store {
+        let store = self.connect().await;
+        acknowledged(&store).await;
         store
+    }
+
+    pub(crate) fn lose_replica(&mut self) {
+        self.replica.kill();
+    }
+
+    /// Starts it again, and waits until it has everything and `store` hears so.
+    pub(crate) async fn find_replica(&mut self, store: &Store) {
+        self.replica.start_again();
+        self.replica.await_primary();
+        acknowledged(store).await;
+    }
+}
+
+/// Waits until a write is acknowledged: a replica that has just everything does not answer the primary at once.
+async fn acknowledged(store: &Store) {
+    static CLAIMS: AtomicUsize = AtomicUsize::new(0);
+    let new = claim(&format!("acknowledged-{}", CLAIMS.fetch_add(1, Ordering::Relaxed)));
+    eventually(SOON, "a write on the replica", async || store.claim(new.clone()).await.is_ok()).await;
+}
+
+/// Every write says that it is not known whether it will last, and stands on the primary; sent again when the replica is
+/// back, it is the same write.
+#[tokio::test]
+async fn without_its_replica_a_write_is_not_known_and_never_made_twice() {
+    let mut pair = Pair::start();
+    let store = pair.connect_whole().await;
+    let running = win(&store, &claim("running")).await;
+    pair.lose_replica();
+
+    let new = claim("new");
+    assert_eq!(store.claim(new.clone()).await.unwrap_err().kind(), ErrorKind::NotKnown);
+    let renewed = store.renew(running.lease(), new.terms, None).await;
+    assert_eq!(renewed.unwrap_err().kind(), ErrorKind::NotKnown);
+    let completed = store.complete(running.lease(), completion("answer")).await;
+    assert_eq!(completed.unwrap_err().kind(), ErrorKind::NotKnown);
+    // Others do not run; nor are they told what may be lost.
+    for key in ["new", "running"] {
+        assert_eq!(store.claim(claim(key)).await.unwrap_err().kind(), ErrorKind::NotKnown, "{key}");
+    }
+    // Nor is it acknowledged when it is sent again.
+    assert_eq!(store.claim(new.clone()).await.unwrap_err().kind(), ErrorKind::NotKnown);
+
+    pair.find_replica(&store).await;
+    let other = store.claim(claim("new")).await.unwrap().value;
+    assert!(matches!(other, Claimed::Held(_)), "{other:?}");
+    let record = win(&store, &new).await;
+    assert_eq!((record.attempt, record.epoch), (1, running.epoch), "the same claim");
+    applied(&store.complete(running.lease(), completion("answer")).await);
+    match store.claim(claim("running")).await.unwrap().value {
+        Claimed::Held(Record { state: State::Completed { outcome, .. }, .. }) => {
+            assert_eq!(outcome, Some(completion("answer").outcome));
+        }
+        other => panic!("{other:?}"),
     }
 }
 
@@ -54,7 +100,7 @@ impl Pair {
 #[tokio::test]
 async fn what_is_acknowledged_is_on_the_replica() {
     let pair = Pair::start();
-    let store = pair.connect().await;
+    let store = pair.connect_whole().await;
     for number in 0..50 {
         let record = win(&store, &claim(&format!("key-{number}"))).await;
         applied(&store.complete(record.lease(), completion("answer")).await);
