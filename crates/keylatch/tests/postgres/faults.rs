@@ -24,16 +24,21 @@ async fn behind_a_proxy() -> (Proxy, Service) {
     (proxy, Service::start(store).await)
 }
 
-/// The reply to a commit is lost: the record says that it took place, and its client gets its answer.
-#[tokio::test]
-async fn a_commit_whose_reply_is_lost_is_settled() {
-    let (proxy, service) = behind_a_proxy().await;
-    proxy.cut("COMMIT", Break::BeforeReply);
+/// The connection breaks `at` the commit, which takes place: its client gets its answer, and so does a retry.
+async fn is_settled(proxy: &Proxy, service: &Service, at: Break) {
+    proxy.cut("COMMIT", at);
     let answer = service.post("created", "a", 0).await;
     assert_eq!(proxy.cuts_made(), 1);
     assert_eq!((answer.status, answer.replayed, answer.body.as_str()), (201, false, "created a"));
     assert!(service.post("created", "a", 0).await.replayed);
     assert_eq!(service.items().await, ["a"]);
+}
+
+/// The reply to a commit is lost: the record says that it took place, and its client gets its answer.
+#[tokio::test]
+async fn a_commit_whose_reply_is_lost_is_settled() {
+    let (proxy, service) = behind_a_proxy().await;
+    is_settled(&proxy, &service, Break::BeforeReply).await;
 }
 
 /// The commit itself is lost: nothing took place, the client is told to try again, and then it runs.
@@ -59,12 +64,7 @@ async fn a_commit_that_is_under_way_is_waited_for() {
         CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON item DEFERRABLE INITIALLY DEFERRED
         FOR EACH ROW EXECUTE FUNCTION slow()";
     sqlx::raw_sql(slow).execute(service.store.pool()).await.unwrap();
-    proxy.cut("COMMIT", Break::AfterSent);
-    let answer = service.post("created", "a", 0).await;
-    assert_eq!(proxy.cuts_made(), 1);
-    assert_eq!((answer.status, answer.replayed, answer.body.as_str()), (201, false, "created a"));
-    assert!(service.post("created", "a", 0).await.replayed);
-    assert_eq!(service.items().await, ["a"]);
+    is_settled(&proxy, &service, Break::AfterSent).await;
 }
 
 /// The connection breaks after the reply: nobody notices.

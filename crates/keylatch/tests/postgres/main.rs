@@ -1,9 +1,17 @@
-//! The PostgreSQL store beyond the conformance suite, on real servers.
+//! The PostgreSQL store beyond the conformance suite, and what those who run it rely on, on real servers.
 
 mod atomic;
 mod busy;
+mod compression;
 mod cost;
+mod failover;
 mod faults;
+mod growth;
 mod own;
+mod pgbouncer;
+mod plans;
+mod roles;
 mod support;
 mod synced;
+mod tls;
+mod wal;
