@@ -224,13 +224,7 @@ async fn secrets_are_not_printed(setup: Setup) {
 
 /// A customer who has sent the head of an order under `key`, and whom the server has asked for its `length` bytes.
 async fn half_way(shop: &Shop, key: &str, length: usize) -> TcpStream {
-    let authority = shop.server.authority();
-    let head = format!(
-        "POST /api/orders HTTP/1.1\r\nHost: {authority}\r\nIdempotency-Key: {key}\r\nContent-Length: {length}\r\n\
-         Expect: 100-continue\r\nConnection: close\r\n\r\n"
-    );
-    let mut customer = TcpStream::connect(authority).await.expect("it listens");
-    customer.write_all(head.as_bytes()).await.expect("it takes the head");
+    let mut customer = shop.announced(key, length).await;
     let mut asked = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
     customer.read_exact(&mut asked).await.expect("it asks for the body");
     assert!(asked.starts_with(b"HTTP/1.1 100 "), "{:?}", String::from_utf8_lossy(&asked));

@@ -62,8 +62,8 @@ impl Shop {
             .body(body.to_owned())
     }
 
-    /// What is answered to the head of an order of so many bytes, as `curl` sends it before a large body.
-    pub(crate) async fn announce(&self, key: &str, bytes: usize) -> String {
+    /// A customer who has sent the head of an order of so many bytes, as `curl` does before a large body.
+    pub(crate) async fn announced(&self, key: &str, bytes: usize) -> TcpStream {
         let authority = self.server.authority();
         let head = format!(
             "POST /api/orders HTTP/1.1\r\nHost: {authority}\r\nIdempotency-Key: {key}\r\nContent-Length: {bytes}\r\n\
@@ -71,6 +71,12 @@ impl Shop {
         );
         let mut customer = TcpStream::connect(authority).await.expect("it listens");
         customer.write_all(head.as_bytes()).await.expect("it takes the head");
+        customer
+    }
+
+    /// What is answered to the head of an order of so many bytes.
+    pub(crate) async fn announce(&self, key: &str, bytes: usize) -> String {
+        let mut customer = self.announced(key, bytes).await;
         let mut answer = String::new();
         customer.read_to_string(&mut answer).await.expect("it answers");
         answer
