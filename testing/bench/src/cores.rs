@@ -21,6 +21,12 @@ pub(crate) fn allowed() -> Result<Cores> {
     Ok(Cores { server: allowed.first().copied().filter(|_| two), load: allowed.get(1).copied(), count: allowed.len() })
 }
 
+/// Starts a server on `core`: its processes inherit it from the thread that starts them.
+pub(crate) fn started_on<S: Send + 'static>(core: Option<usize>, start: fn() -> S) -> Result<S> {
+    let starting = std::thread::spawn(move || pin(core).map(|()| start()));
+    starting.join().map_err(|_| "the server's thread ended")?
+}
+
 /// Keeps this thread, and those that it starts from now on, on `core`.
 pub(crate) fn pin(core: Option<usize>) -> Result<()> {
     let Some(core) = core else { return Ok(()) };

@@ -12,7 +12,7 @@ use testing_support::postgres::Cluster;
 
 use self::contest::{Arena, Contestant, DATABASE, Door};
 use crate::Result;
-use crate::cores::{Cores, pin};
+use crate::cores::{Cores, started_on};
 use crate::report::{Table, median};
 
 /// What is measured, and against which of the rows before it.
@@ -58,7 +58,7 @@ const ROUNDS: usize = 3;
 const CONFIG: &str = "shared_buffers = 1GB\nmax_wal_size = 16GB\ncheckpoint_timeout = 30min\nwal_compression = off";
 
 pub(crate) async fn measure(cores: Cores, quick: bool) -> Result<Vec<Table>> {
-    let cluster = start(cores)?;
+    let cluster = started_on(cores.server, || Cluster::start(CONFIG))?;
     let arena = Arena::new(&cluster, 20).await?;
     let every: Vec<usize> = (0..ROWS.len()).collect();
     let empty = rounds(&arena, &every, quick).await?;
@@ -73,15 +73,6 @@ pub(crate) async fn measure(cores: Cores, quick: bool) -> Result<Vec<Table>> {
         tables.push(on_a_full_table(&empty, &full));
     }
     Ok(tables)
-}
-
-/// The server's processes inherit the core of the thread that starts them.
-fn start(cores: Cores) -> Result<Cluster> {
-    let starting = thread::spawn(move || {
-        pin(cores.server)?;
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Cluster::start(CONFIG))
-    });
-    starting.join().map_err(|_| "the server's thread ended")?
 }
 
 /// What one row made.

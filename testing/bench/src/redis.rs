@@ -7,7 +7,6 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::ffi::OsStringExt as _;
 use std::process::{Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
@@ -19,7 +18,7 @@ use testing_support::redis::{Config, Server};
 
 use crate::Result;
 use crate::connection::{KEY_PREFIX, ORDER};
-use crate::cores::{Cores, pin};
+use crate::cores::{Cores, started_on};
 use crate::report::{Table, median};
 
 const IN_FLIGHT: usize = 512;
@@ -45,25 +44,16 @@ pub(crate) async fn measure(cores: Cores, quick: bool) -> Result<[Table; 2]> {
     };
     let (mut rates, mut latencies) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        let server = start(cores)?;
+        let server = started_on(cores.server, || Server::start(Config::new()))?;
         let store = Store::connect(&server.url()).await?;
         let alone = one_after_the_other(&store, effort.alone).await?;
         latencies.push((ping(server.port(), effort.alone)?, alone));
         let ours = at_once(&store, effort.pairs).await?;
         drop(store);
         // Another server, so that neither finds what the other has left.
-        rates.push((benchmark(&start(cores)?, effort.pairs)?, ours));
+        rates.push((benchmark(&started_on(cores.server, || Server::start(Config::new()))?, effort.pairs)?, ours));
     }
     Ok([beside_benchmark(&rates), added(&latencies)])
-}
-
-/// The server inherits the core of the thread that starts it.
-fn start(cores: Cores) -> Result<Server> {
-    let starting = thread::spawn(move || {
-        pin(cores.server)?;
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Server::start(Config::new()))
-    });
-    starting.join().map_err(|_| "the server's thread ended")?
 }
 
 // ---- Keylatch's store ----------------------------------------------------------------------------------
