@@ -27,6 +27,9 @@ use tokio::net::TcpListener;
 /// Short, so that tests need not wait long for an outcome to be unknown.
 const LEASE: Duration = Duration::from_secs(1);
 
+/// How long it takes to send a letter: so long that a kill at random finds one half sent.
+const SENDING: Duration = Duration::from_millis(10);
+
 #[derive(Deserialize)]
 struct Letter {
     #[serde(default)]
@@ -79,6 +82,7 @@ async fn send(State(app): State<Arc<App>>, run: Run, Json(letter): Json<Letter>)
     if letter.hold {
         std::future::pending::<()>().await;
     }
+    tokio::time::sleep(SENDING).await;
     let letter = format!("letter to {scope} about {key}");
     note(What::Effect { effect: letter.clone(), epoch });
     (StatusCode::CREATED, Json(Sent { letter }))
