@@ -20,6 +20,8 @@ mod recorded;
 mod refusals;
 #[path = "http/retained.rs"]
 mod retained;
+#[path = "http/slow.rs"]
+mod slow;
 #[path = "http/tower_service.rs"]
 mod tower_service;
 #[path = "http/wire.rs"]

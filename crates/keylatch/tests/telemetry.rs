@@ -19,6 +19,9 @@ use tower::ServiceExt;
 /// In everything that a client or a handler says.
 const SENTINEL: &str = "SENTINEL";
 
+/// How long nothing of a body may come.
+const STALL_MAX: Duration = Duration::from_millis(50);
+
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -67,16 +70,16 @@ async fn atomic(mut tx: Tx<Sqlite>, body: String) -> axum::response::Response {
 
 fn layered(engine: Engine, handler: axum::routing::MethodRouter) -> Router {
     let layer = IdempotencyLayer::new(engine, ScopeFrom::header("x-user-id")).require_key().with_canonical_json();
-    Router::new().route("/things", handler).layer(layer.with_body_bytes_max(1000))
+    Router::new().route("/things", handler).layer(layer.with_body_bytes_max(1000).with_body_pace(STALL_MAX, 0))
 }
 
-async fn send(app: &Router, key: &str, user: &str, body: String) -> StatusCode {
+async fn send(app: &Router, key: &str, user: &str, body: impl Into<Body>) -> StatusCode {
     let request = Request::post(format!("/things?token={SENTINEL}"))
         .header("idempotency-key", key)
         .header("x-user-id", user)
         .header("authorization", format!("Bearer {SENTINEL}"))
         .header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-    let response = app.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
+    let response = app.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
     let status = response.status();
     response.into_body().collect().await.unwrap();
     status
@@ -118,6 +121,8 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
             statuses.push(send(app, &format!("{SENTINEL} bad"), &user, String::new()).await.as_u16());
             statuses.push(send(app, &format!("{SENTINEL}-k"), "", String::new()).await.as_u16());
             statuses.push(send(app, &format!("{SENTINEL}-k"), &user, SENTINEL.repeat(1000)).await.as_u16());
+            let stalled = futures_util::stream::pending::<Result<&str, std::io::Error>>();
+            statuses.push(send(app, &format!("{SENTINEL}-k"), &user, Body::from_stream(stalled)).await.as_u16());
             clock.advance(policy.retention);
             statuses.push(send(app, &format!("{SENTINEL}-200"), &user, format!("200 {SENTINEL}")).await.as_u16());
         }
@@ -126,7 +131,7 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
     drop(runtime);
 
     // The interesting things did happen.
-    for status in [200, 400, 404, 409, 410, 413, 422, 500] {
+    for status in [200, 400, 404, 408, 409, 410, 413, 422, 500] {
         assert!(statuses.contains(&status), "no answer with {status} among {statuses:?}");
     }
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
@@ -140,6 +145,8 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
         "keylatch_answers_total",
         "answer=\"replay\"",
         "keylatch_records_total",
+        "keylatch_refused_total{code=\"REQUEST_TIMEOUT\"} 3",
+        "keylatch_refused_total{code=\"REQUEST_TOO_LARGE\"} 3",
         "keylatch_store_seconds",
         "keylatch_waiters",
         "keylatch_running",

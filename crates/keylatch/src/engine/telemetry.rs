@@ -7,6 +7,7 @@
 //! | `keylatch_leases_lost_total` | counter | | runs whose record another owner took over |
 //! | `keylatch_released_total` | counter | `end`: `free`, `retry`, `unknown` | runs that ended without an outcome |
 //! | `keylatch_records_total` | counter | `change`: `completed`, `buried`, `removed` | records that got an outcome; that a sweep took the answer from; that it removed |
+//! | `keylatch_refused_total` | counter | `code`: `REQUEST_TIMEOUT` or that of any other 400, 408 or 413 | requests that were refused before their key was claimed |
 //! | `keylatch_bypassed_total` | counter | | requests that ran unguarded, because their route fails open |
 //! | `keylatch_running` | gauge | | runs under way |
 //! | `keylatch_waiters` | gauge | | requests that wait for a run of the same key |

@@ -71,8 +71,9 @@ where
             let digest = Some(Sha256::digest(&bytes).into());
             (Body::NotRetained { digest }, GuardedBody::ended(bytes, trailers))
         }
-        Collected::Unfinished(body, _) if planted::has(Bug::OversizeFreesKey) => return Ok((Verdict::Free, body)),
-        Collected::Unfinished(body, digest) => (Body::NotRetained { digest }, body),
+        Collected::TooLong(body, _) if planted::has(Bug::OversizeFreesKey) => return Ok((Verdict::Free, body)),
+        Collected::TooLong(body, digest) => (Body::NotRetained { digest }, body),
+        Collected::TooSlow(body) => (Body::NotRetained { digest: None }, body),
     };
     let outcome = Outcome { status: parts.status, headers: keeping.kept.of(&parts.headers), body: kept };
     let verdict = match disposition {

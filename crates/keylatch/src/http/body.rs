@@ -105,23 +105,42 @@ impl<B: Body<Data = Bytes>> Body for GuardedBody<B> {
 /// How long a body may take to come to its end.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Patience {
-    /// As long as it takes.
-    Endless,
     /// So long from when it is first waited for.
     For(Duration),
-    /// Until then.
-    Until(Instant),
+    /// Until then, or as long as it takes.
+    Until(Option<Instant>),
+    /// As long as it keeps this pace from then on: from when it is first waited for, if it was not yet.
+    AtPace(Pace, Option<Instant>),
     /// No time at all: only what is there already.
     None,
+}
+
+/// How fast a body must come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// The longest that nothing may come.
+    pub(super) stall_max: Duration,
+    /// How many bytes must come in a second, on average, once [`stall_max`](Self::stall_max) is over.
+    pub(super) bytes_per_second_min: u32,
+}
+
+impl Pace {
+    /// Until when more must come, if `read` bytes have come since then.
+    fn deadline(self, since: Instant, read: usize) -> Option<Instant> {
+        let longest = Duration::try_from_secs_f64(read as f64 / f64::from(self.bytes_per_second_min));
+        let paced = longest.ok().and_then(|longest| since.checked_add(self.stall_max)?.checked_add(longest));
+        [paced, Instant::now().checked_add(self.stall_max)].into_iter().flatten().min()
+    }
 }
 
 /// What came of reading a body.
 pub(super) enum Collected<B> {
     /// All of it, and its trailers.
     Whole(Bytes, Option<Box<HeaderMap>>),
-    /// It did not end within the limit or the time. Nothing of it is lost. If the end was seen all the same, its digest
-    /// is known.
-    Unfinished(GuardedBody<B>, Option<[u8; 32]>),
+    /// It did not end within the limit. Nothing of it is lost. If the end was seen all the same, its digest is known.
+    TooLong(GuardedBody<B>, Option<[u8; 32]>),
+    /// It did not end within the time. Nothing of it is lost.
+    TooSlow(GuardedBody<B>),
 }
 
 /// Reads `body` to its end, up to `bytes_max` bytes, as patiently as `patience` says.
@@ -135,7 +154,9 @@ where
     let mut rest = Box::pin(body);
     let mut read = Read::default();
     loop {
-        let Some(frame) = next(rest.as_mut(), &mut patience).await else { return Ok(read.unfinished(rest)) };
+        let Some(frame) = next(rest.as_mut(), &mut patience, read.len()).await else {
+            return Ok(Collected::TooSlow(read.then(rest)));
+        };
         let Some(frame) = frame.transpose()? else { return Ok(Collected::Whole(read.bytes(), None)) };
         match frame.into_data() {
             Ok(data) => read.push(data),
@@ -145,7 +166,8 @@ where
             }
         }
         if read.len() > bytes_max {
-            return Ok(read.unfinished(rest));
+            let digest = rest.is_end_stream().then(|| read.digest());
+            return Ok(Collected::TooLong(read.then(rest), digest));
         }
         if rest.is_end_stream() {
             return Ok(Collected::Whole(read.bytes(), None));
@@ -153,22 +175,24 @@ where
     }
 }
 
-/// The next frame, or `None` if patience ends before it is there.
+/// The next frame after `read` bytes, or `None` if patience ends before it is there.
 async fn next<B: Body>(
     mut body: Pin<&mut B>,
     patience: &mut Patience,
+    read: usize,
 ) -> Option<Option<Result<Frame<B::Data>, B::Error>>> {
     let mut frame = poll_fn(|context| body.as_mut().poll_frame(context));
     if let Poll::Ready(frame) = futures_util::poll!(&mut frame) {
         return Some(frame);
     }
-    let deadline = match *patience {
-        Patience::None => return None,
-        Patience::Endless => None,
-        Patience::For(time) => Instant::now().checked_add(time),
-        Patience::Until(deadline) => Some(deadline),
+    if let Patience::For(time) = *patience {
+        *patience = Patience::Until(Instant::now().checked_add(time));
+    }
+    let deadline = match patience {
+        Patience::AtPace(pace, since) => pace.deadline(*since.get_or_insert_with(Instant::now), read),
+        Patience::Until(deadline) => *deadline,
+        Patience::For(_) | Patience::None => return None,
     };
-    *patience = deadline.map_or(Patience::Endless, Patience::Until);
     match deadline {
         None => Some(frame.await),
         // In a box, for it is large, and most frames are there already.
@@ -205,9 +229,12 @@ impl Read {
         if self.all.is_empty() { self.first } else { self.all.freeze() }
     }
 
-    fn unfinished<B: Body>(self, rest: Pin<Box<B>>) -> Collected<B> {
-        let bytes = self.bytes();
-        let digest = rest.is_end_stream().then(|| Sha256::digest(&bytes).into());
-        Collected::Unfinished(GuardedBody::Partly { read: Some(bytes).filter(|read| !read.is_empty()), rest }, digest)
+    fn digest(&self) -> [u8; 32] {
+        Sha256::new().chain_update(&self.first).chain_update(&self.all).finalize().into()
+    }
+
+    /// What was read, and then `rest`.
+    fn then<B>(self, rest: Pin<Box<B>>) -> GuardedBody<B> {
+        GuardedBody::Partly { read: Some(self.bytes()).filter(|read| !read.is_empty()), rest }
     }
 }

@@ -7,6 +7,7 @@ use http::{HeaderName, Method};
 use tower_layer::Layer;
 
 use super::answer::Keeping;
+use super::body::Pace;
 use super::headers::{IDEMPOTENCY_KEY, Kept, NeverKept};
 use super::request::KeyFrom;
 use super::scope::{ScopeFrom, named_header};
@@ -56,6 +57,7 @@ pub(super) struct Config {
     pub(super) canonical_json: bool,
     pub(super) key_required: bool,
     pub(super) body_bytes_max: usize,
+    pub(super) body_pace: Pace,
     pub(super) keeping: Keeping,
     pub(super) fail_open: bool,
     #[cfg(feature = "completer")]
@@ -64,6 +66,12 @@ pub(super) struct Config {
 
 /// The default limit of a request's body: 2 MiB, as axum's own. It is held in memory while it is hashed.
 pub const BODY_BYTES_MAX: usize = 2 << 20;
+/// The default of the longest time in which nothing of a request's body may come: longer than a phone needs to find its
+/// network again.
+pub const BODY_STALL_MAX: Duration = Duration::from_secs(30);
+/// The default of the pace that a request's body must keep on average, once [`BODY_STALL_MAX`] has passed. Every link over
+/// which people send requests is faster.
+pub const BODY_BYTES_PER_SECOND_MIN: u32 = 1_000;
 /// The default limit of an answer that is kept: 1 MiB. A larger one is delivered, and recorded as not retained.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// The default time in which an answer's body must end to be kept, outside `Atomic`.
@@ -99,6 +107,7 @@ impl IdempotencyLayer {
             canonical_json: false,
             key_required: false,
             body_bytes_max: BODY_BYTES_MAX,
+            body_pace: Pace { stall_max: BODY_STALL_MAX, bytes_per_second_min: BODY_BYTES_PER_SECOND_MIN },
             keeping: Keeping { kept: Kept::default(), bytes_max: ANSWER_BYTES_MAX, end_max: ANSWER_END_MAX },
             fail_open: false,
             #[cfg(feature = "completer")]
@@ -146,6 +155,17 @@ impl IdempotencyLayer {
     /// Refuses request bodies over this many bytes with 413, instead of [`BODY_BYTES_MAX`].
     pub fn with_body_bytes_max(self, bytes_max: usize) -> Self {
         self.with(|config| config.body_bytes_max = bytes_max)
+    }
+
+    /// Refuses request bodies that come too slowly with 408, instead of by [`BODY_STALL_MAX`] and
+    /// [`BODY_BYTES_PER_SECOND_MIN`]: those of which nothing comes for `stall_max`, and those that are slower than
+    /// `bytes_per_second_min` on average once `stall_max` has passed (0 for no such limit).
+    ///
+    /// A limit of the whole time would refuse a large upload over a slow link, and one of the silence alone would let a
+    /// client hold a request for ever, byte by byte. With both a request is read for `stall_max` at the most, and
+    /// a second more for each `bytes_per_second_min` that have come.
+    pub fn with_body_pace(self, stall_max: Duration, bytes_per_second_min: u32) -> Self {
+        self.with(|config| config.body_pace = Pace { stall_max, bytes_per_second_min })
     }
 
     /// Keeps answers of up to this many bytes, instead of [`ANSWER_BYTES_MAX`].

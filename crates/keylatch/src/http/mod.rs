@@ -1,7 +1,7 @@
 //! The HTTP door: a [tower](https://docs.rs/tower) layer for any service.
 //!
 //! 1. GET, HEAD, OPTIONS and TRACE pass untouched; POST and PATCH are guarded, others by choice.
-//! 2. The whole request is read and hashed, within a limit, **before** its key is claimed.
+//! 2. The whole request is read and hashed, within limits of size and time, **before** its key is claimed.
 //! 3. A request without a usable key, scope or body is refused, and leaves no record.
 //! 4. The same request runs once. Later ones get the same status, kept headers and body, and
 //!    `Idempotent-Replayed: true`; those that come meanwhile get 409, or wait as long as `Prefer: wait=N` says.
@@ -45,7 +45,9 @@ pub use completer::{Completer, Round};
 pub use extract::NotGuarded;
 pub use future::ResponseFuture;
 pub use headers::{IDEMPOTENCY_EXPIRES, IDEMPOTENCY_KEY, IDEMPOTENCY_STATUS, IDEMPOTENT_REPLAYED, NeverKept};
-pub use layer::{ANSWER_BYTES_MAX, ANSWER_END_MAX, BODY_BYTES_MAX, IdempotencyLayer};
+pub use layer::{
+    ANSWER_BYTES_MAX, ANSWER_END_MAX, BODY_BYTES_MAX, BODY_BYTES_PER_SECOND_MIN, BODY_STALL_MAX, IdempotencyLayer,
+};
 pub use problem::Problem;
 pub use scope::ScopeFrom;
 #[cfg(feature = "completer")]

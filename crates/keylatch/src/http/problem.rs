@@ -21,6 +21,8 @@ pub enum Problem {
     ScopeRequired,
     /// 400: the body broke off or could not be read.
     BodyIncomplete,
+    /// 408: the body came too slowly.
+    BodyTooSlow,
     /// 409: the same request is running now.
     InProgress,
     /// 409: a run died half-way, and nobody has resolved it.
@@ -83,6 +85,9 @@ impl Problem {
             }
             Self::BodyIncomplete => {
                 kind(StatusCode::BAD_REQUEST, "REQUEST_INCOMPLETE", "Request body incomplete", true, None)
+            }
+            Self::BodyTooSlow => {
+                kind(StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", "Request body too slow", true, None)
             }
             Self::InProgress => kind(
                 StatusCode::CONFLICT,
@@ -149,6 +154,7 @@ impl Problem {
             Self::KeyRepeated => "Send one Idempotency-Key header line, with one key.".into(),
             Self::ScopeRequired => "The request does not say who calls, so its key has no name space. Nothing ran.".into(),
             Self::BodyIncomplete => "The request body ended before it was complete. Nothing ran; send it again.".into(),
+            Self::BodyTooSlow => "The request body came too slowly. Nothing ran; send it again with the same key.".into(),
             Self::InProgress => "The same request is running now. Send it again after the time in Retry-After, or with \
                                  Prefer: wait=N to wait for its answer."
                 .into(),

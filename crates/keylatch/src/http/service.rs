@@ -6,8 +6,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use http_body::Body;
 use parking_lot::Mutex;
 use tower_service::Service;
@@ -98,7 +99,7 @@ where
                     let (mut inner, request) = waiting.ready(None);
                     return Ok(Box::pin(inner.call(request)).await?.map(|body| GuardedBody::Inner { body }));
                 }
-                Err(problem) => return Ok(own(&problem)),
+                Err(problem) => return Ok(refuse(unshared(&mut stage), &problem)),
             }
         };
         let wait = asked.wait;
@@ -167,9 +168,11 @@ where
         return Err(Problem::TooLarge(config.body_bytes_max));
     }
     let streamed = std::mem::replace(body, GuardedBody::ended(Bytes::new(), None));
-    let (whole, trailers) = match collect(streamed, config.body_bytes_max, Patience::Endless).await {
+    let patience = Patience::AtPace(config.body_pace, None);
+    let (whole, trailers) = match collect(streamed, config.body_bytes_max, patience).await {
         Ok(Collected::Whole(whole, trailers)) => (whole, trailers),
-        Ok(Collected::Unfinished(..)) => return Err(Problem::TooLarge(config.body_bytes_max)),
+        Ok(Collected::TooLong(..)) => return Err(Problem::TooLarge(config.body_bytes_max)),
+        Ok(Collected::TooSlow(_)) => return Err(Problem::BodyTooSlow),
         Err(_) => return Err(Problem::BodyIncomplete),
     };
     drop_internal(&mut parts.headers);
@@ -200,6 +203,17 @@ fn asked(
     #[cfg(not(feature = "completer"))]
     let sealed = None;
     Ok(Some((crate::Request { scope, key, fingerprint, wait, sealed }, received)))
+}
+
+/// Refuses a request before its key was claimed.
+fn refuse<S, B, R>(waiting: &Waiting<S, B>, problem: &Problem) -> Response<GuardedBody<R>> {
+    metrics::counter!("keylatch_refused_total", "code" => problem.code()).increment(1);
+    let mut response = own(problem);
+    if *problem == Problem::BodyTooSlow && waiting.parts.version <= Version::HTTP_11 {
+        // The rest of its body may come, or not: nothing else can follow it.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Runs a request without a record.

@@ -154,6 +154,20 @@ impl Exchange {
         reply.unwrap_or_else(|| panic!("no answer, but {:?}, {ended:?}", String::from_utf8_lossy(&self.read)))
     }
 
+    /// Sends this byte again and again, with pauses, until there is an answer. Returns how often, and the answer.
+    pub(crate) async fn trickle(mut self, byte: u8, pause: Duration) -> (usize, Reply) {
+        for sent in 0.. {
+            match timeout(pause, self.stream.read_buf(&mut self.read)).await {
+                Ok(read) => {
+                    assert!(read.expect("the connection holds") > 0, "an answer, and not only an end");
+                    return (sent, self.reply().await);
+                }
+                Err(_) => self.stream.write_all(&[byte]).await.expect("the connection holds"),
+            }
+        }
+        unreachable!("nobody counts so far")
+    }
+
     /// Says that no more will be sent, and waits until the server has closed the connection.
     pub(crate) async fn finish(&mut self) {
         self.stream.shutdown().await.expect("the connection is there");
