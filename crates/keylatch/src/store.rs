@@ -4,6 +4,7 @@
 //! conformance suite (feature `conformance`), which is the contract in executable form.
 
 use std::fmt::Debug;
+use std::ops::AddAssign;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -102,6 +103,13 @@ impl Swept {
     /// Records touched in all.
     pub const fn total(self) -> usize {
         self.buried + self.removed
+    }
+}
+
+impl AddAssign for Swept {
+    fn add_assign(&mut self, more: Self) {
+        self.buried += more.buried;
+        self.removed += more.removed;
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) type RecordKeys = [Vec<u8>; 4];
 pub(super) enum Index {
     /// Every record; the score is 0, so that they are in the order of their identities.
     Ids,
-    /// By when a sweep has something to do.
+    /// Those that are completed, by when a sweep has something to do.
     Due,
     /// Those that are running, by when their lease ends.
     Leases,

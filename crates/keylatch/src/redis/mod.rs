@@ -10,8 +10,8 @@
 //! ```text
 //! keylatch:{tag}:<identity>   one record: a header that the scripts compare, and what only the machine reads
 //! keylatch:{tag}:ids          sorted set of all identities, for pages and counts
-//! keylatch:{tag}:due          sorted set by when a sweep has something to do
 //! keylatch:{tag}:leases       sorted set of running records, by when their lease ends
+//! keylatch:{tag}:due          sorted set of completed records, by when a sweep has something to do
 //! ```
 //!
 //! A write is one script, atomic with its indexes. Claims of new keys, plain renewals, completions and

@@ -186,12 +186,11 @@ impl<'s> Target<'s> {
 
     /// Writes `next` in place of the record that has `header`.
     async fn replace(&self, header: &[u8; HEADER_BYTES], next: &Record) -> Result<Reply, Error> {
-        let lease_ends_at = match next.state {
-            State::Running { lease_ends_at, .. } => Some(lease_ends_at),
-            State::Completed { .. } => None,
-        };
-        let [due, lease] = [machine::due_at(next), lease_ends_at]
-            .map(|at| at.map(|at| at.as_millis().to_string()).unwrap_or_default());
+        let [due, lease] = match next.state {
+            State::Running { lease_ends_at, .. } => [None, Some(lease_ends_at)],
+            State::Completed { .. } => [machine::due_at(next), None],
+        }
+        .map(|at| at.map(|at| at.as_millis().to_string()).unwrap_or_default());
         let next = value::encode(next, header, self.store.0.compress_from_bytes);
         self.run(&script::REPLACE, &[header, &next, due.as_bytes(), lease.as_bytes()]).await
     }

@@ -73,24 +73,33 @@ impl Store {
         Ok(try_join_all(counts).await?.into_iter().sum::<u64>().min(limit))
     }
 
+    /// Sweeps what is due, and those of the lapsed runs (there are few) whose key is free for anyone.
     pub(super) async fn sweep_records(&self, limit: usize) -> Result<Swept, Error> {
         let from = self.0.sweep_from.fetch_add(1, Ordering::Relaxed);
+        let buckets = || (from..from + BUCKETS).map(|at| at % BUCKETS);
         let mut swept = Swept::default();
+        let lapsed = try_join_all(buckets().map(|bucket| self.reached(bucket, Index::Leases, -1))).await?;
+        let mut lapsed = lapsed.into_iter().flatten().collect::<Vec<_>>().into_iter();
+        while swept.total() < limit && lapsed.len() > 0 {
+            swept += self.sweep_batch(lapsed.by_ref().take(SWEEP_BATCH.min(limit - swept.total()))).await?;
+        }
         while swept.total() < limit {
             let batch = SWEEP_BATCH.min(limit - swept.total());
-            let buckets = (from..from + BUCKETS).map(|at| at % BUCKETS);
             let count = i64::try_from(batch).expect("a batch is small");
-            let due = try_join_all(buckets.map(|bucket| self.reached(bucket, Index::Due, count))).await?;
-            let due: Vec<_> = due.into_iter().flatten().take(batch).collect();
-            let done = try_join_all(due.iter().map(|id| self.sweep_record(*id))).await?;
-            let before = swept.total();
-            for done in done {
-                swept.buried += done.buried;
-                swept.removed += done.removed;
-            }
-            if swept.total() == before {
+            let due = try_join_all(buckets().map(|bucket| self.reached(bucket, Index::Due, count))).await?;
+            let done = self.sweep_batch(due.into_iter().flatten().take(batch)).await?;
+            if done.total() == 0 {
                 break;
             }
+            swept += done;
+        }
+        Ok(swept)
+    }
+
+    async fn sweep_batch(&self, ids: impl Iterator<Item = RecordId>) -> Result<Swept, Error> {
+        let mut swept = Swept::default();
+        for one in try_join_all(ids.map(|id| self.sweep_record(id))).await? {
+            swept += one;
         }
         Ok(swept)
     }

@@ -12,21 +12,19 @@ if not record then return { now, 0 } end
 -- Of a format that is known, running, and of this epoch and owner; else the record stays as it is.
 if record:sub(1, 2) ~= '\1R' or record:sub(7, 30) ~= ARGV[3] then return { now, 0, record } end
 
--- The instant `span` ms from now, as a number and as stored: 8 bytes, the end of time if it is that far.
+-- The instant `span` ms from now as stored: 8 bytes, the end of time if it is that far.
 local function instant(span)
-    local at = now + tonumber(span)
-    if at >= 9007199254740992 then return 9223372036854775807, '\127\255\255\255\255\255\255\255' end
-    return at, struct.pack('>i8', at)
+    local at = now + span
+    if at >= 9007199254740992 then return '\127\255\255\255\255\255\255\255' end
+    return struct.pack('>i8', at)
 end
 
-local expires, expires_stored = instant(ARGV[4])
-local _, free_stored = instant(ARGV[5])
 local revision = struct.pack('>I4', struct.unpack('>I4', record, 3) + 1)
 local identity_ends = 96 + struct.unpack('>I2', record, 95)
 -- First a write that frees memory: after it, a full server refuses none of the others. The run has taken effect,
 -- so that its record must not be lost for want of memory.
 redis.call('ZREM', KEYS[4], ARGV[2])
-redis.call('SET', KEYS[1], '\1C' .. revision .. record:sub(7, 70) .. '\128\0\0\0\0\0\0\0' .. free_stored
-    .. expires_stored .. record:sub(95, identity_ends) .. ARGV[6])
-redis.call('ZADD', KEYS[3], string.format('%.0f', expires), ARGV[2])
+redis.call('SET', KEYS[1], '\1C' .. revision .. record:sub(7, 70) .. '\128\0\0\0\0\0\0\0' .. instant(ARGV[5])
+    .. instant(ARGV[4]) .. record:sub(95, identity_ends) .. ARGV[6])
+redis.call('ZADD', KEYS[3], now + ARGV[4], ARGV[2])
 return { now, 1 }

@@ -14,23 +14,19 @@ if header:sub(1, 2) ~= '\1R' or header:sub(7, 30) ~= ARGV[3] then
     return { now, 0, redis.call('GET', KEYS[1]) }
 end
 
--- The instant `span` ms from now, as a number and as stored: 8 bytes, the end of time if it is that far.
+-- The instant `span` ms from now as stored: 8 bytes, the end of time if it is that far.
 local function instant(span)
-    if span == '' then return nil, '\128\0\0\0\0\0\0\0' end
-    local at = now + tonumber(span)
-    if at >= 9007199254740992 then return 9223372036854775807, '\127\255\255\255\255\255\255\255' end
-    return at, struct.pack('>i8', at)
+    if span == '' then return '\128\0\0\0\0\0\0\0' end
+    local at = now + span
+    if at >= 9007199254740992 then return '\127\255\255\255\255\255\255\255' end
+    return struct.pack('>i8', at)
 end
 
-local ends, ends_stored = instant(ARGV[4])
-local _, takeover_stored = instant(ARGV[5])
-local free, free_stored = instant(ARGV[6])
 local revision = struct.pack('>I4', struct.unpack('>I4', header, 3) + 1)
 -- First a write that frees memory: after it, a full server refuses none of the others. A run that is under way
 -- keeps its lease.
 redis.call('ZREM', KEYS[3], ARGV[2])
-redis.call('ZADD', KEYS[4], string.format('%.0f', ends), ARGV[2])
-if free then redis.call('ZADD', KEYS[3], string.format('%.0f', free), ARGV[2]) end
+redis.call('ZADD', KEYS[4], now + ARGV[4], ARGV[2])
 redis.call('SETRANGE', KEYS[1], 2, revision)
-redis.call('SETRANGE', KEYS[1], 70, takeover_stored .. free_stored .. ends_stored)
+redis.call('SETRANGE', KEYS[1], 70, instant(ARGV[5]) .. instant(ARGV[6]) .. instant(ARGV[4]))
 return { now, 1 }

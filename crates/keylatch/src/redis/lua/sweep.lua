@@ -18,7 +18,8 @@ if header == '' then
 end
 if header:sub(1, 1) ~= '\1' or #header < 96 then
     -- It stays, for a later version or a person to look at, and is not in the way of others for a day.
-    redis.call('ZADD', KEYS[3], string.format('%.0f', now + 86400000), ARGV[2])
+    redis.call('ZADD', KEYS[3], 'XX', now + 86400000, ARGV[2])
+    redis.call('ZADD', KEYS[4], 'XX', now + 86400000, ARGV[2])
     return { now, 3 }
 end
 
