@@ -25,7 +25,7 @@ async fn a_body_that_trickles_is_408() {
     let setup = Setup::fenced().layer(|layer| layer.with_body_pace(Duration::from_millis(500), 1_000));
     let app = setup.start(ok).await;
     let call = app.order().body("x".repeat(1_000));
-    let mut trickling = call.open(&call.head()).await;
+    let trickling = call.open(&call.head()).await;
     let trickled = tokio::time::timeout(Duration::from_secs(60), trickling.trickle(b'x', Duration::from_millis(10)));
     let (sent, reply) = trickled.await.expect("it is not read for ever");
     assert!((1..1_000).contains(&sent), "{sent} bytes were sent");
