@@ -108,11 +108,21 @@ const CLAIMED_FOR_EACH: usize = 10;
 /// Out of so many keys, hardly any is picked twice.
 const NEW_KEYS: usize = 100_000_000_000;
 
+/// A script of the store.
+macro_rules! script {
+    ($name:literal) => {
+        concat!(
+            include_str!("../../../crates/keylatch/src/redis/lua/prelude.lua"),
+            include_str!(concat!("../../../crates/keylatch/src/redis/lua/", $name, ".lua")),
+        )
+    };
+}
+
 /// The pairs per second of the two commands, as the store sends them: of as many bytes, and with as much to do. Identities
 /// are random, so that hardly any is claimed twice, and 19 of 20 completions find a running record.
 fn benchmark(server: &Server, pairs: usize) -> Result<f64> {
-    let claim = load_script(server, include_str!("../../../crates/keylatch/src/redis/lua/claim.lua"))?;
-    let complete = load_script(server, include_str!("../../../crates/keylatch/src/redis/lua/complete.lua"))?;
+    let claim = load_script(server, script!("claim"))?;
+    let complete = load_script(server, script!("complete"))?;
     let id = format!("{:0>20}{RANDOM}", "");
     let keys = [format!("keylatch:{{0}}:{id}"), "ids".to_owned(), "due".to_owned(), "leases".to_owned()];
     let text = |text: &str| OsString::from(text);

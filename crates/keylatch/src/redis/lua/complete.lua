@@ -1,23 +1,10 @@
 -- Writes the outcome of a run, or hands back the record that is there, for the machine to decide on.
 -- KEYS: record, ids, due, leases.
 -- ARGV: now ('' for the server's), id, epoch and owner, retention, retention and tombstone (spans in ms), outcome.
-local now = tonumber(ARGV[1])
-if not now then
-    local time = redis.call('TIME')
-    now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
 local record = redis.call('GET', KEYS[1])
 if not record then return { now, 0 } end
 -- Of a format that is known, running, and of this epoch and owner; else the record stays as it is.
 if record:sub(1, 2) ~= '\1R' or record:sub(7, 30) ~= ARGV[3] then return { now, 0, record } end
-
--- The instant `span` ms from now as stored: 8 bytes, the end of time if it is that far.
-local function instant(span)
-    local at = now + span
-    if at >= 9007199254740992 then return '\127\255\255\255\255\255\255\255' end
-    return struct.pack('>i8', at)
-end
 
 local revision = struct.pack('>I4', struct.unpack('>I4', record, 3) + 1)
 local identity_ends = 96 + struct.unpack('>I2', record, 95)

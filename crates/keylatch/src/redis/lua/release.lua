@@ -1,12 +1,6 @@
 -- Removes the record of a run that did not happen, or hands back the record that is there.
 -- KEYS: record, ids, due, leases.
 -- ARGV: now ('' for the server's), id, epoch and owner.
-local now = tonumber(ARGV[1])
-if not now then
-    local time = redis.call('TIME')
-    now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
 local header = redis.call('GETRANGE', KEYS[1], 0, 95)
 if header == '' then return { now, 0 } end
 -- Of a format that is known, running, and of this epoch and owner; else the record stays as it is.

@@ -1,25 +1,11 @@
 -- Renews a run's lease, or hands back the record that is there, for the machine to decide on.
 -- KEYS: record, ids, due, leases.
 -- ARGV: now ('' for the server's), id, epoch and owner, lease, takeover, free (spans in ms, '' for never).
-local now = tonumber(ARGV[1])
-if not now then
-    local time = redis.call('TIME')
-    now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
 local header = redis.call('GETRANGE', KEYS[1], 0, 95)
 if header == '' then return { now, 0 } end
 -- Of a format that is known, running, and of this epoch and owner; else the record stays as it is.
 if header:sub(1, 2) ~= '\1R' or header:sub(7, 30) ~= ARGV[3] then
     return { now, 0, redis.call('GET', KEYS[1]) }
-end
-
--- The instant `span` ms from now as stored: 8 bytes, the end of time if it is that far.
-local function instant(span)
-    if span == '' then return '\128\0\0\0\0\0\0\0' end
-    local at = now + span
-    if at >= 9007199254740992 then return '\127\255\255\255\255\255\255\255' end
-    return struct.pack('>i8', at)
 end
 
 local revision = struct.pack('>I4', struct.unpack('>I4', header, 3) + 1)

@@ -2,11 +2,6 @@
 -- KEYS: record, ids, due, leases.
 -- ARGV: now ('' for the server's), id, the header of the record that the machine read, the record that it made,
 --       when a sweep has something to do, when the lease ends (in ms, '' for never).
-local now = tonumber(ARGV[1])
-if not now then
-    local time = redis.call('TIME')
-    now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
 
 -- The header has the epoch, the owner and a revision that every write raises: if it is the same, so is the record.
 if redis.call('GETRANGE', KEYS[1], 0, 95) ~= ARGV[3] then

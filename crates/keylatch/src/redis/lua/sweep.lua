@@ -2,12 +2,6 @@
 -- KEYS: record, ids, due, leases.
 -- ARGV: now ('' for the server's), id.
 -- Returns now and 0: nothing to do, 1: buried, 2: removed, 3: of a format that this version does not know.
-local now = tonumber(ARGV[1])
-if not now then
-    local time = redis.call('TIME')
-    now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
 local header = redis.call('GETRANGE', KEYS[1], 0, 95)
 if header == '' then
     -- An index without its record: someone removed that by hand.
@@ -41,7 +35,7 @@ if header:sub(2, 2) == 'C' and struct.unpack('>i8', header, 87) <= now then
     -- First a write that frees memory: after it, a full server refuses none of the others.
     redis.call('ZREM', KEYS[3], ARGV[2])
     redis.call('SET', KEYS[1], '\1T' .. revision .. header:sub(7) .. identity)
-    if free then redis.call('ZADD', KEYS[3], string.format('%.0f', free), ARGV[2]) end
+    if free then redis.call('ZADD', KEYS[3], free, ARGV[2]) end
     return { now, 1 }
 end
 return { now, 0 }
