@@ -14,6 +14,8 @@ mod extractors;
 mod fingerprint;
 #[path = "http/key.rs"]
 mod key;
+#[path = "http/large.rs"]
+mod large;
 #[path = "http/recorded.rs"]
 mod recorded;
 #[path = "http/refusals.rs"]

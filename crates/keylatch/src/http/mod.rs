@@ -23,6 +23,7 @@ mod body;
 mod canonical;
 #[cfg(feature = "completer")]
 mod completer;
+mod drain;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;

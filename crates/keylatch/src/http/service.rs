@@ -16,6 +16,7 @@ use tracing::{Instrument, Span};
 
 use super::answer;
 use super::body::{Collected, GuardedBody, Patience, collect};
+use super::drain::drain;
 use super::future::ResponseFuture;
 use super::headers::{IDEMPOTENCY_STATUS, PREFERENCE_APPLIED, drop_internal};
 use super::layer::Config;
@@ -156,7 +157,7 @@ type Asked = Option<(crate::Request, HeaderValue)>;
 /// Reads everything of the request, before anything is claimed: a slow client never holds a lease. Leaves its body whole.
 async fn admit<S, B>(config: &Config, waiting: &mut Waiting<S, B>) -> Result<Asked, Problem>
 where
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + Send + 'static,
 {
     let Waiting { parts, body, identity, .. } = waiting;
     let in_head = config.key_from.in_head(&parts.headers)?;
@@ -171,7 +172,10 @@ where
     let patience = Patience::AtPace(config.body_pace, None);
     let (whole, trailers) = match collect(streamed, config.body_bytes_max, patience).await {
         Ok(Collected::Whole(whole, trailers)) => (whole, trailers),
-        Ok(Collected::TooLong(..)) => return Err(Problem::TooLarge(config.body_bytes_max)),
+        Ok(Collected::TooLong(rest, _)) => {
+            drain(parts, rest);
+            return Err(Problem::TooLarge(config.body_bytes_max));
+        }
         Ok(Collected::TooSlow(_)) => return Err(Problem::BodyTooSlow),
         Err(_) => return Err(Problem::BodyIncomplete),
     };
@@ -206,10 +210,15 @@ fn asked(
 }
 
 /// Refuses a request before its key was claimed.
-fn refuse<S, B, R>(waiting: &Waiting<S, B>, problem: &Problem) -> Response<GuardedBody<R>> {
+fn refuse<S, B, R>(waiting: &mut Waiting<S, B>, problem: &Problem) -> Response<GuardedBody<R>>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+{
     metrics::counter!("keylatch_refused_total", "code" => problem.code()).increment(1);
     let mut response = own(problem);
-    if *problem == Problem::BodyTooSlow && waiting.parts.version <= Version::HTTP_11 {
+    if *problem != Problem::BodyTooSlow {
+        drain(&waiting.parts, std::mem::replace(&mut waiting.body, GuardedBody::ended(Bytes::new(), None)));
+    } else if waiting.parts.version <= Version::HTTP_11 {
         // The rest of its body may come, or not: nothing else can follow it.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

@@ -19,6 +19,7 @@ pub(crate) struct Call {
     target: String,
     headers: Vec<(String, Vec<u8>)>,
     body: Vec<u8>,
+    length: Option<usize>,
     chunks: Option<Vec<Vec<u8>>>,
     trailers: String,
 }
@@ -26,7 +27,8 @@ pub(crate) struct Call {
 impl Call {
     pub(crate) fn new(address: SocketAddr, method: &'static str, target: &str) -> Self {
         let (headers, body) = (Vec::new(), Vec::new());
-        Self { address, method, target: target.to_owned(), headers, body, chunks: None, trailers: String::new() }
+        let (target, trailers) = (target.to_owned(), String::new());
+        Self { address, method, target, headers, body, length: None, chunks: None, trailers }
     }
 
     /// Adds a line, beside those of the same name that are there.
@@ -61,6 +63,11 @@ impl Call {
         self
     }
 
+    /// Promises this many bytes of body in its head.
+    pub(crate) fn length(self, length: usize) -> Self {
+        Self { length: Some(length), ..self }
+    }
+
     /// Sends the body in these chunks, instead of with a length.
     pub(crate) fn chunked<'a>(mut self, chunks: impl IntoIterator<Item = &'a str>) -> Self {
         self.chunks = Some(chunks.into_iter().map(|chunk| chunk.as_bytes().to_owned()).collect());
@@ -83,7 +90,7 @@ impl Call {
         let mut head = format!("{} {} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n", self.method, self.target);
         match &self.chunks {
             Some(_) => head.push_str("Transfer-Encoding: chunked\r\n"),
-            None => head.push_str(&format!("Content-Length: {}\r\n", self.body.len())),
+            None => head.push_str(&format!("Content-Length: {}\r\n", self.length.unwrap_or(self.body.len()))),
         }
         let mut head = head.into_bytes();
         for (name, value) in &self.headers {
@@ -134,6 +141,11 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
+    /// The connection, to send more.
+    pub(crate) fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
     /// Reads until the answer, so far, has `part` in it. Returns what was read.
     pub(crate) async fn read_until(&mut self, part: &str) -> String {
         loop {

@@ -1,0 +1,127 @@
+//! What is left of a refused request's body is read and thrown away, so that its client sees the refusal.
+//!
+//! A client that reads only when it has sent everything loses an answer that comes before: the server closes the
+//! connection on what it has not read, TCP resets it, and the client finds that it can send no more. So the answer goes out
+//! at once, for those who read meanwhile, and the rest of the body is taken in behind it.
+//!
+//! A layer cannot tell the server how to close a connection, and need not: as long as someone reads the body, the
+//! connection stays open, and when the body has ended it serves the next request. What a client can make of this is
+//! bounded: [`AT_ONCE_MAX`] such bodies at a time in the process, each for [`TIME_MAX`], [`BYTES_MAX`] and
+//! no silence over [`STALL_MAX`]. None of it is kept, so that it costs what it costs to read from a socket. Where one of
+//! these is over, the connection is closed as it would have been without.
+//!
+//! HTTP/2 does without: there the server resets the one stream, behind its answer.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::poll_fn;
+use http::Version;
+use http::header::EXPECT;
+use http::request::Parts;
+use http_body::Body;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::body::GuardedBody;
+
+/// How long a body is taken in: as nginx does by default.
+const TIME_MAX: Duration = Duration::from_secs(30);
+/// How long it may be silent meanwhile: as nginx does by default.
+const STALL_MAX: Duration = Duration::from_secs(5);
+/// How much of it is taken in: more than anyone sends by mistake.
+const BYTES_MAX: usize = 128 << 20;
+/// How many are taken in at once in this process.
+const AT_ONCE_MAX: usize = 100;
+
+static PLACES: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
+
+/// Takes in what is left of the `body` of a refused request.
+pub(super) fn drain<B>(parts: &Parts, body: GuardedBody<B>)
+where
+    B: Body<Data = Bytes> + Send + 'static,
+{
+    let (rest, begun): (Pin<Box<dyn Body<Data = Bytes, Error = B::Error> + Send>>, _) = match body {
+        GuardedBody::Whole { .. } => return,
+        GuardedBody::Inner { body } => (Box::pin(body), false),
+        GuardedBody::Partly { rest, .. } => (rest, true),
+    };
+    // Who waits to be told to go on is not told.
+    let held_back = !begun && parts.headers.contains_key(EXPECT);
+    if rest.is_end_stream() || held_back || parts.version > Version::HTTP_11 {
+        return;
+    }
+    let (Ok(place), Ok(runtime)) = (PLACES.try_acquire(), Handle::try_current()) else { return };
+    drop(runtime.spawn(async move {
+        let _ = timeout(TIME_MAX, take_in(rest)).await;
+        drop(place);
+    }));
+}
+
+async fn take_in<B: Body<Data = Bytes> + ?Sized>(mut rest: Pin<Box<B>>) {
+    let mut taken = 0;
+    while let Ok(Some(Ok(frame))) = timeout(STALL_MAX, poll_fn(|context| rest.as_mut().poll_frame(context))).await {
+        taken += frame.data_ref().map_or(0, Bytes::len);
+        if taken > BYTES_MAX {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::join_all;
+    use futures_util::stream;
+    use http::{HeaderValue, Request};
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    const MEBIBYTE: usize = 1 << 20;
+
+    /// For how long, and how many times, a body is read that has no end and brings so many bytes after such pauses; on a
+    /// clock that jumps whenever nothing else is to do.
+    async fn taken(parts: &Parts, pause: Duration, bytes: usize) -> (Duration, usize) {
+        let (started, read) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
+        let frames = stream::unfold(read.clone(), move |read| async move {
+            sleep(pause).await;
+            read.fetch_add(1, Ordering::Relaxed);
+            Some((Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0; bytes]))), read))
+        });
+        drain(parts, GuardedBody::Inner { body: StreamBody::new(Box::pin(frames)) });
+        // It is gone when nobody reads it any more.
+        while Arc::strong_count(&read) > 1 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        (started.elapsed(), read.load(Ordering::Relaxed))
+    }
+
+    /// In one test, for there are so many places in a process.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_refused_client_can_make_of_it_is_bounded() {
+        let (mut parts, ()) = Request::new(()).into_parts();
+        let soon = |took: Duration, end: Duration| took >= end && took < end + Duration::from_millis(10);
+        let (took, read) = taken(&parts, STALL_MAX * 2, 1).await;
+        assert!(soon(took, STALL_MAX) && read == 0, "silent: {took:?}");
+        let (took, read) = taken(&parts, Duration::from_secs(1), 1).await;
+        assert!(soon(took, TIME_MAX) && read >= 29, "slow: {took:?}, {read}");
+        let (_, read) = taken(&parts, Duration::ZERO, MEBIBYTE).await;
+        assert_eq!(read, BYTES_MAX / MEBIBYTE + 1, "long");
+        let all = join_all((0..AT_ONCE_MAX + 10).map(|_| taken(&parts, Duration::from_secs(1), 1))).await;
+        assert_eq!(all.iter().filter(|(_, read)| *read > 0).count(), AT_ONCE_MAX);
+        assert!(taken(&parts, Duration::from_secs(1), 1).await.1 > 0, "there is room again");
+        parts.headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
+        assert_eq!(taken(&parts, Duration::ZERO, 1).await.1, 0, "it waits to be told");
+        parts.headers.clear();
+        parts.version = Version::HTTP_2;
+        assert_eq!(taken(&parts, Duration::ZERO, 1).await.1, 0, "HTTP/2");
+    }
+}

@@ -1,0 +1,63 @@
+//! Clients whose bodies are refused unread: they see why, although they send all of it first.
+
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use crate::app::{App, Seen, Setup};
+use crate::wire::Call;
+
+/// Far more than lies in the buffers of a connection.
+const LARGE: usize = 64 << 20;
+
+async fn ok(seen: Seen) -> String {
+    format!("run {}", seen.nth)
+}
+
+async fn app() -> App {
+    Setup::fenced().layer(|layer| layer.require_key()).start(ok).await
+}
+
+/// Sends all of it before it reads.
+async fn send_then_read(call: &Call) -> crate::wire::Reply {
+    let mut exchange = call.open(&call.head()).await;
+    let sent = timeout(Duration::from_secs(60), exchange.stream().write_all(&vec![b'x'; LARGE])).await;
+    sent.expect("it is taken in").expect("the connection holds");
+    exchange.reply().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_everything_first_sees_its_refusal() {
+    let app = app().await;
+    let promised = app.order().length(LARGE);
+    send_then_read(&promised).await.is_problem(413, "REQUEST_TOO_LARGE");
+    send_then_read(&promised.without("Idempotency-Key")).await.is_problem(400, "IDEMPOTENCY_KEY_REQUIRED");
+    assert_eq!((app.runs(), app.records().await.len()), (0, 0));
+    assert_eq!(app.order().send().await.status, 200, "the key is free");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_http_sees_its_refusal_and_goes_on() {
+    let app = app().await;
+    let client = reqwest::Client::new();
+    let send = async |body: reqwest::Body| {
+        let request = client.post(format!("http://{}/orders", app.address)).header("x-user-id", "alice");
+        let response = request.header("idempotency-key", "k").body(body).send().await.expect("an answer");
+        response.status().as_u16()
+    };
+    for _ in 0..3 {
+        assert_eq!(send(vec![b'x'; LARGE].into()).await, 413);
+    }
+    assert_eq!(send("small".into()).await, 200);
+    assert_eq!(app.runs(), 1);
+}
+
+/// Whoever waits to be told to go on hears the refusal instead.
+#[tokio::test]
+async fn a_client_that_waits_to_be_told_to_send_is_not_told() {
+    let app = app().await;
+    let promised = app.order().length(LARGE).header("Expect", "100-continue");
+    let reply = promised.open(&promised.head()).await.reply().await;
+    reply.is_problem(413, "REQUEST_TOO_LARGE");
+}
