@@ -12,7 +12,6 @@
 //!
 //! HTTP/2 does without: there the server resets the one stream, behind its answer.
 
-use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,25 +42,20 @@ pub(super) fn drain<B>(parts: &Parts, body: GuardedBody<B>)
 where
     B: Body<Data = Bytes> + Send + 'static,
 {
-    let (rest, begun): (Pin<Box<dyn Body<Data = Bytes, Error = B::Error> + Send>>, _) = match body {
-        GuardedBody::Whole { .. } => return,
-        GuardedBody::Inner { body } => (Box::pin(body), false),
-        GuardedBody::Partly { rest, .. } => (rest, true),
-    };
     // Who waits to be told to go on is not told.
-    let held_back = !begun && parts.headers.contains_key(EXPECT);
-    if rest.is_end_stream() || held_back || parts.version > Version::HTTP_11 {
+    let held_back = matches!(body, GuardedBody::Inner { .. }) && parts.headers.contains_key(EXPECT);
+    if body.is_end_stream() || held_back || parts.version > Version::HTTP_11 {
         return;
     }
     let (Ok(place), Ok(runtime)) = (PLACES.try_acquire(), Handle::try_current()) else { return };
     drop(runtime.spawn(async move {
-        let _ = timeout(TIME_MAX, take_in(rest)).await;
+        let _ = timeout(TIME_MAX, take_in(body)).await;
         drop(place);
     }));
 }
 
-async fn take_in<B: Body<Data = Bytes> + ?Sized>(mut rest: Pin<Box<B>>) {
-    let mut taken = 0;
+async fn take_in<B: Body<Data = Bytes>>(body: GuardedBody<B>) {
+    let (mut rest, mut taken) = (Box::pin(body), 0);
     while let Ok(Some(Ok(frame))) = timeout(STALL_MAX, poll_fn(|context| rest.as_mut().poll_frame(context))).await {
         taken += frame.data_ref().map_or(0, Bytes::len);
         if taken > BYTES_MAX {

@@ -130,6 +130,11 @@ impl Link {
         Err(failed)
     }
 
+    /// Whether there is a connection that is not known to be lost.
+    pub(super) fn is_connected(&self) -> bool {
+        self.current.lock().is_some()
+    }
+
     /// The connection that there is, or a new one. Of those who come while it is made, nobody tries again by themselves
     /// when it fails: all fail at once.
     pub(super) async fn connect(&self) -> Result<(u64, Connection), ConnectError> {

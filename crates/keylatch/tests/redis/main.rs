@@ -14,6 +14,7 @@ mod loss;
 mod memory;
 mod replicas;
 mod settings;
+mod slow_cache;
 mod support;
 mod tiered;
 mod tls;
