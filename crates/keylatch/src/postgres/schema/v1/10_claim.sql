@@ -7,7 +7,7 @@
 --
 -- Each statement in here sees what was committed before it began (READ COMMITTED), so one that waited for another
 -- process's claim is followed by one that sees it. Sequential scans are off, for a plan made while the table was small
--- is kept when it no longer is.
+-- is kept when it no longer is; and it is made once, for a plan for these values would take longer than to run it.
 CREATE FUNCTION keylatch.claim(
     ids bytea[], callers text[], operations text[], keys text[], fingerprints bytea[], guarantees smallint[],
     owners bytea[], leases bigint[], takeovers bigint[], frees bigint[], requests bytea[]
@@ -16,15 +16,34 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog
 SET enable_seqscan = off
 SET lock_timeout = '5s'
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     now_ms bigint := keylatch.clock();
+    made   integer;
     fresh  keylatch.found;
-    left_over integer := cardinality(ids);
 BEGIN
-    fresh.clock := now_ms;
-    fresh.flag := 1;
-    FOR fresh.id, fresh.owner IN
+    IF cardinality(ids) = 1 THEN
+        -- The same for one alone: it takes half the time.
+        INSERT INTO keylatch.record (
+            id, owner, epoch, attempt, guarantee, state, created_at, takeover_at, free_at, lease_ends_at, due_at,
+            fingerprint, caller, operation, key, request
+        ) VALUES (
+            ids[1], owners[1], 1, 1, guarantees[1], 1, now_ms, keylatch.later(now_ms, takeovers[1]),
+            keylatch.later(now_ms, frees[1]), keylatch.later(now_ms, leases[1]), keylatch.later(now_ms, frees[1]),
+            fingerprints[1], callers[1], operations[1], keys[1], requests[1]
+        )
+        ON CONFLICT (id) DO NOTHING;
+        IF FOUND THEN
+            fresh.clock := now_ms;
+            fresh.flag := 1;
+            fresh.id := ids[1];
+            fresh.owner := owners[1];
+            RETURN NEXT fresh;
+            RETURN;
+        END IF;
+    ELSE
+        RETURN QUERY
         INSERT INTO keylatch.record AS r (
             id, owner, epoch, attempt, guarantee, state, created_at, takeover_at, free_at, lease_ends_at, due_at,
             fingerprint, caller, operation, key, request
@@ -32,16 +51,18 @@ BEGIN
         SELECT c.id, c.owner, 1, 1, c.guarantee, 1, now_ms, keylatch.later(now_ms, c.takeover),
                keylatch.later(now_ms, c.free), keylatch.later(now_ms, c.lease), keylatch.later(now_ms, c.free),
                c.fingerprint, c.caller, c.operation, c.key, c.request
-        FROM unnest(ids, callers, operations, keys, fingerprints, guarantees, owners, leases, takeovers, frees, requests)
-            AS c (id, caller, operation, key, fingerprint, guarantee, owner, lease, takeover, free, request)
+        FROM unnest(
+            ids, callers, operations, keys, fingerprints, guarantees, owners, leases, takeovers, frees, requests
+        ) AS c (id, caller, operation, key, fingerprint, guarantee, owner, lease, takeover, free, request)
         ON CONFLICT (id) DO NOTHING
-        RETURNING r.id, r.owner
-    LOOP
-        left_over := left_over - 1;
-        RETURN NEXT fresh;
-    END LOOP;
-    IF left_over = 0 THEN
-        RETURN;
+        RETURNING now_ms, 1::smallint, r.id, r.owner, NULL::bigint, NULL::integer, NULL::smallint, NULL::smallint,
+                  NULL::bigint, NULL::bigint, NULL::bigint, NULL::bigint, NULL::bigint, NULL::boolean, NULL::boolean,
+                  NULL::bytea, NULL::text, NULL::text, NULL::text, NULL::bytea, NULL::bytea[], NULL::bytea[],
+                  NULL::bytea;
+        GET DIAGNOSTICS made = ROW_COUNT;
+        IF made = cardinality(ids) THEN
+            RETURN;
+        END IF;
     END IF;
 
     FOR i IN 1 .. cardinality(ids) LOOP
