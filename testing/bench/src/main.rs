@@ -30,12 +30,13 @@ use server::Launcher;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [growth] [redis] [postgres]
+const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [growth] [redis] [postgres|postgres=TITLE]
   rows     ratios to the same service without the layer; with TITLE, those rows whose title begins with it
   clients  64 clients: the rate to that of one commit for each request, and the latency
   growth   the memory of a server over many distinct keys
   redis    the Redis store beside redis-benchmark, and the latency that it adds; needs Redis, as its rows do
-  postgres the PostgreSQL store beside pgbench, and with 10,000,000 records more; needs PostgreSQL
+  postgres the PostgreSQL store beside pgbench, and with 10,000,000 records more; needs PostgreSQL;
+           with TITLE, those rows whose title begins with it, without the 10,000,000
 All of them without arguments. For the instructions of one request, see instructions.sh.";
 
 const PARTS: [&str; 5] = ["rows", "clients", "growth", "redis", "postgres"];
@@ -58,9 +59,11 @@ fn setup(dir: &str, kept_ms: &str) -> Result<Setup> {
 fn measure(args: &[&str]) -> Result<()> {
     let quick = args.contains(&"--quick");
     let parts: Vec<&str> = args.iter().copied().filter(|arg| *arg != "--quick").collect();
-    let (part, titles) = parts.iter().find_map(|part| part.split_once('=')).unwrap_or(("rows", ""));
     let names = parts.iter().map(|part| part.split('=').next().unwrap_or_default());
-    if part != "rows" || names.clone().any(|name| !PARTS.contains(&name)) {
+    let titles = |part| parts.iter().filter_map(|given| given.split_once('=')).find(|(of, _)| *of == part);
+    let titles = |part| titles(part).map_or("", |(_, titles)| titles);
+    let titled = |part: &&str| part.split_once('=').is_none_or(|(name, _)| name == "rows" || name == "postgres");
+    if !parts.iter().all(titled) || names.clone().any(|name| !PARTS.contains(&name)) {
         return Err(format!("cannot measure {parts:?}\n{USAGE}").into());
     }
     let wanted = |part| parts.is_empty() || names.clone().any(|name| name == part);
@@ -77,7 +80,7 @@ fn measure(args: &[&str]) -> Result<()> {
             tokio::spawn(stay_awake());
         }
         if wanted("rows") {
-            println!("\n{}", rows::measure(&launcher, titles, quick).await?);
+            println!("\n{}", rows::measure(&launcher, titles("rows"), quick).await?);
         }
         if wanted("clients") {
             println!("\n{}", clients::measure(&launcher, quick).await?);
@@ -97,7 +100,7 @@ fn measure(args: &[&str]) -> Result<()> {
     if wanted("postgres") {
         // In a runtime of its own, where nothing keeps pgbench's core busy.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        for table in runtime.block_on(postgres::measure(cores, quick))? {
+        for table in runtime.block_on(postgres::measure(cores, titles("postgres"), quick))? {
             println!("\n{table}");
         }
     }

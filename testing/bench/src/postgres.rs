@@ -57,9 +57,20 @@ const ROUNDS: usize = 3;
 /// Beside fsync, which is on: memory for what is hot, and checkpoints that do not fall into one row rather than another.
 const CONFIG: &str = "shared_buffers = 1GB\nmax_wal_size = 16GB\ncheckpoint_timeout = 30min\nwal_compression = off";
 
-pub(crate) async fn measure(cores: Cores, quick: bool) -> Result<Vec<Table>> {
+/// Measures every row; or those whose title begins with `titles`, and the rows that they are compared with.
+pub(crate) async fn measure(cores: Cores, titles: &str, quick: bool) -> Result<Vec<Table>> {
     let cluster = started_on(cores.server, || Cluster::start(CONFIG))?;
     let arena = Arena::new(&cluster, 20).await?;
+    if !titles.is_empty() {
+        let wanted = |at: &usize| {
+            let compared =
+                |row: &Row| row.title.starts_with(titles) && row.against.is_some_and(|(other, _)| other == *at);
+            ROWS[*at].title.starts_with(titles) || ROWS.iter().any(compared)
+        };
+        let some: Vec<usize> = (0..ROWS.len()).filter(wanted).collect();
+        let made = rounds(&arena, &some, quick).await?;
+        return Ok(vec![beside_pgbench(&some, &made, quick)]);
+    }
     let every: Vec<usize> = (0..ROWS.len()).collect();
     let empty = rounds(&arena, &every, quick).await?;
     let full = if quick {
@@ -68,7 +79,7 @@ pub(crate) async fn measure(cores: Cores, quick: bool) -> Result<Vec<Table>> {
         fill(&cluster).await?;
         Some(rounds(&arena, &AGAIN, quick).await?)
     };
-    let mut tables = vec![beside_pgbench(&empty, quick)];
+    let mut tables = vec![beside_pgbench(&every, &empty, quick)];
     if let Some(full) = full {
         tables.push(on_a_full_table(&empty, &full));
     }
@@ -137,15 +148,16 @@ async fn fill(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn beside_pgbench(made: &[Made], quick: bool) -> Table {
+fn beside_pgbench(rows: &[usize], made: &[Made], quick: bool) -> Table {
     let title = format!(
         "PostgreSQL on one core, fsync on; pgbench, or Keylatch's engine without its cache, on the other; {} rounds, medians",
         if quick { 1 } else { ROUNDS }
     );
     let columns = ["", "clients", "requests/s", "ratio", "reach", "ms", "WAL bytes/request", "transactions/request"];
     let mut table = Table::new(title, &columns);
-    for (row, own) in ROWS.iter().zip(made) {
-        let against = row.against.map(|(other, goal)| (own.rate / made[other].rate, goal));
+    let rate = |of: usize| rows.iter().zip(made).find(|(row, _)| **row == of).map_or(f64::NAN, |(_, made)| made.rate);
+    for (row, own) in rows.iter().map(|row| &ROWS[*row]).zip(made) {
+        let against = row.against.map(|(other, goal)| (own.rate / rate(other), goal));
         table.line([
             row.title.to_owned(),
             row.clients.to_string(),
