@@ -1,8 +1,11 @@
 //! The name space of a key: who calls, and what is called.
 
+use std::cell::RefCell;
 use std::fmt;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use sha2::{Digest, Sha256};
 
 /// The name space of a key. Two scopes never see each other's records.
@@ -14,12 +17,15 @@ use sha2::{Digest, Sha256};
 /// Take the caller from something verified (the subject of a checked token), and not from the raw token: a
 /// client that refreshed its token between two tries would otherwise run its request twice.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Scope {
+pub struct Scope(Arc<Fields>);
+
+#[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Fields {
     /// Of both fields; every identity of a record begins with it.
     digest: [u8; 16],
     caller_bytes: usize,
     /// The caller, then the operation.
-    text: Arc<str>,
+    text: Box<str>,
 }
 
 /// The longest caller and the longest operation, in bytes each.
@@ -67,30 +73,71 @@ impl Scope {
         if caller.len().max(operation_bytes) > SCOPE_FIELD_BYTES_MAX {
             return Err(InvalidScope::TooLong);
         }
-        let mut text = String::with_capacity(caller.len() + operation_bytes);
-        text.push_str(caller);
-        parts.iter().for_each(|part| text.push_str(part));
-        let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-        if !plain && text.chars().any(char::is_control) {
-            return Err(InvalidScope::ControlCharacter);
-        }
-        let digest = digest(caller, &text[caller.len()..]);
-        Ok(Self { digest, caller_bytes: caller.len(), text: text.into() })
+        Recent::find(caller, parts, || {
+            let mut text = String::with_capacity(caller.len() + operation_bytes);
+            text.push_str(caller);
+            parts.iter().for_each(|part| text.push_str(part));
+            let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+            if !plain && text.chars().any(char::is_control) {
+                return Err(InvalidScope::ControlCharacter);
+            }
+            let digest = digest(caller, &text[caller.len()..]);
+            Ok(Self(Arc::new(Fields { digest, caller_bytes: caller.len(), text: text.into() })))
+        })
+    }
+
+    /// Whether it is the scope of `caller` for the operation that `parts` make up.
+    fn is_of(&self, caller: &str, parts: &[&str]) -> bool {
+        let rest = parts.iter().try_fold(self.operation(), |rest, part| rest.strip_prefix(part));
+        self.caller() == caller && rest == Some("")
     }
 
     /// Who calls.
     pub fn caller(&self) -> &str {
-        &self.text[..self.caller_bytes]
+        &self.0.text[..self.0.caller_bytes]
     }
 
     /// What is called; empty for any operation.
     pub fn operation(&self) -> &str {
-        &self.text[self.caller_bytes..]
+        &self.0.text[self.0.caller_bytes..]
     }
 
     /// The half of a SHA-256 over both fields.
-    pub(crate) const fn digest(&self) -> &[u8; 16] {
-        &self.digest
+    pub(crate) fn digest(&self) -> &[u8; 16] {
+        &self.0.digest
+    }
+}
+
+/// Scopes that this thread made lately: callers come again, and those of one caller share one text.
+struct Recent {
+    hasher: RandomState,
+    scopes: [Option<Scope>; RECENT_SCOPES],
+}
+
+/// At most a kilobyte each.
+const RECENT_SCOPES: usize = 256;
+
+impl Recent {
+    /// The scope from here, or the one that `make` makes.
+    fn find(
+        caller: &str,
+        parts: &[&str],
+        make: impl FnOnce() -> Result<Scope, InvalidScope>,
+    ) -> Result<Scope, InvalidScope> {
+        thread_local! {
+            static RECENT: RefCell<Recent> =
+                RefCell::new(Recent { hasher: RandomState::default(), scopes: [const { None }; RECENT_SCOPES] });
+        }
+        RECENT.with_borrow_mut(|recent| {
+            let mut hash = recent.hasher.build_hasher();
+            hash.write(caller.as_bytes());
+            parts.iter().for_each(|part| hash.write(part.as_bytes()));
+            let place = &mut recent.scopes[hash.finish() as usize % RECENT_SCOPES];
+            match place {
+                Some(scope) if scope.is_of(caller, parts) => Ok(scope.clone()),
+                _ => Ok(place.insert(make()?).clone()),
+            }
+        })
     }
 }
 
@@ -122,6 +169,23 @@ mod tests {
         let a = Scope::new("ab").unwrap().for_operation("c").unwrap();
         let b = Scope::new("a").unwrap().for_operation("bc").unwrap();
         assert_ne!(a.digest(), b.digest());
+    }
+
+    #[test]
+    fn a_scope_that_was_made_lately_is_the_same() {
+        let split: [(&str, &[&str]); 6] =
+            [("ab", &[]), ("a", &["b"]), ("a", &["b", "c"]), ("a", &["bc"]), ("ab", &["c"]), ("abc", &[])];
+        for _ in 0..2 {
+            for (caller, parts) in split {
+                let scope = Scope::of_parts(caller, parts).unwrap();
+                assert_eq!((scope.caller(), scope.operation()), (caller, parts.concat().as_str()));
+                assert_eq!(*scope.digest(), digest(caller, &parts.concat()));
+            }
+        }
+        for number in 0..2 * RECENT_SCOPES {
+            let caller = number.to_string();
+            assert_eq!(*Scope::new(&caller).unwrap().digest(), digest(&caller, ""));
+        }
     }
 
     #[test]

@@ -113,10 +113,10 @@ where
                 Ok(claimed) => claimed,
                 Err(error) => return Driven::Done(Err(error.into())),
             };
-            engine.metrics.claim.record(asked.elapsed());
             let record = match claimed {
                 At { value: Claimed::Won(record), .. } => record,
                 At { value: Claimed::Held(record), now } => {
+                    engine.metrics.claim.record(asked.elapsed());
                     return Driven::Held(leader, Some(start), Found::new(At { value: record, now }, asked));
                 }
             };
@@ -152,8 +152,9 @@ fn begin<S, F>(
 where
     S: FnOnce(Handed) -> F,
 {
-    let until = engine.held_until(asked);
-    if Instant::now() >= until {
+    let (now, until) = (Instant::now(), engine.held_until(asked));
+    engine.metrics.claim.record(now - asked);
+    if now >= until {
         return None;
     }
     let lease = Lease { id: leader.id(), epoch: record.epoch, owner: record.owner };

@@ -30,11 +30,8 @@ pub(super) struct Flights {
     metrics: Metrics,
 }
 
-#[derive(Debug, Default)]
-struct Shard {
-    flights: HashMap<RecordId, Arc<Flight>, RandomState>,
-    scopes: HashMap<[u8; 16], usize, RandomState>,
-}
+/// Some of the runs, chosen by their scopes: all runs of a scope are in one shard.
+type Shard = HashMap<RecordId, Arc<Flight>, RandomState>;
 
 /// One run under way.
 #[derive(Debug)]
@@ -90,23 +87,23 @@ impl Flights {
     /// Takes part in the run of `id`: leads it if there is none, or if its lease has run out unrenewed.
     pub(super) fn join(self: &Arc<Self>, id: RecordId, fingerprint: Fingerprint, now: Instant) -> Joined {
         let mut shard = self.shard(&id).lock();
-        let Shard { flights, scopes } = &mut *shard;
-        let entry = flights.entry(id);
+        // The scope is full only if the shard is, so that it is seldom counted.
+        let per_scope_max = self.limits.running_per_scope_max;
+        let of_scope = || shard.keys().filter(|run| run.scope_digest() == id.scope_digest()).count();
+        let full = shard.len() >= per_scope_max && of_scope() >= per_scope_max;
+        let entry = shard.entry(id);
         if let Entry::Occupied(entry) = &entry
             && entry.get().holds(now)
         {
             return Joined::Follower(entry.get().clone());
         }
-        let in_scope = scopes.entry(id.scope_digest());
-        let there = if let Entry::Occupied(there) = &in_scope { *there.get() } else { 0 };
-        if there >= self.limits.running_per_scope_max {
+        if full {
             return Joined::Refused(Quota::RunningPerScope);
         }
         if self.running.fetch_add(1, Ordering::Relaxed) >= self.limits.running_max {
             self.running.fetch_sub(1, Ordering::Relaxed);
             return Joined::Refused(Quota::Running);
         }
-        *in_scope.or_default() += 1;
         self.metrics.running.increment(1.0);
         let flight = Arc::new(Flight {
             fingerprint,
@@ -132,7 +129,7 @@ impl Flights {
     pub(super) fn due(&self, before: Instant) -> Vec<(Arc<Flight>, Lease)> {
         let mut due = Vec::new();
         for shard in &self.shards {
-            for flight in shard.lock().flights.values() {
+            for flight in shard.lock().values() {
                 let hold = *flight.hold.lock();
                 if let Some(lease) = hold.lease.filter(|_| hold.renewed <= before && !flight.is_lost()) {
                     due.push((flight.clone(), lease));
@@ -240,16 +237,10 @@ impl Drop for Leader {
     fn drop(&mut self) {
         let mut shard = self.flights.shard(&self.id).lock();
         // A run whose lease ran out may have been replaced by another.
-        if let Entry::Occupied(entry) = shard.flights.entry(self.id)
+        if let Entry::Occupied(entry) = shard.entry(self.id)
             && Arc::ptr_eq(entry.get(), &self.flight)
         {
             entry.remove();
-        }
-        if let Entry::Occupied(mut in_scope) = shard.scopes.entry(self.id.scope_digest()) {
-            *in_scope.get_mut() -= 1;
-            if *in_scope.get() == 0 {
-                in_scope.remove();
-            }
         }
         drop(shard);
         let alone = Arc::strong_count(&self.flight) == 1;
