@@ -2,17 +2,19 @@
 //!
 //! It forgets everything with the process, so an answer that must outlive one belongs elsewhere.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod records;
+mod shard;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
+use self::shard::Shard;
 use crate::machine::{self, Change, Claim, Claimed, Completion, End, Terms};
 use crate::store::{Applied, At, Durability, Error, ErrorKind, PAGE_RECORDS_MAX, PageRequest, Swept};
 use crate::{Clock, Lease, Record, RecordId, Scope, State, Timestamp};
@@ -30,17 +32,6 @@ struct Inner {
 
 /// Enough that threads rarely meet at one lock.
 const SHARDS: usize = 64;
-
-/// Some of the records, chosen by their keys, so that one busy scope is spread over all shards.
-#[derive(Default)]
-struct Shard {
-    /// By hash, as claims come far more often than lists. Boxed, so that little moves when the map grows.
-    records: HashMap<RecordId, Box<Record>, RandomState>,
-    /// How many of them each scope has.
-    scopes: HashMap<[u8; 16], u64, RandomState>,
-    /// The same records, those without end left out, by the instant at which a sweep has something to do.
-    due: BTreeSet<(Timestamp, RecordId)>,
-}
 
 impl Store {
     /// An empty store on the machine's clock.
@@ -62,8 +53,8 @@ impl Store {
     /// If there is no record `from`.
     #[cfg(feature = "conformance")]
     pub fn misplace(&self, from: RecordId, to: RecordId) {
-        let record = self.shard(from).lock().records.get(&from).cloned().expect("there is a record to misplace");
-        self.shard(to).lock().put(to, *record);
+        let record = self.shard(from).lock().read(&from).expect("there is a record to misplace");
+        self.shard(to).lock().put(to, record);
     }
 
     /// Does `write` on a shard at the store's now. The clock is read under the lock: of two writes to one
@@ -163,10 +154,10 @@ impl crate::store::Store for Store {
 
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         Box::pin(async move {
-            let (found, now) = self.at(id, |shard, now| (shard.records.get(&id).cloned(), now));
+            let (found, now) = self.at(id, |shard, now| (shard.read(&id), now));
             match found {
                 Some(record) if record.id() != id => Err(misplaced()),
-                found => Ok(At { value: found.map(|record| *record), now }),
+                value => Ok(At { value, now }),
             }
         })
     }
@@ -185,7 +176,7 @@ impl crate::store::Store for Store {
 
     fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
         Box::pin(async move {
-            let of_scope = |shard: &Mutex<Shard>| shard.lock().scopes.get(scope.digest()).copied().unwrap_or(0);
+            let of_scope = |shard: &Mutex<Shard>| shard.lock().of_scope(&scope);
             Ok(self.0.shards.iter().map(of_scope).sum::<u64>().min(limit))
         })
     }
@@ -194,126 +185,6 @@ impl crate::store::Store for Store {
         Durability::Process
     }
 }
-
-impl Shard {
-    fn claim(&mut self, id: RecordId, claim: &Claim, now: Timestamp) -> Result<Claimed, Error> {
-        let entry = self.records.entry(id);
-        let (previous, due) = match &entry {
-            Entry::Occupied(entry) if !entry.get().belongs_to(claim.scope(), claim.key()) => return Err(misplaced()),
-            Entry::Occupied(entry) => (Some(Record::clone(entry.get())), machine::due_at(entry.get())),
-            Entry::Vacant(_) => (None, None),
-        };
-        let claimed = machine::claim(previous, claim, now);
-        if let Claimed::Won(record) = &claimed {
-            match entry {
-                Entry::Occupied(mut entry) => **entry.get_mut() = record.clone(),
-                Entry::Vacant(entry) => {
-                    entry.insert(Box::new(record.clone()));
-                    *self.scopes.entry(id.scope_digest()).or_default() += 1;
-                }
-            }
-            self.reschedule(id, due, machine::due_at(record));
-        }
-        Ok(claimed)
-    }
-
-    /// Makes the change that `decide` wants of the record, if there is one.
-    fn change(&mut self, id: RecordId, now: Timestamp, decide: impl FnOnce(&Record) -> Change) -> Applied {
-        let Entry::Occupied(mut entry) = self.records.entry(id) else { return Applied::Lost };
-        let due = machine::due_at(entry.get());
-        match decide(entry.get()) {
-            Change::None => return Applied::Lost,
-            Change::Remove => {
-                entry.remove();
-                self.removed(id);
-                self.reschedule(id, due, None);
-            }
-            Change::Write(record) => {
-                let next = machine::due_at(&record);
-                **entry.get_mut() = record;
-                self.reschedule(id, due, next);
-            }
-        }
-        Applied::Applied(now)
-    }
-
-    #[cfg(feature = "conformance")]
-    fn put(&mut self, id: RecordId, record: Record) {
-        let next = machine::due_at(&record);
-        let previous = self.records.insert(id, Box::new(record));
-        if previous.is_none() {
-            *self.scopes.entry(id.scope_digest()).or_default() += 1;
-        }
-        self.reschedule(id, previous.and_then(|record| machine::due_at(&record)), next);
-    }
-
-    /// Counts a record that has gone.
-    fn removed(&mut self, id: RecordId) {
-        if let Entry::Occupied(mut in_scope) = self.scopes.entry(id.scope_digest()) {
-            *in_scope.get_mut() -= 1;
-            if *in_scope.get() == 0 {
-                in_scope.remove();
-            }
-        }
-    }
-
-    fn reschedule(&mut self, id: RecordId, from: Option<Timestamp>, to: Option<Timestamp>) {
-        if from == to {
-            return;
-        }
-        if let Some(from) = from {
-            self.due.remove(&(from, id));
-        }
-        if let Some(to) = to {
-            self.due.insert((to, id));
-        }
-    }
-
-    fn sweep(&mut self, limit: usize, now: Timestamp, swept: &mut Swept) {
-        while swept.total() < limit {
-            let Some(&(due, id)) = self.due.first().filter(|(due, _)| *due <= now) else { return };
-            match self.records.get(&id).map_or(Change::None, |record| machine::sweep(record, now)) {
-                Change::None => unreachable!("a record that is due at {due} has something to sweep at {now}"),
-                Change::Write(record) => {
-                    self.reschedule(id, Some(due), machine::due_at(&record));
-                    self.records.insert(id, Box::new(record));
-                    swept.buried += 1;
-                }
-                Change::Remove => {
-                    self.reschedule(id, Some(due), None);
-                    self.records.remove(&id);
-                    self.removed(id);
-                    swept.removed += 1;
-                }
-            }
-        }
-    }
-
-    /// Merges this shard's part of the page into `first`, which holds the `limit` lowest so far.
-    fn list(
-        &self,
-        page: &PageRequest,
-        limit: usize,
-        wanted: impl Fn(&Record) -> bool,
-        first: &mut BTreeMap<RecordId, Record>,
-    ) {
-        let (low, high) = page.scope.as_ref().map_or((LOWEST, HIGHEST), RecordId::range);
-        let low = page.after.map_or(low, |after| low.max(after));
-        let asked_for = |id: &RecordId| (low..=high).contains(id) && Some(*id) != page.after;
-        for (id, record) in self.records.iter().filter(|(id, record)| asked_for(id) && wanted(record)) {
-            if first.len() >= limit {
-                match first.last_entry() {
-                    Some(last) if *id < *last.key() => last.remove(),
-                    _ => continue,
-                };
-            }
-            first.insert(*id, Record::clone(record));
-        }
-    }
-}
-
-const LOWEST: RecordId = RecordId::from_bytes([0; 32]);
-const HIGHEST: RecordId = RecordId::from_bytes([0xff; 32]);
 
 fn misplaced() -> Error {
     Error::new(ErrorKind::Corrupt, "a record of another scope or key is stored under this identity")
@@ -357,9 +228,7 @@ mod tests {
             assert_eq!(applied.now_or_never().unwrap().unwrap(), Applied::Applied(clock.now()));
         }
         for shard in &store.0.shards {
-            let shard = shard.lock();
-            let due = shard.records.iter().filter_map(|(id, record)| Some((machine::due_at(record)?, *id)));
-            assert_eq!(shard.due, due.collect());
+            shard.lock().check_due();
         }
 
         clock.advance(policy.retention);
@@ -381,7 +250,7 @@ mod tests {
         for key in 0..1_000 {
             let _ = claimed(&store, &scope, key);
         }
-        let used = store.0.shards.iter().filter(|shard| !shard.lock().records.is_empty()).count();
+        let used = store.0.shards.iter().filter(|shard| shard.lock().len() > 0).count();
         assert_eq!(used, SHARDS);
     }
 }
