@@ -92,7 +92,7 @@ impl Server {
             }
             // Someone else took the port meanwhile.
         }
-        panic!("redis-server does not start; see {}", directory.join("log").display());
+        panic!("{} does not start; see {}", program().display(), directory.join("log").display());
     }
 
     /// Where it listens.
@@ -196,7 +196,7 @@ const GUARD: &str = r#"
 
 fn run(config: &Config, port: u16, directory: &Path) -> Option<Running> {
     let mut command = Command::new("sh");
-    command.args(["-c", GUARD, "sh", "redis-server"]);
+    command.args(["-c", GUARD, "sh"]).arg(program());
     if let Some(text) = &config.file {
         let file = directory.join("server.conf");
         // A Sentinel writes down in it what it has learned.
@@ -220,7 +220,7 @@ fn run(config: &Config, port: u16, directory: &Path) -> Option<Running> {
             return Some(running);
         }
         let log = std::fs::read_to_string(directory.join("log")).unwrap_or_default();
-        assert!(!log.contains("not found"), "redis-server is missing; run: apt-get install redis-server");
+        assert!(!log.contains("not found"), "there is no such server: {log}; run: apt-get install redis-server");
         let ended =
             log.contains("Address already in use") || !Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists();
         if ended || started.elapsed() > START_MAX {
@@ -229,6 +229,11 @@ fn run(config: &Config, port: u16, directory: &Path) -> Option<Running> {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// What is started: `KEYLATCH_REDIS_SERVER`, such as `valkey-server`, or Redis.
+fn program() -> PathBuf {
+    std::env::var_os("KEYLATCH_REDIS_SERVER").unwrap_or_else(|| "redis-server".into()).into()
 }
 
 /// Whether the one that answers on `port` is the process `pid`, and not one of another test.
