@@ -12,7 +12,7 @@
 //! | `keylatch_running` | gauge | | runs under way |
 //! | `keylatch_waiters` | gauge | | requests that wait for a run of the same key |
 //! | `keylatch_store_seconds` | histogram | `operation`: `claim`, `complete`, `transact` | latency of the store |
-//! | `keylatch_batch_records`, `keylatch_batch_seconds` | histogram | `operation`: `claim`, `complete`, `sweep` | on PostgreSQL: how many records a statement was for, and how long it took |
+//! | `keylatch_batch_records`, `keylatch_batch_seconds` | histogram | `operation`: `claim`, `complete`, `look`, `sweep` | on PostgreSQL: how many records a statement was for, and how long it took |
 //!
 //! | span | fields | around |
 //! |---|---|---|

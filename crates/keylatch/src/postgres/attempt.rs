@@ -1,9 +1,11 @@
 //! One attempt at a claim, in a transaction: look, enter, the handler's statements, the record, commit.
 
+use super::batch::Lane;
 use super::error::{Fault, Sent};
 use super::link::{Link, PgQuery};
+use super::look::LookJob;
 use super::ops::scalar;
-use super::rows::{COMPLETED, Found, RUNNING, guarantee_code};
+use super::rows::{COMPLETED, RUNNING, guarantee_code};
 use super::tx::{Home, Postgres};
 use super::{Shared, packed, span_ms};
 use crate::failpoint::{self, Point};
@@ -19,6 +21,7 @@ const TRIES_MAX: u32 = 8;
 pub(super) const BUSY_SAME: i16 = 1;
 
 /// The lock of a key, and that of a key with a request: see `keylatch.try_enter`.
+#[derive(Debug)]
 pub(super) struct Locks {
     pub(super) key: i64,
     pub(super) request: i64,
@@ -54,7 +57,7 @@ impl Seen {
 /// What the look before an attempt leads to.
 enum Looked {
     /// The key was free: this is the record that the claim makes, in place of that one.
-    Free(Record, Seen),
+    Free(At<(Record, Seen)>),
     /// The attempt is over before it began.
     Decided(At<Transacted>),
 }
@@ -70,55 +73,38 @@ impl Shared {
     /// Does one attempt: see [`Transactional::transact`](crate::tx::Transactional::transact).
     pub(super) async fn attempt(
         &self,
+        looks: &Lane<LookJob>,
         claim: Claim,
         policy: Policy,
         start: Start<Postgres>,
     ) -> Result<At<Transacted>, Fault> {
         let id = claim.id();
         let locks = Locks::of(&id, &claim.fingerprint);
-        let mut link = self.links.link().await?;
         for _ in 0..TRIES_MAX {
-            let (record, seen, now) = match self.look(&mut link, id, &locks, &claim).await? {
-                At { value: Looked::Free(record, seen), now } => (record, seen, now),
-                At { value: Looked::Decided(decided), .. } => return Ok(decided),
+            let free = match self.look(looks, &claim).await? {
+                Looked::Free(free) => free,
+                Looked::Decided(decided) => return Ok(decided),
             };
-            match self.enter(&mut link, id, &locks, record.owner, seen).await? {
-                Entry::Entered => return self.run(link, record, seen, now, policy, start).await,
-                Entry::Busy(same) => return Ok(At { value: Transacted::Busy { same }, now }),
+            let mut link = self.links.link().await?;
+            match self.enter(&mut link, id, &locks, &free.value).await? {
+                Entry::Entered => return self.run(looks, link, free, policy, start).await,
+                Entry::Busy(same) => return Ok(At { value: Transacted::Busy { same }, now: free.now }),
                 Entry::Changed => {}
             }
         }
         Err(Fault::new(ErrorKind::Unavailable, "the record changed on every try"))
     }
 
-    /// What is there, and whether another transaction has the key.
-    pub(super) async fn found(
-        &self,
-        link: &mut Link,
-        id: RecordId,
-        locks: &Locks,
-        fingerprint: &Fingerprint,
-    ) -> Result<Found, Fault> {
-        let query = || {
-            self.query(&self.statements.look)
-                .bind(id.as_bytes().as_slice())
-                .bind(fingerprint.as_bytes().as_slice())
-                .bind(locks.key)
-                .bind(locks.request)
-        };
-        Found::one(self.links.rows_on(link, Sent::Harmless, query).await?)
-    }
-
-    async fn look(&self, link: &mut Link, id: RecordId, locks: &Locks, claim: &Claim) -> Result<At<Looked>, Fault> {
-        let found = self.found(link, id, locks, &claim.fingerprint).await?;
+    async fn look(&self, looks: &Lane<LookJob>, claim: &Claim) -> Result<Looked, Fault> {
+        let found = looks.call(LookJob::of(claim)).await?;
         let (now, previous) = (found.now, found.record()?);
-        self.answerable(link, previous.as_ref()).await?;
+        self.answerable(previous.as_ref()).await?;
         let seen = Seen::of(previous.as_ref());
-        let decided = |value| At { value: Looked::Decided(At { value, now }), now };
+        let decided = |value| Looked::Decided(At { value, now });
         Ok(match machine::claim(previous, claim, now) {
             Claimed::Held(record) => decided(Transacted::Held(record)),
             Claimed::Won(_) if found.flag != 0 => decided(Transacted::Busy { same: found.flag == BUSY_SAME }),
-            Claimed::Won(record) => At { value: Looked::Free(record, seen), now },
+            Claimed::Won(record) => Looked::Free(At { value: (record, seen), now }),
         })
     }
 
@@ -128,8 +114,7 @@ impl Shared {
         link: &mut Link,
         id: RecordId,
         locks: &Locks,
-        owner: Owner,
-        seen: Seen,
+        (record, seen): &(Record, Seen),
     ) -> Result<Entry, Fault> {
         let millis = |span: Option<std::time::Duration>| {
             text_or_null(span.map(|span| i32::try_from(span_ms(span)).unwrap_or(i32::MAX)))
@@ -139,7 +124,7 @@ impl Shared {
             .enter
             .text()
             .replace(":id", &hex(id.as_bytes()))
-            .replace(":owner", &hex(owner.as_bytes()))
+            .replace(":owner", &hex(record.owner.as_bytes()))
             .replace(":key_lock", &locks.key.to_string())
             .replace(":request_lock", &locks.request.to_string())
             .replace(":seen_epoch", &text_or_null(seen.0.map(|(epoch, ..)| epoch.as_u64().cast_signed())))
@@ -164,13 +149,13 @@ impl Shared {
     /// Lends the handler the connection, and carries out its verdict.
     async fn run(
         &self,
+        looks: &Lane<LookJob>,
         link: Link,
-        record: Record,
-        seen: Seen,
-        now: Timestamp,
+        free: At<(Record, Seen)>,
         policy: Policy,
         start: Start<Postgres>,
     ) -> Result<At<Transacted>, Fault> {
+        let At { value: (record, seen), now } = free;
         failpoint::hit(Point::AfterClaim);
         let (home, tx) = Home::lend(link);
         let verdict = start(tx).await;
@@ -213,7 +198,7 @@ impl Shared {
             Ok(()) => {}
             Err(fault) if fault.kind == ErrorKind::NotKnown => {
                 drop(link);
-                return self.settle(&record, fault).await;
+                return self.settle(looks, &record, fault).await;
             }
             // A constraint that is checked at the end.
             Err(fault) if fault.kind == ErrorKind::Refused && fault.code.is_some() => {

@@ -12,7 +12,7 @@ use super::error::Fault;
 use super::link::Link;
 use super::metrics::BatchMetrics;
 use crate::RecordId;
-use crate::store::{Error, ErrorKind};
+use crate::store::ErrorKind;
 
 /// A write that can share a statement with others of its kind.
 pub(super) trait Job: Send + Sync + Sized + 'static {
@@ -21,6 +21,9 @@ pub(super) trait Job: Send + Sync + Sized + 'static {
 
     /// What it is called in metrics.
     const OPERATION: &'static str;
+
+    /// How many share a statement at most, whatever [the options](super::Options::with_batch_records_max) say.
+    const RECORDS_MAX: usize = usize::MAX;
 
     /// Whose record it writes: the order within a batch.
     fn id(&self) -> RecordId;
@@ -73,12 +76,12 @@ impl<J: Job> Lane<J> {
     }
 
     /// Has `job` done, and waits for the end of its batch.
-    pub(super) async fn call(&self, job: J) -> Result<J::Done, Error> {
+    pub(super) async fn call(&self, job: J) -> Result<J::Done, Fault> {
         let (reply, replied) = oneshot::channel();
         let ended = || Fault::new(ErrorKind::Unavailable, "the runtime on which this store was made has ended");
         self.0.send(Waiting { job, reply }).await.map_err(|_| ended())?;
         let unanswered = || Fault::new(ErrorKind::NotKnown, "the runtime on which this store was made has ended");
-        Ok(replied.await.unwrap_or_else(|_| Err(unanswered()))?)
+        replied.await.unwrap_or_else(|_| Err(unanswered()))
     }
 }
 
@@ -97,13 +100,16 @@ struct Worker<J: Job> {
 impl<J: Job> Worker<J> {
     async fn serve(self) {
         let mut link = None;
-        let mut jobs = Vec::with_capacity(self.shared.options.batch_records_max);
+        let mut jobs = Vec::with_capacity(self.jobs_max());
         loop {
             let keep = if link.is_some() { KEEP } else { Duration::MAX };
             match self.next(&mut jobs, keep).await {
                 Some(0) => return,
                 Some(_) => self.work(&mut jobs, &mut link).await,
                 None => link = None,
+            }
+            if !self.shared.links.can_spare() {
+                link = None;
             }
         }
     }
@@ -112,8 +118,12 @@ impl<J: Job> Worker<J> {
     async fn next(&self, jobs: &mut Vec<Waiting<J>>, keep: Duration) -> Option<usize> {
         // The wait for the lock counts too: whoever has it may wait for ever. It is let go before the work, so that
         // another worker takes what comes next.
-        let receiving = async { self.queue.lock().await.recv_many(jobs, self.shared.options.batch_records_max).await };
+        let receiving = async { self.queue.lock().await.recv_many(jobs, self.jobs_max()).await };
         timeout(keep, receiving).await.ok()
+    }
+
+    fn jobs_max(&self) -> usize {
+        self.shared.options.batch_records_max.min(J::RECORDS_MAX)
     }
 
     async fn work(&self, jobs: &mut Vec<Waiting<J>>, link: &mut Option<Link>) {

@@ -47,6 +47,11 @@ impl Links {
         &self.pool
     }
 
+    /// Whether nobody waits for a connection of the pool.
+    pub(super) fn can_spare(&self) -> bool {
+        self.pool.num_idle() > 0 || self.pool.size() < self.pool.options().get_max_connections()
+    }
+
     /// A connection, within the time for that.
     pub(super) async fn link(&self) -> Result<Link, Fault> {
         match timeout(self.connect_max, self.answering()).await {
@@ -103,10 +108,17 @@ impl Links {
         }
     }
 
-    /// Begins a transaction with `sql`.
+    /// Begins a transaction with `sql` on `link`; or on another, if that one breaks.
     pub(super) async fn begin(&self, link: &mut Link, sql: String) -> Result<(), Fault> {
-        let done = self.bounded(Sent::Harmless, link.begin(sql)).await;
-        self.judge(link, done)
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            let done = self.bounded(Sent::Harmless, link.begin(sql.clone())).await;
+            match self.judge(link, done) {
+                Err(fault) if fault.disconnected && tries > 0 => *link = self.link().await?,
+                done => return done,
+            }
+        }
     }
 
     /// Runs a statement in the transaction that is open on `link`.

@@ -25,6 +25,7 @@ mod claim;
 mod complete;
 mod error;
 mod link;
+mod look;
 mod metrics;
 mod migrate;
 mod open;
@@ -48,6 +49,7 @@ use claim::ClaimJob;
 use complete::CompleteJob;
 pub use error::OpenError;
 use link::{Links, PgQuery};
+use look::LookJob;
 use metrics::BatchMetrics;
 pub use migrate::{SCHEMA_VERSION, grant, migrate};
 pub use options::{
@@ -71,6 +73,7 @@ pub struct Store {
     shared: Arc<Shared>,
     claims: Lane<ClaimJob>,
     completions: Lane<CompleteJob>,
+    looks: Lane<LookJob>,
 }
 
 /// What all parts of a store use.
@@ -112,7 +115,12 @@ impl Store {
     pub async fn with_pool(pool: PgPool, options: Options) -> Result<Self, OpenError> {
         options.check()?;
         let shared = Arc::new(open::shared(pool, options).await?);
-        Ok(Self { claims: Lane::start(&shared), completions: Lane::start(&shared), shared })
+        Ok(Self {
+            claims: Lane::start(&shared),
+            completions: Lane::start(&shared),
+            looks: Lane::start(&shared),
+            shared,
+        })
     }
 
     /// The pool, for queries of the caller's own.

@@ -23,10 +23,8 @@ impl crate::store::Store for Store {
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<At<Claimed>, Error>> {
         Box::pin(async move {
             let claimed = self.claims.call(ClaimJob::new(claim)).await?;
-            if let Claimed::Held(record) = &claimed.value
-                && self.shared.options.replay == Replay::Synced
-            {
-                self.shared.answerable(&mut self.shared.links.link().await?, Some(record)).await?;
+            if let Claimed::Held(record) = &claimed.value {
+                self.shared.answerable(Some(record)).await?;
             }
             Ok(claimed)
         })
@@ -163,10 +161,9 @@ impl crate::store::Store for Store {
 impl Shared {
     pub(super) async fn read(&self, id: RecordId) -> Result<At<Option<Record>>, Fault> {
         let query = || self.query(&self.statements.read).bind(id.as_bytes().as_slice());
-        let mut link = self.links.link().await?;
-        let found = Found::one(self.links.rows_on(&mut link, Sent::Harmless, query).await?)?;
+        let found = Found::one(self.links.rows(Sent::Harmless, query).await?)?;
         let value = found.record()?;
-        self.answerable(&mut link, value.as_ref()).await?;
+        self.answerable(value.as_ref()).await?;
         Ok(At { value, now: found.now })
     }
 

@@ -121,7 +121,7 @@ impl Options {
         Self { batch_records_max: records.max(1), ..self }
     }
 
-    /// How many batches of claims, and as many of completions, are under way at once, at least 1;
+    /// How many batches of claims, as many of completions, and as many of looks, are under way at once, at least 1;
     /// [`BATCHES_AT_ONCE`] by default. Each has a connection of the pool while there is work.
     #[must_use]
     pub fn with_batches_at_once(self, batches: usize) -> Self {

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::attempt::Locks;
+use super::batch::Lane;
 use super::error::Fault;
+use super::look::LookJob;
 use crate::Record;
 use crate::machine::{self, Phase};
 use crate::store::{At, ErrorKind};
@@ -27,12 +28,17 @@ impl Shared {
     ///
     /// That there is no record does not say that there will be none: the server may still be at it. But until the
     /// transaction ends it has the key, and its record can be seen before it lets go of the key.
-    pub(super) async fn settle(&self, record: &Record, fault: Fault) -> Result<At<Transacted>, Fault> {
+    pub(super) async fn settle(
+        &self,
+        looks: &Lane<LookJob>,
+        record: &Record,
+        fault: Fault,
+    ) -> Result<At<Transacted>, Fault> {
         let started = Instant::now();
         let mut pause = PAUSE.0;
         let mut ended = false;
         while started.elapsed() < self.options.statement_max {
-            match self.there(record).await {
+            match self.there(looks, record).await {
                 Ok(At { value: There::Committed(record), now }) => {
                     return Ok(At { value: Transacted::Committed(record), now });
                 }
@@ -55,12 +61,10 @@ impl Shared {
         Err(fault)
     }
 
-    async fn there(&self, ours: &Record) -> Result<At<There>, Fault> {
-        let (id, fingerprint) = (ours.id(), &ours.fingerprint);
-        let mut link = self.links.link().await?;
-        let found = self.found(&mut link, id, &Locks::of(&id, fingerprint), fingerprint).await?;
+    async fn there(&self, looks: &Lane<LookJob>, ours: &Record) -> Result<At<There>, Fault> {
+        let found = looks.call(LookJob::new(ours.id(), ours.fingerprint)).await?;
         let (now, record) = (found.now, found.record()?);
-        self.answerable(&mut link, record.as_ref()).await?;
+        self.answerable(record.as_ref()).await?;
         let value = match record {
             Some(record) if record.owner == ours.owner => There::Committed(record),
             _ if found.flag != 0 => There::Running,

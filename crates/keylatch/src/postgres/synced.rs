@@ -34,11 +34,12 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mi
 
 impl Shared {
     /// Whether `record` may be answered from: waits until it is on the standbys, where that was asked for.
-    pub(super) async fn answerable(&self, link: &mut Link, record: Option<&Record>) -> Result<(), Fault> {
-        match record.map(|record| &record.state) {
-            Some(State::Completed { .. }) => self.synced(link).await,
-            Some(State::Running { .. }) | None => Ok(()),
+    pub(super) async fn answerable(&self, record: Option<&Record>) -> Result<(), Fault> {
+        let completed = matches!(record.map(|record| &record.state), Some(State::Completed { .. }));
+        if completed && self.options.replay == Replay::Synced {
+            self.synced(&mut self.links.link().await?).await?;
         }
+        Ok(())
     }
 
     /// After a commit: the answer may only be given if nothing cancelled its wait.

@@ -113,6 +113,6 @@ impl Transactional for Store {
         policy: Policy,
         start: Start<Postgres>,
     ) -> BoxFuture<'_, Result<At<Transacted>, Error>> {
-        Box::pin(async move { Ok(self.shared.attempt(claim, policy, start).await?) })
+        Box::pin(async move { Ok(self.shared.attempt(&self.looks, claim, policy, start).await?) })
     }
 }

@@ -1,6 +1,6 @@
 -- The statements of an order in `Atomic`.
 \set n random(1, 9000000000000000000)
-SELECT * FROM keylatch.look(int8send(:n) || int8send(:n) || int8send(:n) || int8send(:n), int8send(:n) || int8send(:n) || int8send(:n) || int8send(:n), :n::bigint, :n::bigint - 1);
+SELECT * FROM keylatch.look(ARRAY[int8send(:n) || int8send(:n) || int8send(:n) || int8send(:n)], ARRAY[int8send(:n) || int8send(:n) || int8send(:n) || int8send(:n)], ARRAY[:n::bigint], ARRAY[:n::bigint - 1]);
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SELECT keylatch.enter(int8send(:n) || int8send(:n) || int8send(:n) || int8send(:n), int8send(:n) || int8send(:n), :n::bigint, :n::bigint - 1, NULL, NULL, NULL, 30000, 60000);
 INSERT INTO orders (cart_id, total_cents) VALUES ('cart456', 2500) RETURNING order_id;

@@ -1,25 +1,29 @@
--- Looks what an attempt in a transaction would find: the record, as `read`; and in flag, if there is none or it may be
--- claimed, what `try_enter` says now. Run by itself it gives back at its end what it took.
-CREATE FUNCTION keylatch.look(id bytea, fingerprint bytea, key_lock bigint, request_lock bigint)
+-- Looks what attempts in a transaction would find. The arrays belong together. Returns a row for each, in their order: the
+-- record, as `read`; and in flag, if there is none or it may be claimed, what `try_enter` says now. Run by itself it gives
+-- back at its end what it took.
+CREATE FUNCTION keylatch.look(ids bytea[], fingerprints bytea[], key_locks bigint[], request_locks bigint[])
 RETURNS SETOF keylatch.found
-LANGUAGE plpgsql VOLATILE ROWS 1
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog
 SET enable_seqscan = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     seen keylatch.found;
 BEGIN
     PERFORM keylatch.refuse_standby();
-    SELECT keylatch.clock(), 0::smallint, s.* INTO seen
-    FROM (VALUES (true)) AS always LEFT JOIN keylatch.stored AS s ON s.id = look.id;
-    IF seen.id IS NULL
-        -- Anyone may claim it.
-        OR seen.free_at <= seen.clock
-        -- The same request may take over from a run whose lease has ended.
-        OR (seen.state = 1 AND seen.takeover_at <= seen.clock AND seen.fingerprint = look.fingerprint)
-    THEN
-        seen.flag := keylatch.try_enter(key_lock, request_lock);
-    END IF;
-    RETURN NEXT seen;
+    FOR i IN 1 .. cardinality(ids) LOOP
+        SELECT keylatch.clock(), 0::smallint, s.* INTO seen
+        FROM (VALUES (true)) AS always LEFT JOIN keylatch.stored AS s ON s.id = ids[i];
+        IF seen.id IS NULL
+            -- Anyone may claim it.
+            OR seen.free_at <= seen.clock
+            -- The same request may take over from a run whose lease has ended.
+            OR (seen.state = 1 AND seen.takeover_at <= seen.clock AND seen.fingerprint = fingerprints[i])
+        THEN
+            seen.flag := keylatch.try_enter(key_locks[i], request_locks[i]);
+        END IF;
+        RETURN NEXT seen;
+    END LOOP;
 END
 $$;
