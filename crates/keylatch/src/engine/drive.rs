@@ -375,8 +375,9 @@ where
     let waiting = Arc::new(Mutex::new(Some(start)));
     let begin: Begin = {
         let waiting = waiting.clone();
-        let span = tracing::info_span!("keylatch.transaction");
+        let (span, flight) = (tracing::info_span!("keylatch.transaction"), leader.flight().clone());
         Box::new(move |handed| {
+            flight.begins();
             let start = waiting.lock().take().expect("an attempt begins its work once");
             Box::pin(start(handed).instrument(span))
         })

@@ -43,6 +43,8 @@ pub(super) struct Flight {
     lost: AtomicBool,
     /// Whether its outcome is on its way to the store: others may have it from there sooner than this process hears.
     ending: AtomicBool,
+    /// Whether its work has begun in a transaction.
+    begun: AtomicBool,
     token: OnceLock<CancellationToken>,
 }
 
@@ -112,6 +114,7 @@ impl Flights {
             changed: Notify::new(),
             lost: AtomicBool::new(false),
             ending: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
             token: OnceLock::new(),
         });
         entry.insert_entry(flight.clone());
@@ -161,6 +164,16 @@ impl Flight {
     /// Whether the store has granted it a lease, and cannot have its outcome yet.
     pub(super) fn is_running(&self) -> bool {
         !self.ending.load(Ordering::Acquire) && self.hold.lock().lease.is_some()
+    }
+
+    /// Whether it has won the key: until then it may lose to another process.
+    pub(super) fn has_won(&self) -> bool {
+        self.begun.load(Ordering::Acquire) || self.hold.lock().lease.is_some()
+    }
+
+    /// Notes that its work begins in a transaction, which has the key.
+    pub(super) fn begins(&self) {
+        self.begun.store(true, Ordering::Release);
     }
 
     /// Notes that its outcome goes to the store now.

@@ -319,10 +319,11 @@ impl Inner {
     /// What `request` gets that does not wait for the end of `flight`, or asks for something else.
     ///
     /// Only a flight with a lease is known to run, until its outcome goes to the store. Another may not have looked into
-    /// the store yet, or may lose to another process: the record may be final already, and then it is the answer.
+    /// the store yet, or may lose to another process: the record may be final already, and then it is the answer. Where
+    /// there is none, a flight that has not won the key says nothing of whose it will be.
     async fn beside(&self, id: RecordId, flight: &Flight, request: &Request) -> Result<Answer, Error> {
-        let same = flight.fingerprint() == request.fingerprint;
-        let refused = Answer::Refused(if same { Refused::InProgress } else { Refused::Mismatch });
+        let other = flight.fingerprint() != request.fingerprint && flight.has_won();
+        let refused = Answer::Refused(if other { Refused::Mismatch } else { Refused::InProgress });
         if flight.is_running() && flight.holds(Instant::now()) {
             return Ok(refused);
         }

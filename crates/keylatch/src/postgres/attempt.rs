@@ -65,7 +65,7 @@ enum Looked {
 /// How an entry went.
 enum Entry {
     Entered,
-    Busy(bool),
+    Busy,
     Changed,
 }
 
@@ -80,19 +80,29 @@ impl Shared {
     ) -> Result<At<Transacted>, Fault> {
         let id = claim.id();
         let locks = Locks::of(&id, &claim.fingerprint);
+        let (mut others, mut busy_at) = (0, None);
         for _ in 0..TRIES_MAX {
             let free = match self.look(looks, &claim).await? {
                 Looked::Free(free) => free,
+                // It may be one that has entered in vain, behind this very request: then that one's record is there now.
+                Looked::Decided(At { value: Transacted::Busy { same: false }, .. }) if others == 0 => {
+                    others += 1;
+                    continue;
+                }
                 Looked::Decided(decided) => return Ok(decided),
             };
             let mut link = self.links.link().await?;
             match self.enter(&mut link, id, &locks, &free.value).await? {
                 Entry::Entered => return self.run(looks, link, free, policy, start).await,
-                Entry::Busy(same) => return Ok(At { value: Transacted::Busy { same }, now: free.now }),
+                // Who has it, if anyone, is seen by another look.
+                Entry::Busy => busy_at = Some(free.now),
                 Entry::Changed => {}
             }
         }
-        Err(Fault::new(ErrorKind::Unavailable, "the record changed on every try"))
+        match busy_at {
+            Some(now) => Ok(At { value: Transacted::Busy { same: true }, now }),
+            None => Err(Fault::new(ErrorKind::Unavailable, "the record changed on every try")),
+        }
     }
 
     async fn look(&self, looks: &Lane<LookJob>, claim: &Claim) -> Result<Looked, Fault> {
@@ -137,8 +147,7 @@ impl Shared {
             .replace(":pause_ms", &millis(self.options.handler_pause_max));
         let Err(fault) = self.links.begin(link, sql).await else { return Ok(Entry::Entered) };
         let entry = match fault.code.as_deref() {
-            Some("KL001") => Entry::Busy(true),
-            Some("KL002") => Entry::Busy(false),
+            Some("KL001" | "KL002") => Entry::Busy,
             Some("KL003") => Entry::Changed,
             _ => return Err(fault),
         };

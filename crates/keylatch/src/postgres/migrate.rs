@@ -38,6 +38,7 @@ const VERSIONS: [&[&str]; 1] = [&[
     include_str!("schema/v1/23_enter_own.sql"),
     include_str!("schema/v1/24_finish.sql"),
     include_str!("schema/v1/25_synced.sql"),
+    include_str!("schema/v1/26_entered.sql"),
 ]];
 
 /// The version that this build needs.

@@ -124,3 +124,44 @@ async fn after_a_failure_one_of_those_who_wait_runs() {
     assert_eq!(waiting.iter().filter(|answer| !answer.replayed).count(), 1);
     assert_eq!(nodes[0].items().await, ["a"]);
 }
+
+/// Two requests that use one key at once, each on two nodes: one takes effect, whoever asked for that one is never told
+/// that the key is another's, and whoever asked for the other never gets its answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_requests_with_one_key_the_one_that_runs_is_never_refused() {
+    const ROUNDS: usize = 150;
+    let database = database().await;
+    let nodes = [service(&database, 5).await, service(&database, 5).await];
+    let (mut refused, mut wins) = (0, [0, 0]);
+    for round in 0..ROUNDS {
+        let key = format!("key-{round}");
+        let bodies = [format!("{key}-left"), format!("{key}-right")];
+        // Either may be the first to be sent.
+        let sent = (0..4).map(|at| (at / 2, (at + round) % 2));
+        let answers = join_all(sent.map(|(node, body)| {
+            let (node, key, item) = (&nodes[node], &key, &bodies[body]);
+            async move { (body, node.send("created", key, item, 0).await) }
+        }));
+        let answers = answers.await;
+        let items = nodes[0].items().await;
+        let ran: Vec<_> = (0..2).filter(|body| items.contains(&bodies[*body])).collect();
+        let [ran] = ran[..] else { panic!("{ran:?} took effect: {answers:?}") };
+        wins[ran] += 1;
+        for (body, answer) in &answers {
+            match (answer.status, answer.code().as_str()) {
+                (201, _) => assert_eq!(*body, ran, "{answers:?}"),
+                (409, "IDEMPOTENCY_KEY_IN_PROGRESS") => {}
+                (422, "IDEMPOTENCY_KEY_REUSED") => {
+                    assert_ne!(*body, ran, "it ran, and was refused: {answers:?}");
+                    refused += 1;
+                }
+                _ => panic!("{answers:?}"),
+            }
+        }
+        assert_eq!(answers.iter().filter(|(_, answer)| answer.status == 201 && !answer.replayed).count(), 1);
+        let again = nodes[round % 2].send("created", &key, &bodies[1 - ran], 0).await;
+        assert_eq!(again.code(), "IDEMPOTENCY_KEY_REUSED");
+    }
+    assert!(refused > 0, "no two requests met in {ROUNDS} rounds");
+    assert_eq!(wins.iter().sum::<usize>(), ROUNDS);
+}

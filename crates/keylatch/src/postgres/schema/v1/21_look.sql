@@ -1,5 +1,5 @@
 -- Looks what attempts in a transaction would find. The arrays belong together. Returns a row for each, in their order: the
--- record, as `read`; and in flag, if there is none or it may be claimed, what `try_enter` says now. Run by itself it gives
+-- record, as `read`; and in flag, if there is none or it may be claimed, what `entered` says now. Run by itself it gives
 -- back at its end what it took.
 CREATE FUNCTION keylatch.look(ids bytea[], fingerprints bytea[], key_locks bigint[], request_locks bigint[])
 RETURNS SETOF keylatch.found
@@ -21,7 +21,7 @@ BEGIN
             -- The same request may take over from a run whose lease has ended.
             OR (seen.state = 1 AND seen.takeover_at <= seen.clock AND seen.fingerprint = fingerprints[i])
         THEN
-            seen.flag := keylatch.try_enter(key_locks[i], request_locks[i]);
+            seen.flag := keylatch.entered(key_locks[i], request_locks[i]);
         END IF;
         RETURN NEXT seen;
     END LOOP;
