@@ -12,6 +12,7 @@ use axum::routing::post;
 use http_body_util::BodyExt;
 use keylatch::http::{Disposition, IdempotencyLayer, ScopeFrom};
 use keylatch::sqlite::Sqlite;
+use keylatch::store::Swept;
 use keylatch::{Clock, Engine, Limits, Policy, Run, Timestamp, Tx, memory, sqlite};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tower::ServiceExt;
@@ -95,7 +96,7 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
     let prometheus = PrometheusBuilder::new().install_recorder().unwrap();
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let statuses = runtime.block_on(async {
+    let (statuses, swept) = runtime.block_on(async {
         let directory = tempfile::tempdir().unwrap();
         let clock = Clock::manual(Timestamp::from_millis(1));
         let file = directory.path().join("k.db");
@@ -104,10 +105,15 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
         store.execute(|db| db.execute_batch("CREATE TABLE effect (text TEXT)")).await.unwrap();
         let (policy, limits) = (Policy::default(), Limits { cache_bytes_max: 0, ..Limits::default() });
         let memory = memory::Store::with_clock(clock.clone());
+        let engines = [
+            Engine::atomic(store.clone(), policy, limits).unwrap(),
+            Engine::fenced(store, policy, limits).unwrap(),
+            Engine::at_most_once(memory, policy, limits).unwrap(),
+        ];
         let apps = [
-            layered(Engine::atomic(store.clone(), policy, limits).unwrap(), post(atomic)),
-            layered(Engine::fenced(store, policy, limits).unwrap(), post(leased)),
-            layered(Engine::at_most_once(memory, policy, limits).unwrap(), post(leased)),
+            layered(engines[0].clone(), post(atomic)),
+            layered(engines[1].clone(), post(leased)),
+            layered(engines[2].clone(), post(leased)),
         ];
         let mut statuses = Vec::new();
         for (at, app) in apps.iter().enumerate() {
@@ -126,7 +132,17 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
             clock.advance(policy.retention);
             statuses.push(send(app, &format!("{SENTINEL}-200"), &user, format!("200 {SENTINEL}")).await.as_u16());
         }
-        statuses
+        let mut swept = Swept::default();
+        for span in [policy.retention, policy.tombstone] {
+            clock.advance(span);
+            // The first two have one store.
+            for engine in &engines {
+                let Swept { buried, removed } = engine.sweep(1_000).await.unwrap();
+                swept.buried += buried;
+                swept.removed += removed;
+            }
+        }
+        (statuses, swept)
     });
     drop(runtime);
 
@@ -152,6 +168,11 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
         "keylatch_running",
     ] {
         assert!(metrics.contains(expected), "{expected} is not among the metrics");
+    }
+    assert!(swept.buried > 0 && swept.removed > 0, "{swept:?}");
+    for (change, count) in [("buried", swept.buried), ("removed", swept.removed)] {
+        let line = format!("keylatch_records_total{{change=\"{change}\"}} {count}");
+        assert!(metrics.lines().any(|there| there == line), "{line} is not among the metrics");
     }
     for (name, output) in [("log", &log), ("metrics", &metrics)] {
         let found: Vec<_> = output.lines().filter(|line| line.contains(SENTINEL)).take(5).collect();

@@ -1,6 +1,8 @@
 //! From an address to a store that can be trusted.
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use std::net::IpAddr;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgSslMode};
 use sqlx::{Connection as _, PgPool, Row as _};
 use tokio::time::timeout;
 
@@ -32,6 +34,7 @@ pub(super) async fn pool(address: PgConnectOptions, options: &Options) -> Result
 
 /// What all parts of a store use, once its server has been looked at and its schema is there.
 pub(super) async fn shared(pool: PgPool, options: Options) -> Result<Shared, OpenError> {
+    warn_of_strangers(&pool.connect_options());
     if !options.transaction_pooling {
         refuse_pooler(&pool, &options).await?;
     }
@@ -55,6 +58,29 @@ pub(super) async fn shared(pool: PgPool, options: Options) -> Result<Shared, Ope
         options,
         sweeps: BatchMetrics::new("sweep"),
     })
+}
+
+/// Warns where whoever is on the way to the server can read and change what goes there.
+fn warn_of_strangers(address: &PgConnectOptions) {
+    let verified = matches!(address.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull);
+    if !verified && !stays_here(address) {
+        tracing::warn!(
+            sslmode = ?address.get_ssl_mode(),
+            "PostgreSQL is on another machine, and the connection is not encrypted or not verified: whoever can redirect \
+             it can read keys and answers, and invent them; set sslmode=verify-full, and sslrootcert if its authority is \
+             not the system's"
+        );
+    }
+}
+
+/// Whether a connection does not leave this machine.
+fn stays_here(address: &PgConnectOptions) -> bool {
+    let host = address.get_host();
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    address.get_socket().is_some()
+        || host.starts_with('/')
+        || host.eq_ignore_ascii_case("localhost")
+        || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 /// What a server says of itself.

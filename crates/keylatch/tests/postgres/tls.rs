@@ -1,15 +1,21 @@
 //! TLS: the server is who its certificate says, or there is no store.
 
+use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use keylatch::postgres::{OpenError, Store};
+use parking_lot::Mutex;
 use tempfile::TempDir;
 use testing_support::certificates::Authority;
 use testing_support::postgres::Cluster;
 
 use crate::support::Service;
 
-/// A server that takes nothing but TLS through TCP, with a certificate for `localhost`.
+/// An address of this machine that does not look like one.
+const STRANGER: &str = "0.0.0.0";
+
+/// A server that takes nothing but TLS through TCP, with a certificate for `localhost` and [`STRANGER`].
 struct Secure {
     cluster: Cluster,
     /// Signed the server's certificate.
@@ -23,7 +29,7 @@ impl Secure {
     async fn start() -> Self {
         tokio::task::spawn_blocking(|| {
             let (cluster, authority) = (Cluster::start(""), Authority::new());
-            let certificate = authority.certify(&["localhost"]);
+            let certificate = authority.certify(&["localhost", STRANGER]);
             cluster.write("server.crt", &certificate.pem);
             cluster.write("server.key", &certificate.key);
             cluster.write("pg_hba.conf", "local all all trust\nhostssl all all 127.0.0.1/32 trust\n");
@@ -87,4 +93,52 @@ async fn a_server_that_wants_tls_gets_nothing_else() {
     assert!(matches!(error, OpenError::Tls(_)), "{error}");
     assert!(error.to_string().contains("does not support TLS"), "{error}");
     assert!(Store::connect(&secure.url("localhost", "disable", None)).await.is_ok());
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How often a store warns of its connection when it is opened.
+async fn warnings(url: &str) -> usize {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let quiet = tracing::subscriber::set_default(subscriber);
+    let store = Store::connect(url).await.unwrap_or_else(|error| panic!("{url}: {error}"));
+    store.pool().acquire().await.expect("another use");
+    drop(quiet);
+    let log = String::from_utf8(log.0.lock().clone()).expect("it is text");
+    log.lines().filter(|line| line.contains("WARN") && line.contains("sslmode=verify-full")).count()
+}
+
+/// On one thread, for the subscriber is its own.
+#[tokio::test]
+async fn an_unverified_connection_to_another_machine_is_warned_of_once() {
+    let secure = Secure::start().await;
+    for (host, mode, expected) in [
+        (STRANGER, "prefer", 1),
+        (STRANGER, "require", 1),
+        (STRANGER, "verify-ca", 0),
+        (STRANGER, "verify-full", 0),
+        ("localhost", "prefer", 0),
+        ("127.0.0.1", "require", 0),
+    ] {
+        let url = secure.url(host, mode, Some(&secure.trusted));
+        assert_eq!(warnings(&url).await, expected, "{mode} to {host}");
+    }
+    assert_eq!(warnings(&secure.cluster.url("postgres")).await, 0, "a socket of the system");
+    secure.cluster.write("pg_hba.conf", "local all all trust\nhost all all 127.0.0.1/32 trust\n");
+    secure.cluster.configure("");
+    assert_eq!(warnings(&secure.url(STRANGER, "disable", None)).await, 1, "not encrypted");
 }

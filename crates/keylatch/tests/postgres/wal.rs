@@ -8,7 +8,7 @@ use keylatch::machine::{Claim, Claimed, Completion};
 use keylatch::postgres::Store;
 use keylatch::postgres::sqlx::{self, AssertSqlSafe};
 use keylatch::store::{Applied, Store as _};
-use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
+use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope, State};
 use testing_support::postgres::Cluster;
 
 use crate::support::Service;
@@ -30,7 +30,11 @@ fn claim(policy: &Policy) -> Claim {
 }
 
 async fn lease(store: &Store, policy: &Policy) {
-    let Claimed::Won(record) = store.claim(claim(policy)).await.unwrap().value else { panic!("it is free") };
+    complete(store, claim(policy), policy).await;
+}
+
+async fn complete(store: &Store, claim: Claim, policy: &Policy) {
+    let Claimed::Won(record) = store.claim(claim).await.unwrap().value else { panic!("it is free") };
     let completion = Completion::new(Outcome::bytes("x".repeat(ANSWER_BYTES)), policy);
     assert!(matches!(store.complete(record.lease(), completion).await.unwrap(), Applied::Applied(_)));
 }
@@ -82,12 +86,32 @@ async fn a_request_costs_what_the_manual_says() {
         .await;
     });
     let together = together.await;
-    let replay = log_bytes(&store, REQUESTS, async {
+    let absent = log_bytes(&store, REQUESTS, async {
         for _ in 0..REQUESTS {
             assert!(store.read(claim(&policy).id()).await.unwrap().value.is_none());
         }
     });
+    let absent = absent.await;
+    let answered = claim(&policy);
+    complete(&store, answered.clone(), &policy).await;
+    // The first reader after a write may leave a note in the page that it is committed.
+    let held = || Claim::of(answered.name.clone(), answered.fingerprint, answered.guarantee, &policy);
+    assert!(matches!(store.claim(held()).await.unwrap().value, Claimed::Held(_)));
+    let replay = log_bytes(&store, REQUESTS, async {
+        for _ in 0..REQUESTS {
+            let Claimed::Held(record) = store.claim(held()).await.unwrap().value else { panic!("it is answered") };
+            assert!(matches!(record.state, State::Completed { outcome: Some(_), .. }));
+        }
+    });
     let replay = replay.await;
+    let name = key();
+    assert_eq!(service.post("created", name.as_str(), 0).await.status, 201);
+    let replay_atomic = log_bytes(&store, REQUESTS, async {
+        for _ in 0..REQUESTS {
+            assert!(service.post("created", name.as_str(), 0).await.replayed);
+        }
+    });
+    let replay_atomic = replay_atomic.await;
     let brief = Policy { retention: Duration::from_millis(1), tombstone: Duration::ZERO, ..policy };
     join_all((0..REQUESTS).map(|_| lease(&store, &brief))).await;
     let sweep = log_bytes(&store, REQUESTS, async {
@@ -109,7 +133,9 @@ async fn a_request_costs_what_the_manual_says() {
         ("a request in Atomic, beside its handler's own", atomic, 710),
         ("a request on a lease, alone", alone, 1_720),
         ("a request on a lease, with others", together, 1_740),
-        ("a read", replay, 0),
+        ("a read of what is not there", absent, 0),
+        ("a replay on a lease", replay, 0),
+        ("a replay in Atomic", replay_atomic, 0),
         ("a burial", burial, 550),
         ("a removal", sweep, 130),
         ("a record", record, 850),
