@@ -13,6 +13,7 @@ use crate::till::{Till, charge};
 #[tokio::test(flavor = "multi_thread")]
 async fn i1_to_i4_hold_when_the_server_is_killed_at_random_under_load() {
     const KILLS: usize = 20;
+    const KILLS_MAX: usize = 5 * KILLS;
     const CUSTOMERS: usize = 12;
     /// How many customers ask under the same key, one after the other or at once.
     const SAME_KEY: usize = 3;
@@ -29,10 +30,13 @@ async fn i1_to_i4_hold_when_the_server_is_killed_at_random_under_load() {
             }
         });
     }
-    let mut caught = 0;
-    for _ in 0..KILLS {
+    let (mut kills, mut caught) = (0, 0);
+    // As many more as it takes on a machine on which a kill finds little under way.
+    while kills < KILLS || caught <= KILLS / 4 {
+        assert!(kills < KILLS_MAX, "{caught} of {kills} kills have hit requests under way, and it was not enough");
+        kills += 1;
         // Now and then longer than a lease, so that what was left behind is taken over.
-        let pause = rand::rng().random_range(if rand::rng().random_ratio(1, 4) { 2_100..2_300 } else { 5..200 });
+        let pause = rand::rng().random_range(if kills % 4 == 0 { 2_100..2_300 } else { 5..200 });
         sleep(Duration::from_millis(pause)).await;
         caught += usize::from(till.log.open_calls() > 0);
         server.kill().await;
@@ -47,8 +51,7 @@ async fn i1_to_i4_hold_when_the_server_is_killed_at_random_under_load() {
     till.insist_on_all(&all).await;
     let summary = till.judge();
     let calls = till.provider.calls.load(Ordering::Relaxed);
-    eprintln!("{KILLS} kills with SIGKILL, {caught} with requests under way; {calls} calls of the provider: {summary}");
-    assert!(caught > KILLS / 4, "many kills must hit requests under way");
+    eprintln!("{kills} kills with SIGKILL, {caught} with requests under way; {calls} calls of the provider: {summary}");
     assert!(summary.lost > 0 && summary.replays > 0, "{summary}");
     server.kill().await;
 }
