@@ -15,8 +15,11 @@ async fn i1_to_i4_hold_when_the_server_is_killed_at_random_under_load(setup: Set
     let shop = Arc::new(Shop::new(setup));
     let mut server = shop.open().await;
     let load = Load::start(shop.clone(), &[1, 1, 2]);
-    let (mut caught, mut at_start) = (0, 0);
-    for kill in 0..kills {
+    let (mut kill, mut caught, mut at_start) = (0, 0, 0);
+    // As many more as it takes on a machine on which a kill finds little under way.
+    while kill < kills || caught <= kills / 2 {
+        assert!(kill < 5 * kills, "only {caught} of {kill} kills have hit requests under way");
+        kill += 1;
         sleep(random_ms(5..200)).await;
         caught += usize::from(shop.log.open_calls() > 0);
         server.kill().await;
@@ -28,8 +31,7 @@ async fn i1_to_i4_hold_when_the_server_is_killed_at_random_under_load(setup: Set
         server = shop.open().await;
     }
     let summary = load.end().await;
-    eprintln!("{kills} kills, {caught} with requests under way, and {at_start} of starting servers: {summary}");
-    assert!(caught > kills / 2, "most kills must hit requests under way");
+    eprintln!("{kill} kills, {caught} with requests under way, and {at_start} of starting servers: {summary}");
     server.kill().await;
 }
 

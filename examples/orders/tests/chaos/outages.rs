@@ -23,8 +23,11 @@ async fn i1_to_i4_hold_when_postgresql_stops_at_once_and_starts_again_under_load
     let shop = Arc::new(Shop::on(setup.stores_of_its_own()));
     let server = shop.open().await;
     let load = Load::start(shop.clone(), &[1, 1, 2]);
-    let mut caught = 0;
-    for _ in 0..STOPS {
+    let (mut stops, mut caught) = (0, 0);
+    // As many more as it takes on a machine on which a stop finds little under way.
+    while stops < STOPS || caught <= STOPS / 2 {
+        assert!(stops < 5 * STOPS, "only {caught} of {stops} stops have hit requests under way");
+        stops += 1;
         sleep(random_ms(50..300)).await;
         caught += usize::from(shop.log.open_calls() > 0);
         block_in_place(|| shop.stores.cluster().stop_immediately());
@@ -32,8 +35,7 @@ async fn i1_to_i4_hold_when_postgresql_stops_at_once_and_starts_again_under_load
         block_in_place(|| shop.stores.cluster().start_again());
     }
     let summary = load.end_where_runs_may_fail().await;
-    eprintln!("{STOPS} stops of PostgreSQL, {caught} with requests under way: {summary}");
-    assert!(caught > STOPS / 2, "most stops must hit requests under way");
+    eprintln!("{stops} stops of PostgreSQL, {caught} with requests under way: {summary}");
     let (status, _) = server.terminate().await;
     assert!(status.success(), "{status}");
 }
