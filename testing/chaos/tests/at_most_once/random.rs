@@ -81,8 +81,11 @@ impl Load {
                 Ok(Reply::Final(_)) => return,
                 Ok(_) => {
                     let _one = self.operator.lock().await;
-                    let applied = office.resolve(request).await == Some(204);
-                    self.resolved.fetch_add(usize::from(applied), Ordering::Relaxed);
+                    // Another has called meanwhile, perhaps, and by now the letter is being sent.
+                    if office.client.until(request, SOON, SOON, accept).await.as_ref().is_ok_and(is_unknown) {
+                        let applied = office.resolve(request).await == Some(204);
+                        self.resolved.fetch_add(usize::from(applied), Ordering::Relaxed);
+                    }
                 }
                 Err(gave_up) => panic!("{}: {gave_up}", request.key),
             }
