@@ -88,10 +88,6 @@ impl Worker {
             let jobs_max = if alone > 0 { 1 } else { self.batch_jobs_max };
             if self.checkpoints.is_some() {
                 let_them_come_back(jobs, latest);
-            } else if self.batch_jobs_max > 1 {
-                // Whoever asks next is often about to, on this core, and would otherwise be stopped half-way to wake
-                // this thread: then each read would be a batch of its own, and begin with looking up what has changed.
-                thread::yield_now();
             }
             // The lock is let go before the work, so that another thread of the lane takes what comes next.
             if jobs.lock().blocking_recv_many(&mut batch, jobs_max) == 0 {
