@@ -42,17 +42,18 @@ pub(crate) async fn measure(cores: Cores, quick: bool) -> Result<[Table; 2]> {
     } else {
         (ROUNDS, Effort { pairs: 100_000, alone: 10_000 })
     };
+    // Each has a server of its own, so that none finds what another has left.
+    let server = || started_on(cores.server, || Server::start(Config::new()));
     let (mut rates, mut latencies, mut plain) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        let server = started_on(cores.server, || Server::start(Config::new()))?;
-        let store = Store::connect(&server.url()).await?;
+        let ours = server()?;
+        let store = Store::connect(&ours.url()).await?;
         let alone = one_after_the_other(&store, effort.alone).await?;
-        latencies.push((ping(server.port(), effort.alone)?, alone));
-        let ours = at_once(&store, effort.pairs).await?;
-        drop(store);
-        // Another server, so that neither finds what the other has left.
-        rates.push((benchmark(&started_on(cores.server, || Server::start(Config::new()))?, effort.pairs)?, ours));
-        plain.push(without_indexes(&started_on(cores.server, || Server::start(Config::new()))?, effort.pairs)?);
+        latencies.push((ping(ours.port(), effort.alone)?, alone));
+        let rate = at_once(&store, effort.pairs).await?;
+        drop((store, ours));
+        rates.push((benchmark(&server()?, effort.pairs)?, rate));
+        plain.push(without_indexes(&server()?, effort.pairs)?);
     }
     Ok([beside_benchmark(&rates, median(plain)), added(&latencies)])
 }
@@ -137,12 +138,7 @@ fn benchmark(server: &Server, pairs: usize) -> Result<f64> {
     let outcome = OsString::from_vec(outcome.into_iter().map(|byte| byte.max(1)).collect());
     let completing = [text(""), text(&id), text(&owned), text("86400000"), text("691200000"), outcome];
 
-    let claiming = call(&claim, &keys, &claiming);
-    let new_keys = run(server, pairs, NEW_KEYS, &claiming)?;
-    // Keys of which nearly all are claimed, and few of them completed so far.
-    run(server, pairs * 3, pairs, &claiming)?;
-    let completions = run(server, pairs / CLAIMED_FOR_EACH, pairs, &call(&complete, &keys, &completing))?;
-    Ok(1.0 / (1.0 / new_keys + 1.0 / completions))
+    run_pairs(server, pairs, &call(&claim, &keys, &claiming), &call(&complete, &keys, &completing))
 }
 
 /// The least that a claim and a completion can be, for comparison: one native command, and a script that compares an owner.
@@ -158,10 +154,7 @@ fn without_indexes(server: &Server, pairs: usize) -> Result<f64> {
     let text = |text: &str| OsString::from(text);
     let claiming = ["SET", &key, &format!("{owned}{:i<140}", ""), "NX", "GET", "PX", "691200000"].map(text);
     let completing = [owned, format!("{:o<400}", ""), "691200000".to_owned()].map(OsString::from);
-    let new_keys = run(server, pairs, NEW_KEYS, &claiming)?;
-    run(server, pairs * 3, pairs, &claiming)?;
-    let completions = run(server, pairs / CLAIMED_FOR_EACH, pairs, &call(&complete, &[key], &completing))?;
-    Ok(1.0 / (1.0 / new_keys + 1.0 / completions))
+    run_pairs(server, pairs, &claiming, &call(&complete, &[key], &completing))
 }
 
 /// The call of a script.
@@ -181,6 +174,15 @@ fn load_script(server: &Server, script: &str) -> Result<String> {
     cli.stdin.take().ok_or("it is piped")?.write_all(script.as_bytes())?;
     let output = cli.wait_with_output()?;
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// Claims as many keys, and completes some: the pairs per second.
+fn run_pairs(server: &Server, pairs: usize, claiming: &[OsString], completing: &[OsString]) -> Result<f64> {
+    let new_keys = run(server, pairs, NEW_KEYS, claiming)?;
+    // Keys of which nearly all are claimed, and few of them completed so far.
+    run(server, pairs * 3, pairs, claiming)?;
+    let completions = run(server, pairs / CLAIMED_FOR_EACH, pairs, completing)?;
+    Ok(1.0 / (1.0 / new_keys + 1.0 / completions))
 }
 
 /// Sends the command `count` times with identities out of `range`; times per second.

@@ -89,17 +89,13 @@ impl Flights {
     /// Takes part in the run of `id`: leads it if there is none, or if its lease has run out unrenewed.
     pub(super) fn join(self: &Arc<Self>, id: RecordId, fingerprint: Fingerprint, now: Instant) -> Joined {
         let mut shard = self.shard(&id).lock();
+        if let Some(flight) = shard.get(&id).filter(|flight| flight.holds(now)) {
+            return Joined::Follower(flight.clone());
+        }
         // The scope is full only if the shard is, so that it is seldom counted.
         let per_scope_max = self.limits.running_per_scope_max;
         let of_scope = || shard.keys().filter(|run| run.scope_digest() == id.scope_digest()).count();
-        let full = shard.len() >= per_scope_max && of_scope() >= per_scope_max;
-        let entry = shard.entry(id);
-        if let Entry::Occupied(entry) = &entry
-            && entry.get().holds(now)
-        {
-            return Joined::Follower(entry.get().clone());
-        }
-        if full {
+        if shard.len() >= per_scope_max && of_scope() >= per_scope_max {
             return Joined::Refused(Quota::RunningPerScope);
         }
         if self.running.fetch_add(1, Ordering::Relaxed) >= self.limits.running_max {
@@ -117,7 +113,7 @@ impl Flights {
             begun: AtomicBool::new(false),
             token: OnceLock::new(),
         });
-        entry.insert_entry(flight.clone());
+        shard.insert(id, flight.clone());
         Joined::Leader(Leader { flights: self.clone(), id, flight })
     }
 

@@ -34,10 +34,7 @@ impl Shard {
         }
         let claimed = machine::claim(previous.cloned(), claim, now);
         if let Claimed::Won(record) = &claimed {
-            match place {
-                Some(place) => self.write(place, record.clone()),
-                None => self.insert(id, record.clone()),
-            }
+            self.put_in(place, id, record.clone());
         }
         Ok(claimed)
     }
@@ -64,7 +61,12 @@ impl Shard {
 
     #[cfg(feature = "conformance")]
     pub(super) fn put(&mut self, id: RecordId, record: Record) {
-        match self.records.find(&id) {
+        self.put_in(self.records.find(&id), id, record);
+    }
+
+    /// Writes a record in the place that it has, or in a new one.
+    fn put_in(&mut self, place: Option<PlaceNo>, id: RecordId, record: Record) {
+        match place {
             Some(place) => self.write(place, record),
             None => self.insert(id, record),
         }

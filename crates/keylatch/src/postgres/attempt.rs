@@ -80,13 +80,13 @@ impl Shared {
     ) -> Result<At<Transacted>, Fault> {
         let id = claim.id();
         let locks = Locks::of(&id, &claim.fingerprint);
-        let (mut others, mut busy_at) = (0, None);
+        let (mut looked_again, mut busy_at) = (false, None);
         for _ in 0..TRIES_MAX {
             let free = match self.look(looks, &claim).await? {
                 Looked::Free(free) => free,
                 // It may be one that has entered in vain, behind this very request: then that one's record is there now.
-                Looked::Decided(At { value: Transacted::Busy { same: false }, .. }) if others == 0 => {
-                    others += 1;
+                Looked::Decided(At { value: Transacted::Busy { same: false }, .. }) if !looked_again => {
+                    looked_again = true;
                     continue;
                 }
                 Looked::Decided(decided) => return Ok(decided),

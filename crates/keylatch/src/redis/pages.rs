@@ -44,9 +44,8 @@ impl Store {
     pub(super) async fn lapsed_records(&self, after: Option<RecordId>, limit: usize) -> Result<At<Vec<Record>>, Error> {
         let limit = limit.min(PAGE_RECORDS_MAX);
         let now = self.now().await?;
-        let reached = try_join_all((0..BUCKETS).map(|bucket| self.reached(bucket, Index::Leases, -1))).await?;
-        let mut ids: Vec<_> =
-            reached.into_iter().flatten().filter(|id| after.is_none_or(|after| *id > after)).collect();
+        let mut ids = self.reached(0, Index::Leases, -1).await?;
+        ids.retain(|id| after.is_none_or(|after| *id > after));
         ids.sort_unstable();
         let lapsed = |record: &Record| match record.state {
             State::Running { lease_ends_at, .. } => lease_ends_at <= now,
@@ -76,18 +75,16 @@ impl Store {
     /// Sweeps what is due, and those of the lapsed runs (there are few) whose key is free for anyone.
     pub(super) async fn sweep_records(&self, limit: usize) -> Result<Swept, Error> {
         let from = self.0.sweep_from.fetch_add(1, Ordering::Relaxed);
-        let buckets = || (from..from + BUCKETS).map(|at| at % BUCKETS);
         let mut swept = Swept::default();
-        let lapsed = try_join_all(buckets().map(|bucket| self.reached(bucket, Index::Leases, -1))).await?;
-        let mut lapsed = lapsed.into_iter().flatten().collect::<Vec<_>>().into_iter();
+        let mut lapsed = self.reached(from, Index::Leases, -1).await?.into_iter();
         while swept.total() < limit && lapsed.len() > 0 {
             swept += self.sweep_batch(lapsed.by_ref().take(SWEEP_BATCH.min(limit - swept.total()))).await?;
         }
         while swept.total() < limit {
             let batch = SWEEP_BATCH.min(limit - swept.total());
             let count = i64::try_from(batch).expect("a batch is small");
-            let due = try_join_all(buckets().map(|bucket| self.reached(bucket, Index::Due, count))).await?;
-            let done = self.sweep_batch(due.into_iter().flatten().take(batch)).await?;
+            let due = self.reached(from, Index::Due, count).await?;
+            let done = self.sweep_batch(due.into_iter().take(batch)).await?;
             if done.total() == 0 {
                 break;
             }
@@ -132,14 +129,19 @@ impl Store {
         Ok(ids)
     }
 
-    /// The first `count` identities, all for -1, whose instant in an index has been reached.
-    async fn reached(&self, bucket: usize, index: Index, count: i64) -> Result<Vec<RecordId>, Failed> {
+    /// Of every bucket, from `first` on and around, the first `count` identities, all for -1, whose instant in an index has
+    /// been reached.
+    async fn reached(&self, first: usize, index: Index, count: i64) -> Result<Vec<RecordId>, Failed> {
         let (now, count) = (self.now_arg(), count.to_string());
-        let key = self.0.keys.index(bucket, index);
-        match script::DUE.call(&self.0.link, &[key], &[now.as_bytes(), count.as_bytes()]).await? {
-            Value::Array(mut both) if both.len() == 2 => ids_of(both.pop().unwrap_or(Value::Nil)),
-            _ => Err(Failed::Nonsense),
-        }
+        let args = [now.as_bytes(), count.as_bytes()];
+        let buckets = (0..BUCKETS).map(|at| async move {
+            let key = self.0.keys.index((first + at) % BUCKETS, index);
+            match script::DUE.call(&self.0.link, &[key], &args).await? {
+                Value::Array(mut both) if both.len() == 2 => ids_of(both.pop().unwrap_or(Value::Nil)),
+                _ => Err(Failed::Nonsense),
+            }
+        });
+        Ok(try_join_all(buckets).await?.into_iter().flatten().collect())
     }
 
     /// The records of these identities, as far as they are still there.

@@ -19,7 +19,8 @@ pub(super) struct Lua {
 /// Declares the scripts, each in a file of its own. All of them begin in the same way.
 macro_rules! scripts {
     ($($name:ident = $file:literal, waits: $waits:literal;)*) => {$(
-        pub(super) static $name: LazyLock<Lua> = LazyLock::new(|| Lua::new(concat!(include_str!("lua/prelude.lua"), include_str!($file)), $waits));
+        pub(super) static $name: LazyLock<Lua> =
+            LazyLock::new(|| Lua::new(concat!(include_str!("lua/prelude.lua"), include_str!($file)), $waits));
     )*};
 }
 

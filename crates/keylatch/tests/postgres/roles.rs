@@ -28,13 +28,18 @@ async fn owner(database: &str) -> PgPool {
     PgPool::connect(&cluster().url(database)).await.unwrap()
 }
 
-#[tokio::test]
-async fn a_role_with_few_grants_is_enough() {
+/// A database that its owner has migrated, in which nothing is left to what everybody may do; and a role without grants.
+async fn migrated() -> (String, String, PgPool) {
     let database = database().await;
     let (role, owner) = (role(&database).await, owner(&database).await);
-    // Nothing is left to what everybody may do.
     sqlx::raw_sql("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC").execute(&owner).await.unwrap();
     migrate(&owner, &Options::default()).await.unwrap();
+    (database, role, owner)
+}
+
+#[tokio::test]
+async fn a_role_with_few_grants_is_enough() {
+    let (database, role, owner) = migrated().await;
     grant(&owner, &Options::default(), &role).await.unwrap();
     grant(&owner, &Options::default(), &role).await.expect("it can be called again");
 
@@ -66,10 +71,7 @@ async fn a_role_with_few_grants_is_enough() {
 /// There is no grant too many: without any one of them something fails, and it says why.
 #[tokio::test]
 async fn each_grant_is_needed() {
-    let database = database().await;
-    let (role, owner) = (role(&database).await, owner(&database).await);
-    sqlx::raw_sql("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC").execute(&owner).await.unwrap();
-    migrate(&owner, &Options::default()).await.unwrap();
+    let (database, role, owner) = migrated().await;
     for missing in [
         "USAGE ON SCHEMA keylatch",
         "SELECT ON keylatch.schema_version",
