@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 pub use groups::{Cluster, Sentinels};
 use rand::Rng as _;
 use rustix::process::{Pid, Signal, kill_process};
-
-use crate::certificates::Certificate;
+use tls::Tls;
 
 mod groups;
+mod tls;
 
 /// How long a server may take to answer after its start.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -22,18 +22,19 @@ const START_MAX: Duration = Duration::from_secs(30);
 pub struct Config {
     arguments: Vec<String>,
     file: Option<String>,
+    tls: Option<Tls>,
 }
 
 impl Config {
     /// A server that keeps an append-only file and no snapshots.
     pub fn new() -> Self {
         let arguments = ["--save", "", "--appendonly", "yes"].map(str::to_owned).into();
-        Self { arguments, file: None }
+        Self { arguments, file: None, tls: None }
     }
 
     /// A Sentinel with this configuration file.
     pub fn sentinel(file: impl Into<String>) -> Self {
-        Self { arguments: vec!["--sentinel".to_owned()], file: Some(file.into()) }
+        Self { arguments: vec!["--sentinel".to_owned()], file: Some(file.into()), tls: None }
     }
 
     /// With one more setting.
@@ -55,6 +56,7 @@ impl Default for Config {
 pub struct Server {
     config: Config,
     port: u16,
+    tls_port: Option<u16>,
     directory: PathBuf,
     running: Option<Running>,
 }
@@ -86,9 +88,9 @@ impl Server {
     pub fn start(config: Config) -> Self {
         let directory = tempfile::Builder::new().prefix("keylatch-redis-").tempdir().expect("a directory").keep();
         for _ in 0..20 {
-            let port = free_port();
-            if let Some(running) = run(&config, port, &directory) {
-                return Self { config, port, directory, running: Some(running) };
+            let (port, tls_port) = (free_port(), config.tls.as_ref().map(|_| free_port()));
+            if let Some(running) = run(&config, port, tls_port, &directory) {
+                return Self { config, port, tls_port, directory, running: Some(running) };
             }
             // Someone else took the port meanwhile.
         }
@@ -103,22 +105,6 @@ impl Server {
     /// The port that it listens on.
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    /// Listens for TLS, too, as the server that `certificate` names; returns the port.
-    ///
-    /// # Panics
-    ///
-    /// If it cannot.
-    pub fn listen_tls(&self, certificate: &Certificate) -> u16 {
-        let (file, key) = (self.directory.join("server.crt"), self.directory.join("server.key"));
-        std::fs::write(&file, &certificate.pem).expect("a file can be written");
-        std::fs::write(&key, &certificate.key).expect("a file can be written");
-        let port = free_port();
-        let files = format!("tls-cert-file {} tls-key-file {}", file.display(), key.display());
-        let reply = self.ask(&format!("CONFIG SET {files} tls-auth-clients no tls-port {port}"));
-        assert!(reply.starts_with("+OK"), "{reply}");
-        port
     }
 
     /// Waits until this server, a replica, has all that its primary has, and gets what is written from then on.
@@ -146,7 +132,7 @@ impl Server {
         let started = Instant::now();
         while self.running.is_none() {
             assert!(started.elapsed() < START_MAX, "the server does not start again");
-            self.running = run(&self.config, self.port, &self.directory);
+            self.running = run(&self.config, self.port, self.tls_port, &self.directory);
         }
     }
 
@@ -194,7 +180,7 @@ const GUARD: &str = r#"
     [ "$word" = keep ] || rm -rf "$KEYLATCH_DIRECTORY"
 "#;
 
-fn run(config: &Config, port: u16, directory: &Path) -> Option<Running> {
+fn run(config: &Config, port: u16, tls_port: Option<u16>, directory: &Path) -> Option<Running> {
     let mut command = Command::new("sh");
     command.args(["-c", GUARD, "sh"]).arg(program());
     if let Some(text) = &config.file {
@@ -206,6 +192,9 @@ fn run(config: &Config, port: u16, directory: &Path) -> Option<Running> {
         command.arg(file);
     }
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir"]).arg(directory);
+    if let (Some(tls), Some(port)) = (&config.tls, tls_port) {
+        command.args(tls.arguments(directory, port));
+    }
     command.args(&config.arguments).env("KEYLATCH_DIRECTORY", directory);
     let mut guard = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh can be run");
     let pipe = guard.stdin.take();

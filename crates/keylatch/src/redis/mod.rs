@@ -29,6 +29,7 @@ mod options;
 mod pages;
 mod script;
 mod server;
+mod tls;
 mod value;
 
 use std::fmt;
@@ -37,9 +38,7 @@ use std::sync::atomic::AtomicUsize;
 
 use redis::cluster::ClusterClientBuilder;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-use redis::{Client, IntoConnectionInfo as _, TlsCertificates};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
+use redis::{Client, IntoConnectionInfo as _};
 
 #[cfg(feature = "conformance")]
 use crate::Clock;
@@ -92,7 +91,9 @@ impl Store {
 
     /// Connects to the primary that the Sentinels at `urls` know by the name `service`, and follows a failover.
     ///
-    /// User, password and database of the first address are for the primary. The Sentinels get none.
+    /// User, password and database of the first address are for the primary. The Sentinels get none. With `rediss://`
+    /// addresses the Sentinels are asked by TLS, and so is the primary: its certificate must have the name or the address by
+    /// which the Sentinels know it.
     ///
     /// # Errors
     ///
@@ -105,7 +106,8 @@ impl Store {
         Ok(Self::new(link, Durability::Replica, &options))
     }
 
-    /// Connects to the Cluster that the nodes at `urls` belong to.
+    /// Connects to the Cluster that the nodes at `urls` belong to. With `rediss://` addresses each node's certificate must
+    /// have the name or the address that the nodes tell of it.
     ///
     /// # Errors
     ///
@@ -119,8 +121,8 @@ impl Store {
             .overall_response_timeout(Some(link::reply_max(&options)))
             .retries(RETRIES)
             .max_retry_wait(RETRY_WAIT_MS_MAX);
-        if let Some(pem) = &options.root_certificate {
-            builder = builder.certs(certificates(pem).map_err(ConnectError::Address)?);
+        if let Some(certificates) = tls::certificates(urls, &options).map_err(ConnectError::Address)? {
+            builder = builder.certs(certificates);
         }
         let client = Box::new(builder.build().map_err(ConnectError::Address)?);
         let link = Link::new(Source::Cluster(client), &options);
@@ -146,8 +148,8 @@ impl Store {
 
     /// The way to the server at `url`, which is not connected yet.
     fn link(url: &str, options: &Options) -> Result<Link, ConnectError> {
-        let client = match &options.root_certificate {
-            Some(pem) => certificates(pem).and_then(|certificates| Client::build_with_tls(url, certificates)),
+        let client = match tls::certificates(&[url], options).map_err(ConnectError::Address)? {
+            Some(certificates) => Client::build_with_tls(url, certificates),
             None => Client::open(url),
         };
         let client = Box::new(client.map_err(ConnectError::Address)?);
@@ -184,22 +186,12 @@ fn sentinels(urls: &[&str], service: &str, options: &Options) -> redis::RedisRes
             builder = builder.set_client_to_redis_tls_mode(redis::TlsMode::Secure);
         }
     }
-    if let Some(pem) = &options.root_certificate {
+    if let Some(certificates) = tls::certificates(urls, options)? {
         builder = builder
-            .set_client_to_redis_certificates(certificates(pem)?)
-            .set_client_to_sentinel_certificates(certificates(pem)?);
+            .set_client_to_redis_certificates(certificates.clone())
+            .set_client_to_sentinel_certificates(certificates);
     }
     builder.build()
-}
-
-/// Trusts what the certificate in `pem` has signed. One that is none is refused here: the client would take it for an
-/// authority that has signed nothing.
-fn certificates(pem: &[u8]) -> redis::RedisResult<TlsCertificates> {
-    let mut certificates = CertificateDer::pem_slice_iter(pem).peekable();
-    if certificates.peek().is_none() || !certificates.all(|certificate| certificate.is_ok()) {
-        return Err((redis::ErrorKind::InvalidClientConfig, "the root certificate is not one in PEM").into());
-    }
-    Ok(TlsCertificates { client_tls: None, root_cert: Some(pem.to_vec()) })
 }
 
 /// Shows nothing of the address, which can have a password in it.

@@ -3,9 +3,13 @@
 use redis::aio::ConnectionLike;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
-use redis::{FromRedisValue as _, Value, cmd};
+use redis::{ErrorKind, FromRedisValue as _, Value, cmd};
 
 use super::error::ConnectError;
+
+const UNREACHABLE_AS_TOLD: &str = "an address of a Cluster's node answers, but no node can be reached where the nodes tell \
+    that they are, or its certificate is not valid for that name; see cluster-announce-ip, cluster-announce-hostname and \
+    cluster-preferred-endpoint-type";
 
 /// The settings that decide what an acknowledged write survives.
 #[derive(Debug)]
@@ -34,7 +38,13 @@ impl Settings {
     /// Asks every primary of a Cluster.
     pub(super) async fn read_primaries(connection: &mut ClusterConnection) -> Result<Vec<Self>, ConnectError> {
         let primaries = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
-        let replies = connection.route_command(cmd("INFO"), primaries).await.map_err(ConnectError::Unreachable)?;
+        let replies = connection.route_command(cmd("INFO"), primaries).await.map_err(|error| match error.kind() {
+            // Each of these was tried and failed, and the client keeps to itself with what.
+            ErrorKind::ClusterConnectionNotFound => {
+                ConnectError::Unreachable((error.kind(), UNREACHABLE_AS_TOLD).into())
+            }
+            _ => ConnectError::Unreachable(error),
+        })?;
         let Value::Map(replies) = replies else { return Err(ConnectError::Settings("INFO of the primaries")) };
         let settings = replies.into_iter().map(|(_, reply)| {
             let info = String::from_redis_value(reply).map_err(|_| ConnectError::Settings("INFO is no text"))?;

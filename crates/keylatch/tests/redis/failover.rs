@@ -9,7 +9,7 @@ use testing_support::redis::{Cluster, Sentinels};
 
 use crate::support::{claim, completed};
 
-const FAILOVER_MAX: Duration = Duration::from_secs(60);
+pub(crate) const FAILOVER_MAX: Duration = Duration::from_secs(60);
 
 pub(crate) async fn connect_sentinels(group: &Sentinels, options: Options) -> Store {
     let urls = group.urls();

@@ -1,10 +1,16 @@
 //! TLS: the server is who its certificate says, or there is no store.
 
 use keylatch::redis::{ConnectError, Options, Store};
+use keylatch::store::Store as _;
 use testing_support::certificates::Authority;
-use testing_support::redis::{Config, Server};
+use testing_support::eventually;
+use testing_support::redis::{Cluster, Config, Sentinels, Server};
 
+use crate::failover::{FAILOVER_MAX, takes_claims};
 use crate::support::completed;
+
+/// The names under which a test reaches its servers.
+const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 
 fn trusting(authority: &Authority) -> Options {
     Options::default().with_root_certificate(authority.pem())
@@ -18,7 +24,7 @@ async fn a_server_is_verified() {
     let store = Store::connect_with(&url, trusting(&authority)).await.unwrap();
     let done = completed(&store, "key").await;
     let again = Store::connect_with(&url, trusting(&authority)).await.unwrap();
-    assert_eq!(keylatch::store::Store::read(&again, done.id()).await.unwrap().value, Some(done));
+    assert_eq!(again.read(done.id()).await.unwrap().value, Some(done));
 
     // Each refusal says what is wrong: another authority, none that the machine knows, another name.
     let other_name = format!("rediss://127.0.0.1:{port}");
@@ -27,10 +33,70 @@ async fn a_server_is_verified() {
         (&url, Options::default(), "invalid peer certificate"),
         (&other_name, trusting(&authority), "not valid for name"),
     ] {
-        let error = Store::connect_with(url, options).await.unwrap_err();
-        assert!(matches!(error, ConnectError::Unreachable(_)), "{error:?}");
-        assert!(error.to_string().contains(expected), "{error}");
+        refused(Store::connect_with(url, options).await, expected);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_and_their_servers_are_verified_through_a_failover() {
+    let authority = Authority::new();
+    let mut group = Sentinels::start_tls(&authority.certify(&NAMES), &authority);
+    let connect = async |urls: &[String], options: Options| {
+        let urls: Vec<_> = urls.iter().map(String::as_str).collect();
+        Store::connect_sentinel(&urls, Sentinels::SERVICE, options).await
+    };
+    let urls = group.tls_urls("localhost");
+    let store = connect(&urls, trusting(&authority)).await.expect("the Sentinels know the primary");
+    let before = completed(&store, "before").await;
+    group.wait_until_whole();
+    let primary = group.primary().expect("there is a primary");
+    group.server(primary).kill();
+    eventually(FAILOVER_MAX, "the next primary", async || takes_claims(&store, "after").await).await;
+    group.wait_for_primary_other_than(primary);
+    eventually(FAILOVER_MAX, "a claim there", async || takes_claims(&store, "there").await).await;
+    assert_eq!(store.read(before.id()).await.unwrap().value, Some(before));
+    group.server(primary).start_again();
+    group.wait_until_whole();
+
+    refused(connect(&urls, trusting(&Authority::new())).await, "invalid peer certificate");
+    refused(connect(&urls, Options::default()).await, "invalid peer certificate");
+    // The Sentinels are who they say, and the primary is not: they know it as `localhost`.
+    group.change_certificate(&authority.certify(&NAMES[1..]));
+    refused(connect(&urls, trusting(&authority)).await, "not valid for name");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_of_a_cluster_are_verified_through_a_failover() {
+    let authority = Authority::new();
+    let mut cluster = Cluster::start_tls(&authority.certify(&NAMES), &authority);
+    let connect = async |urls: &[String], options: Options| {
+        let urls: Vec<_> = urls.iter().map(String::as_str).collect();
+        Store::connect_cluster(&urls, options).await
+    };
+    let urls = cluster.tls_urls("127.0.0.1");
+    let store = connect(&urls, trusting(&authority)).await.expect("the Cluster can be reached");
+    let mut before = Vec::new();
+    for at in 0..64 {
+        before.push(completed(&store, &format!("before-{at}")).await);
+    }
+    cluster.wait_until_whole();
+    let primary = cluster.primaries()[0];
+    cluster.node(primary).kill();
+    for at in 0..64 {
+        let key = format!("after-{at}");
+        eventually(FAILOVER_MAX, "the next primary", async || takes_claims(&store, &key).await).await;
+    }
+    for record in before {
+        assert_eq!(store.read(record.id()).await.unwrap().value, Some(record));
+    }
+    cluster.node(primary).start_again();
+    cluster.wait_until_whole();
+
+    refused(connect(&urls, trusting(&Authority::new())).await, "invalid peer certificate");
+    refused(connect(&urls, Options::default()).await, "invalid peer certificate");
+    // The first node is who its address says, and then all say of each other that they are `localhost`.
+    cluster.change_certificate(&authority.certify(&NAMES[1..]));
+    refused(connect(&urls, trusting(&authority)).await, "not valid for that name");
 }
 
 #[tokio::test]
@@ -42,7 +108,29 @@ async fn a_store_that_wants_tls_is_not_served_without() {
 }
 
 #[tokio::test]
+async fn what_would_be_sent_in_the_open_by_mistake_is_refused() {
+    let (open, secure) = ("redis://localhost:1", "rediss://localhost:1");
+    let trusting = || trusting(&Authority::new());
+    for refused in [
+        Store::connect_with(open, trusting()).await,
+        Store::connect_sentinel(&[open], "main", trusting()).await,
+        Store::connect_cluster(&[open], trusting()).await,
+        Store::connect_sentinel(&[secure, open], "main", Options::default()).await,
+        Store::connect_cluster(&[open, secure], Options::default()).await,
+    ] {
+        assert!(matches!(refused, Err(ConnectError::Address(_))), "{refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_certificate_is_refused() {
     let refused = Store::connect_with("rediss://localhost:1", Options::default().with_root_certificate("no PEM")).await;
     assert!(matches!(refused, Err(ConnectError::Address(_))), "{refused:?}");
+}
+
+/// Not connected, and told why.
+fn refused(connected: Result<Store, ConnectError>, expected: &str) {
+    let error = connected.unwrap_err();
+    assert!(matches!(error, ConnectError::Unreachable(_)), "{error:?}");
+    assert!(error.to_string().contains(expected), "{error}");
 }

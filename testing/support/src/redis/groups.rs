@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::{Config, Server};
+use crate::certificates::{Authority, Certificate};
 
 /// How long servers may take to agree.
 const AGREE_MAX: Duration = Duration::from_secs(60);
@@ -22,10 +23,34 @@ impl Cluster {
     ///
     /// If the tools are missing, with the command that installs them, or the nodes do not agree in time.
     pub fn start() -> Self {
-        let config = Config::new().with("cluster-enabled", "yes").with("cluster-node-timeout", "1000");
+        Self::start_with(Config::new(), |create, nodes| {
+            create.args(["--cluster", "create"]).args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())));
+        })
+    }
+
+    /// The same with TLS: the nodes show `certificate` to each other and to clients, and are known as `localhost`.
+    ///
+    /// # Panics
+    ///
+    /// As `start`.
+    pub fn start_tls(certificate: &Certificate, authority: &Authority) -> Self {
+        let config = Config::new()
+            .with_tls(certificate, authority)
+            .with("cluster-announce-hostname", "localhost")
+            .with("cluster-preferred-endpoint-type", "hostname");
+        Self::start_with(config, |create, nodes| {
+            create.args(["--tls", "--cacert"]).arg(nodes[0].directory.join("authority.crt"));
+            create
+                .args(["--cluster", "create"])
+                .args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.tls_port())));
+        })
+    }
+
+    fn start_with(config: Config, join: impl Fn(&mut Command, &[Server])) -> Self {
+        let config = config.with("cluster-enabled", "yes").with("cluster-node-timeout", "1000");
         let nodes: Vec<_> = (0..6).map(|_| Server::start(config.clone())).collect();
         let mut create = Command::new("redis-cli");
-        create.args(["--cluster", "create"]).args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())));
+        join(&mut create, &nodes);
         create.args(["--cluster-replicas", "1", "--cluster-yes"]);
         let output = create.output().expect("redis-cli is missing; run: apt-get install redis-tools");
         assert!(output.status.success(), "no Cluster: {}", String::from_utf8_lossy(&output.stdout));
@@ -37,6 +62,16 @@ impl Cluster {
     /// The addresses of all nodes.
     pub fn urls(&self) -> Vec<String> {
         self.nodes.iter().map(Server::url).collect()
+    }
+
+    /// The addresses of all nodes for TLS, under this name of the machine.
+    pub fn tls_urls(&self, host: &str) -> Vec<String> {
+        self.nodes.iter().map(|node| format!("rediss://{host}:{}", node.tls_port())).collect()
+    }
+
+    /// Has every node show this certificate from now on.
+    pub fn change_certificate(&self, certificate: &Certificate) {
+        self.nodes.iter().for_each(|node| node.change_certificate(certificate));
     }
 
     /// Waits until every node runs, knows that all slots are served, and every replica is in step with its primary.
@@ -96,6 +131,8 @@ impl Cluster {
 pub struct Sentinels {
     servers: Vec<Server>,
     sentinels: Vec<Server>,
+    /// The port at which the Sentinels know a server.
+    port: fn(&Server) -> u16,
 }
 
 impl Sentinels {
@@ -109,17 +146,33 @@ impl Sentinels {
     ///
     /// If the tools are missing, with the command that installs them, or they do not agree in time.
     pub fn start() -> Self {
-        let primary = Server::start(Config::new());
-        let of_primary = Config::new().with("replicaof", format!("127.0.0.1 {}", primary.port()));
+        Self::start_with(&|config| config, "127.0.0.1", "", Server::port)
+    }
+
+    /// The same with TLS: all show `certificate` to each other and to clients, and the servers are known as `localhost`.
+    ///
+    /// # Panics
+    ///
+    /// As `start`.
+    pub fn start_tls(certificate: &Certificate, authority: &Authority) -> Self {
+        const BY_NAME: &str = "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\n";
+        let with_tls = |config: Config| config.with_tls(certificate, authority);
+        Self::start_with(&with_tls, "localhost", BY_NAME, Server::tls_port)
+    }
+
+    fn start_with(with: &dyn Fn(Config) -> Config, host: &str, settings: &str, port: fn(&Server) -> u16) -> Self {
+        let config = with(Config::new()).with("replica-announce-ip", host);
+        let primary = Server::start(config.clone());
+        let of_primary = config.with("replicaof", format!("{host} {}", port(&primary)));
         let servers = vec![primary, Server::start(of_primary.clone()), Server::start(of_primary)];
         let name = Self::SERVICE;
         let file = format!(
-            "sentinel monitor {name} 127.0.0.1 {} 2\nsentinel down-after-milliseconds {name} 500\n\
+            "{settings}sentinel monitor {name} {host} {} 2\nsentinel down-after-milliseconds {name} 500\n\
              sentinel failover-timeout {name} 3000\nsentinel parallel-syncs {name} 2\n",
-            servers[0].port()
+            port(&servers[0])
         );
-        let sentinels = (0..3).map(|_| Server::start(Config::sentinel(&file))).collect();
-        let group = Self { servers, sentinels };
+        let sentinels = (0..3).map(|_| Server::start(with(Config::sentinel(&file)))).collect();
+        let group = Self { servers, sentinels, port };
         group.wait_until_whole();
         group
     }
@@ -129,11 +182,21 @@ impl Sentinels {
         self.sentinels.iter().map(Server::url).collect()
     }
 
+    /// The addresses of the Sentinels for TLS, under this name of the machine.
+    pub fn tls_urls(&self, host: &str) -> Vec<String> {
+        self.sentinels.iter().map(|sentinel| format!("rediss://{host}:{}", sentinel.tls_port())).collect()
+    }
+
+    /// Has every server show this certificate from now on. The Sentinels keep theirs.
+    pub fn change_certificate(&self, certificate: &Certificate) {
+        self.servers.iter().for_each(|server| server.change_certificate(certificate));
+    }
+
     /// The server that most Sentinels take for the primary, by its place among all, if it is one.
     pub fn primary(&self) -> Option<usize> {
         let says = |sentinel: &Server| {
             let reply = sentinel.ask(&format!("SENTINEL GET-MASTER-ADDR-BY-NAME {}", Self::SERVICE));
-            self.servers.iter().position(|server| reply.contains(&format!("\r\n{}\r\n", server.port())))
+            self.servers.iter().position(|server| reply.contains(&format!("\r\n{}\r\n", (self.port)(server))))
         };
         let said: Vec<_> = self.sentinels.iter().filter_map(says).collect();
         let chosen =

@@ -1,0 +1,32 @@
+//! TLS: whom to trust, and that nothing is sent without where it was asked for.
+
+use redis::{ConnectionAddr, ErrorKind, IntoConnectionInfo as _, RedisResult, TlsCertificates};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use super::options::Options;
+
+/// What to verify the servers at `urls` with; none where the client knows by itself: without TLS, or by the authorities
+/// of the machine.
+///
+/// The addresses decide, all in the same way: one without TLS among others would be asked in the open for where the
+/// others are, and one beside a certificate is a slip.
+pub(super) fn certificates(urls: &[&str], options: &Options) -> RedisResult<Option<TlsCertificates>> {
+    let mut with_tls = 0;
+    for url in urls {
+        with_tls += usize::from(matches!(url.into_connection_info()?.addr(), ConnectionAddr::TcpTls { .. }));
+    }
+    if with_tls != 0 && with_tls != urls.len() {
+        return Err((ErrorKind::InvalidClientConfig, "some of the addresses are rediss:// and some are not").into());
+    }
+    let Some(pem) = &options.root_certificate else { return Ok(None) };
+    if with_tls == 0 {
+        return Err((ErrorKind::InvalidClientConfig, "a root certificate is for addresses with rediss://").into());
+    }
+    // The client would take what is none for an authority that has signed nothing.
+    let mut certificates = CertificateDer::pem_slice_iter(pem).peekable();
+    if certificates.peek().is_none() || !certificates.all(|certificate| certificate.is_ok()) {
+        return Err((ErrorKind::InvalidClientConfig, "the root certificate is not one in PEM").into());
+    }
+    Ok(Some(TlsCertificates { client_tls: None, root_cert: Some(pem.clone()) }))
+}
