@@ -8,6 +8,7 @@
 //! - [`postgres`]: a PostgreSQL cluster of a test's own, with standbys, and PgBouncer before it.
 //! - [`certificates`]: an authority of a test's own, and certificates for servers.
 //! - [`disk`]: a small disk of its own that can run full or become read-only, without harm to the machine.
+//! - [`syncs`]: a server's syncs that fail.
 //!
 //! Everything is bounded: whatever waits, fails after a while and says what it waited for. Only processes that
 //! were started here are ever signalled, by their id.
@@ -19,6 +20,7 @@ pub mod postgres;
 pub mod raw;
 pub mod redis;
 pub mod server;
+pub mod syncs;
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Disks that run full, and disks that cannot be written any more.
+//! Disks that run full, that cannot be written any more, and that lose what they were given.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +9,7 @@ use testing_support::client::{Raw, Request};
 use testing_support::disk::Disk;
 use testing_support::eventually;
 use testing_support::server::StartError;
+use testing_support::syncs::FailingSyncs;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -20,6 +21,8 @@ const DISK_BYTES: u64 = 16 << 20;
 const ORDERS_MAX: usize = 1_000;
 /// Makes a body of tens of KiB, so that a full disk is felt soon.
 const ITEMS: usize = 1_000;
+/// How long trouble lasts, and how long there is none.
+const PERIOD: Duration = Duration::from_millis(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i3_i4_hold_on_a_disk_that_runs_full_and_it_comes_back_by_itself() {
@@ -56,44 +59,32 @@ async fn i3_i4_hold_on_a_disk_that_runs_full_and_it_comes_back_by_itself() {
 /// A batch that does not fit fails as a whole; whoever was in it tries again.
 #[tokio::test(flavor = "multi_thread")]
 async fn i1_to_i4_hold_on_a_disk_that_runs_full_time_and_again_under_load() {
-    const CLIENTS: usize = 8;
-    const ORDERS: usize = 400;
     /// The log alone would fill a smaller one.
     const BYTES: u64 = 64 << 20;
-    const PERIOD: Duration = Duration::from_millis(60);
     let mut shop = Shop::new(Setup::Sqlite);
     let disk = Disk::new(shop.stores.directory().path(), BYTES);
     shop.program = disk.start_on(shop.program);
     let server = shop.open().await;
-    let orders: Vec<_> = (0..ORDERS).map(|number| order_of("user", format!("key-{number}"), ITEMS / 10)).collect();
-
-    let (shop, orders, next) = (Arc::new(shop), Arc::new(orders), Arc::new(AtomicUsize::new(0)));
-    let mut clients = JoinSet::new();
-    for _ in 0..CLIENTS {
-        let (shop, orders, next) = (shop.clone(), orders.clone(), next.clone());
-        clients.spawn(async move {
-            // Two ask under each key.
-            while let Some(request) = orders.get(next.fetch_add(1, Ordering::Relaxed) / 2) {
-                shop.ask_all_again(std::slice::from_ref(request)).await;
-            }
-        });
-    }
-    let mut fills = 0;
-    while !clients.is_empty() {
-        fills += 1;
+    order_through(shop, async || {
         disk.fill().unwrap();
         sleep(PERIOD).await;
         disk.free().unwrap();
+    })
+    .await;
+    server.kill().await;
+}
+
+/// A batch that was not synced fails as a whole, and the next is written over it.
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_to_i4_hold_when_syncs_fail_time_and_again_under_load() {
+    let shop = Shop::new(Setup::Sqlite);
+    let server = shop.open().await;
+    order_through(shop, async || {
+        let failing = FailingSyncs::of(&server);
         sleep(PERIOD).await;
-        while let Some(ended) = clients.try_join_next() {
-            ended.expect("every client gets its answers");
-        }
-    }
-    shop.ask_all_again(&orders).await;
-    let summary = shop.judge().await;
-    eprintln!("full {fills} times: {summary}");
-    assert_eq!((summary.effects, summary.answered_keys), (ORDERS, ORDERS));
-    assert!(summary.refused > 0, "the full disk must have been felt");
+        drop(failing);
+    })
+    .await;
     server.kill().await;
 }
 
@@ -114,6 +105,31 @@ async fn i3_i4_hold_when_writes_fail_and_it_comes_back_by_itself() {
             server = shop.open().await;
         } else {
             server.deny_writes(false);
+        }
+        answered.push(comes_back(&shop, refused).await);
+    }
+    finish(&shop, &answered).await;
+    server.kill().await;
+}
+
+/// What was written and not synced may be there after a death, or not: it was acknowledged to nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_i4_hold_when_syncs_fail_and_it_comes_back_by_itself() {
+    let shop = Shop::new(Setup::Sqlite);
+    let mut server = shop.open().await;
+    let mut answered = take(&shop, "before", 5).await;
+    for round in 0..10 {
+        let failing = FailingSyncs::of(&server);
+        let refused = order_until_refused(&shop, &mut answered).await;
+        assert_refusal(&shop, &refused).await;
+        let reply = shop.client.send(&answered[0], SOON).await;
+        assert!(matches!(&reply, Reply::Final(answer) if answer.replayed), "{reply:?}");
+        if round % 2 == 1 {
+            server.kill().await;
+            drop(failing);
+            server = shop.open().await;
+        } else {
+            drop(failing);
         }
         answered.push(comes_back(&shop, refused).await);
     }
@@ -143,6 +159,38 @@ async fn a_read_only_disk_is_named_at_the_start_and_loses_nothing() {
     let server = shop.open().await;
     finish(&shop, &answered).await;
     server.kill().await;
+}
+
+/// Has many clients order, two under each key, while there is `trouble` time and again. It must be felt, and everything
+/// be taken once.
+async fn order_through(shop: Shop, mut trouble: impl AsyncFnMut()) {
+    const CLIENTS: usize = 8;
+    const ORDERS: usize = 400;
+    let orders: Vec<_> = (0..ORDERS).map(|number| order_of("user", format!("key-{number}"), ITEMS / 10)).collect();
+    let (shop, orders, next) = (Arc::new(shop), Arc::new(orders), Arc::new(AtomicUsize::new(0)));
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let (shop, orders, next) = (shop.clone(), orders.clone(), next.clone());
+        clients.spawn(async move {
+            while let Some(request) = orders.get(next.fetch_add(1, Ordering::Relaxed) / 2) {
+                shop.ask_all_again(std::slice::from_ref(request)).await;
+            }
+        });
+    }
+    let mut times = 0;
+    while !clients.is_empty() {
+        times += 1;
+        trouble().await;
+        sleep(PERIOD).await;
+        while let Some(ended) = clients.try_join_next() {
+            ended.expect("every client gets its answers");
+        }
+    }
+    shop.ask_all_again(&orders).await;
+    let summary = shop.judge().await;
+    eprintln!("trouble {times} times: {summary}");
+    assert_eq!((summary.effects, summary.answered_keys), (ORDERS, ORDERS));
+    assert!(summary.refused > 0, "the trouble must have been felt");
 }
 
 /// Takes orders that must be taken.
