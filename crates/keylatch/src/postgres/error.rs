@@ -90,6 +90,8 @@ pub(super) struct Fault {
     pub(super) code: Option<Arc<str>>,
     /// Whether the connection is gone, or leads to a standby, so that the same statement may be tried on another.
     pub(super) disconnected: bool,
+    /// Whether there was no reply in time, so that the connection may lead nowhere.
+    pub(super) unanswered: bool,
     what: Arc<str>,
 }
 
@@ -104,12 +106,12 @@ pub(super) enum Sent {
 
 impl Fault {
     pub(super) fn new(kind: ErrorKind, what: impl Into<Arc<str>>) -> Self {
-        Self { kind, code: None, disconnected: false, what: what.into() }
+        Self { kind, code: None, disconnected: false, unanswered: false, what: what.into() }
     }
 
     /// A statement that took too long.
     pub(super) fn timed_out(sent: Sent) -> Self {
-        Self::new(sent.unanswered(), "the server took too long over a statement")
+        Self { unanswered: true, ..Self::new(sent.unanswered(), "the server took too long over a statement") }
     }
 
     /// All connections lead to a standby, a new one too.
@@ -129,7 +131,7 @@ impl Fault {
             }
             _ => (ErrorKind::Refused, false),
         };
-        Self { kind, code: None, disconnected, what: error.to_string().into() }
+        Self { disconnected, ..Self::new(kind, error.to_string()) }
     }
 
     /// What an error of the server's means. See <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
@@ -164,6 +166,7 @@ impl Fault {
             kind,
             code: Some(code.into()),
             disconnected: fatal || class == "08" || code == "25006",
+            unanswered: false,
             what: what.into(),
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, PgTransactionManager as Manager};
 use sqlx::query::Query;
@@ -24,6 +25,10 @@ pub(super) struct Links {
     /// Whether a connection has broken, or was to a standby: then others in the pool may be so too, and are asked before
     /// they are used.
     suspicious: AtomicBool,
+    /// Why the last attempt to connect failed, if it did.
+    outage: Mutex<Option<Fault>>,
+    /// Held by the one who tries again then.
+    trying: tokio::sync::Mutex<()>,
 }
 
 /// A connection. One that is dropped with a transaction open, or in doubt, is closed instead of going back.
@@ -40,7 +45,15 @@ const TRIES: u32 = 2;
 
 impl Links {
     pub(super) fn new(pool: PgPool, connect_max: Duration, statement_max: Duration, wrapped: bool) -> Self {
-        Self { pool, connect_max, statement_max, wrapped, suspicious: AtomicBool::new(false) }
+        Self {
+            pool,
+            connect_max,
+            statement_max,
+            wrapped,
+            suspicious: AtomicBool::new(false),
+            outage: Mutex::new(None),
+            trying: tokio::sync::Mutex::new(()),
+        }
     }
 
     pub(super) fn pool(&self) -> &PgPool {
@@ -49,15 +62,30 @@ impl Links {
 
     /// Whether nobody waits for a connection of the pool.
     pub(super) fn can_spare(&self) -> bool {
-        self.pool.num_idle() > 0 || self.pool.size() < self.pool.options().get_max_connections()
+        self.pool.num_idle() > 0 || !self.is_full()
     }
 
-    /// A connection, within the time for that.
+    fn is_full(&self) -> bool {
+        self.pool.size() >= self.pool.options().get_max_connections()
+    }
+
+    /// A connection, within the time for that. While none can be made, one caller at a time tries, and the others fail
+    /// at once.
     pub(super) async fn link(&self) -> Result<Link, Fault> {
-        match timeout(self.connect_max, self.answering()).await {
-            Ok(link) => link,
-            Err(_) => Err(Fault::new(ErrorKind::Unavailable, "no connection to the PostgreSQL server in time")),
+        let outage = self.outage.lock().clone();
+        let _trying = match outage {
+            Some(fault) => Some(self.trying.try_lock().map_err(|_| fault)?),
+            None => None,
+        };
+        let timed_out = || Fault::new(ErrorKind::Unavailable, "no connection to the PostgreSQL server in time");
+        let linked = timeout(self.connect_max, self.answering()).await.unwrap_or_else(|_| Err(timed_out()));
+        match &linked {
+            Ok(_) => *self.outage.lock() = None,
+            // A pool that is used up says nothing of the server.
+            Err(_) if self.is_full() => {}
+            Err(fault) => *self.outage.lock() = Some(fault.clone()),
         }
+        linked
     }
 
     async fn answering(&self) -> Result<Link, Fault> {
@@ -149,7 +177,7 @@ impl Links {
     /// Notes what a failure says of the connection, and of those beside it.
     fn judge<T>(&self, link: &mut Link, done: Result<T, Fault>) -> Result<T, Fault> {
         if let Err(fault) = &done
-            && fault.disconnected
+            && (fault.disconnected || fault.unanswered)
         {
             link.fit = false;
             self.suspicious.store(true, Ordering::Relaxed);

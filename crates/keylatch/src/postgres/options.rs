@@ -87,7 +87,7 @@ impl Options {
     }
 
     /// How long to wait for a connection, new or from the pool; [`CONNECT_MAX`] by default. After that the store is
-    /// unavailable.
+    /// unavailable; and while no new one can be made, for all but one caller at a time at once.
     #[must_use]
     pub fn with_connect_max(self, time: Duration) -> Self {
         Self { connect_max: time, ..self }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::{join_all, try_join_all};
 use keylatch::machine::{Claim, Claimed, Completion};
 use keylatch::postgres::{OpenError, Options, Store};
 use keylatch::store::{Applied, ErrorKind, Store as _};
@@ -206,14 +207,85 @@ async fn a_restart_of_the_server_is_survived() {
     assert_eq!(service.items().await, ["a", "b", "c"]);
 }
 
-/// With no connection to be had, the store says so in time.
+/// How long five calls take that come together, the quickest first, while none of them can be done.
+async fn five_in_vain(store: &Store) -> Vec<Duration> {
+    let mut took = join_all((0..5).map(|_| async {
+        let asked = Instant::now();
+        assert_eq!(store.read(claim("key").id()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        asked.elapsed()
+    }))
+    .await;
+    took.sort_unstable();
+    took
+}
+
+/// While the server is stopped, or where its address leads nobody answers, one caller at a time tries to connect, and the
+/// others are refused at once. As soon as it is back, all goes on.
+#[tokio::test]
+async fn an_outage_holds_up_one_caller_at_a_time() {
+    const CONNECT: Duration = Duration::from_secs(1);
+    let cluster = Arc::new(tokio::task::spawn_blocking(|| Cluster::start("")).await.unwrap());
+    let proxy = Proxy::start(cluster.port()).await;
+    let options = || Options::default().with_connect_max(CONNECT);
+    let direct = Store::connect_with(&cluster.tcp_url("postgres"), options()).await.unwrap();
+    let led_astray = Store::connect_with(&proxy.url("postgres"), options()).await.unwrap();
+
+    // It accepts connections and never says anything.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy.lead_to(silent.local_addr().unwrap().port());
+    let server = cluster.clone();
+    tokio::task::spawn_blocking(move || server.stop_immediately()).await.unwrap();
+    for store in [&direct, &led_astray] {
+        // Those who come before it is known wait as long as they may.
+        assert!(five_in_vain(store).await[0] >= CONNECT);
+        for _ in 0..2 {
+            let took = five_in_vain(store).await;
+            assert!(took[3] < CONNECT / 2 && took[4] >= CONNECT, "{took:?}");
+        }
+    }
+
+    let server = cluster.clone();
+    tokio::task::spawn_blocking(move || server.start_again()).await.unwrap();
+    proxy.lead_to(cluster.port());
+    for store in [&direct, &led_astray] {
+        assert!(store.read(claim("key").id()).await.unwrap().value.is_none());
+        let together = try_join_all((0..5).map(|_| store.claim(claim(&fresh("key"))))).await.unwrap();
+        assert!(together.iter().all(|claimed| matches!(claimed.value, Claimed::Won(_))));
+    }
+}
+
+/// A server that falls silent under connections that are open is found out by the first statement that takes too long:
+/// the others are not tried one after the other.
+#[tokio::test]
+async fn a_server_that_falls_silent_is_an_outage() {
+    const CONNECT: Duration = Duration::from_secs(1);
+    let database = database().await;
+    let proxy = Proxy::start(cluster().port()).await;
+    let options = Options::default().with_connect_max(CONNECT).with_statement_max(CONNECT);
+    let store = Store::connect_with(&proxy.url(&database), options).await.unwrap();
+    try_join_all((0..5).map(|_| store.read(claim("key").id()))).await.unwrap();
+    let at_rest = async || store.pool().num_idle() >= 5;
+    testing_support::eventually(Duration::from_secs(30), "the connections to go back", at_rest).await;
+    proxy.fall_silent(true);
+    for _ in 0..2 {
+        assert_eq!(store.read(claim("key").id()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+    let took = five_in_vain(&store).await;
+    assert!(took[3] < CONNECT / 2 && took[4] >= CONNECT, "{took:?}");
+    proxy.fall_silent(false);
+    assert!(store.read(claim("key").id()).await.unwrap().value.is_none());
+}
+
+/// With no connection to be had, the store says so in time, and it is no outage: each waits for one.
 #[tokio::test]
 async fn a_pool_that_is_used_up_is_unavailable() {
     let database = database().await;
     let options = Options::default().with_connections_max(1).with_connect_max(Duration::from_millis(100));
     let store = store_with(&database, options).await;
     let held = store.pool().acquire().await.unwrap();
-    assert_eq!(store.read(claim("key").id()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    for _ in 0..2 {
+        assert!(five_in_vain(&store).await[0] >= Duration::from_millis(100));
+    }
     assert_eq!(store.claim(claim("key")).await.unwrap_err().kind(), ErrorKind::Unavailable);
     drop(held);
     assert!(matches!(store.claim(claim("key")).await.unwrap().value, Claimed::Won(_)));

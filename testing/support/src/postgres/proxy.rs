@@ -30,6 +30,7 @@ struct Shared {
     round_trips: Mutex<Vec<String>>,
     cuts: Mutex<Vec<Cut>>,
     made: AtomicUsize,
+    silent: AtomicBool,
     /// Connections end when it changes.
     generation: watch::Sender<u64>,
 }
@@ -67,6 +68,7 @@ impl Proxy {
             round_trips: Mutex::default(),
             cuts: Mutex::default(),
             made: AtomicUsize::new(0),
+            silent: AtomicBool::new(false),
             generation: watch::channel(0).0,
         });
         let accepting = tokio::spawn(accept(listener, shared.clone()));
@@ -91,6 +93,11 @@ impl Proxy {
     /// The statements of the round trips since it was last asked.
     pub fn round_trips(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.round_trips.lock())
+    }
+
+    /// Whether what the server says is lost from now on, while connections stay.
+    pub fn fall_silent(&self, silent: bool) {
+        self.shared.silent.store(silent, Ordering::SeqCst);
     }
 
     /// Leads elsewhere from now on, and ends all connections, as after a failover.
@@ -131,7 +138,7 @@ async fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
     let replies = Replies::default();
     tokio::select! {
         done = forward_client(from_client, to_server, &replies, shared) => done,
-        done = forward_server(from_server, to_client, &replies) => done,
+        done = forward_server(from_server, to_client, &replies, shared) => done,
     }
 }
 
@@ -176,14 +183,19 @@ async fn forward_client(
     }
 }
 
-async fn forward_server(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, replies: &Replies) -> io::Result<()> {
+async fn forward_server(
+    mut server: OwnedReadHalf,
+    mut client: OwnedWriteHalf,
+    replies: &Replies,
+    shared: &Shared,
+) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let read = server.read(&mut buffer).await?;
         if read == 0 {
             return Ok(());
         }
-        if !replies.withheld.load(Ordering::SeqCst) {
+        if !replies.withheld.load(Ordering::SeqCst) && !shared.silent.load(Ordering::SeqCst) {
             client.write_all(&buffer[..read]).await?;
         }
         if replies.last.load(Ordering::SeqCst) && ready_for_query(&buffer[..read]) {
