@@ -10,10 +10,20 @@ pub(super) const BUCKETS: usize = 64;
 
 /// The keys of one store.
 #[derive(Debug, Clone)]
-pub(super) struct Keys(Arc<str>);
+pub(super) struct Keys(Arc<[Bucket]>);
+
+/// What the keys of one bucket are made of: the same for every call.
+#[derive(Debug)]
+struct Bucket {
+    /// What a record's key begins with.
+    records: Box<[u8]>,
+    ids: Box<[u8]>,
+    due: Box<[u8]>,
+    leases: Box<[u8]>,
+}
 
 /// The keys of one record, in the order in which the scripts take them: its own, and its bucket's indexes.
-pub(super) type RecordKeys = [Vec<u8>; 4];
+pub(super) type RecordKeys<'k> = [&'k [u8]; 4];
 
 /// An index of a bucket; its members are identities.
 #[derive(Debug, Clone, Copy)]
@@ -28,35 +38,35 @@ pub(super) enum Index {
 
 impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
-        Self(prefix.into())
+        Self(TAGS.iter().map(|tag| Bucket::new(prefix, *tag)).collect())
     }
 
     /// The key of a record.
     pub(super) fn record(&self, id: RecordId) -> Vec<u8> {
-        let mut key = format!("{}:{{{}}}:", self.0, TAGS[bucket_of(id)]).into_bytes();
-        key.extend(id.as_bytes());
-        key
+        [&*self.0[bucket_of(id)].records, id.as_bytes()].concat()
     }
 
-    /// The key of a record, and those of the indexes that it stands in.
-    pub(super) fn all(&self, id: RecordId) -> RecordKeys {
-        let bucket = bucket_of(id);
-        [
-            self.record(id),
-            self.index(bucket, Index::Ids),
-            self.index(bucket, Index::Due),
-            self.index(bucket, Index::Leases),
-        ]
+    /// The key `record` of a record, and those of the indexes that it stands in.
+    pub(super) fn all<'k>(&'k self, id: RecordId, record: &'k [u8]) -> RecordKeys<'k> {
+        let Bucket { ids, due, leases, .. } = &self.0[bucket_of(id)];
+        [record, ids, due, leases]
     }
 
     /// The key of an index of a bucket.
-    pub(super) fn index(&self, bucket: usize, index: Index) -> Vec<u8> {
-        let name = match index {
-            Index::Ids => "ids",
-            Index::Due => "due",
-            Index::Leases => "leases",
-        };
-        format!("{}:{{{}}}:{name}", self.0, TAGS[bucket]).into_bytes()
+    pub(super) fn index(&self, bucket: usize, index: Index) -> &[u8] {
+        let bucket = &self.0[bucket];
+        match index {
+            Index::Ids => &bucket.ids,
+            Index::Due => &bucket.due,
+            Index::Leases => &bucket.leases,
+        }
+    }
+}
+
+impl Bucket {
+    fn new(prefix: &str, tag: u32) -> Self {
+        let key = |name: &str| format!("{prefix}:{{{tag}}}:{name}").into_bytes().into_boxed_slice();
+        Self { records: key(""), ids: key("ids"), due: key("due"), leases: key("leases") }
     }
 }
 

@@ -10,12 +10,13 @@ use redis::cluster_async::ClusterConnection;
 use redis::sentinel::SentinelClient;
 use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value, cmd};
 
+use super::batch::Batches;
 use super::error::{ConnectError, Failed};
 use super::options::{Options, Wait};
 use super::server::{Needs, Settings};
 
-/// The way to the server, or servers. Each call is sent at once, behind those before it, and its reply is told from
-/// theirs by the order; a call that is given up leaves its place, so that nobody gets another's reply.
+/// The way to the server, or servers. Each call is sent behind those before it, without waiting for their replies, and
+/// its reply is told from theirs by the order; a call that is given up leaves its place, so that nobody gets another's.
 pub(super) struct Link {
     current: Mutex<Option<(u64, Connection)>>,
     /// Held by whoever makes a new connection, for all who wait for it.
@@ -24,7 +25,8 @@ pub(super) struct Link {
     attempts: AtomicU64,
     config: AsyncConnectionConfig,
     connect_timeout: Duration,
-    /// No call takes longer, whatever becomes of it on its way.
+    /// No call takes longer that has to connect, whatever becomes of it on its way; one that lost its connection before has
+    /// waited for a reply, too.
     call_max: Duration,
     needs: Needs,
     wait: Option<Wait>,
@@ -43,7 +45,10 @@ pub(super) enum Source {
 /// A connection. A clone is the same one.
 #[derive(Clone)]
 pub(super) enum Connection {
-    One(MultiplexedConnection),
+    One {
+        batches: Batches,
+        connection: MultiplexedConnection,
+    },
     /// To all nodes. It follows what becomes of them by itself.
     Cluster(ClusterConnection),
 }
@@ -95,11 +100,26 @@ impl Link {
     }
 
     async fn send(&self, call: &Call<'_>) -> Result<Value, Failed> {
+        let mut sends = 0;
+        // A connection that is there has a reply in time, or says that it has none: no other clock is needed.
+        if let Some(one @ (_, Connection::One { .. })) = self.connection() {
+            match self.send_over(one, call).await {
+                Err(Failed::Unanswered(error)) if error.is_connection_dropped() => sends = 1,
+                done => return done,
+            }
+        }
+        // It is rare, and large.
+        Box::pin(self.connect_and_send(call, sends)).await
+    }
+
+    /// Sends a call that has been sent so often.
+    async fn connect_and_send(&self, call: &Call<'_>, mut sends: usize) -> Result<Value, Failed> {
         let sending = async {
-            let mut sends = 1;
             loop {
-                match self.send_once(call).await {
-                    Err(Failed::Unanswered(error)) if sends < SENDS_MAX && error.is_connection_dropped() => sends += 1,
+                let connected = self.connect().await.map_err(Failed::Unreachable)?;
+                sends += 1;
+                match self.send_over(connected, call).await {
+                    Err(Failed::Unanswered(error)) if sends < SENDS_MAX && error.is_connection_dropped() => {}
                     done => return done,
                 }
             }
@@ -108,8 +128,8 @@ impl Link {
         tokio::time::timeout(self.call_max, sending).await.map_err(timed_out)?
     }
 
-    async fn send_once(&self, call: &Call<'_>) -> Result<Value, Failed> {
-        let (number, mut connection) = self.connect().await.map_err(Failed::Unreachable)?;
+    async fn send_over(&self, connected: (u64, Connection), call: &Call<'_>) -> Result<Value, Failed> {
+        let (number, mut connection) = connected;
         let error = match call.send(&mut connection).await {
             Ok(value) => return Ok(value),
             Err(error) => error,
@@ -117,7 +137,7 @@ impl Link {
         let is_slow = error.is_timeout();
         let failed = Failed::of(error).after_sending();
         let give_up = match connection {
-            Connection::One(_) => failed.is_of_connection(),
+            Connection::One { .. } => failed.is_of_connection(),
             // It makes lost connections to nodes anew. One that does not get over something is replaced as a whole.
             Connection::Cluster(_) => is_slow,
         };
@@ -135,15 +155,19 @@ impl Link {
         self.current.lock().is_some()
     }
 
+    fn connection(&self) -> Option<(u64, Connection)> {
+        self.current.lock().clone()
+    }
+
     /// The connection that there is, or a new one. Of those who come while it is made, nobody tries again by themselves
     /// when it fails: all fail at once.
     pub(super) async fn connect(&self) -> Result<(u64, Connection), ConnectError> {
-        if let Some(connection) = self.current.lock().clone() {
+        if let Some(connection) = self.connection() {
             return Ok(connection);
         }
         let seen = self.attempts.load(Ordering::Acquire);
         let mut source = self.connecting.lock().await;
-        if let Some(connection) = self.current.lock().clone() {
+        if let Some(connection) = self.connection() {
             return Ok(connection);
         }
         if self.attempts.load(Ordering::Acquire) != seen {
@@ -181,7 +205,7 @@ impl Link {
         };
         let mut connection = opened.map_err(ConnectError::Unreachable)?;
         Settings::read(&mut connection).await?.check(self.needs)?;
-        Ok(Connection::One(connection))
+        Ok(Connection::One { batches: Batches::new(connection.clone()), connection })
     }
 }
 
@@ -194,9 +218,9 @@ enum Call<'c> {
 impl Call<'_> {
     async fn send(&self, connection: &mut Connection) -> Result<Value, RedisError> {
         match (self, connection) {
-            (Self::Alone(command), Connection::One(one)) => command.query_async(one).await,
+            (Self::Alone(command), Connection::One { batches, .. }) => batches.send((*command).clone()).await,
             (Self::Alone(command), Connection::Cluster(cluster)) => command.query_async(cluster).await,
-            (Self::Waiting(both), Connection::One(one)) => both.query_async(one).await,
+            (Self::Waiting(both), Connection::One { connection, .. }) => both.query_async(connection).await,
             (Self::Waiting(both), Connection::Cluster(cluster)) => both.query_async(cluster).await,
         }
     }

@@ -20,6 +20,7 @@
 //! changed since. No key has a time to live: a record goes when it is swept, so that neither a restart nor a primary
 //! with another clock can drop one unseen.
 
+mod batch;
 mod cache;
 mod error;
 mod keys;
@@ -83,7 +84,9 @@ impl Store {
     pub async fn connect_with(url: &str, options: Options) -> Result<Self, ConnectError> {
         let link = Self::link(url, &options)?;
         let synced = match link.connect().await?.1 {
-            Connection::One(mut one) => Settings::read(&mut one).await?.syncs_each_write(&mut one).await,
+            Connection::One { connection: mut one, .. } => {
+                Settings::read(&mut one).await?.syncs_each_write(&mut one).await
+            }
             Connection::Cluster(_) => false,
         };
         Ok(Self::new(link, if synced { Durability::Disk } else { Durability::Replica }, &options))
@@ -139,11 +142,13 @@ impl Store {
     #[cfg(feature = "conformance")]
     pub async fn misplace(&self, from: crate::RecordId, to: crate::RecordId) {
         use redis::{Value, cmd};
-        let (link, keys) = (&self.0.link, self.0.keys.all(to));
-        let record = link.read(cmd("GET").arg(self.0.keys.record(from))).await.expect("the server answers");
+        let Inner { link, keys, .. } = &*self.0;
+        let key = keys.record(to);
+        let [key, ids, ..] = keys.all(to, &key);
+        let record = link.read(cmd("GET").arg(keys.record(from))).await.expect("the server answers");
         let Value::BulkString(record) = record else { panic!("there is a record to misplace") };
-        link.read(cmd("SET").arg(&keys[0]).arg(record)).await.expect("the server answers");
-        link.read(cmd("ZADD").arg(&keys[1]).arg(0).arg(to.as_bytes())).await.expect("the server answers");
+        link.read(cmd("SET").arg(key).arg(record)).await.expect("the server answers");
+        link.read(cmd("ZADD").arg(ids).arg(0).arg(to.as_bytes())).await.expect("the server answers");
     }
 
     /// The way to the server at `url`, which is not connected yet.

@@ -2,20 +2,20 @@
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use std::time::Duration;
 
-use super::Store;
-use super::keys::RecordKeys;
-use super::script::{self, Lua, Reply};
+use super::script::{self, Arg, Lua, Reply};
 use super::value::{self, Found, HEADER_BYTES};
+use super::{Inner, Store};
 use crate::machine::{self, Change, Claim, Claimed, Completion, End, Terms};
 use crate::packed;
 use crate::store::{Applied, At, Durability, Error, ErrorKind, PageRequest, Swept};
-use crate::{Lease, Record, RecordId, Scope, State, Timestamp};
+use crate::{Epoch, Lease, Owner, Record, RecordId, Scope, State, Timestamp};
 
 /// How often a record is read anew because someone else has changed it meanwhile. Each time, one of those who want to
 /// change it has.
 const CHANGES_MAX: usize = 1_000;
+/// So many arguments has the claim, which has most, after the clock and the identity.
+const ARGS_MAX: usize = 5;
 
 impl crate::store::Store for Store {
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<At<Claimed>, Error>> {
@@ -34,10 +34,9 @@ impl crate::store::Store for Store {
                 // What is noted before has to be read.
                 Some(_) => target.read().await?,
                 None => {
-                    let spans = [millis(terms.lease), optional_millis(terms.takeover), optional_millis(terms.free)];
-                    let [ends, takeover, free] = spans.each_ref().map(|span| span.as_bytes());
                     let owned = value::owned(lease.epoch, lease.owner);
-                    target.run(&script::RENEW, &[&owned, ends, takeover, free]).await?
+                    let [ends, takeover, free] = spans_of(terms);
+                    target.run(&script::RENEW, &[Arg::Bytes(&owned), ends, takeover, free]).await?
                 }
             };
             let step = step.as_ref().map(|(name, result)| (name.as_str(), result));
@@ -53,9 +52,9 @@ impl crate::store::Store for Store {
         Box::pin(async move {
             let target = Target::new(self, lease.id);
             let owned = value::owned(lease.epoch, lease.owner);
-            let spans = [completion.retention, completion.retention.saturating_add(completion.tombstone)].map(millis);
+            let all = completion.retention.saturating_add(completion.tombstone);
             let outcome = packed::pack(&completion.outcome, self.0.compress_from_bytes);
-            let args = [owned.as_slice(), spans[0].as_bytes(), spans[1].as_bytes(), &outcome];
+            let args = [Arg::Bytes(&owned), Arg::span(completion.retention), Arg::span(all), Arg::Bytes(&outcome)];
             let reply = target.run(&script::COMPLETE, &args).await?;
             target
                 .settle(reply, |record, now| {
@@ -69,7 +68,7 @@ impl crate::store::Store for Store {
         Box::pin(async move {
             let target = Target::new(self, lease.id);
             let reply = match end {
-                End::Free => target.run(&script::RELEASE, &[&value::owned(lease.epoch, lease.owner)]).await?,
+                End::Free => target.release(lease.epoch, lease.owner).await?,
                 End::Retry(_) | End::Unknown => target.read().await?,
             };
             target.settle(reply, |record, now| machine::release(record, &lease, end, now)).await
@@ -113,10 +112,8 @@ impl Store {
             unreachable!("a key without a record is won")
         };
         let parts = value::parts_of_new(&new);
-        let spans =
-            [millis(claim.terms.lease), optional_millis(claim.terms.takeover), optional_millis(claim.terms.free)];
-        let [lease, takeover, free] = spans.each_ref().map(|span| span.as_bytes());
-        let args = [parts.head.as_slice(), lease, takeover, free, &parts.tail];
+        let [lease, takeover, free] = spans_of(claim.terms);
+        let args = [Arg::Bytes(&parts.head), lease, takeover, free, Arg::Bytes(&parts.tail)];
 
         let mut reply = target.run(&script::CLAIM, &args).await?;
         for _ in 0..CHANGES_MAX {
@@ -149,12 +146,12 @@ impl Store {
     }
 
     /// What a script takes for the clock: nothing, for the server's.
-    pub(super) fn now_arg(&self) -> String {
+    pub(super) fn now_arg(&self) -> Arg<'static> {
         #[cfg(feature = "conformance")]
         if let Some(clock) = &self.0.clock {
-            return clock.now().as_millis().to_string();
+            return Arg::Number(clock.now().as_millis());
         }
-        String::new()
+        Arg::Nothing
     }
 }
 
@@ -162,26 +159,29 @@ impl Store {
 pub(super) struct Target<'s> {
     store: &'s Store,
     id: RecordId,
-    keys: RecordKeys,
+    key: Vec<u8>,
 }
 
 impl<'s> Target<'s> {
     pub(super) fn new(store: &'s Store, id: RecordId) -> Self {
-        Self { store, id, keys: store.0.keys.all(id) }
+        Self { store, id, key: store.0.keys.record(id) }
     }
 
     /// Runs a script on it; `args` are those after the clock and the identity.
-    pub(super) async fn run(&self, script: &Lua, args: &[&[u8]]) -> Result<Reply, Error> {
-        let now = self.store.now_arg();
-        let mut all = Vec::with_capacity(2 + args.len());
-        all.extend([now.as_bytes(), self.id.as_bytes()]);
-        all.extend(args);
-        Ok(script.run(&self.store.0.link, &self.keys, &all).await?)
+    pub(super) async fn run(&self, script: &Lua, args: &[Arg<'_>]) -> Result<Reply, Error> {
+        let Inner { link, keys, .. } = &*self.store.0;
+        let mut all = [Arg::Nothing; 2 + ARGS_MAX];
+        (all[0], all[1]) = (self.store.now_arg(), Arg::Bytes(self.id.as_bytes()));
+        all[2..2 + args.len()].copy_from_slice(args);
+        Ok(script.run(link, &keys.all(self.id, &self.key), &all[..2 + args.len()]).await?)
     }
 
     async fn read(&self) -> Result<Reply, Error> {
-        let now = self.store.now_arg();
-        Ok(script::READ.run(&self.store.0.link, &self.keys[..1], &[now.as_bytes()]).await?)
+        Ok(script::READ.run(&self.store.0.link, &[&self.key], &[self.store.now_arg()]).await?)
+    }
+
+    async fn release(&self, epoch: Epoch, owner: Owner) -> Result<Reply, Error> {
+        self.run(&script::RELEASE, &[Arg::Bytes(&value::owned(epoch, owner))]).await
     }
 
     /// Writes `next` in place of the record that has `header`.
@@ -190,9 +190,9 @@ impl<'s> Target<'s> {
             State::Running { lease_ends_at, .. } => [None, Some(lease_ends_at)],
             State::Completed { .. } => [machine::due_at(next), None],
         }
-        .map(|at| at.map(|at| at.as_millis().to_string()).unwrap_or_default());
+        .map(Arg::instant);
         let next = value::encode(next, header, self.store.0.compress_from_bytes);
-        self.run(&script::REPLACE, &[header, &next, due.as_bytes(), lease.as_bytes()]).await
+        self.run(&script::REPLACE, &[Arg::Bytes(header), Arg::Bytes(&next), due, lease]).await
     }
 
     /// Goes on from what a script has done: if it left the record to the machine, makes the change that `decide` wants.
@@ -220,7 +220,7 @@ impl<'s> Target<'s> {
                     }
                     reply
                 }
-                Change::Remove => self.run(&script::RELEASE, &[&value::owned(record.epoch, record.owner)]).await?,
+                Change::Remove => self.release(record.epoch, record.owner).await?,
             };
         }
         Err(contended())
@@ -231,12 +231,7 @@ fn contended() -> Error {
     Error::new(ErrorKind::Unavailable, "too many have changed the record at once")
 }
 
-/// A span as a script takes it.
-fn millis(span: Duration) -> String {
-    i64::try_from(span.as_millis()).unwrap_or(i64::MAX).to_string()
-}
-
-/// A span that may be without end.
-fn optional_millis(span: Option<Duration>) -> String {
-    span.map(millis).unwrap_or_default()
+/// How long a lease lasts, and from when on others may have the key, as scripts take them.
+fn spans_of(terms: Terms) -> [Arg<'static>; 3] {
+    [Arg::span(terms.lease), Arg::optional_span(terms.takeover), Arg::optional_span(terms.free)]
 }

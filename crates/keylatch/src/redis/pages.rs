@@ -9,7 +9,8 @@ use super::Store;
 use super::error::Failed;
 use super::keys::{BUCKETS, Index};
 use super::ops::Target;
-use super::{script, value};
+use super::script::{self, Arg};
+use super::value;
 use crate::store::{At, Error, PAGE_RECORDS_MAX, PageRequest, Swept};
 use crate::{Record, RecordId, Scope, State, Timestamp};
 
@@ -132,8 +133,7 @@ impl Store {
     /// Of every bucket, from `first` on and around, the first `count` identities, all for -1, whose instant in an index has
     /// been reached.
     async fn reached(&self, first: usize, index: Index, count: i64) -> Result<Vec<RecordId>, Failed> {
-        let (now, count) = (self.now_arg(), count.to_string());
-        let args = [now.as_bytes(), count.as_bytes()];
+        let args = [self.now_arg(), Arg::Number(count)];
         let buckets = (0..BUCKETS).map(|at| async move {
             let key = self.0.keys.index((first + at) % BUCKETS, index);
             match script::DUE.call(&self.0.link, &[key], &args).await? {
@@ -154,9 +154,8 @@ impl Store {
     }
 
     async fn now(&self) -> Result<Timestamp, Failed> {
-        let now = self.now_arg();
         let key = self.0.keys.index(0, Index::Ids);
-        match script::DUE.call(&self.0.link, &[key], &[now.as_bytes(), b"0"]).await? {
+        match script::DUE.call(&self.0.link, &[key], &[self.now_arg(), Arg::Number(0)]).await? {
             Value::Array(both) => match both.first() {
                 Some(Value::Int(now)) => Ok(Timestamp::from_millis(*now)),
                 _ => Err(Failed::Nonsense),

@@ -1,6 +1,7 @@
 //! The scripts: one for each write, called by their hash.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use redis::{Cmd, RedisError, Script, Value};
 
@@ -41,12 +42,12 @@ impl Lua {
     }
 
     /// Runs it on a record.
-    pub(super) async fn run(&self, link: &Link, keys: &[Vec<u8>], args: &[&[u8]]) -> Result<Reply, Failed> {
+    pub(super) async fn run(&self, link: &Link, keys: &[&[u8]], args: &[Arg<'_>]) -> Result<Reply, Failed> {
         Reply::of(self.call(link, keys, args).await?).ok_or(Failed::Nonsense)
     }
 
     /// Calls it. A server that does not know it gets its text in the same call, and knows it from then on.
-    pub(super) async fn call(&self, link: &Link, keys: &[Vec<u8>], args: &[&[u8]]) -> Result<Value, Failed> {
+    pub(super) async fn call(&self, link: &Link, keys: &[&[u8]], args: &[Arg<'_>]) -> Result<Value, Failed> {
         match self.send(link, &command("EVALSHA", self.script.get_hash(), keys, args)).await {
             Err(Failed::Refused(error)) if is_unknown_script(&error) => {
                 self.send(link, &command("EVAL", self.text, keys, args)).await
@@ -57,6 +58,32 @@ impl Lua {
 
     async fn send(&self, link: &Link, command: &Cmd) -> Result<Value, Failed> {
         if self.waits { link.write(command).await } else { link.read(command).await }
+    }
+}
+
+/// What a script takes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Arg<'a> {
+    Bytes(&'a [u8]),
+    Number(i64),
+    /// No time, where there could be one.
+    Nothing,
+}
+
+impl Arg<'_> {
+    /// A span, in milliseconds.
+    pub(super) fn span(span: Duration) -> Self {
+        Self::Number(i64::try_from(span.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// A span that may be without end.
+    pub(super) fn optional_span(span: Option<Duration>) -> Self {
+        span.map_or(Self::Nothing, Self::span)
+    }
+
+    /// An instant, if there is one.
+    pub(super) fn instant(at: Option<Timestamp>) -> Self {
+        at.map_or(Self::Nothing, |at| Self::Number(at.as_millis()))
     }
 }
 
@@ -85,15 +112,22 @@ impl Reply {
     }
 }
 
-fn command(name: &str, script: &str, keys: &[Vec<u8>], args: &[&[u8]]) -> Cmd {
-    let bytes = keys.iter().map(Vec::len).chain(args.iter().map(|arg| arg.len())).sum::<usize>() + script.len();
-    let mut command = Cmd::with_capacity(3 + keys.len() + args.len(), bytes + 64);
+fn command(name: &str, script: &str, keys: &[&[u8]], args: &[Arg<'_>]) -> Cmd {
+    /// As much as the digits of a number take.
+    const NUMBER_BYTES: usize = 20;
+    let bytes = |arg: &Arg<'_>| if let Arg::Bytes(bytes) = arg { bytes.len() } else { NUMBER_BYTES };
+    let bytes = keys.iter().map(|key| key.len()).chain(args.iter().map(bytes)).sum::<usize>();
+    let mut command = Cmd::with_capacity(3 + keys.len() + args.len(), name.len() + script.len() + NUMBER_BYTES + bytes);
     command.arg(name).arg(script).arg(keys.len());
     for key in keys {
-        command.arg(key.as_slice());
+        command.arg(*key);
     }
     for arg in args {
-        command.arg(*arg);
+        match arg {
+            Arg::Bytes(bytes) => command.arg(*bytes),
+            Arg::Number(number) => command.arg(*number),
+            Arg::Nothing => command.arg(""),
+        };
     }
     command
 }
