@@ -1,26 +1,52 @@
 //! What the figures were measured on.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use crate::Result;
 use crate::cores::Cores;
 
 /// The machine and the versions, in a few lines.
-pub(crate) fn describe(cores: &Cores, scratch: &Path) -> String {
+pub(crate) fn describe(cores: &Cores, scratch: &Path) -> Result<String> {
     let placed = match (cores.server, cores.load) {
         (Some(server), Some(load)) => format!("server on core {server}, load on core {load}"),
         _ => "server and load share the one core, so the rates are too low and the ratios too high".to_owned(),
     };
     let file_system = file_system(scratch).unwrap_or_else(|| "an unknown file system".to_owned());
     let memory = if file_system == "tmpfs" { ": in memory, so nothing of SQLite's speed can be learnt" } else { "" };
-    format!(
-        "Machine: {}, {} cores; {placed}\nFiles: {} on {file_system}{memory}\nVersions: {}, SQLite {}",
+    Ok(format!(
+        "Machine: {}, {} cores; {placed}\nFiles: {} on {file_system}{memory}; {:.0} writes a second that are synced one \
+         by one\nVersions: {}, SQLite {}",
         cpu().unwrap_or_else(|| "an unknown processor".to_owned()),
         cores.count,
         scratch.display(),
+        syncs(scratch)?,
         rustc().unwrap_or_else(|| "an unknown rustc".to_owned()),
         rusqlite::version(),
-    )
+    ))
+}
+
+/// How often in a second the disk can take a page in place of another, and say that it is there to stay: what a commit
+/// alone costs.
+fn syncs(dir: &Path) -> Result<f64> {
+    const TIME: Duration = Duration::from_millis(500);
+    const PAGES: u64 = 256;
+    let page = [0xab; 8192];
+    let file = File::create(dir.join("syncs"))?;
+    for at in 0..PAGES {
+        file.write_all_at(&page, at * page.len() as u64)?;
+    }
+    file.sync_all()?;
+    let (started, mut count) = (Instant::now(), 0);
+    while started.elapsed() < TIME {
+        file.write_all_at(&page, count % PAGES * page.len() as u64)?;
+        file.sync_data()?;
+        count += 1;
+    }
+    Ok(count as f64 / started.elapsed().as_secs_f64())
 }
 
 fn cpu() -> Option<String> {

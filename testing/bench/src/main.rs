@@ -70,7 +70,7 @@ fn measure(args: &[&str]) -> Result<()> {
     let cores = cores::allowed()?;
     let launcher = Launcher::new(cores.server)?;
     cores::pin(cores.load)?;
-    println!("{}", machine::describe(&cores, launcher.scratch()));
+    println!("{}", machine::describe(&cores, launcher.scratch())?);
     if cfg!(debug_assertions) && !quick {
         println!("This is a debug build: its figures say nothing. Use `cargo run --release -p bench`.");
     }
