@@ -4,6 +4,7 @@
 
 mod admin;
 mod config;
+mod connections;
 mod money;
 mod order;
 mod problem;
@@ -81,9 +82,9 @@ async fn serve<D: Orders>(
     let housekeeping = tokio::spawn(keep_house(engine.clone(), metrics.clone()));
     let app = Arc::new(App { reader, engine: engine.clone(), admin, metrics });
     let router = routes::router(app, create.layer(layer));
-    let served = serve::until_told(signals, listener, router, &engine).await;
+    serve::until_told(signals, listener, router, &engine).await;
     housekeeping.abort();
-    Ok(served?)
+    Ok(())
 }
 
 /// Who calls: `X-User-Id` where it is given, else everyone together.

@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt;
 use keylatch::Engine;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::admin::Admin;
+use crate::connections;
 
 /// How long requests under way have to end after the signal to stop. Container runtimes kill after ten seconds.
 const DRAIN_MAX: Duration = Duration::from_secs(8);
@@ -20,25 +20,14 @@ const RUNS_MIN: Duration = Duration::from_secs(2);
 
 /// Serves until Ctrl-C or SIGTERM; then takes no more connections, and ends when all requests and runs have ended,
 /// when [`DRAIN_MAX`] is over, or at a second signal.
-pub(crate) async fn until_told(
-    mut signals: Signals,
-    listener: TcpListener,
-    router: Router,
-    engine: &Engine,
-) -> io::Result<()> {
-    // An answer is one small write, which must not wait for another.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps its delay");
-        }
-    });
+pub(crate) async fn until_told(mut signals: Signals, listener: TcpListener, router: Router, engine: &Engine) {
     let (stop, stopped) = oneshot::channel::<()>();
     let stopping = async { stopped.await.unwrap_or_default() };
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stopping).into_future();
+    let serving = connections::serve(listener, router, stopping);
     tokio::pin!(serving);
 
     tokio::select! {
-        served = &mut serving => return served,
+        () = &mut serving => unreachable!("it ends after it was told to"),
         () = signals.next() => {}
     }
     tracing::info!("stopping: requests under way have {} seconds to end", DRAIN_MAX.as_secs());
@@ -55,7 +44,6 @@ pub(crate) async fn until_told(
         () = signals.next() => tracing::warn!("stopped at once, as told; a request without an answer can be sent again"),
         else => tracing::warn!("stopped; a request without an answer can be sent again"),
     }
-    Ok(())
 }
 
 /// The signals that ask a process to stop. They count from when this is made; before, they end it.

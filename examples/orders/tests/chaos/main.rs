@@ -9,6 +9,7 @@ mod boundaries;
 mod disk;
 mod duplicates;
 mod gone;
+mod heads;
 mod kill;
 mod load;
 mod outages;
