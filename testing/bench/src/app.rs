@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::HeaderName;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
 use keylatch::{Engine, Limits, Policy, memory, redis, sqlite};
 
 use crate::Result;
+use crate::least::{self, Answers};
 use crate::orders::{self, Numbers, OwnConnection};
 
 /// A service.
@@ -17,6 +19,8 @@ use crate::orders::{self, Numbers, OwnConnection};
 pub(crate) enum App {
     /// It answers with the order and keeps nothing: what all others are compared with.
     Bare,
+    /// The same handler behind the least layer that answers from memory.
+    Least,
     /// The same handler behind the layer; records in memory.
     Memory,
     /// The same handler behind the layer; records in SQLite, on leases.
@@ -51,8 +55,9 @@ pub(crate) struct Service {
 }
 
 impl App {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Bare,
+        Self::Least,
         Self::Memory,
         Self::Redis,
         Self::RedisAlone,
@@ -66,6 +71,7 @@ impl App {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
+            Self::Least => "least",
             Self::Memory => "memory",
             Self::Redis => "redis",
             Self::RedisAlone => "redis-alone",
@@ -86,9 +92,9 @@ impl App {
         matches!(self, Self::SqliteAtomic | Self::SqliteOrder | Self::SqliteCommitEach)
     }
 
-    /// Whether it has the layer.
+    /// Whether it answers a repeated request with the answer that it gave.
     pub(crate) const fn replays(self) -> bool {
-        matches!(self, Self::Memory | Self::SqliteLease | Self::SqliteAtomic) || self.needs_redis()
+        matches!(self, Self::Least | Self::Memory | Self::SqliteLease | Self::SqliteAtomic) || self.needs_redis()
     }
 
     pub(crate) const fn needs_redis(self) -> bool {
@@ -102,6 +108,10 @@ impl App {
         let plain = || Router::new().route(PATH, post(orders::answer)).with_state(numbers.clone());
         Ok(match self {
             Self::Bare => Service { router: plain(), engine: None },
+            Self::Least => {
+                let layer = from_fn_with_state(Answers::default(), least::once);
+                Service { router: plain().layer(layer), engine: None }
+            }
             Self::Memory => guarded(plain(), Engine::fenced(memory::Store::new(), policy, Limits::default())?),
             Self::Redis => guarded(plain(), setup.on_redis(Limits::default()).await?),
             Self::RedisAlone => {

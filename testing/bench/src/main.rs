@@ -11,6 +11,7 @@ mod connection;
 mod cores;
 mod drive;
 mod growth;
+mod least;
 mod load;
 mod machine;
 mod orders;

@@ -17,9 +17,11 @@ struct Row {
     goal: Option<(f64, f64)>,
 }
 
-const ROWS: [Row; 10] = [
+const ROWS: [Row; 12] = [
     Row { title: "memory, first", app: App::Memory, requests: Requests::First, goal: Some((0.74, 0.80)) },
     Row { title: "memory, replay", app: App::Memory, requests: Requests::Replay, goal: Some((0.92, 1.0)) },
+    Row { title: "the least layer, first", app: App::Least, requests: Requests::First, goal: None },
+    Row { title: "the least layer, replay", app: App::Least, requests: Requests::Replay, goal: None },
     Row { title: "SQLite leases, first", app: App::SqliteLease, requests: Requests::First, goal: Some((0.14, 0.20)) },
     Row { title: "SQLite leases, replay", app: App::SqliteLease, requests: Requests::Replay, goal: Some((0.90, 1.0)) },
     Row { title: "SQLite Atomic, first", app: App::SqliteAtomic, requests: Requests::First, goal: Some((0.17, 0.20)) },
