@@ -29,7 +29,7 @@ pub(super) struct Attempt {
     /// How the handler ended.
     pub(super) verdict: Option<Verdict>,
     pub(super) lender: Lender,
-    /// The caller's runtime, for what the handler starts or drops on the writer.
+    /// The caller's runtime, also for what the handler starts or drops on the writer.
     pub(super) runtime: Option<Handle>,
     pub(super) result: Option<Result<At<Transacted>, Failure>>,
     pub(super) reply: oneshot::Sender<Reply>,
@@ -52,6 +52,10 @@ pub(super) enum Failure {
 impl Job for Attempt {
     fn is_abandoned(&self) -> bool {
         self.reply.is_closed()
+    }
+
+    fn runtime(&self) -> Option<&Handle> {
+        self.runtime.as_ref()
     }
 
     fn run(&mut self, db: &mut Db) -> rusqlite::Result<()> {

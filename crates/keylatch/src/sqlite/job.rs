@@ -1,5 +1,6 @@
 //! What a thread of the store is asked to do.
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::db::Db;
@@ -11,6 +12,9 @@ use super::error::{BatchFailed, Fault};
 pub(super) trait Job: Send {
     /// Whether nobody waits for the reply any more. Then it need not run.
     fn is_abandoned(&self) -> bool;
+
+    /// The runtime on which its caller lives, if on any.
+    fn runtime(&self) -> Option<&Handle>;
 
     /// Does its part.
     ///
@@ -27,12 +31,14 @@ pub(super) trait Job: Send {
 pub(super) struct Call<F, T, E> {
     work: Option<F>,
     result: Option<Result<T, E>>,
+    runtime: Option<Handle>,
     reply: oneshot::Sender<Result<T, E>>,
 }
 
 impl<F, T, E> Call<F, T, E> {
+    /// To be called where its caller lives.
     pub(super) fn new(work: F, reply: oneshot::Sender<Result<T, E>>) -> Self {
-        Self { work: Some(work), result: None, reply }
+        Self { work: Some(work), result: None, runtime: Handle::try_current().ok(), reply }
     }
 }
 
@@ -44,6 +50,10 @@ where
 {
     fn is_abandoned(&self) -> bool {
         self.reply.is_closed()
+    }
+
+    fn runtime(&self) -> Option<&Handle> {
+        self.runtime.as_ref()
     }
 
     fn run(&mut self, db: &mut Db) -> rusqlite::Result<()> {

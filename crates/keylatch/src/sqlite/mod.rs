@@ -4,6 +4,9 @@
 //! once for all: many callers share one sync of the disk. Nobody is answered before that. Reads have threads of
 //! their own beside it. Other processes may use the same file.
 //!
+//! Callers who share a batch and a runtime with threads of its own hear of it through a task there. So, as always in
+//! async code, do not block such a thread on a call to the store.
+//!
 //! ```text
 //!  claim, complete, …  ┐                 ┌─────────── one batch ───────────┐
 //!  a handler with a Tx ├─▶ queue ─▶ BEGIN  job  job  [unit: claim+writes]  COMMIT ─▶ all replies
@@ -25,6 +28,7 @@ mod loan;
 mod open;
 mod ops;
 mod options;
+mod replies;
 mod rows;
 mod tx;
 mod worker;

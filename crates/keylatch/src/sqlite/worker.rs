@@ -15,6 +15,7 @@ use super::checkpoint::Checkpoints;
 use super::db::Db;
 use super::error::{BatchFailed, Fault};
 use super::job::{Call, Job};
+use super::replies;
 
 /// The way to some threads that do the same.
 #[derive(Debug)]
@@ -80,7 +81,7 @@ impl Worker {
     }
 
     fn serve(&mut self, jobs: &Mutex<mpsc::Receiver<Box<dyn Job>>>) {
-        let mut batch = Vec::with_capacity(self.batch_jobs_max);
+        let mut batch = Vec::new();
         let mut alone = 0_usize;
         let mut failing = false;
         let mut latest = 0;
@@ -88,6 +89,10 @@ impl Worker {
             let jobs_max = if alone > 0 { 1 } else { self.batch_jobs_max };
             if self.checkpoints.is_some() {
                 let_them_come_back(jobs, latest);
+            } else if self.batch_jobs_max > 1 {
+                // Whoever reads next is often about to, on this core, and would otherwise be stopped half-way to wake
+                // this thread: then each read would be a batch of its own, and begin with looking up what has changed.
+                thread::yield_now();
             }
             // The lock is let go before the work, so that another thread of the lane takes what comes next.
             if jobs.lock().blocking_recv_many(&mut batch, jobs_max) == 0 {
@@ -103,10 +108,7 @@ impl Worker {
                 committed = committed.map_err(BatchFailed::alone);
             }
             report(&committed, &mut failing);
-            for job in batch.drain(..) {
-                // What a caller left behind may panic as it is dropped. The next caller has no part in that.
-                let _ = catch_unwind(AssertUnwindSafe(|| job.reply(committed.as_ref().err())));
-            }
+            replies::reply(&mut batch, committed.err());
             if let Some(checkpoints) = &mut self.checkpoints {
                 checkpoints.between_batches(self.db.conn());
             }

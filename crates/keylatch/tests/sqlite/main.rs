@@ -11,6 +11,7 @@ mod guard;
 mod log;
 mod opening;
 mod queries;
+mod replies;
 mod sharing;
 mod support;
 mod sync;
