@@ -85,7 +85,13 @@ impl Link {
 
     /// Sends a call that may write, and waits for the replicas that must have it.
     pub(super) async fn write(&self, command: &Cmd) -> Result<Value, Failed> {
-        let Some(Wait { replicas, timeout }) = self.wait else { return self.read(command).await };
+        match self.wait {
+            None => self.read(command).await,
+            Some(wait) => Box::pin(self.write_and_wait(command, wait)).await,
+        }
+    }
+
+    async fn write_and_wait(&self, command: &Cmd, Wait { replicas, timeout }: Wait) -> Result<Value, Failed> {
         let mut both = Pipeline::with_capacity(2);
         both.add_command(command.clone());
         both.add_command(cmd("WAIT").arg(replicas).arg(millis(timeout)).to_owned());
@@ -102,8 +108,8 @@ impl Link {
     async fn send(&self, call: &Call<'_>) -> Result<Value, Failed> {
         let mut sends = 0;
         // A connection that is there has a reply in time, or says that it has none: no other clock is needed.
-        if let Some(one @ (_, Connection::One { .. })) = self.connection() {
-            match self.send_over(one, call).await {
+        if let (Call::Alone(command), Some((number, batches))) = (call, self.batches()) {
+            match batches.send((*command).clone()).await.map_err(|error| self.failed(number, false, error)) {
                 Err(Failed::Unanswered(error)) if error.is_connection_dropped() => sends = 1,
                 done => return done,
             }
@@ -128,26 +134,32 @@ impl Link {
         tokio::time::timeout(self.call_max, sending).await.map_err(timed_out)?
     }
 
-    async fn send_over(&self, connected: (u64, Connection), call: &Call<'_>) -> Result<Value, Failed> {
-        let (number, mut connection) = connected;
-        let error = match call.send(&mut connection).await {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
+    async fn send_over(&self, (number, connection): (u64, Connection), call: &Call<'_>) -> Result<Value, Failed> {
+        let is_cluster = matches!(connection, Connection::Cluster(_));
+        call.send(connection).await.map_err(|error| self.failed(number, is_cluster, error))
+    }
+
+    /// What a failure on the connection of this number is. Gives the connection up, if it cannot be used again.
+    fn failed(&self, number: u64, is_cluster: bool, error: RedisError) -> Failed {
         let is_slow = error.is_timeout();
         let failed = Failed::of(error).after_sending();
-        let give_up = match connection {
-            Connection::One { .. } => failed.is_of_connection(),
-            // It makes lost connections to nodes anew. One that does not get over something is replaced as a whole.
-            Connection::Cluster(_) => is_slow,
-        };
+        // A Cluster's makes lost connections to nodes anew. One that does not get over something is replaced as a whole.
+        let give_up = if is_cluster { is_slow } else { failed.is_of_connection() };
         if give_up {
             let mut current = self.current.lock();
             if current.as_ref().is_some_and(|(at, _)| *at == number) {
                 *current = None;
             }
         }
-        Err(failed)
+        failed
+    }
+
+    /// The way into the connection to one server, if that is what there is.
+    fn batches(&self) -> Option<(u64, Batches)> {
+        match &*self.current.lock() {
+            Some((number, Connection::One { batches, .. })) => Some((*number, batches.clone())),
+            _ => None,
+        }
     }
 
     /// Whether there is a connection that is not known to be lost.
@@ -216,12 +228,12 @@ enum Call<'c> {
 }
 
 impl Call<'_> {
-    async fn send(&self, connection: &mut Connection) -> Result<Value, RedisError> {
+    async fn send(&self, connection: Connection) -> Result<Value, RedisError> {
         match (self, connection) {
             (Self::Alone(command), Connection::One { batches, .. }) => batches.send((*command).clone()).await,
-            (Self::Alone(command), Connection::Cluster(cluster)) => command.query_async(cluster).await,
-            (Self::Waiting(both), Connection::One { connection, .. }) => both.query_async(connection).await,
-            (Self::Waiting(both), Connection::Cluster(cluster)) => both.query_async(cluster).await,
+            (Self::Alone(command), Connection::Cluster(mut cluster)) => command.query_async(&mut cluster).await,
+            (Self::Waiting(both), Connection::One { mut connection, .. }) => both.query_async(&mut connection).await,
+            (Self::Waiting(both), Connection::Cluster(mut cluster)) => both.query_async(&mut cluster).await,
         }
     }
 }

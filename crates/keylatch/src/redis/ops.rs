@@ -115,22 +115,36 @@ impl Store {
         let [lease, takeover, free] = spans_of(claim.terms);
         let args = [Arg::Bytes(&parts.head), lease, takeover, free, Arg::Bytes(&parts.tail)];
 
-        let mut reply = target.run(&script::CLAIM, &args).await?;
+        let reply = target.run(&script::CLAIM, &args).await?;
+        if reply.done != 0 {
+            return Ok(At { value: machine::claim(None, &claim, reply.now), now: reply.now });
+        }
+        Box::pin(self.claim_of_held(&claim, &target, &args, reply)).await
+    }
+
+    /// Goes on from the record that the script has handed back.
+    async fn claim_of_held(
+        &self,
+        claim: &Claim,
+        target: &Target<'_>,
+        args: &[Arg<'_>],
+        mut reply: Reply,
+    ) -> Result<At<Claimed>, Error> {
         for _ in 0..CHANGES_MAX {
             let now = reply.now;
             if reply.done != 0 {
-                return Ok(At { value: machine::claim(None, &claim, now), now });
+                return Ok(At { value: machine::claim(None, claim, now), now });
             }
             let Some(bytes) = &reply.record else {
                 // It went while it was about to be replaced.
-                reply = target.run(&script::CLAIM, &args).await?;
+                reply = target.run(&script::CLAIM, args).await?;
                 continue;
             };
             let Found { record, header } = value::decode(target.id, bytes)?;
             if !record.belongs_to(claim.scope(), claim.key()) {
                 return Err(Error::new(ErrorKind::Corrupt, "a record of another scope or key has this identity"));
             }
-            let value = machine::claim(Some(record.clone()), &claim, now);
+            let value = machine::claim(Some(record.clone()), claim, now);
             match &value {
                 Claimed::Won(won) if *won != record || self.0.link.waits() => {
                     reply = target.replace(&header, won).await?;
@@ -199,7 +213,14 @@ impl<'s> Target<'s> {
     ///
     /// Whether a lease is a record's does not depend on the time, so that what was decided at the time of the reading
     /// holds when it is written, if the record is still the same.
-    async fn settle(&self, mut reply: Reply, decide: impl Fn(&Record, Timestamp) -> Change) -> Result<Applied, Error> {
+    async fn settle(&self, reply: Reply, decide: impl Fn(&Record, Timestamp) -> Change) -> Result<Applied, Error> {
+        if reply.done != 0 {
+            return Ok(Applied::Applied(reply.now));
+        }
+        Box::pin(self.change(reply, decide)).await
+    }
+
+    async fn change(&self, mut reply: Reply, decide: impl Fn(&Record, Timestamp) -> Change) -> Result<Applied, Error> {
         for _ in 0..CHANGES_MAX {
             let now = reply.now;
             if reply.done != 0 {

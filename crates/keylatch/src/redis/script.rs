@@ -50,7 +50,8 @@ impl Lua {
     pub(super) async fn call(&self, link: &Link, keys: &[&[u8]], args: &[Arg<'_>]) -> Result<Value, Failed> {
         match self.send(link, &command("EVALSHA", self.script.get_hash(), keys, args)).await {
             Err(Failed::Refused(error)) if is_unknown_script(&error) => {
-                self.send(link, &command("EVAL", self.text, keys, args)).await
+                // In a box, as all that is rare, so that what is common stays small.
+                Box::pin(async { self.send(link, &command("EVAL", self.text, keys, args)).await }).await
             }
             done => done,
         }
