@@ -81,8 +81,8 @@ impl Links {
         let linked = timeout(self.connect_max, self.answering()).await.unwrap_or_else(|_| Err(timed_out()));
         match &linked {
             Ok(_) => *self.outage.lock() = None,
-            // A pool that is used up says nothing of the server.
-            Err(_) if self.is_full() => {}
+            // Connections that are used up, the pool's or the server's, are no outage: one may be given back at any time.
+            Err(fault) if self.is_full() || fault.has_code("53300") => {}
             Err(fault) => *self.outage.lock() = Some(fault.clone()),
         }
         linked
