@@ -35,10 +35,8 @@ async fn i3_i4_hold_on_a_disk_that_runs_full_and_it_comes_back_by_itself() {
     disk.fill().unwrap();
     let refused = order_until_refused(&shop, &mut answered).await;
     assert_refusal(&shop, &refused).await;
-    // What was answered before is answered all the same.
     for request in &answered {
-        let reply = shop.client.send(request, SOON).await;
-        assert!(matches!(&reply, Reply::Final(answer) if answer.replayed), "{reply:?}");
+        assert_replayed(&shop, request).await;
     }
     disk.free().unwrap();
     answered.push(comes_back(&shop, refused).await);
@@ -98,8 +96,7 @@ async fn i3_i4_hold_when_writes_fail_and_it_comes_back_by_itself() {
         server.deny_writes(true);
         let refused = order_until_refused(&shop, &mut answered).await;
         assert_refusal(&shop, &refused).await;
-        let reply = shop.client.send(&answered[0], SOON).await;
-        assert!(matches!(&reply, Reply::Final(answer) if answer.replayed), "{reply:?}");
+        assert_replayed(&shop, &answered[0]).await;
         if round % 3 == 2 {
             server.kill().await;
             server = shop.open().await;
@@ -122,8 +119,7 @@ async fn i3_i4_hold_when_syncs_fail_and_it_comes_back_by_itself() {
         let failing = FailingSyncs::of(&server);
         let refused = order_until_refused(&shop, &mut answered).await;
         assert_refusal(&shop, &refused).await;
-        let reply = shop.client.send(&answered[0], SOON).await;
-        assert!(matches!(&reply, Reply::Final(answer) if answer.replayed), "{reply:?}");
+        assert_replayed(&shop, &answered[0]).await;
         if round % 2 == 1 {
             server.kill().await;
             drop(failing);
@@ -225,6 +221,12 @@ async fn assert_refusal(shop: &Shop, request: &Request) {
     let seconds: u64 = header("retry-after").expect("it says when to try again").parse().expect("in seconds");
     assert!(seconds < 60, "{seconds}");
     assert!(body.contains("\"retryable\":true"), "{body}");
+}
+
+/// What was answered before is answered all the same.
+async fn assert_replayed(shop: &Shop, request: &Request) {
+    let reply = shop.client.send(request, SOON).await;
+    assert!(matches!(&reply, Reply::Final(answer) if answer.replayed), "{reply:?}");
 }
 
 /// Without a restart, the order is taken once the disk can be written.
