@@ -2,25 +2,31 @@
 
 use std::time::Duration;
 
-use keylatch::redis::{Options, Store};
+use keylatch::redis::{ConnectError, Options, Store};
 use keylatch::store::{Durability, Store as _};
 use testing_support::eventually;
 use testing_support::redis::{Cluster, Sentinels};
 
 use crate::support::{claim, completed};
 
-pub(crate) const FAILOVER_MAX: Duration = Duration::from_secs(60);
+const FAILOVER_MAX: Duration = Duration::from_secs(60);
 
 pub(crate) async fn connect_sentinels(group: &Sentinels, options: Options) -> Store {
-    let urls = group.urls();
+    through_sentinels(&group.urls(), options).await.expect("the Sentinels know the primary")
+}
+
+pub(crate) async fn through_sentinels(urls: &[String], options: Options) -> Result<Store, ConnectError> {
     let urls: Vec<_> = urls.iter().map(String::as_str).collect();
-    Store::connect_sentinel(&urls, Sentinels::SERVICE, options).await.expect("the Sentinels know the primary")
+    Store::connect_sentinel(&urls, Sentinels::SERVICE, options).await
 }
 
 pub(crate) async fn connect_cluster(cluster: &Cluster, options: Options) -> Store {
-    let urls = cluster.urls();
+    through_nodes(&cluster.urls(), options).await.expect("the Cluster can be reached")
+}
+
+pub(crate) async fn through_nodes(urls: &[String], options: Options) -> Result<Store, ConnectError> {
     let urls: Vec<_> = urls.iter().map(String::as_str).collect();
-    Store::connect_cluster(&urls, options).await.expect("the Cluster can be reached")
+    Store::connect_cluster(&urls, options).await
 }
 
 /// Whether a claim of a new key is taken, now.
@@ -34,22 +40,27 @@ async fn a_failover_of_sentinels_is_followed() {
     let store = connect_sentinels(&group, Options::default()).await;
     assert_eq!(store.durability(), Durability::Replica);
     for round in 0..2 {
-        let before = completed(&store, &format!("before-{round}")).await;
-        // All replicas have what this test looks for afterwards.
-        group.wait_until_whole();
-        let primary = group.primary().expect("there is a primary");
-        group.server(primary).kill();
-        let key = format!("after-{round}");
-        eventually(FAILOVER_MAX, "the next primary", async || takes_claims(&store, &key).await).await;
-        // A claim may have been taken just before it died.
-        group.wait_for_primary_other_than(primary);
-        eventually(FAILOVER_MAX, "a claim there", async || takes_claims(&store, &format!("there-{round}")).await).await;
-        assert_eq!(store.read(before.id()).await.unwrap().value, Some(before));
-        // The old primary comes back as a replica: nobody writes to it.
-        group.server(primary).start_again();
-        group.wait_until_whole();
-        completed(&store, &format!("whole-{round}")).await;
+        fail_over(&mut group, &store, round).await;
     }
+}
+
+/// Kills the primary, which `store` survives, and starts it again. For keys of its own, by the number of the round.
+pub(crate) async fn fail_over(group: &mut Sentinels, store: &Store, round: usize) {
+    let before = completed(store, &format!("before-{round}")).await;
+    // All replicas have what is looked for afterwards.
+    group.wait_until_whole();
+    let primary = group.primary().expect("there is a primary");
+    group.server(primary).kill();
+    let key = format!("after-{round}");
+    eventually(FAILOVER_MAX, "the next primary", async || takes_claims(store, &key).await).await;
+    // A claim may have been taken just before it died.
+    group.wait_for_primary_other_than(primary);
+    eventually(FAILOVER_MAX, "a claim there", async || takes_claims(store, &format!("there-{round}")).await).await;
+    assert_eq!(store.read(before.id()).await.unwrap().value, Some(before));
+    // The old primary comes back as a replica: nobody writes to it.
+    group.server(primary).start_again();
+    group.wait_until_whole();
+    completed(store, &format!("whole-{round}")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,9 +68,14 @@ async fn a_failover_of_a_cluster_is_followed() {
     let mut cluster = Cluster::start();
     let store = connect_cluster(&cluster, Options::default()).await;
     assert_eq!(store.durability(), Durability::Replica);
+    fail_over_in_cluster(&mut cluster, &store).await;
+}
+
+/// Kills a primary, which `store` survives, and starts it again.
+pub(crate) async fn fail_over_in_cluster(cluster: &mut Cluster, store: &Store) {
     let mut before = Vec::new();
     for at in 0..64 {
-        before.push(completed(&store, &format!("before-{at}")).await);
+        before.push(completed(store, &format!("before-{at}")).await);
     }
     cluster.wait_until_whole();
     let primary = cluster.primaries()[0];
@@ -67,7 +83,7 @@ async fn a_failover_of_a_cluster_is_followed() {
     // Keys of every bucket, so that those of the dead primary are among them.
     for at in 0..64 {
         let key = format!("after-{at}");
-        eventually(FAILOVER_MAX, "the next primary", async || takes_claims(&store, &key).await).await;
+        eventually(FAILOVER_MAX, "the next primary", async || takes_claims(store, &key).await).await;
     }
     for record in before {
         assert_eq!(store.read(record.id()).await.unwrap().value, Some(record));
@@ -75,5 +91,5 @@ async fn a_failover_of_a_cluster_is_followed() {
     assert!(!cluster.primaries().contains(&primary));
     cluster.node(primary).start_again();
     cluster.wait_until_whole();
-    completed(&store, "whole").await;
+    completed(store, "whole").await;
 }

@@ -3,10 +3,9 @@
 use keylatch::redis::{ConnectError, Options, Store};
 use keylatch::store::Store as _;
 use testing_support::certificates::Authority;
-use testing_support::eventually;
 use testing_support::redis::{Cluster, Config, Sentinels, Server};
 
-use crate::failover::{FAILOVER_MAX, takes_claims};
+use crate::failover::{fail_over, fail_over_in_cluster, through_nodes, through_sentinels};
 use crate::support::completed;
 
 /// The names under which a test reaches its servers.
@@ -41,62 +40,30 @@ async fn a_server_is_verified() {
 async fn sentinels_and_their_servers_are_verified_through_a_failover() {
     let authority = Authority::new();
     let mut group = Sentinels::start_tls(&authority.certify(&NAMES), &authority);
-    let connect = async |urls: &[String], options: Options| {
-        let urls: Vec<_> = urls.iter().map(String::as_str).collect();
-        Store::connect_sentinel(&urls, Sentinels::SERVICE, options).await
-    };
     let urls = group.tls_urls("localhost");
-    let store = connect(&urls, trusting(&authority)).await.expect("the Sentinels know the primary");
-    let before = completed(&store, "before").await;
-    group.wait_until_whole();
-    let primary = group.primary().expect("there is a primary");
-    group.server(primary).kill();
-    eventually(FAILOVER_MAX, "the next primary", async || takes_claims(&store, "after").await).await;
-    group.wait_for_primary_other_than(primary);
-    eventually(FAILOVER_MAX, "a claim there", async || takes_claims(&store, "there").await).await;
-    assert_eq!(store.read(before.id()).await.unwrap().value, Some(before));
-    group.server(primary).start_again();
-    group.wait_until_whole();
+    let store = through_sentinels(&urls, trusting(&authority)).await.expect("the Sentinels know the primary");
+    fail_over(&mut group, &store, 0).await;
 
-    refused(connect(&urls, trusting(&Authority::new())).await, "invalid peer certificate");
-    refused(connect(&urls, Options::default()).await, "invalid peer certificate");
+    refused(through_sentinels(&urls, trusting(&Authority::new())).await, "invalid peer certificate");
+    refused(through_sentinels(&urls, Options::default()).await, "invalid peer certificate");
     // The Sentinels are who they say, and the primary is not: they know it as `localhost`.
     group.change_certificate(&authority.certify(&NAMES[1..]));
-    refused(connect(&urls, trusting(&authority)).await, "not valid for name");
+    refused(through_sentinels(&urls, trusting(&authority)).await, "not valid for name");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_of_a_cluster_are_verified_through_a_failover() {
     let authority = Authority::new();
     let mut cluster = Cluster::start_tls(&authority.certify(&NAMES), &authority);
-    let connect = async |urls: &[String], options: Options| {
-        let urls: Vec<_> = urls.iter().map(String::as_str).collect();
-        Store::connect_cluster(&urls, options).await
-    };
     let urls = cluster.tls_urls("127.0.0.1");
-    let store = connect(&urls, trusting(&authority)).await.expect("the Cluster can be reached");
-    let mut before = Vec::new();
-    for at in 0..64 {
-        before.push(completed(&store, &format!("before-{at}")).await);
-    }
-    cluster.wait_until_whole();
-    let primary = cluster.primaries()[0];
-    cluster.node(primary).kill();
-    for at in 0..64 {
-        let key = format!("after-{at}");
-        eventually(FAILOVER_MAX, "the next primary", async || takes_claims(&store, &key).await).await;
-    }
-    for record in before {
-        assert_eq!(store.read(record.id()).await.unwrap().value, Some(record));
-    }
-    cluster.node(primary).start_again();
-    cluster.wait_until_whole();
+    let store = through_nodes(&urls, trusting(&authority)).await.expect("the Cluster can be reached");
+    fail_over_in_cluster(&mut cluster, &store).await;
 
-    refused(connect(&urls, trusting(&Authority::new())).await, "invalid peer certificate");
-    refused(connect(&urls, Options::default()).await, "invalid peer certificate");
+    refused(through_nodes(&urls, trusting(&Authority::new())).await, "invalid peer certificate");
+    refused(through_nodes(&urls, Options::default()).await, "invalid peer certificate");
     // The first node is who its address says, and then all say of each other that they are `localhost`.
     cluster.change_certificate(&authority.certify(&NAMES[1..]));
-    refused(connect(&urls, trusting(&authority)).await, "not valid for that name");
+    refused(through_nodes(&urls, trusting(&authority)).await, "not valid for that name");
 }
 
 #[tokio::test]

@@ -23,9 +23,7 @@ impl Cluster {
     ///
     /// If the tools are missing, with the command that installs them, or the nodes do not agree in time.
     pub fn start() -> Self {
-        Self::start_with(Config::new(), |create, nodes| {
-            create.args(["--cluster", "create"]).args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())));
-        })
+        Self::start_with(Config::new())
     }
 
     /// The same with TLS: the nodes show `certificate` to each other and to clients, and are known as `localhost`.
@@ -38,19 +36,17 @@ impl Cluster {
             .with_tls(certificate, authority)
             .with("cluster-announce-hostname", "localhost")
             .with("cluster-preferred-endpoint-type", "hostname");
-        Self::start_with(config, |create, nodes| {
-            create.args(["--tls", "--cacert"]).arg(nodes[0].directory.join("authority.crt"));
-            create
-                .args(["--cluster", "create"])
-                .args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.tls_port())));
-        })
+        Self::start_with(config)
     }
 
-    fn start_with(config: Config, join: impl Fn(&mut Command, &[Server])) -> Self {
+    fn start_with(config: Config) -> Self {
         let config = config.with("cluster-enabled", "yes").with("cluster-node-timeout", "1000");
         let nodes: Vec<_> = (0..6).map(|_| Server::start(config.clone())).collect();
         let mut create = Command::new("redis-cli");
-        join(&mut create, &nodes);
+        if let Some(authority) = nodes[0].authority() {
+            create.args(["--tls", "--cacert"]).arg(authority);
+        }
+        create.args(["--cluster", "create"]).args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.known_port())));
         create.args(["--cluster-replicas", "1", "--cluster-yes"]);
         let output = create.output().expect("redis-cli is missing; run: apt-get install redis-tools");
         assert!(output.status.success(), "no Cluster: {}", String::from_utf8_lossy(&output.stdout));
@@ -131,8 +127,6 @@ impl Cluster {
 pub struct Sentinels {
     servers: Vec<Server>,
     sentinels: Vec<Server>,
-    /// The port at which the Sentinels know a server.
-    port: fn(&Server) -> u16,
 }
 
 impl Sentinels {
@@ -146,7 +140,7 @@ impl Sentinels {
     ///
     /// If the tools are missing, with the command that installs them, or they do not agree in time.
     pub fn start() -> Self {
-        Self::start_with(&|config| config, "127.0.0.1", "", Server::port)
+        Self::start_with(&|config| config, "127.0.0.1", "")
     }
 
     /// The same with TLS: all show `certificate` to each other and to clients, and the servers are known as `localhost`.
@@ -157,22 +151,22 @@ impl Sentinels {
     pub fn start_tls(certificate: &Certificate, authority: &Authority) -> Self {
         const BY_NAME: &str = "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\n";
         let with_tls = |config: Config| config.with_tls(certificate, authority);
-        Self::start_with(&with_tls, "localhost", BY_NAME, Server::tls_port)
+        Self::start_with(&with_tls, "localhost", BY_NAME)
     }
 
-    fn start_with(with: &dyn Fn(Config) -> Config, host: &str, settings: &str, port: fn(&Server) -> u16) -> Self {
+    fn start_with(with: &dyn Fn(Config) -> Config, host: &str, settings: &str) -> Self {
         let config = with(Config::new()).with("replica-announce-ip", host);
         let primary = Server::start(config.clone());
-        let of_primary = config.with("replicaof", format!("{host} {}", port(&primary)));
+        let of_primary = config.with("replicaof", format!("{host} {}", primary.known_port()));
         let servers = vec![primary, Server::start(of_primary.clone()), Server::start(of_primary)];
         let name = Self::SERVICE;
         let file = format!(
             "{settings}sentinel monitor {name} {host} {} 2\nsentinel down-after-milliseconds {name} 500\n\
              sentinel failover-timeout {name} 3000\nsentinel parallel-syncs {name} 2\n",
-            port(&servers[0])
+            servers[0].known_port()
         );
         let sentinels = (0..3).map(|_| Server::start(with(Config::sentinel(&file)))).collect();
-        let group = Self { servers, sentinels, port };
+        let group = Self { servers, sentinels };
         group.wait_until_whole();
         group
     }
@@ -196,7 +190,7 @@ impl Sentinels {
     pub fn primary(&self) -> Option<usize> {
         let says = |sentinel: &Server| {
             let reply = sentinel.ask(&format!("SENTINEL GET-MASTER-ADDR-BY-NAME {}", Self::SERVICE));
-            self.servers.iter().position(|server| reply.contains(&format!("\r\n{}\r\n", (self.port)(server))))
+            self.servers.iter().position(|server| reply.contains(&format!("\r\n{}\r\n", server.known_port())))
         };
         let said: Vec<_> = self.sentinels.iter().filter_map(says).collect();
         let chosen =

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use super::{Config, Server, free_port};
 use crate::certificates::{Authority, Certificate};
 
+/// Where a server finds the certificate of the authority that it trusts.
+const AUTHORITY: &str = "authority.crt";
+
 /// What a server shows, and whom it trusts.
 #[derive(Debug, Clone)]
 pub(super) struct Tls {
@@ -26,7 +29,7 @@ impl Tls {
     /// The arguments of a server in `directory` that listens on `port`.
     pub(super) fn arguments(&self, directory: &Path, port: u16) -> Vec<String> {
         let [file, key] = write(directory, &self.certificate);
-        let authority = directory.join("authority.crt");
+        let authority = directory.join(AUTHORITY);
         std::fs::write(&authority, &self.authority).expect("a file can be written");
         let settings = [
             ("tls-port", port.to_string()),
@@ -49,6 +52,16 @@ impl Server {
     /// If it was not started so.
     pub fn tls_port(&self) -> u16 {
         self.tls_port.expect("it was started with TLS")
+    }
+
+    /// The port by which others of its kind know it.
+    pub(super) fn known_port(&self) -> u16 {
+        self.tls_port.unwrap_or(self.port)
+    }
+
+    /// The file of the authority that it trusts, if it was started with TLS.
+    pub(super) fn authority(&self) -> Option<PathBuf> {
+        self.tls_port.map(|_| self.directory.join(AUTHORITY))
     }
 
     /// Listens for TLS from now on, too, as the server that `certificate` names; returns the port.
