@@ -13,6 +13,7 @@
 //! A phase is not stored: it follows from the record's state and the time. [`decide`] says what a request
 //! gets; [`claim`], [`renew`], [`complete`], [`release`] and [`sweep`] say what a store writes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -120,12 +121,7 @@ pub struct Claim {
 impl Claim {
     /// A claim with a token of its own.
     pub fn new(scope: Scope, key: Key, fingerprint: Fingerprint, guarantee: Guarantee, policy: &Policy) -> Self {
-        Self::of(Name::new(scope, key), fingerprint, guarantee, policy)
-    }
-
-    /// A claim of the record of that name, with a token of its own.
-    pub fn of(name: Name, fingerprint: Fingerprint, guarantee: Guarantee, policy: &Policy) -> Self {
-        let terms = Terms::of(guarantee, policy);
+        let (name, terms) = (Name::new(scope, key), Terms::of(guarantee, policy));
         Self { name, fingerprint, guarantee, owner: Owner::random(), terms, request: None }
     }
 
@@ -172,8 +168,8 @@ impl Terms {
 /// The end of a run, and how long it is remembered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Completion {
-    /// The answer.
-    pub outcome: Outcome,
+    /// The answer. Record, caller and caches share it.
+    pub outcome: Arc<Outcome>,
     /// How long it is given again.
     pub retention: Duration,
     /// How long its tombstone stays after that.
@@ -182,8 +178,8 @@ pub struct Completion {
 
 impl Completion {
     /// `outcome`, remembered as `policy` says.
-    pub fn new(outcome: Outcome, policy: &Policy) -> Self {
-        Self { outcome, retention: policy.retention, tombstone: policy.tombstone }
+    pub fn new(outcome: impl Into<Arc<Outcome>>, policy: &Policy) -> Self {
+        Self { outcome: outcome.into(), retention: policy.retention, tombstone: policy.tombstone }
     }
 }
 
@@ -261,12 +257,9 @@ pub fn renew(
     if let Some((name, result)) = step.filter(|(name, _)| notes.steps.iter().all(|(noted, _)| noted != name)) {
         notes.steps.push((name.to_owned(), result.clone()));
     }
-    Some(Record {
-        takeover_at: terms.takeover.map(|span| now + span),
-        free_at: terms.free.map(|span| now + span),
-        state: State::Running { lease_ends_at: now + terms.lease, notes },
-        ..record.clone()
-    })
+    let Terms { lease, takeover, free } = terms;
+    let state = State::Running { lease_ends_at: now + lease, notes };
+    Some(next(record, takeover.map(|span| now + span), free.map(|span| now + span), state))
 }
 
 /// The record with its outcome, or `None` if the lease is not the record's, or another outcome came first.
@@ -282,18 +275,13 @@ pub fn complete(record: &Record, lease: &Lease, completion: &Completion, now: Ti
         return (outcome.as_ref() == Some(&completion.outcome)).then(|| record.clone());
     }
     let expires_at = now + completion.retention;
-    Some(Record {
-        takeover_at: None,
-        free_at: Some(expires_at + completion.tombstone),
-        state: State::Completed { outcome: Some(completion.outcome.clone()), expires_at },
-        ..record.clone()
-    })
+    let state = State::Completed { outcome: Some(completion.outcome.clone()), expires_at };
+    Some(next(record, None, Some(expires_at + completion.tombstone), state))
 }
 
 /// What becomes of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
-#[expect(clippy::large_enum_variant, reason = "it lives for a moment on the stack")]
 pub enum Change {
     /// It stays as it is.
     None,
@@ -319,7 +307,7 @@ pub fn release(record: &Record, lease: &Lease, end: End, now: Timestamp) -> Chan
         End::Unknown => (None, None),
     };
     let state = State::Running { lease_ends_at: now, notes };
-    Change::Write(Record { takeover_at, free_at, state, ..record.clone() })
+    Change::Write(next(record, takeover_at, free_at, state))
 }
 
 /// What becomes of the record when it is cleaned at `now`: past its retention it loses its answer, past its
@@ -331,7 +319,8 @@ pub fn sweep(record: &Record, now: Timestamp) -> Change {
     match record.state {
         State::Running { .. } if planted::has(Bug::SweepRunning) => Change::Remove,
         State::Completed { outcome: Some(_), expires_at } if expires_at <= now => {
-            Change::Write(Record { state: State::Completed { outcome: None, expires_at }, ..record.clone() })
+            let state = State::Completed { outcome: None, expires_at };
+            Change::Write(next(record, record.takeover_at, record.free_at, state))
         }
         _ => Change::None,
     }
@@ -343,6 +332,24 @@ pub fn due_at(record: &Record) -> Option<Timestamp> {
         State::Running { lease_ends_at, .. } if planted::has(Bug::SweepRunning) => Some(lease_ends_at),
         State::Completed { outcome: Some(_), expires_at } => Some(expires_at),
         _ => record.free_at,
+    }
+}
+
+/// The record as the same run's next write leaves it.
+fn next(record: &Record, takeover_at: Option<Timestamp>, free_at: Option<Timestamp>, state: State) -> Record {
+    let Record { scope, key, fingerprint, guarantee, epoch, owner, attempt, created_at, .. } = record;
+    Record {
+        scope: scope.clone(),
+        key: key.clone(),
+        fingerprint: *fingerprint,
+        guarantee: *guarantee,
+        epoch: *epoch,
+        owner: *owner,
+        attempt: *attempt,
+        created_at: *created_at,
+        takeover_at,
+        free_at,
+        state,
     }
 }
 

@@ -1,9 +1,13 @@
 //! What a store keeps for one (scope, key).
 
+use std::cell::RefCell;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -53,7 +57,7 @@ pub enum State {
     /// Finished.
     Completed {
         /// The answer; `None` once a sweep has made the record a tombstone.
-        outcome: Option<Outcome>,
+        outcome: Option<Arc<Outcome>>,
         /// When the answer stops being given.
         expires_at: Timestamp,
     },
@@ -258,7 +262,11 @@ impl Owner {
     /// A new token.
     #[expect(clippy::disallowed_methods, reason = "this is the door for randomness")]
     pub fn random() -> Self {
-        Self(rand::random())
+        thread_local! {
+            /// It need not be secret, only never the same twice.
+            static TOKENS: RefCell<SmallRng> = RefCell::new(SmallRng::from_os_rng());
+        }
+        Self(TOKENS.with_borrow_mut(|tokens| tokens.random()))
     }
 
     /// A token that was stored.

@@ -181,7 +181,7 @@ fn completed(record: &Record, lease: &Lease, outcome: u8, state: &State, config:
         }
         if ours && config.has(Bug::OutcomeReplaced) && maker(kept) != outcome {
             let expires_at = state.now + config.policy.retention;
-            let state = RecordState::Completed { outcome: Some(outcome_of(outcome)), expires_at };
+            let state = RecordState::Completed { outcome: Some(outcome_of(outcome).into()), expires_at };
             return Some(Record { state, ..record.clone() });
         }
     }

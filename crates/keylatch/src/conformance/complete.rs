@@ -1,5 +1,6 @@
 //! How a run gets its outcome, and that the first one is the last.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Harness;
@@ -20,7 +21,7 @@ pub async fn outcome_is_stored(harness: &dyn Harness) {
     subject.assert_applied(subject.complete(record.lease(), completion("answer")).await).await;
 
     let expires_at = subject.now().await + RETENTION;
-    let state = State::Completed { outcome: Some(Outcome::bytes("answer")), expires_at };
+    let state = State::Completed { outcome: Some(Outcome::bytes("answer").into()), expires_at };
     let expected = Record { takeover_at: None, free_at: Some(expires_at + TOMBSTONE), state, ..record };
     assert_eq!(subject.record(claim.id()).await, expected);
     let elsewhere = harness.connect().await;
@@ -68,7 +69,7 @@ pub async fn second_outcome_never_replaces_the_first(harness: &dyn Harness) {
         |outcome| outcome.body = crate::Body::NotRetained { digest: None },
     ] {
         let mut other = completion("answer");
-        change(&mut other.outcome);
+        change(Arc::make_mut(&mut other.outcome));
         others.push(other);
     }
     for other in others {

@@ -80,7 +80,7 @@ pub(super) fn notes(record: &Record) -> &Notes {
 pub(super) fn outcome(record: &Record) -> Option<&Outcome> {
     match &record.state {
         State::Running { .. } => None,
-        State::Completed { outcome, .. } => outcome.as_ref(),
+        State::Completed { outcome, .. } => outcome.as_deref(),
     }
 }
 

@@ -13,7 +13,7 @@ async fn are_told_apart(harness: &dyn Harness, identities: Vec<(Scope, crate::Ke
     let outcome_of = |at: usize| Outcome::bytes(format!("answer {at}"));
     for (at, claim) in claims.iter().enumerate() {
         let record = subject.win(&again(claim)).await;
-        let completion = crate::machine::Completion { outcome: outcome_of(at), ..completion("") };
+        let completion = crate::machine::Completion { outcome: outcome_of(at).into(), ..completion("") };
         subject.assert_applied(subject.complete(record.lease(), completion).await).await;
     }
     for (at, claim) in claims.iter().enumerate() {

@@ -46,7 +46,7 @@ pub async fn spans_end_with_time(harness: &dyn Harness) {
     subject.advance(YEARS).await;
     assert_eq!(subject.phase(claim.id()).await, Phase::Running);
     let completion =
-        Completion { outcome: Outcome::bytes("answer"), retention: Duration::MAX, tombstone: Duration::MAX };
+        Completion { outcome: Outcome::bytes("answer").into(), retention: Duration::MAX, tombstone: Duration::MAX };
     subject.assert_applied(subject.complete(record.lease(), completion).await).await;
     subject.advance(YEARS).await;
     assert_eq!(subject.sweep(10).await.total(), 0);

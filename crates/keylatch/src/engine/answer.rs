@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::surely;
-use crate::machine::{Claim, Refusal};
+use crate::machine::Refusal;
 use crate::tx::Misuse;
 use crate::{Fingerprint, Key, Outcome, Record, Scope, State, Timestamp, store};
 
@@ -54,18 +54,24 @@ struct Inner {
     scope: Scope,
     key: Key,
     fingerprint: Fingerprint,
-    outcome: Outcome,
+    outcome: Arc<Outcome>,
     expires_at: Timestamp,
     /// The end of retention on this process's monotonic clock, never later than it is on the store's.
     valid_until: Instant,
 }
 
 impl Final {
-    /// `outcome` as the answer to `claim`, given until `expires_at`. The store's `now` was read no earlier than
+    /// `outcome` as the answer to `request`, given until `expires_at`. The store's `now` was read no earlier than
     /// `asked`.
-    pub(crate) fn new(claim: &Claim, outcome: &Outcome, expires_at: Timestamp, now: Timestamp, asked: Instant) -> Self {
-        let (scope, key, outcome) = (claim.scope().clone(), claim.key().clone(), outcome.clone());
-        let fingerprint = claim.fingerprint;
+    pub(crate) fn new(
+        request: &Request,
+        outcome: &Arc<Outcome>,
+        expires_at: Timestamp,
+        now: Timestamp,
+        asked: Instant,
+    ) -> Self {
+        let (scope, key, outcome) = (request.scope.clone(), request.key.clone(), outcome.clone());
+        let fingerprint = request.fingerprint;
         let valid_until = surely(asked, now.until(expires_at));
         Self(Arc::new(Inner { scope, key, fingerprint, outcome, expires_at, valid_until }))
     }

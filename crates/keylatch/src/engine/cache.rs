@@ -36,8 +36,8 @@ impl Cache {
     }
 
     /// The final outcome for `request`, if it is here and still to be given.
-    pub(super) fn find(&self, id: &RecordId, request: &Request, now: Instant) -> Option<Final> {
-        self.0.as_ref()?.get(id).filter(|found| found.answers(request, now))
+    pub(super) fn find(&self, id: &RecordId, request: &Request) -> Option<Final> {
+        self.0.as_ref()?.get(id).filter(|found| found.answers(request, Instant::now()))
     }
 
     /// Whether it keeps anything.

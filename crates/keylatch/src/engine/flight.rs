@@ -37,7 +37,8 @@ type Shard = HashMap<RecordId, Arc<Flight>, RandomState>;
 #[derive(Debug)]
 pub(super) struct Flight {
     fingerprint: Fingerprint,
-    hold: Mutex<Hold>,
+    /// What is known here of its lease, once it has one.
+    hold: Mutex<Option<Hold>>,
     ended: OnceLock<Option<Final>>,
     changed: Notify,
     lost: AtomicBool,
@@ -48,12 +49,11 @@ pub(super) struct Flight {
     token: OnceLock<CancellationToken>,
 }
 
-/// What is known here of the lease.
 #[derive(Debug, Clone, Copy)]
 struct Hold {
-    lease: Option<Lease>,
-    /// Until when nobody else can have taken over; `None` without a lease.
-    until: Option<Instant>,
+    lease: Lease,
+    /// Until when nobody else can have taken over.
+    until: Instant,
     renewed: Instant,
 }
 
@@ -87,9 +87,9 @@ impl Flights {
     }
 
     /// Takes part in the run of `id`: leads it if there is none, or if its lease has run out unrenewed.
-    pub(super) fn join(self: &Arc<Self>, id: RecordId, fingerprint: Fingerprint, now: Instant) -> Joined {
+    pub(super) fn join(self: &Arc<Self>, id: RecordId, fingerprint: Fingerprint) -> Joined {
         let mut shard = self.shard(&id).lock();
-        if let Some(flight) = shard.get(&id).filter(|flight| flight.holds(now)) {
+        if let Some(flight) = shard.get(&id).filter(|flight| flight.holds(Instant::now())) {
             return Joined::Follower(flight.clone());
         }
         // The scope is full only if the shard is, so that it is seldom counted.
@@ -105,7 +105,7 @@ impl Flights {
         self.metrics.running.increment(1.0);
         let flight = Arc::new(Flight {
             fingerprint,
-            hold: Mutex::new(Hold { lease: None, until: None, renewed: now }),
+            hold: Mutex::default(),
             ended: OnceLock::new(),
             changed: Notify::new(),
             lost: AtomicBool::new(false),
@@ -130,8 +130,8 @@ impl Flights {
         for shard in &self.shards {
             for flight in shard.lock().values() {
                 let hold = *flight.hold.lock();
-                if let Some(lease) = hold.lease.filter(|_| hold.renewed <= before && !flight.is_lost()) {
-                    due.push((flight.clone(), lease));
+                if let Some(hold) = hold.filter(|hold| hold.renewed <= before && !flight.is_lost()) {
+                    due.push((flight.clone(), hold.lease));
                 }
             }
         }
@@ -154,17 +154,17 @@ impl Flight {
 
     /// Whether nobody else can have taken over by `now`.
     pub(super) fn holds(&self, now: Instant) -> bool {
-        !self.is_lost() && self.hold.lock().until.is_none_or(|until| now < until)
+        !self.is_lost() && self.hold.lock().is_none_or(|hold| now < hold.until)
     }
 
     /// Whether the store has granted it a lease, and cannot have its outcome yet.
     pub(super) fn is_running(&self) -> bool {
-        !self.ending.load(Ordering::Acquire) && self.hold.lock().lease.is_some()
+        !self.ending.load(Ordering::Acquire) && self.hold.lock().is_some()
     }
 
     /// Whether it has won the key: until then it may lose to another process.
     pub(super) fn has_won(&self) -> bool {
-        self.begun.load(Ordering::Acquire) || self.hold.lock().lease.is_some()
+        self.begun.load(Ordering::Acquire) || self.hold.lock().is_some()
     }
 
     /// Notes that its work begins in a transaction, which has the key.
@@ -179,7 +179,7 @@ impl Flight {
 
     /// Notes that the store granted or renewed `lease`, which nobody takes over until `until`.
     pub(super) fn held(&self, lease: Lease, until: Instant, asked: Instant) {
-        *self.hold.lock() = Hold { lease: Some(lease), until: Some(until), renewed: asked };
+        *self.hold.lock() = Some(Hold { lease, until, renewed: asked });
     }
 
     /// Notes that another owner has the record. Those who wait here look for themselves.

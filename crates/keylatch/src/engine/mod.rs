@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -39,13 +40,17 @@ pub use self::function::{Done, RunError};
 use self::patience::Patience;
 use self::quota::Quotas;
 pub use self::resolve::{Resolution, Resolved, Resolver};
+#[cfg(feature = "http")]
+pub(crate) use self::run::Identity;
 pub use self::run::{Ended, Handed, Run, STEP_BYTES_MAX, STEPS_MAX, StepError};
 use self::telemetry::Metrics;
+#[cfg(feature = "http")]
+pub(crate) use self::telemetry::{is_traced, within};
 use self::tracked::Tracked;
 use crate::machine::{self, Claim, Decision, Refusal, Terms};
 use crate::store::{At, Durability, Store, Swept};
 use crate::tx::{Transactional, Verdict};
-use crate::{Guarantee, InvalidPolicy, Limits, Name, Policy, Record, RecordId, Timestamp};
+use crate::{Guarantee, InvalidPolicy, Limits, Name, Owner, Policy, Record, RecordId, Timestamp};
 
 /// Makes a repeated request take effect once and always get the same answer.
 ///
@@ -160,8 +165,22 @@ impl Engine {
         S: FnOnce(Handed) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
     {
+        async move { self.answer_to(&request, start).await }
+    }
+
+    /// As [`answer`](Self::answer), for a request that is still needed.
+    #[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
+    pub(crate) fn answer_to<'r, S, F>(
+        &'r self,
+        request: &'r Request,
+        start: S,
+    ) -> impl Future<Output = Result<Answer, Error>> + Send + use<'r, S, F>
+    where
+        S: FnOnce(Handed) -> F + Send + 'static,
+        F: Future<Output = Verdict> + Send + 'static,
+    {
         async move {
-            let answer = self.find(&request, start).await;
+            let answer = self.find(request, start).await;
             self.inner.metrics.count(&answer);
             answer
         }
@@ -173,14 +192,13 @@ impl Engine {
         F: Future<Output = Verdict> + Send + 'static,
     {
         let id = RecordId::of(&request.scope, &request.key);
-        let mut now = Instant::now();
-        let mut patience = Patience::new(&self.inner, request.wait, now);
+        let mut patience = Patience::new(&self.inner, request.wait);
         let mut start = Some(start);
         loop {
-            if let Some(found) = self.inner.cache.find(&id, request, now) {
+            if let Some(found) = self.inner.cache.find(&id, request) {
                 return Ok(found.answer(request));
             }
-            let mut leader = match self.inner.flights.join(id, request.fingerprint, now) {
+            let mut leader = match self.inner.flights.join(id, request.fingerprint) {
                 Joined::Leader(leader) => leader,
                 Joined::Refused(quota) => {
                     let place = self.inner.flights.wait();
@@ -192,10 +210,7 @@ impl Engine {
                     if flight.fingerprint() == request.fingerprint {
                         match Box::pin(patience.follow(&flight)).await {
                             Some(Some(ended)) => return Ok(ended.answer(request)),
-                            Some(None) => {
-                                now = Instant::now();
-                                continue;
-                            }
+                            Some(None) => continue,
                             None => {}
                         }
                     }
@@ -252,9 +267,12 @@ impl Engine {
             let recorded = Box::pin(self.inner.recorded(leader.id(), request)).await;
             return Driven::Done(recorded.and_then(|answer| answer.ok_or(Error::ShuttingDown)));
         }
-        let claim = self.inner.claim(leader.id(), request);
-        let driving = drive::drive(self.inner.clone(), leader, claim, start);
-        Tracked::new(token, Box::pin(driving)).await
+        let (inner, request) = (self.inner.clone(), request.clone());
+        let driving: BoxFuture<'static, _> = match &self.inner.transact {
+            None => Box::pin(drive::on_lease(inner, leader, request, start)),
+            Some(transact) => Box::pin(drive::in_transaction(inner, transact.clone(), leader, request, start)),
+        };
+        Tracked::new(token, driving).await
     }
 
     /// Takes the answers from expired records and removes those past their tombstone, `limit` records at most.
@@ -305,10 +323,10 @@ impl Inner {
         Terms::of(self.guarantee, &self.policy)
     }
 
-    fn claim(&self, id: RecordId, request: &Request) -> Claim {
+    fn claim(&self, id: RecordId, request: &Request, owner: Owner) -> Claim {
         let Request { scope, key, fingerprint, sealed, .. } = request.clone();
-        let claim = Claim::of(Name::identified(id, scope, key), fingerprint, self.guarantee, &self.policy);
-        Claim { request: sealed, ..claim }
+        let name = Name::identified(id, scope, key);
+        Claim { name, fingerprint, guarantee: self.guarantee, owner, terms: self.terms(), request: sealed }
     }
 
     /// Until when a lease that was asked for at `asked` cannot have been taken over.

@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 use foldhash::fast;
 use parking_lot::Mutex;
 
-use crate::machine::Claim;
 use crate::store::{Error, Store};
-use crate::{Limits, Owner};
+use crate::{Limits, Owner, Scope};
 
 /// How long a scope that was found full is taken for full.
 const FULL_FOR: Duration = Duration::from_secs(1);
@@ -39,14 +38,14 @@ impl Quotas {
         Self { records_max: limits.records_per_scope_max, scopes: Mutex::default() }
     }
 
-    /// Whether `scope` may have another record.
-    pub(super) async fn admit(&self, store: &dyn Store, claim: &Claim) -> Result<bool, Error> {
-        let name = *claim.scope().digest();
-        if let Some(known) = self.known(name, claim.owner) {
+    /// Whether `scope` may have another record, for a claim by `owner`.
+    pub(super) async fn admit(&self, store: &dyn Store, scope: &Scope, owner: Owner) -> Result<bool, Error> {
+        let name = *scope.digest();
+        if let Some(known) = self.known(name, owner) {
             return Ok(known);
         }
         let now = Instant::now();
-        let records = store.count(claim.scope().clone(), self.records_max).await?;
+        let records = store.count(scope.clone(), self.records_max).await?;
         let allowance = match self.records_max.saturating_sub(records) {
             0 => Allowance::FullSince(now),
             left => Allowance::Claims(left / 4),

@@ -212,7 +212,14 @@ pub struct Handed(pub(super) Kind);
 
 pub(super) enum Kind {
     Run(Run),
-    Tx(TxSlot),
+    Tx(TxSlot, Identity),
+}
+
+/// Whose request it is, for handlers that ask: in the extensions of the request, where there is no run to say so.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) scope: Scope,
+    pub(crate) key: Key,
 }
 
 impl Handed {
@@ -220,7 +227,7 @@ impl Handed {
     pub fn run(&self) -> Option<&Run> {
         match &self.0 {
             Kind::Run(run) => Some(run),
-            Kind::Tx(_) => None,
+            Kind::Tx(..) => None,
         }
     }
 
@@ -228,7 +235,7 @@ impl Handed {
     pub fn tx<D: Database>(&self) -> Option<Tx<D>> {
         match &self.0 {
             Kind::Run(_) => None,
-            Kind::Tx(slot) => slot.take(),
+            Kind::Tx(slot, _) => slot.take(),
         }
     }
 
@@ -236,8 +243,15 @@ impl Handed {
     #[cfg(feature = "http")]
     pub(crate) fn put_into(self, extensions: &mut Extensions) {
         match self.0 {
-            Kind::Run(run) => drop(extensions.insert(run)),
-            Kind::Tx(slot) => drop(extensions.insert(slot)),
+            Kind::Run(run) => {
+                // What a layer further out has left is that layer's.
+                extensions.remove::<Identity>();
+                extensions.insert(run);
+            }
+            Kind::Tx(slot, identity) => {
+                extensions.insert(identity);
+                extensions.insert(slot);
+            }
         }
     }
 }

@@ -22,9 +22,23 @@
 //!
 //! No label, field or event ever has a key, a scope, a header or a body.
 
+use futures_util::future::Either;
 use metrics::{Counter, Gauge, Histogram};
+use tracing::instrument::Instrumented;
+use tracing::level_filters::LevelFilter;
+use tracing::{Instrument as _, Span};
 
 use super::{Answer, Error, Refused};
+
+/// Whether anyone listens to the spans: to make and to enter them takes time also if nobody does.
+pub(crate) fn is_traced() -> bool {
+    LevelFilter::current() >= LevelFilter::INFO
+}
+
+/// `work` in `span`, if that is one.
+pub(crate) fn within<F: Future>(span: Span, work: F) -> Either<Instrumented<F>, F> {
+    if span.is_none() { Either::Right(work) } else { Either::Left(work.instrument(span)) }
+}
 
 /// Handles made once: install the recorder before the engine is built.
 #[derive(Clone)]

@@ -65,7 +65,7 @@ where
     }
     let patience = patience(&parts.headers, guarantee, keeping);
     let (kept, body) = match collect(body, keeping.bytes_max, patience).await? {
-        Collected::Whole(bytes, None) => (Body::Kept(bytes.clone()), GuardedBody::whole(bytes)),
+        Collected::Whole(bytes, None) => (Body::Kept(to_keep(&bytes)), GuardedBody::whole(bytes)),
         // Trailers are part of the answer, and are not kept.
         Collected::Whole(bytes, trailers) => {
             let digest = Some(Sha256::digest(&bytes).into());
@@ -81,6 +81,13 @@ where
         _ => Verdict::Keep(outcome),
     };
     Ok((verdict, body))
+}
+
+/// The bytes of an answer as they are kept, which may be for long. A small one gets a buffer of its own: that which a
+/// handler wrote into often has as much room again to spare.
+fn to_keep(bytes: &Bytes) -> Bytes {
+    const SMALL_BYTES_MAX: usize = 4096;
+    if bytes.len() <= SMALL_BYTES_MAX { Bytes::copy_from_slice(bytes) } else { bytes.clone() }
 }
 
 /// The rule: what a status says of the effect.

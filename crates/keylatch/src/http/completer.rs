@@ -13,7 +13,7 @@ use tower_service::Service;
 
 use super::body::GuardedBody;
 use super::layer::Config;
-use super::work::{Identity, Stage, Waiting, work};
+use super::work::{Stage, Waiting, work};
 use crate::machine::{self, Phase};
 use crate::store::PAGE_RECORDS_MAX;
 use crate::{Answer, Error, Record, State};
@@ -90,8 +90,7 @@ impl<S> Completer<S> {
         }
         let Record { scope, key, fingerprint, .. } = record;
         let (parts, body) = request.map(GuardedBody::whole).into_parts();
-        let identity = Some(Identity { scope: scope.clone(), key: key.clone() });
-        let waiting = Waiting { inner: ready, parts, body, identity };
+        let waiting = Waiting { inner: ready, parts, body };
         let stage = Arc::new(Mutex::new(Stage::Waiting(waiting)));
         let asked = crate::Request { scope, key, fingerprint, wait: Duration::ZERO, sealed: None };
         let config = self.config.clone();

@@ -2,10 +2,10 @@
 
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
-use http::StatusCode;
 use http::request::Parts;
+use http::{Extensions, StatusCode};
 
-use super::work::Identity;
+use crate::engine::Identity;
 use crate::tx::{Database, TxSlot};
 use crate::{Key, Run, Scope, Tx};
 
@@ -36,11 +36,17 @@ impl IntoResponse for NotGuarded {
     }
 }
 
+/// Whose request it is; `None` if it has no key.
+fn identity(extensions: &Extensions) -> Option<(&Scope, &Key)> {
+    let known = extensions.get().map(|Identity { scope, key }| (scope, key));
+    known.or_else(|| extensions.get().map(|run: &Run| (run.scope(), run.key())))
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Key {
     type Rejection = NotGuarded;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NotGuarded> {
-        parts.extensions.get().map(|identity: &Identity| identity.key.clone()).ok_or(NotGuarded::Key)
+        identity(&parts.extensions).map(|(_, key)| key.clone()).ok_or(NotGuarded::Key)
     }
 }
 
@@ -49,7 +55,7 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for Key {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Self::Rejection> {
-        Ok(parts.extensions.get().map(|identity: &Identity| identity.key.clone()))
+        Ok(identity(&parts.extensions).map(|(_, key)| key.clone()))
     }
 }
 
@@ -57,7 +63,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Scope {
     type Rejection = NotGuarded;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NotGuarded> {
-        parts.extensions.get().map(|identity: &Identity| identity.scope.clone()).ok_or(NotGuarded::Key)
+        identity(&parts.extensions).map(|(scope, _)| scope.clone()).ok_or(NotGuarded::Key)
     }
 }
 

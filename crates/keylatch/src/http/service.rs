@@ -12,7 +12,7 @@ use http::{HeaderValue, Request, Response, Version};
 use http_body::Body;
 use parking_lot::Mutex;
 use tower_service::Service;
-use tracing::{Instrument, Span};
+use tracing::Span;
 
 use super::answer;
 use super::body::{Collected, GuardedBody, Patience, collect};
@@ -23,7 +23,8 @@ use super::layer::Config;
 use super::problem::Problem;
 use super::request::{self, KeyFrom};
 use super::trace;
-use super::work::{Identity, Shared, Stage, Waiting, work};
+use super::work::{Shared, Stage, Waiting, work};
+use crate::engine::{Identity, is_traced, within};
 use crate::failpoint::{self, Point};
 use crate::{Answer, Error, Key, Refused, Scope};
 
@@ -71,10 +72,10 @@ where
         let ready = std::mem::replace(&mut self.inner, next);
         let span = trace::span(request.headers(), self.config.engine.guarantee());
         let (parts, body) = request.into_parts();
-        let waiting = Waiting { inner: ready, parts, body: GuardedBody::Inner { body }, identity: None };
+        let waiting = Waiting { inner: ready, parts, body: GuardedBody::Inner { body } };
         // There from the start, so that it lies in one place only.
         let stage = Arc::new(Mutex::new(Stage::Waiting(waiting)));
-        ResponseFuture::guarded(Box::pin(guard(self.config.clone(), stage).instrument(span)))
+        ResponseFuture::guarded(Box::pin(within(span, guard(self.config.clone(), stage))))
     }
 }
 
@@ -97,7 +98,7 @@ where
                 Ok(Some(asked)) => asked,
                 Ok(None) => {
                     let waiting = stage.lock().waiting().expect("nobody has taken it");
-                    let (mut inner, request) = waiting.ready(None);
+                    let (mut inner, request) = waiting.ready(|_| {});
                     return Ok(Box::pin(inner.call(request)).await?.map(|body| GuardedBody::Inner { body }));
                 }
                 Err(problem) => return Ok(refuse(unshared(&mut stage), &problem)),
@@ -108,7 +109,7 @@ where
             let (config, stage) = (config.clone(), stage.clone());
             move |handed| work(config, stage, handed)
         };
-        let answer = config.engine.answer(asked, start).await;
+        let answer = config.engine.answer_to(&asked, start).await;
         failpoint::hit(Point::BeforeAnswer);
         let preferred =
             !wait.is_zero() && matches!(answer, Ok(Answer::Replayed(_) | Answer::Refused(Refused::InProgress)));
@@ -126,14 +127,16 @@ where
                 let open = config.fail_open && error.retryable();
                 let waiting = if open { stage.lock().waiting() } else { None };
                 match waiting {
-                    Some(waiting) => Box::pin(bypass(waiting)).await?,
+                    Some(waiting) => Box::pin(bypass(waiting, asked)).await?,
                     None => own(&Problem::StoreUnavailable),
                 }
             }
             Err(Error::ShuttingDown) => own(&Problem::StoreUnavailable),
             Err(Error::Misused(_)) => own(&Problem::HandlerFailed { retryable: true }),
         };
-        Span::current().record("status", response.status().as_u16());
+        if is_traced() {
+            Span::current().record("status", response.status().as_u16());
+        }
         if preferred {
             let applied = HeaderValue::try_from(format!("wait={}", wait.as_secs())).expect("digits are a header value");
             response.headers_mut().append(PREFERENCE_APPLIED, applied);
@@ -159,7 +162,7 @@ async fn admit<S, B>(config: &Config, waiting: &mut Waiting<S, B>) -> Result<Ask
 where
     B: Body<Data = Bytes> + Send + 'static,
 {
-    let Waiting { parts, body, identity, .. } = waiting;
+    let Waiting { parts, body, .. } = waiting;
     let in_head = config.key_from.in_head(&parts.headers)?;
     if in_head.is_none() && matches!(config.key_from, KeyFrom::Header(_)) {
         return Err(Problem::KeyRequired);
@@ -182,7 +185,6 @@ where
     drop_internal(&mut parts.headers);
     let asked = asked(config, parts, scope, in_head, &whole)?;
     *body = GuardedBody::ended(whole, trailers);
-    *identity = asked.as_ref().map(|(asked, _)| Identity { scope: asked.scope.clone(), key: asked.key.clone() });
     Ok(asked)
 }
 
@@ -226,11 +228,12 @@ where
 }
 
 /// Runs a request without a record.
-async fn bypass<S, B, R>(waiting: Waiting<S, B>) -> Result<Response<GuardedBody<R>>, S::Error>
+async fn bypass<S, B, R>(waiting: Waiting<S, B>, asked: crate::Request) -> Result<Response<GuardedBody<R>>, S::Error>
 where
     S: Service<Request<GuardedBody<B>>, Response = Response<R>>,
 {
-    let (mut inner, request) = waiting.ready(None);
+    let identity = Identity { scope: asked.scope, key: asked.key };
+    let (mut inner, request) = waiting.ready(|extensions| drop(extensions.insert(identity)));
     metrics::counter!("keylatch_bypassed_total").increment(1);
     let mut response = inner.call(request).await?.map(|body| GuardedBody::Inner { body });
     response.headers_mut().insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("bypassed"));
@@ -250,5 +253,37 @@ impl From<Refused> for Problem {
             Refused::Expired => Self::Expired,
             Refused::Quota(quota) => Self::Quota(quota),
         }
+    }
+}
+
+#[cfg(all(test, feature = "axum"))]
+mod tests {
+    use axum::Router;
+    use tower_layer::Layer as _;
+
+    use super::*;
+    use crate::Handed;
+    use crate::http::{IdempotencyLayer, ScopeFrom};
+
+    fn bytes_of_output<I, O>(_: &impl FnOnce(I) -> O) -> usize {
+        size_of::<O>()
+    }
+
+    /// For more than a kilobyte, an allocator such as glibc's leaves its quick way.
+    #[test]
+    fn a_request_takes_less_than_a_kilobyte_and_its_work_leaves_room_for_the_engine() {
+        let layer = IdempotencyLayer::fenced(crate::memory::Store::new(), ScopeFrom::header("x-user-id"));
+        let Idempotency { config, inner } = layer.layer(Router::<()>::new());
+        let (parts, ()) = Request::new(()).into_parts();
+        let body = GuardedBody::Inner { body: axum::body::Body::empty() };
+        let stage: Shared<_, _, axum::body::Body, _> =
+            Arc::new(Mutex::new(Stage::Waiting(Waiting { inner, parts, body })));
+        let working = {
+            let (config, stage) = (config.clone(), stage.clone());
+            move |handed: Handed| work(config, stage, handed)
+        };
+        assert!(bytes_of_output(&working) <= 600, "{} bytes", bytes_of_output(&working));
+        let guarded = guard(config, stage);
+        assert!(size_of_val(&guarded) <= 1_024, "{} bytes", size_of_val(&guarded));
     }
 }

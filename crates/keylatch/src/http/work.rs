@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Extensions, Request, Response};
 use http_body::Body;
 use parking_lot::Mutex;
 use tower_service::Service;
@@ -16,35 +16,20 @@ use super::body::GuardedBody;
 use super::layer::Config;
 use super::problem::Problem;
 use crate::tx::Verdict;
-use crate::{Guarantee, Handed, Key, Scope};
+use crate::{Guarantee, Handed};
 
 /// A request on its way to its handler.
 pub(super) struct Waiting<S, B> {
     pub(super) inner: S,
     pub(super) parts: Parts,
     pub(super) body: GuardedBody<B>,
-    /// `None` until it is known, and for a request without a key.
-    pub(super) identity: Option<Identity>,
-}
-
-/// Whose request it is, for handlers that ask: in the extensions of the request.
-#[derive(Debug, Clone)]
-pub(super) struct Identity {
-    pub(super) scope: Scope,
-    pub(super) key: Key,
 }
 
 impl<S, B> Waiting<S, B> {
-    /// The service, and the request as its handler gets it; without what an engine hands over, if it runs without a
-    /// record.
-    pub(super) fn ready(self, handed: Option<Handed>) -> (S, Request<GuardedBody<B>>) {
-        let Self { inner, mut parts, body, identity } = self;
-        if let Some(identity) = identity {
-            parts.extensions.insert(identity);
-        }
-        if let Some(handed) = handed {
-            handed.put_into(&mut parts.extensions);
-        }
+    /// The service, and the request as its handler gets it, with what `extend` adds.
+    pub(super) fn ready(self, extend: impl FnOnce(&mut Extensions)) -> (S, Request<GuardedBody<B>>) {
+        let Self { inner, mut parts, body } = self;
+        extend(&mut parts.extensions);
         (inner, Request::from_parts(parts, body))
     }
 }
@@ -112,7 +97,7 @@ where
     S: Service<Request<GuardedBody<B>>>,
 {
     let waiting = stage.lock().waiting()?;
-    let (mut inner, request) = waiting.ready(Some(handed));
+    let (mut inner, request) = waiting.ready(|extensions| handed.put_into(extensions));
     Some(inner.call(request))
 }
 

@@ -78,8 +78,14 @@ impl Records {
 
     /// Writes the record of an identity that has none.
     pub(super) fn insert(&mut self, id: RecordId, record: Record) -> PlaceNo {
-        let place = self.free.pop().unwrap_or_else(|| self.new_place());
-        self.place_mut(place).held = Some(Held { id, record });
+        let held = Some(Held { id, record });
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.place_mut(place).held = held;
+                place
+            }
+            None => self.new_place(held),
+        };
         let hash = self.hash(&id);
         self.index.insert_unique(Entry::spread(hash), Entry { hash, place }, |entry| Entry::spread(entry.hash));
         place
@@ -100,13 +106,13 @@ impl Records {
         self.blocks.iter().flatten().filter_map(|place| place.held.as_ref())
     }
 
-    fn new_place(&mut self) -> PlaceNo {
+    fn new_place(&mut self, held: Option<Held>) -> PlaceNo {
         if self.blocks.last().is_none_or(|block| block.len() == BLOCK_PLACES) {
             self.blocks.push(Vec::with_capacity(BLOCK_PLACES));
         }
         let before = self.blocks.len() - 1;
         let block = &mut self.blocks[before];
-        block.push(Place::default());
+        block.push(Place { held, ..Place::default() });
         let place = before * BLOCK_PLACES + block.len() - 1;
         PlaceNo::try_from(place).expect("so many records do not fit into memory")
     }

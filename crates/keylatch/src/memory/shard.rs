@@ -3,14 +3,13 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use bytes::Bytes;
 use foldhash::fast::RandomState;
 
 use super::misplaced;
 use super::records::{Held, PlaceNo, Records};
 use crate::machine::{self, Change, Claim, Claimed};
 use crate::store::{Applied, Error, PageRequest, Swept};
-use crate::{Body, Record, RecordId, Scope, State, Timestamp};
+use crate::{Record, RecordId, Scope, Timestamp};
 
 /// Some of the records, chosen by their keys, so that one busy scope is spread over all shards.
 #[derive(Default)]
@@ -81,7 +80,6 @@ impl Shard {
     fn write(&mut self, place: PlaceNo, record: Record) {
         if let Some(held) = &mut self.records.place_mut(place).held {
             held.record = record;
-            trim(&mut held.record);
         }
         self.changed(place);
     }
@@ -177,18 +175,6 @@ impl Shard {
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.records.iter().count()
-    }
-}
-
-/// Gives a small body a buffer of its own: that which a handler wrote into often has as much room again to spare, and a
-/// record stays for long.
-fn trim(record: &mut Record) {
-    const SMALL_BYTES_MAX: usize = 4096;
-    if let State::Completed { outcome: Some(outcome), .. } = &mut record.state
-        && let Body::Kept(body) = &mut outcome.body
-        && body.len() <= SMALL_BYTES_MAX
-    {
-        *body = Bytes::copy_from_slice(body);
     }
 }
 

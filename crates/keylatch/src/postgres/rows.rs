@@ -1,5 +1,7 @@
 //! Rows of the database, and the records in them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -87,7 +89,9 @@ impl Found {
                     notes: notes(row)?,
                 },
                 COMPLETED => State::Completed {
-                    outcome: get::<Option<&[u8]>>(row, "outcome")?.map(packed::unpack).transpose()?,
+                    outcome: get::<Option<&[u8]>>(row, "outcome")?
+                        .map(|stored| packed::unpack(stored).map(Arc::new))
+                        .transpose()?,
                     expires_at: Timestamp::from_millis(get(row, "expires_at")?),
                 },
                 _ => return Err(unknown("state")),

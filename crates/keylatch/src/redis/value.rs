@@ -14,6 +14,8 @@
 //!
 //! The revision rises with every write, so that an unchanged header means an unchanged record.
 
+use std::sync::Arc;
+
 use crate::packed;
 use crate::record::Notes;
 use crate::store::{Error, ErrorKind};
@@ -109,7 +111,7 @@ fn decode_record(bytes: &[u8]) -> Result<Found, Why> {
         }
         COMPLETED => {
             let outcome = packed::unpack(rest).map_err(|why| Why::Decode("outcome", why))?;
-            State::Completed { outcome: Some(outcome), expires_at: ends_at }
+            State::Completed { outcome: Some(Arc::new(outcome)), expires_at: ends_at }
         }
         TOMBSTONE if rest.is_empty() => State::Completed { outcome: None, expires_at: ends_at },
         _ => return Err(Why::Field("state")),
@@ -264,7 +266,7 @@ mod tests {
         let at = Timestamp::from_millis(1_700_000_030_000);
         let states = [
             (State::Running { lease_ends_at: at, notes: Notes::default() }, RUNNING_V1),
-            (State::Completed { outcome: Some(Outcome::bytes("answer")), expires_at: at }, COMPLETED_V1),
+            (State::Completed { outcome: Some(Outcome::bytes("answer").into()), expires_at: at }, COMPLETED_V1),
             (State::Completed { outcome: None, expires_at: at }, TOMBSTONE_V1),
         ];
         for (state, stored) in states {
@@ -282,7 +284,7 @@ mod tests {
     fn compressed_bytes_stay_readable() {
         let outcome = Outcome::bytes("0".repeat(2_000));
         let expires_at = Timestamp::from_millis(1_700_000_030_000);
-        let record = record(State::Completed { outcome: Some(outcome), expires_at });
+        let record = record(State::Completed { outcome: Some(outcome.into()), expires_at });
         let compressed = encode(&record, &[0; HEADER_BYTES], Some(1_024));
         for bytes in [unhex(COMPRESSED_V1), compressed, encode(&record, &[0; HEADER_BYTES], None)] {
             assert_eq!(decode(record.id(), &bytes).unwrap().record, record);

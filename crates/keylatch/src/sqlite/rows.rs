@@ -1,5 +1,7 @@
 //! Records as rows, and back. A row that cannot be read is an error, never an absent record.
 
+use std::sync::Arc;
+
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
@@ -80,7 +82,7 @@ fn decode_record(row: &Row<'_>) -> Result<Record, Why> {
         },
         COMPLETED => State::Completed {
             outcome: optional_blob(row, 16, "outcome")?
-                .map(Outcome::decode)
+                .map(|stored| Outcome::decode(stored).map(Arc::new))
                 .transpose()
                 .map_err(|error| Why::Decode("outcome", error))?,
             expires_at: optional(15, "expires_at")?.ok_or(Why::Column("expires_at"))?,
@@ -203,7 +205,7 @@ impl Columns {
         let (state, lease_ends_at, expires_at, outcome, notes) = match &record.state {
             State::Running { lease_ends_at, notes } => (RUNNING, Some(*lease_ends_at), None, None, notes.encode()),
             State::Completed { outcome, expires_at } => {
-                (COMPLETED, None, Some(*expires_at), outcome.as_ref().map(Outcome::encode), None)
+                (COMPLETED, None, Some(*expires_at), outcome.as_deref().map(Outcome::encode), None)
             }
         };
         Self {

@@ -230,7 +230,8 @@ impl Store for Broken {
         Box::pin(async move {
             self.change(lease, |record, now| {
                 let lease = self.compared(lease, record, Bug::CompleteIgnoresEpoch, Bug::CompleteIgnoresOwner);
-                let completion = Completion { outcome: self.stored(completion.outcome), ..completion };
+                let completion =
+                    Completion { outcome: self.stored((*completion.outcome).clone()).into(), ..completion };
                 let completed = matches!(record.state, State::Completed { outcome: Some(_), .. });
                 let ours = record.lease() == lease;
                 if completed && ours && self.has(Bug::SecondOutcomeIsApplied) {

@@ -1,6 +1,7 @@
 //! The records and the instants of the tables.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -121,7 +122,11 @@ pub(crate) fn record(rec: Rec) -> Option<Record> {
         Released => (None, None, State::Running { lease_ends_at: START, notes: released }),
         Completed | Buried => {
             let outcome = (rec == Completed).then(answer);
-            (None, Some(expiry + POLICY.tombstone), State::Completed { outcome, expires_at: expiry })
+            (
+                None,
+                Some(expiry + POLICY.tombstone),
+                State::Completed { outcome: outcome.map(Arc::new), expires_at: expiry },
+            )
         }
     };
     let Claim { name, fingerprint, guarantee, owner, .. } = request();

@@ -134,7 +134,7 @@ fn expected(record: &Record, makes: Makes, now: Timestamp) -> Change {
             Change::Write(Record {
                 takeover_at: None,
                 free_at: Some(expires_at + POLICY.tombstone),
-                state: State::Completed { outcome: Some(outcome), expires_at },
+                state: State::Completed { outcome: Some(outcome.into()), expires_at },
                 ..record.clone()
             })
         }

@@ -1,5 +1,7 @@
 //! Answers are compressed at rest, or not: whoever reads them need not know.
 
+use std::sync::Arc;
+
 use keylatch::machine::{Claim, Claimed, Completion};
 use keylatch::postgres::sqlx;
 use keylatch::postgres::{Options, Store};
@@ -28,7 +30,7 @@ async fn stored_bytes(store: &Store, id: RecordId) -> usize {
     usize::try_from(length.fetch_one(store.pool()).await.unwrap()).unwrap()
 }
 
-async fn read(store: &Store, id: RecordId) -> Option<Outcome> {
+async fn read(store: &Store, id: RecordId) -> Option<Arc<Outcome>> {
     match store.read(id).await.unwrap().value.unwrap().state {
         State::Completed { outcome, .. } => outcome,
         State::Running { .. } => panic!("it is completed"),
@@ -46,7 +48,7 @@ async fn either_is_read_by_either() {
         for writer in [&on, &off] {
             let (_, id) = written(writer, &outcome).await;
             for reader in [&on, &off] {
-                assert_eq!(read(reader, id).await.as_ref(), Some(&outcome));
+                assert_eq!(read(reader, id).await.as_deref(), Some(&outcome));
             }
             let smaller = stored_bytes(writer, id).await < length / 4;
             assert_eq!(smaller, compressed && std::ptr::eq(writer, &on), "{length}");

@@ -168,7 +168,7 @@ async fn the_store_goes_where_the_primary_goes() {
     let State::Completed { outcome, .. } = store.read(held.id()).await.unwrap().value.unwrap().state else {
         panic!("it is completed")
     };
-    assert_eq!(outcome, Some(Outcome::bytes("done")));
+    assert_eq!(outcome, Some(Outcome::bytes("done").into()));
     assert!(matches!(store.release(lost.lease(), End::Free).await.unwrap(), Applied::Applied(_)));
     assert_eq!(old.sql("postgres", "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"), "0");
 }

@@ -45,7 +45,7 @@ async fn writes_and_record_are_one() {
             panic!("the record holds the key");
         };
         let State::Completed { outcome, .. } = held.value.state else { panic!("it is completed") };
-        assert_eq!(outcome, Some(Outcome::bytes("first")));
+        assert_eq!(outcome, Some(Outcome::bytes("first").into()));
     }
 }
 

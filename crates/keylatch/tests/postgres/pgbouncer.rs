@@ -82,7 +82,7 @@ async fn leases_work() {
         let State::Completed { outcome, .. } = nodes[0].read(record.id()).await.unwrap().value.unwrap().state else {
             panic!("it is completed")
         };
-        assert_eq!(outcome, Some(Outcome::bytes("done")));
+        assert_eq!(outcome, Some(Outcome::bytes("done").into()));
     }
 }
 

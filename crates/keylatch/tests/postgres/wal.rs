@@ -8,7 +8,7 @@ use keylatch::machine::{Claim, Claimed, Completion};
 use keylatch::postgres::Store;
 use keylatch::postgres::sqlx::{self, AssertSqlSafe};
 use keylatch::store::{Applied, Store as _};
-use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope, State};
+use keylatch::{Fingerprint, Guarantee, Key, Outcome, Owner, Policy, Scope, State};
 use testing_support::postgres::Cluster;
 
 use crate::support::Service;
@@ -95,7 +95,7 @@ async fn a_request_costs_what_the_manual_says() {
     let answered = claim(&policy);
     complete(&store, answered.clone(), &policy).await;
     // The first reader after a write may leave a note in the page that it is committed.
-    let held = || Claim::of(answered.name.clone(), answered.fingerprint, answered.guarantee, &policy);
+    let held = || Claim { owner: Owner::random(), ..answered.clone() };
     assert!(matches!(store.claim(held()).await.unwrap().value, Claimed::Held(_)));
     let replay = log_bytes(&store, REQUESTS, async {
         for _ in 0..REQUESTS {

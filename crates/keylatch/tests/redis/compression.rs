@@ -52,7 +52,7 @@ async fn an_answer_is_read_whether_it_is_compressed_or_not() {
         for key in ["compressed", "plain"] {
             match store.claim(claim(key)).await.unwrap().value {
                 Claimed::Held(Record { state: State::Completed { outcome: found, .. }, .. }) => {
-                    assert_eq!(found, Some(outcome()));
+                    assert_eq!(found, Some(outcome().into()));
                 }
                 other => panic!("{key}: {other:?}"),
             }

@@ -107,7 +107,7 @@ impl Measured {
                     self.outcomes_lost += usize::from(completed);
                 }
                 Some(State::Running { .. }) => self.outcomes_lost += usize::from(completed),
-                Some(State::Completed { outcome, .. }) => assert!(outcome == Some(scenario.answer())),
+                Some(State::Completed { outcome, .. }) => assert!(outcome == Some(scenario.answer().into())),
             }
         }
         self.failovers += 1;

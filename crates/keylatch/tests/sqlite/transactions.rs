@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use keylatch::sqlite::{Sqlite, TxError};
-use keylatch::store::Store as _;
+use keylatch::store::{ErrorKind, Store as _};
 use keylatch::tx::{Misuse, Transacted, Tx, Verdict};
 use keylatch::{Guarantee, Outcome, State};
 use tokio::sync::oneshot;
@@ -16,7 +16,7 @@ use crate::support::{Fixture, add, claim, claim_of, committed, keep};
 
 fn answer(record: &keylatch::Record) -> Option<&Outcome> {
     match &record.state {
-        State::Completed { outcome, .. } => outcome.as_ref(),
+        State::Completed { outcome, .. } => outcome.as_deref(),
         State::Running { .. } => None,
     }
 }
@@ -111,6 +111,26 @@ async fn one_that_fails_takes_only_its_own_writes_back() {
     committed(c);
     assert_eq!(d.unwrap().value, Transacted::RolledBack);
     assert_eq!(fixture.items().await, ["a", "c"]);
+}
+
+#[tokio::test]
+async fn one_whose_record_cannot_be_written_takes_its_writes_back() {
+    let fixture = Fixture::with_items().await;
+    let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON keylatch_record WHEN new.key = 'refused'
+                  BEGIN SELECT RAISE(ABORT, 'refused'); END";
+    fixture.raw().execute_batch(refuse).unwrap();
+    let attempt = |key: &'static str| {
+        fixture.attempt(claim_of(key, Guarantee::Atomic), async move |mut tx| {
+            add(&mut tx, key).await.unwrap();
+            keep("done")
+        })
+    };
+    // If they share a batch, it fails as a whole; from then on each is alone.
+    let (refused, _) = tokio::join!(attempt("refused"), attempt("kept"));
+    assert!(refused.is_err());
+    assert_eq!(attempt("refused").await.unwrap_err().kind(), ErrorKind::Refused);
+    assert!(matches!(attempt("kept").await.unwrap().value, Transacted::Committed(_) | Transacted::Held(_)));
+    assert_eq!(fixture.items().await, ["kept"]);
 }
 
 #[tokio::test]
