@@ -155,25 +155,22 @@ impl Attempt {
             writes.abandon(db)?;
             return Ok(At { value: Transacted::Misused(Misuse::NotReturned), now });
         }
-        if !keep {
-            writes.undo(db)?;
+        // The record is written outside the unit: SQLite remembers, for each unit anew, the pages as they were before.
+        if keep {
+            writes.release(db)?;
+        } else {
+            writes.abandon(db)?;
         }
         let lease = Lease { id: self.id, epoch: record.epoch, owner: record.owner };
         let completion = Completion::new(outcome, &self.policy);
         let record = machine::complete(record, &lease, &completion, now)
             .unwrap_or_else(|| unreachable!("the claim was won in this transaction"));
-        match db.put(self.id, rowid, &record) {
-            Ok(()) => {
-                writes.release(db)?;
-                failpoint::hit(Point::BeforeCommit);
-                Ok(At { value: Transacted::Committed(record), now })
-            }
-            Err(Fault::Job(error)) => {
-                writes.abandon(db)?;
-                Err(Fault::Job(error))
-            }
-            Err(fault) => Err(fault),
+        match writes {
+            Writes::Unit if keep => db.write(self.id, rowid, &record).map_err(Fault::Batch)?,
+            Writes::None | Writes::Unit => db.put(self.id, rowid, &record)?,
         }
+        failpoint::hit(Point::BeforeCommit);
+        Ok(At { value: Transacted::Committed(record), now })
     }
 
     /// Whether the handler's end of the loan is gone. A handler that has ended may still have it in itself.
@@ -195,10 +192,6 @@ enum Writes {
 }
 
 impl Writes {
-    fn undo(self, db: &Db) -> Result<(), Fault> {
-        self.on(|| db.undo())
-    }
-
     fn release(self, db: &Db) -> Result<(), Fault> {
         self.on(|| db.release())
     }

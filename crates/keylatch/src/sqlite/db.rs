@@ -54,10 +54,15 @@ impl Db {
 
     /// Writes `record`: over the row in which it was found, or in a new one.
     pub(super) fn put(&self, id: RecordId, found: Option<i64>, record: &Record) -> Result<(), Fault> {
-        self.done(match found {
+        self.done(self.write(id, found, record))
+    }
+
+    /// The same, where more was written that must not stay without it.
+    pub(super) fn write(&self, id: RecordId, found: Option<i64>, record: &Record) -> rusqlite::Result<()> {
+        match found {
             Some(rowid) => rows::update(self.conn(), rowid, record),
             None => rows::insert(self.conn(), id, record),
-        })
+        }
     }
 
     /// Removes a record.

@@ -139,16 +139,18 @@ impl BatchFailed {
         Self::plain(ErrorKind::NotKnown, "the store's thread has ended without a reply")
     }
 
-    /// Whether one job may have failed all: by a constraint that is checked at the commit, or by a statement that ends
-    /// the transaction.
+    /// Whether one job may have failed all: by a constraint that is checked at the commit, by a statement that ends the
+    /// transaction, or by a record that cannot be written.
     pub(super) fn is_of_one(&self) -> bool {
-        matches!(self.code.code, ErrorCode::ConstraintViolation | ErrorCode::OperationAborted)
+        use ErrorCode::{ConstraintViolation, DatabaseCorrupt, OperationAborted, TooBig};
+        matches!(self.code.code, ConstraintViolation | DatabaseCorrupt | OperationAborted | TooBig)
     }
 
-    /// The same, of the only job in the batch: what breaks a constraint once does so again.
+    /// The same, of the only job in the batch: what breaks a constraint or a limit once does so again.
     pub(super) fn alone(self) -> Self {
         match self.code.code {
-            ErrorCode::ConstraintViolation => Self { kind: ErrorKind::Refused, ..self },
+            ErrorCode::ConstraintViolation | ErrorCode::TooBig => Self { kind: ErrorKind::Refused, ..self },
+            ErrorCode::DatabaseCorrupt => Self { kind: ErrorKind::Corrupt, ..self },
             _ => self,
         }
     }
@@ -181,6 +183,7 @@ impl BatchFailed {
                 "free space on its disk, and let no statement end the transaction, as OR ROLLBACK does"
             }
             ErrorCode::ConstraintViolation => "a deferred constraint does not hold at the commit; check the writes",
+            ErrorCode::TooBig => "keep only smaller answers (`IdempotencyLayer::with_answer_bytes_max`)",
             _ => "check the file",
         }
     }

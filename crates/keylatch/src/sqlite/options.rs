@@ -29,8 +29,9 @@ pub const QUERY_THREADS: usize = 2;
 /// lock, and shorter than a client waits.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The default of [`Options::with_cache_bytes`]: room for the upper levels of the indexes, which every look-up reads,
-/// without being felt in a small process.
-pub const CACHE_BYTES: usize = 32 << 20;
+/// without being felt in a small process. More is not always faster: a commit that has split pages in an index looks
+/// through all pages that are in memory.
+pub const CACHE_BYTES: usize = 8 << 20;
 /// The default of [`Options::with_checkpoint_pages`]: 40 MB of log, so that a page that is written often reaches
 /// the database file once in many commits.
 pub const CHECKPOINT_PAGES: u32 = 10_000;

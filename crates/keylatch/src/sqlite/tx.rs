@@ -16,7 +16,7 @@ use super::error::{BatchFailed, TxError};
 use super::loan::{Lender, Loan};
 use crate::machine::{self, Claim, Decision};
 use crate::store::{At, Error, Store as _};
-use crate::tx::{Database, Start, Transacted, Transactional, Tx};
+use crate::tx::{Database, Start, Transacted, Transactional, Tx, Verdict};
 use crate::{Policy, tx};
 
 /// Marks a handler's transaction as one on SQLite.
@@ -82,10 +82,21 @@ impl Transactional for Store {
                 return Ok(At { value: Transacted::Held(record), now });
             }
             let lender = Lender::default();
-            let work = start(Tx::from_handle(Loaned(lender.loan())));
-            let attempt = drive(claim, policy, work, lender).await;
+            let mut work = start(Tx::from_handle(Loaned(lender.loan())));
+            let verdict = drive(&mut work, &lender).await;
             let (reply, replied) = oneshot::channel();
-            self.0.writer.send::<Error>(attempt(reply)).await?;
+            let sent = self.0.writer.send::<Error>(Attempt {
+                id: claim.id(),
+                claim,
+                policy,
+                work: Some(work),
+                verdict,
+                lender,
+                runtime: Handle::try_current().ok(),
+                result: None,
+                reply,
+            });
+            sent.await?;
             let Ok(Reply { result, work }) = replied.await else { return Err(BatchFailed::unanswered().into()) };
             drop(work);
             match result {
@@ -97,14 +108,9 @@ impl Transactional for Store {
     }
 }
 
-/// Polls the handler on this task until it wants the connection, or ends without.
-async fn drive(
-    claim: Claim,
-    policy: Policy,
-    mut work: tx::Work,
-    lender: Lender,
-) -> impl FnOnce(oneshot::Sender<Reply>) -> Attempt {
-    let verdict = poll_fn(|cx| {
+/// Polls the handler on this task until it ends, or wants the connection: then there is no verdict yet.
+fn drive<'w>(work: &'w mut tx::Work, lender: &'w Lender) -> impl Future<Output = Option<Verdict>> + use<'w> {
+    poll_fn(|cx| {
         lender.driven_by(cx.waker());
         match work.as_mut().poll(cx) {
             Poll::Ready(verdict) => Poll::Ready(Some(verdict)),
@@ -112,8 +118,4 @@ async fn drive(
             Poll::Pending => Poll::Pending,
         }
     })
-    .await;
-    let id = claim.id();
-    let runtime = Handle::try_current().ok();
-    move |reply| Attempt { id, claim, policy, work: Some(work), verdict, lender, runtime, result: None, reply }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use parking_lot::Mutex;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::checkpoint::Checkpoints;
@@ -52,20 +53,35 @@ impl Lane {
     }
 
     /// Has `work` done, and waits for the end of its batch.
-    pub(super) async fn call<T, E, F>(&self, work: F) -> Result<T, E>
+    pub(super) fn call<T, E, F>(&self, work: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: FnOnce(&mut Db) -> Result<T, Fault<E>> + Send + 'static,
         T: Send + 'static,
         E: Send + From<BatchFailed> + 'static,
     {
         let (reply, replied) = oneshot::channel();
-        self.send(Call::new(work, reply)).await?;
-        replied.await.unwrap_or_else(|_| Err(E::from(BatchFailed::unanswered())))
+        let sent = self.send(Call::new(work, reply));
+        async move {
+            sent.await?;
+            replied.await.unwrap_or_else(|_| Err(E::from(BatchFailed::unanswered())))
+        }
     }
 
     /// Puts a job into the lane, once there is room.
-    pub(super) async fn send<E: From<BatchFailed>>(&self, job: impl Job + 'static) -> Result<(), E> {
-        self.0.send(Box::new(job)).await.map_err(|_| E::from(BatchFailed::ended()))
+    pub(super) fn send<E: From<BatchFailed>>(
+        &self,
+        job: impl Job + 'static,
+    ) -> impl Future<Output = Result<(), E>> + Send {
+        // Before anything is awaited, so that the future does not keep the job itself.
+        let job: Box<dyn Job> = Box::new(job);
+        async move {
+            match self.0.try_send(job) {
+                Ok(()) => Ok(()),
+                Err(TrySendError::Full(job)) => Box::pin(self.0.send(job)).await.map_err(|_| BatchFailed::ended()),
+                Err(TrySendError::Closed(_)) => Err(BatchFailed::ended()),
+            }
+            .map_err(E::from)
+        }
     }
 }
 
