@@ -49,21 +49,12 @@ impl Fingerprint {
 }
 
 /// Builds a [`Fingerprint`] one field at a time.
-#[derive(Clone)]
-pub struct Hasher {
-    hash: Sha256,
-    /// What comes next, up to `gathered`: one large update takes far less time than many small ones.
-    next: [u8; GATHERED_BYTES_MAX],
-    gathered: usize,
-}
-
-const GATHERED_BYTES_MAX: usize = 256;
+#[derive(Debug, Clone)]
+pub struct Hasher(Sha256);
 
 impl Default for Hasher {
     fn default() -> Self {
-        let mut hasher = Self { hash: Sha256::new(), next: [0; GATHERED_BYTES_MAX], gathered: 0 };
-        hasher.add(b"keylatch fingerprint 1");
-        hasher
+        Self(Sha256::new_with_prefix(b"keylatch fingerprint 1"))
     }
 }
 
@@ -72,41 +63,21 @@ impl Hasher {
     pub fn field(&mut self, bytes: &[u8]) {
         let mut head = [1; 9];
         head[1..].copy_from_slice(&(bytes.len() as u64).to_be_bytes());
-        self.add(&head);
-        self.add(bytes);
+        self.0.update(head);
+        self.0.update(bytes);
     }
 
     /// Adds a field that may be absent. An absent field is not an empty one.
     pub fn optional(&mut self, bytes: Option<&[u8]>) {
         match bytes {
             Some(bytes) => self.field(bytes),
-            None => self.add(&[0]),
+            None => self.0.update([0]),
         }
     }
 
     /// The fingerprint of all fields that were added.
-    pub fn finish(mut self) -> Fingerprint {
-        self.hash.update(&self.next[..self.gathered]);
-        Fingerprint(self.hash.finalize().into())
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        let end = self.gathered + bytes.len();
-        if let Some(room) = self.next.get_mut(self.gathered..end) {
-            room.copy_from_slice(bytes);
-            self.gathered = end;
-        } else {
-            self.hash.update(&self.next[..self.gathered]);
-            self.hash.update(bytes);
-            self.gathered = 0;
-        }
-    }
-}
-
-/// Shows nothing of what was added.
-impl fmt::Debug for Hasher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Hasher")
+    pub fn finish(self) -> Fingerprint {
+        Fingerprint(self.0.finalize().into())
     }
 }
 
@@ -123,8 +94,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_gathered_is_hashed_as_if_it_came_one_by_one() {
-        let bytes = [7; 3 * GATHERED_BYTES_MAX];
+    fn it_is_the_hash_of_the_fields_and_their_lengths() {
+        let bytes = [7; 768];
         for first in [0, 1, 100, 215, 216, 224, 225, 226, 256, 300, 700] {
             for second in [0, 1, 9, 247, 256, 600] {
                 let mut plain = Sha256::new_with_prefix(b"keylatch fingerprint 1");

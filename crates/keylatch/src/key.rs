@@ -97,12 +97,10 @@ fn check(text: &[u8]) -> Result<(), InvalidKey> {
     if text.len() > KEY_BYTES_MAX {
         return Err(InvalidKey::TooLong);
     }
-    // Looks at all of it, for that is done in large steps.
-    if text.iter().fold(true, |good, byte| good & byte.is_ascii_graphic()) {
-        return Ok(());
+    match text.iter().position(|byte| !byte.is_ascii_graphic()) {
+        Some(at) => Err(InvalidKey::BadCharacter(at)),
+        None => Ok(()),
     }
-    let at = text.iter().position(|byte| !byte.is_ascii_graphic());
-    Err(InvalidKey::BadCharacter(at.expect("one of them is not")))
 }
 
 impl fmt::Debug for Key {

@@ -1,13 +1,10 @@
 //! What a store keeps for one (scope, key).
 
-use std::cell::RefCell;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rand::rngs::SmallRng;
-use rand::{Rng as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -262,11 +259,7 @@ impl Owner {
     /// A new token.
     #[expect(clippy::disallowed_methods, reason = "this is the door for randomness")]
     pub fn random() -> Self {
-        thread_local! {
-            /// It need not be secret, only never the same twice.
-            static TOKENS: RefCell<SmallRng> = RefCell::new(SmallRng::from_os_rng());
-        }
-        Self(TOKENS.with_borrow_mut(|tokens| tokens.random()))
+        Self(rand::random())
     }
 
     /// A token that was stored.

@@ -5,14 +5,12 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{BoxFuture, Either};
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tracing::Span;
-use tracing::instrument::Instrumented;
 
 use super::flight::Leader;
 use super::run::{Identity, Kind};
-use super::telemetry::{is_traced, within};
+use super::telemetry::{Within, span, within};
 use super::{Answer, Error, Final, Found, Handed, Inner, Quota, Ran, Refused, Request, Run, renewer};
 use crate::failpoint::{self, Point};
 use crate::machine::{self, Claim, Claimed, Completion, Decision, End, Phase};
@@ -32,9 +30,9 @@ pub(super) enum Driven<S> {
 }
 
 // These futures are made anew for every request, so what they keep is kept once: a request goes by reference, a claim
-// ends before its work begins, what is seldom waited for is in a box, and none is an `async fn`, which would keep its
-// arguments twice. With its work, a run on a lease stays under a kilobyte: for more, an allocator such as glibc's leaves
-// its quick way, and that took a sixth of the time of a whole request.
+// ends before its work begins, what is seldom waited for is in a box, and none that owns what it is given is an
+// `async fn`, which would keep it twice. With its work, a run on a lease stays under a kilobyte: for more, an allocator
+// such as glibc's leaves its quick way, and that took up to a sixth of the time of a whole request.
 
 /// What a request gets in place of its key.
 enum Instead {
@@ -149,7 +147,7 @@ fn begin<S, F>(
     record: Record,
     start: S,
     asked: Instant,
-) -> Option<(Lease, Either<Instrumented<F>, F>)>
+) -> Option<(Lease, Within<F>)>
 where
     S: FnOnce(Handed) -> F,
     F: Future,
@@ -165,11 +163,7 @@ where
     if record.attempt > 1 {
         engine.metrics.takeovers.increment(1);
     }
-    let span = if is_traced() {
-        tracing::info_span!("keylatch.run", epoch = lease.epoch.as_u64(), attempt = record.attempt)
-    } else {
-        Span::none()
-    };
+    let span = span(|| tracing::info_span!("keylatch.run", epoch = lease.epoch.as_u64(), attempt = record.attempt));
     let run = Run::new(engine.clone(), leader.flight().clone(), lease, record);
     Some((lease, within(span, start(Handed(Kind::Run(run))))))
 }
@@ -371,66 +365,70 @@ impl<S: Transactional> Transact for S {
 }
 
 /// Claims the key, runs the work and records its outcome in one transaction.
-pub(super) async fn in_transaction<S, F>(
+pub(super) fn in_transaction<S, F>(
     engine: Arc<Inner>,
     transact: Arc<dyn Transact>,
     leader: Leader,
     request: Request,
     start: S,
-) -> Driven<S>
+) -> impl Future<Output = Driven<S>> + Send + 'static
 where
     S: FnOnce(Handed) -> F + Send + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
-    let owner = Owner::random();
-    if let Err(instead) = admit(&engine, &leader, &request, owner).await {
-        return instead.driven(leader, start);
-    }
-    let asked = Instant::now();
-    // Stays where it is if the attempt ends before the work begins.
-    let waiting = Arc::new(Mutex::new(Some(start)));
-    let begin: Begin = {
-        let waiting = waiting.clone();
-        let span = if is_traced() { tracing::info_span!("keylatch.transaction") } else { Span::none() };
-        let flight = leader.flight().clone();
-        let identity = Identity { scope: request.scope.clone(), key: request.key.clone() };
-        Box::new(move |slot| {
-            flight.begins();
-            let start = waiting.lock().take().expect("an attempt begins its work once");
-            Box::pin(within(span, start(Handed(Kind::Tx(slot, identity)))))
-        })
-    };
-    let claim = engine.claim(leader.id(), &request, owner);
-    let begun = transact.transact(claim, engine.policy, begin).await;
-    engine.metrics.transact.record(asked.elapsed());
-    let start = waiting.lock().take();
-    let transacted = match begun {
-        Err(error) if error.kind() == ErrorKind::NotKnown => Box::pin(settle(&engine, &leader, owner, error)).await,
-        begun => begun,
-    };
-    match transacted {
-        Ok(At { value: Transacted::Committed(record), now }) => {
-            engine.metrics.completed.increment(1);
-            let found = Final::of(record, now, asked);
-            if let Some(found) = &found {
-                engine.remember(&leader, found);
+    async move {
+        let owner = Owner::random();
+        if let Err(instead) = admit(&engine, &leader, &request, owner).await {
+            return instead.driven(leader, start);
+        }
+        let asked = Instant::now();
+        // Stays where it is if the attempt ends before the work begins.
+        let waiting = Arc::new(Mutex::new(Some(start)));
+        let begin: Begin = {
+            let waiting = waiting.clone();
+            let span = span(|| tracing::info_span!("keylatch.transaction"));
+            let flight = leader.flight().clone();
+            let identity = Identity { scope: request.scope.clone(), key: request.key.clone() };
+            Box::new(move |slot| {
+                flight.begins();
+                let start = waiting.lock().take().expect("an attempt begins its work once");
+                Box::pin(within(span, start(Handed(Kind::Tx(slot, identity)))))
+            })
+        };
+        let claim = engine.claim(leader.id(), &request, owner);
+        let begun = transact.transact(claim, engine.policy, begin).await;
+        engine.metrics.transact.record(asked.elapsed());
+        let start = waiting.lock().take();
+        let transacted = match begun {
+            Err(error) if error.kind() == ErrorKind::NotKnown => Box::pin(settle(&engine, &leader, owner, error)).await,
+            begun => begun,
+        };
+        match transacted {
+            Ok(At { value: Transacted::Committed(record), now }) => {
+                engine.metrics.completed.increment(1);
+                let found = Final::of(record, now, asked);
+                if let Some(found) = &found {
+                    engine.remember(&leader, found);
+                }
+                Driven::Done(Ok(Answer::Ran(Ran { expires_at: found.map(|found| found.expires_at()) })))
             }
-            Driven::Done(Ok(Answer::Ran(Ran { expires_at: found.map(|found| found.expires_at()) })))
+            Ok(At { value: Transacted::RolledBack, .. }) => {
+                engine.metrics.freed.increment(1);
+                Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })))
+            }
+            Ok(At { value: Transacted::Held(record), now }) => {
+                Driven::Held(leader, start, Found::new(At { value: record, now }, asked))
+            }
+            Ok(At { value: Transacted::Busy { same: true }, .. }) => Driven::Busy(leader, start),
+            Ok(At { value: Transacted::Busy { same: false }, .. }) => {
+                Driven::Done(Ok(Answer::Refused(Refused::Mismatch)))
+            }
+            Ok(At { value: Transacted::Misused(misuse), .. }) => {
+                tracing::error!(%misuse, "nothing was committed");
+                Driven::Done(Err(misuse.into()))
+            }
+            Err(error) => Driven::Done(Err(error.into())),
         }
-        Ok(At { value: Transacted::RolledBack, .. }) => {
-            engine.metrics.freed.increment(1);
-            Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })))
-        }
-        Ok(At { value: Transacted::Held(record), now }) => {
-            Driven::Held(leader, start, Found::new(At { value: record, now }, asked))
-        }
-        Ok(At { value: Transacted::Busy { same: true }, .. }) => Driven::Busy(leader, start),
-        Ok(At { value: Transacted::Busy { same: false }, .. }) => Driven::Done(Ok(Answer::Refused(Refused::Mismatch))),
-        Ok(At { value: Transacted::Misused(misuse), .. }) => {
-            tracing::error!(%misuse, "nothing was committed");
-            Driven::Done(Err(misuse.into()))
-        }
-        Err(error) => Driven::Done(Err(error.into())),
     }
 }
 

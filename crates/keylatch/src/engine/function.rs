@@ -148,7 +148,7 @@ impl Engine {
         let start = move |handed| async move {
             let (verdict, end) = match AssertUnwindSafe(async { call(handed).await }).catch_unwind().await {
                 Ok((Ok(value), _)) => match serde_json::to_vec(&value) {
-                    Ok(json) => (Verdict::Keep(Outcome::bytes(json)), Ok(Ok(value))),
+                    Ok(json) => (Verdict::Keep(Outcome::bytes(json.into_boxed_slice())), Ok(Ok(value))),
                     Err(error) => (verdict(rule), Ok(Err(RunError::Json(error)))),
                 },
                 Ok((Err(error), ended)) => (verdict(ended), Ok(Err(RunError::Work(error)))),

@@ -45,7 +45,7 @@ pub(crate) use self::run::Identity;
 pub use self::run::{Ended, Handed, Run, STEP_BYTES_MAX, STEPS_MAX, StepError};
 use self::telemetry::Metrics;
 #[cfg(feature = "http")]
-pub(crate) use self::telemetry::{is_traced, within};
+pub(crate) use self::telemetry::{is_traced, span, within};
 use self::tracked::Tracked;
 use crate::machine::{self, Claim, Decision, Refusal, Terms};
 use crate::store::{At, Durability, Store, Swept};

@@ -35,8 +35,16 @@ pub(crate) fn is_traced() -> bool {
     LevelFilter::current() >= LevelFilter::INFO
 }
 
+/// The span that `make` makes, or none if nobody would hear of it.
+pub(crate) fn span(make: impl FnOnce() -> Span) -> Span {
+    if is_traced() { make() } else { Span::none() }
+}
+
+/// Work in a span, or in none.
+pub(crate) type Within<F> = Either<Instrumented<F>, F>;
+
 /// `work` in `span`, if that is one.
-pub(crate) fn within<F: Future>(span: Span, work: F) -> Either<Instrumented<F>, F> {
+pub(crate) fn within<F: Future>(span: Span, work: F) -> Within<F> {
     if span.is_none() { Either::Right(work) } else { Either::Left(work.instrument(span)) }
 }
 

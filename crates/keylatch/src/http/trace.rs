@@ -4,17 +4,15 @@ use http::HeaderMap;
 use tracing::Span;
 use tracing::field::Empty;
 
-use crate::Guarantee;
-use crate::engine::is_traced;
+use crate::{Guarantee, engine};
 
 /// A span that names the trace and the span that the request came from, by its `traceparent` header
 /// ([W3C Trace Context](https://www.w3.org/TR/trace-context/#traceparent-header)). The header itself reaches the handler
 /// as it is.
 pub(super) fn span(headers: &HeaderMap, guarantee: Guarantee) -> Span {
-    if !is_traced() {
-        return Span::none();
-    }
-    let span = tracing::info_span!("keylatch.request", ?guarantee, trace_id = Empty, parent_id = Empty, status = Empty);
+    let span = engine::span(|| {
+        tracing::info_span!("keylatch.request", ?guarantee, trace_id = Empty, parent_id = Empty, status = Empty)
+    });
     if !span.is_disabled()
         && let Some((trace, parent)) = headers.get("traceparent").and_then(|value| parse(value.to_str().ok()?))
     {
