@@ -55,7 +55,7 @@
 //! |---|---|---|
 //! | `http` | yes | the tower layer |
 //! | `axum` | yes | extractors: [`Key`], [`Scope`], [`Tx`], [`Run`] |
-//! | `sqlite` | yes | the SQLite store |
+//! | `sqlite` | | the SQLite store |
 //! | `postgres` | | the PostgreSQL store; needs Rust 1.94 |
 //! | `redis` | | the store in Redis or Valkey |
 //! | `completer` | | finishing abandoned runs from their stored, encrypted requests |

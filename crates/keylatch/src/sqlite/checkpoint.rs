@@ -5,6 +5,7 @@
 //! the end of the log, which therefore would never start anew. So the writer does the short rest itself, between
 //! two batches, and its next batch starts at the head of the log.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
@@ -13,7 +14,12 @@ use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
-use rusqlite::wal::CheckpointMode;
+
+thread_local! {
+    /// How many pages the log had after the last commit of this thread. SQLite calls the hook on the thread that
+    /// commits, and each writer has a thread of its own.
+    static LOGGED: Cell<u32> = const { Cell::new(0) };
+}
 
 /// The writer's side.
 pub(super) struct Checkpoints {
@@ -28,7 +34,7 @@ pub(super) struct Checkpoints {
 
 #[derive(Default)]
 struct Shared {
-    /// How many pages the log has; kept by a hook of the writer's connection.
+    /// How many pages the log had after the last batch.
     logged: AtomicU32,
     stage: AtomicU8,
 }
@@ -47,13 +53,12 @@ const BULK_PASSES_MAX: usize = 4;
 
 impl Checkpoints {
     /// Watches the log of the writer's connection, and starts the thread, which works on `conn`.
-    pub(super) fn start(writer: &mut Connection, conn: Connection, pages_max: u32) -> Result<Self, StartError> {
+    pub(super) fn start(writer: &Connection, conn: Connection, pages_max: u32) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let seen = shared.clone();
-        writer.wal_hook(Some(move |_: &mut Wal, pages: i32| {
-            seen.logged.store(u32::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+        writer.wal_hook(Some(|_: &Wal, pages| {
+            LOGGED.set(u32::try_from(pages).unwrap_or(0));
             Ok(())
-        }))?;
+        }));
         let (wake, woken) = mpsc::sync_channel(1);
         let bulk = shared.clone();
         let thread = thread::Builder::new().name("keylatch-log".into()).spawn(move || bulk.serve(&conn, &woken))?;
@@ -67,8 +72,9 @@ impl Checkpoints {
 
     /// Starts or ends a checkpoint, if it is time.
     pub(super) fn between_batches(&mut self, writer: &Connection) {
-        let Shared { logged, stage } = &*self.shared;
-        let logged = logged.load(Ordering::Relaxed);
+        let stage = &self.shared.stage;
+        let logged = LOGGED.get();
+        self.shared.logged.store(logged, Ordering::Relaxed);
         if logged < self.pages_max {
             self.due_at = self.pages_max;
         }
@@ -106,8 +112,8 @@ impl Shared {
 
 /// Writes back what can be written back without waiting for anyone, and says up to which page of the log.
 fn write_back(conn: &Connection) -> u32 {
-    match conn.wal_checkpoint_v2(Some("main"), CheckpointMode::PASSIVE) {
-        Ok((_, written)) => u32::try_from(written).unwrap_or(0),
+    match conn.query_row(CHECKPOINT, [], |row| row.get::<_, i64>(2)) {
+        Ok(written) => u32::try_from(written).unwrap_or(0),
         Err(error) => {
             // Another process may be at it. The log is whole; it only grows until the next try.
             tracing::debug!(%error, "the log could not be written back now");
@@ -116,20 +122,5 @@ fn write_back(conn: &Connection) -> u32 {
     }
 }
 
-/// Why the thread could not be started.
-pub(super) enum StartError {
-    Sql(rusqlite::Error),
-    Thread(io::Error),
-}
-
-impl From<rusqlite::Error> for StartError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sql(error)
-    }
-}
-
-impl From<io::Error> for StartError {
-    fn from(error: io::Error) -> Self {
-        Self::Thread(error)
-    }
-}
+/// Returns whether it was hindered, the pages of the log, and how many of them are in the database now.
+const CHECKPOINT: &str = "PRAGMA main.wal_checkpoint(PASSIVE)";

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, TransactionBehavior, params};
 
 use super::Inner;
-use super::checkpoint::{Checkpoints, StartError};
+use super::checkpoint::Checkpoints;
 use super::db::Db;
 use super::error::OpenError;
 use super::guard::Guard;
@@ -57,11 +57,8 @@ impl Opening<'_> {
             self.sql(writer.pragma_update(None, "max_page_count", pages))?;
         }
         let checkpointer = self.connect(self.options.cache_bytes / 4)?;
-        let checkpoints = Checkpoints::start(&mut writer, checkpointer, self.options.checkpoint_pages);
-        let checkpoints = checkpoints.map_err(|error| match error {
-            StartError::Sql(error) => self.error(error),
-            StartError::Thread(error) => OpenError::Thread(error),
-        })?;
+        let checkpoints = Checkpoints::start(&writer, checkpointer, self.options.checkpoint_pages);
+        let checkpoints = checkpoints.map_err(OpenError::Thread)?;
         // One query is one batch: it sees one state of the file, and no other waits for it.
         let queriers = (0..self.options.query_threads).map(|_| self.reader(1)).collect::<Result<_, _>>()?;
         let (querier, mut outlasts) = self.start("keylatch-query", queriers)?;
