@@ -40,11 +40,12 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`machine`] | all the semantics, pure: what a request gets, and what a store writes |
-//! | [`store`] | the contract of a store; [`memory`], `sqlite`, `postgres` and `redis` keep it, as the suite in `conformance` proves |
+//! | [`store`] | the contract of a store, and what its author needs; [`memory`], `sqlite`, `postgres` and `redis` keep it, as the suite in `conformance` proves |
 //! | [`tiered`] | a cache of final outcomes in front of a store |
 //! | [`tx`] | `Atomic`: a handler's transaction |
 //! | [`Engine`] | claims, runs, records and replays; [`Engine::run`] is the door for functions |
 //! | [`http`] | the door for HTTP: a layer for any tower service, and extractors for axum |
+//! | [`door`] | what the author of another door needs: a consumer, a gateway |
 //! | [`Key`], [`Scope`], [`Fingerprint`], [`Record`], [`Outcome`] | the words |
 //!
 //! Read in this order: this page, `machine.rs`, `store.rs`, `engine/mod.rs`, `http/service.rs`.
@@ -65,6 +66,7 @@
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod door;
 mod engine;
 mod failpoint;
 mod fingerprint;
@@ -94,14 +96,20 @@ pub mod tx;
 
 pub use clock::Clock;
 pub use engine::{
-    Answer, Done, Ended, Engine, Error, Final, Handed, Quota, Ran, Refused, Request, Resolution, Resolved, Resolver,
-    Run, RunError, STEP_BYTES_MAX, STEPS_MAX, StepError,
+    Done, Ended, Engine, Error, Quota, Refused, Resolution, Resolved, Resolver, Run, RunError, STEP_BYTES_MAX,
+    STEPS_MAX, StepError,
 };
-pub use fingerprint::{Fingerprint, Hasher};
+pub use fingerprint::Fingerprint;
 pub use key::{InvalidKey, KEY_BYTES_MAX, Key};
-pub use outcome::{Body, DecodeError, Outcome};
+pub use outcome::{Body, Outcome};
 pub use policy::{Guarantee, InvalidPolicy, LEASE, LEASE_MS_MIN, Limits, Policy, RETENTION, TOMBSTONE};
-pub use record::{Epoch, Lease, Name, Notes, Owner, Record, RecordId, State};
+pub use record::{Epoch, Lease, Record, RecordId};
 pub use scope::{InvalidScope, SCOPE_FIELD_BYTES_MAX, Scope};
 pub use time::Timestamp;
 pub use tx::Tx;
+
+// Authors of stores find these in `store`, authors of doors in `door`. In here they have a short name.
+pub(crate) use engine::{Answer, Final, Handed, Request};
+pub(crate) use fingerprint::Hasher;
+pub(crate) use outcome::DecodeError;
+pub(crate) use record::{Name, Notes, Owner, State};

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::machine::{Claim, Claimed, Completion, End, Terms};
+pub use crate::outcome::DecodeError;
+pub use crate::record::{Name, Notes, Owner, State};
 use crate::{Lease, Record, RecordId, Scope, Timestamp};
 
 /// A place that keeps records.

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use common::faulty::{Faulty, Op};
+use keylatch::door::{Answer, Request};
 use keylatch::store::Durability;
 use keylatch::tx::Verdict;
-use keylatch::{Answer, Engine, Fingerprint, Key, Limits, Outcome, Policy, Request, Scope, memory};
+use keylatch::{Engine, Fingerprint, Key, Limits, Outcome, Policy, Scope, memory};
 use tokio::task::JoinSet;
 
 mod common;

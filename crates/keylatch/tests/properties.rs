@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
-use keylatch::{
-    Body, DecodeError, Fingerprint, Hasher, InvalidKey, KEY_BYTES_MAX, Key, Notes, Outcome, RecordId, Scope,
-};
+use keylatch::door::Hasher;
+use keylatch::store::{DecodeError, Notes};
+use keylatch::{Body, Fingerprint, InvalidKey, KEY_BYTES_MAX, Key, Outcome, RecordId, Scope};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use keylatch::{Body, Notes, Outcome};
+use keylatch::store::Notes;
+use keylatch::{Body, Outcome};
 
 fn with_body(status: StatusCode, body: Body) -> Outcome {
     Outcome { status, headers: Vec::new(), body }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keylatch::machine::{Claim, End, Terms};
-use keylatch::{Body, Epoch, Fingerprint, Key, Lease, Name, Outcome, Owner, Record, Scope, State as RecordState};
+use keylatch::store::{Name, Owner, State as RecordState};
+use keylatch::{Body, Epoch, Fingerprint, Key, Lease, Outcome, Record, Scope};
 use keylatch::{Guarantee, Timestamp};
 
 use crate::config::{Bug, Config};

@@ -1,7 +1,8 @@
 //! The store: the real machine on one record, with the observer looking on.
 
 use keylatch::machine::{self, Change, Claimed, Completion};
-use keylatch::{Lease, Record, State as RecordState};
+use keylatch::store::State as RecordState;
+use keylatch::{Lease, Record};
 
 use crate::config::{Bug, Config};
 use crate::explore::Seen;

@@ -9,8 +9,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use keylatch::conformance::Harness;
 use keylatch::machine::{self, Change, Claim, Claimed, Completion, End, Phase, Terms};
-use keylatch::store::{Applied, At, Durability, Error, ErrorKind, PAGE_RECORDS_MAX, PageRequest, Store, Swept};
-use keylatch::{Body, Clock, Key, Lease, Notes, Outcome, Record, RecordId, Scope, State, Timestamp};
+use keylatch::store::{
+    Applied, At, Durability, Error, ErrorKind, Notes, PAGE_RECORDS_MAX, PageRequest, State, Store, Swept,
+};
+use keylatch::{Body, Clock, Key, Lease, Outcome, Record, RecordId, Scope, Timestamp};
 use parking_lot::Mutex;
 
 use crate::bug::Bug;

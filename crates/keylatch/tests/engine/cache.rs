@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use keylatch::door::Answer;
 use keylatch::store::Durability;
-use keylatch::{Answer, Clock, Limits, Policy, Refused};
+use keylatch::{Clock, Limits, Policy, Refused};
 
 use crate::common::faulty::Op;
 use crate::world::{Expect, World, answer, ask, request, under};

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use keylatch::store::ErrorKind;
+use keylatch::door::Answer;
+use keylatch::store::{ErrorKind, Notes, State};
 use keylatch::tx::Verdict;
-use keylatch::{Answer, Error, Limits, Notes, Policy, Refused, State};
+use keylatch::{Error, Limits, Policy, Refused};
 
 use crate::common::faulty::{Fault, Op};
 use crate::common::until;

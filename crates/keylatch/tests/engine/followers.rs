@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use keylatch::door::Request;
 use keylatch::tx::Verdict;
-use keylatch::{Engine, Limits, Refused, Request};
+use keylatch::{Engine, Limits, Refused};
 
 use crate::common::faulty::{Fault, Op};
 use crate::world::{Expect, Work, World, answer, ask, patient, request, under};
@@ -114,7 +115,7 @@ async fn a_follower_leads_when_its_leader_has_failed() {
     work.gate.open();
     let answers = join_all(following.into_iter().map(|follower| follower.answer())).await;
     let (ran, replayed): (Vec<_>, Vec<_>) =
-        answers.into_iter().partition(|answer| matches!(answer, keylatch::Answer::Ran(_)));
+        answers.into_iter().partition(|answer| matches!(answer, keylatch::door::Answer::Ran(_)));
     assert_eq!((ran.len(), replayed.len(), work.runs()), (1, 19, 1));
     assert!(replayed.into_iter().all(|answer| answer.replayed() == "bought"));
     assert_eq!(world.record().await.unwrap().attempt, 2);

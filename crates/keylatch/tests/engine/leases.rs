@@ -179,7 +179,7 @@ fn facts(run: &Run) -> (u32, Epoch, bool) {
 /// Runs `request` to this verdict, and says what its run said of itself.
 async fn attempt(engine: &Engine, verdict: Verdict) -> (u32, Epoch, bool) {
     let (tell, told) = oneshot::channel();
-    let start = |handed: keylatch::Handed| {
+    let start = |handed: keylatch::door::Handed| {
         tell.send(facts(handed.run().expect("a lease"))).expect("the test listens");
         async { verdict }
     };

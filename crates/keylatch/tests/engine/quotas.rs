@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use keylatch::door::Request;
 use keylatch::tx::Verdict;
-use keylatch::{Engine, Limits, Policy, Quota, Refused, Request, Scope};
+use keylatch::{Engine, Limits, Policy, Quota, Refused, Scope};
 
 use crate::common::faulty::{Fault, Op};
 use crate::common::until;
@@ -36,7 +37,7 @@ async fn i13_only_so_many_run_at_once() {
         work.gate.open();
         let answers = join_all(all.into_iter().map(|asked| asked.answer())).await;
         let refused: Vec<_> =
-            answers.into_iter().filter(|answer| matches!(answer, keylatch::Answer::Refused(_))).collect();
+            answers.into_iter().filter(|answer| matches!(answer, keylatch::door::Answer::Refused(_))).collect();
         assert_eq!((refused.len(), work.runs()), (190, 10));
         assert!(refused.into_iter().all(|answer| answer.refused() == Refused::Quota(quota)));
         // Their places are free again.

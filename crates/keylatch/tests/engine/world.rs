@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use keylatch::store::{At, Durability, Store};
+use keylatch::door::{Answer, Final, Handed, Ran, Request};
+use keylatch::store::{At, Durability, State, Store};
 use keylatch::tx::Verdict;
 use keylatch::{
-    Answer, Body, Clock, Engine, Error, Final, Fingerprint, Handed, Key, Limits, Outcome, Policy, Ran, Record,
-    RecordId, Request, Run, Scope, State, Timestamp, memory,
+    Body, Clock, Engine, Error, Fingerprint, Key, Limits, Outcome, Policy, Record, RecordId, Run, Scope, Timestamp,
+    memory,
 };
 use tokio::task::JoinHandle;
 

@@ -134,7 +134,7 @@ async fn cookies_challenges_and_connection_headers_are_never_kept() {
     }
     assert_eq!(again.all("connection"), ["close"], "the server's own");
     let record = &app.records().await[0];
-    let keylatch::State::Completed { outcome: Some(outcome), .. } = &record.state else { panic!("{record:?}") };
+    let keylatch::store::State::Completed { outcome: Some(outcome), .. } = &record.state else { panic!("{record:?}") };
     assert!(outcome.headers.is_empty(), "not even in the store");
 }
 

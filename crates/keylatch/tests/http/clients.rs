@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use keylatch::{Guarantee, State};
+use keylatch::Guarantee;
+use keylatch::store::State;
 
 use crate::app::{App, Seen, Setup};
 use crate::common::{Gate, until};

@@ -10,7 +10,8 @@ use futures_util::stream;
 use http::StatusCode;
 use keylatch::http::{Disposition, IdempotencyLayer, ScopeFrom};
 use keylatch::sqlite::{self, Sqlite};
-use keylatch::{Clock, Engine, Guarantee, Limits, Policy, State, Tx};
+use keylatch::store::State;
+use keylatch::{Clock, Engine, Guarantee, Limits, Policy, Tx};
 use tempfile::TempDir;
 
 use crate::app::{START, Seen, Setup, serve};

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use keylatch::machine::{self, Claim, Claimed, Decision, Phase, Refusal, Terms, claim, decide};
-use keylatch::{Epoch, Guarantee, Notes, Owner, Record, State};
+use keylatch::store::{Notes, Owner, State};
+use keylatch::{Epoch, Guarantee, Record};
 
 use crate::records::Rec::{self, Absent, Buried, Completed, Leased, Once, Released, Retried};
 use crate::records::When::{

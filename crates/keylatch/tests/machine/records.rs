@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keylatch::machine::{Claim, Terms};
-use keylatch::{Epoch, Fingerprint, Guarantee, Key, Notes, Outcome, Owner, Policy, Record, Scope, State, Timestamp};
+use keylatch::store::{Notes, Owner, State};
+use keylatch::{Epoch, Fingerprint, Guarantee, Key, Outcome, Policy, Record, Scope, Timestamp};
 
 use Rec::{Absent, Buried, Completed, Leased, Once, Released, Retried};
 use When::{AtExpiry, AtFree, AtLeaseEnd, AtOnce, BeforeExpiry, BeforeFree, BeforeLeaseEnd, YearsLater};

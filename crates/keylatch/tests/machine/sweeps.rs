@@ -1,7 +1,8 @@
 //! What a sweep does with a record.
 
+use keylatch::Record;
 use keylatch::machine::{self, Change, Phase, due_at, sweep};
-use keylatch::{Record, State};
+use keylatch::store::State;
 
 use crate::records::Rec::{self, Absent, Buried, Completed, Leased, Once, Released, Retried};
 use crate::records::When::{

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use keylatch::machine::{Change, Completion, End, complete, release, renew};
-use keylatch::{Epoch, Lease, Notes, Owner, Record, State, Timestamp};
+use keylatch::store::{Notes, Owner, State};
+use keylatch::{Epoch, Lease, Record, Timestamp};
 
 use crate::records::Rec::{self, Absent, Buried, Completed, Leased, Once, Released, Retried};
 use crate::records::{

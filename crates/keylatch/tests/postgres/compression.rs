@@ -5,8 +5,8 @@ use std::sync::Arc;
 use keylatch::machine::{Claim, Claimed, Completion};
 use keylatch::postgres::sqlx;
 use keylatch::postgres::{Options, Store};
-use keylatch::store::{ErrorKind, Store as _};
-use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, RecordId, Scope, State};
+use keylatch::store::{ErrorKind, State, Store as _};
+use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, RecordId, Scope};
 
 use crate::support::{database, fresh, store_with};
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use keylatch::machine::{Claim, Claimed, Completion, End};
 use keylatch::postgres::{OpenError, Options, Store};
-use keylatch::store::{Applied, Error, ErrorKind, PageRequest, Store as _};
-use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Record, Scope, State};
+use keylatch::store::{Applied, Error, ErrorKind, PageRequest, State, Store as _};
+use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Record, Scope};
 use testing_support::eventually;
 use testing_support::postgres::Cluster;
 use tokio::io::copy_bidirectional;

@@ -2,8 +2,8 @@
 
 use keylatch::machine::{Claim, Completion};
 use keylatch::postgres::{InOwn, Store};
-use keylatch::store::{ErrorKind, Store as _};
-use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope, State};
+use keylatch::store::{ErrorKind, State, Store as _};
+use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
 
 use crate::support::{database, insert, items, records, store};
 

@@ -6,8 +6,8 @@ use futures_util::future::join_all;
 use keylatch::machine::{Claim, Claimed, Completion};
 use keylatch::postgres::sqlx;
 use keylatch::postgres::{OpenError, Options, Store};
-use keylatch::store::{Applied, Store as _};
-use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope, State};
+use keylatch::store::{Applied, State, Store as _};
+use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
 use testing_support::postgres::bouncer::Bouncer;
 
 use crate::support::{Service, cluster, database, items, records};

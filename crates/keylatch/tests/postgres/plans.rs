@@ -6,8 +6,8 @@ use std::time::Duration;
 use keylatch::machine::{Claim, Claimed, Completion, End, Terms};
 use keylatch::postgres::sqlx;
 use keylatch::postgres::{Options, Store};
-use keylatch::store::{Applied, PageRequest, Store as _};
-use keylatch::{Fingerprint, Guarantee, Key, Outcome, Owner, Policy, Scope};
+use keylatch::store::{Applied, Owner, PageRequest, Store as _};
+use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
 
 use crate::support::{Service, cluster, database, fresh, records, store_with};
 

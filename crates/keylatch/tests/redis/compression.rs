@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use keylatch::machine::{Claimed, Completion};
 use keylatch::redis::{Options, Store};
-use keylatch::store::{ErrorKind, Store as _};
-use keylatch::{Body, Outcome, Policy, Record, State};
+use keylatch::store::{ErrorKind, State, Store as _};
+use keylatch::{Body, Outcome, Policy, Record};
 use redis::cmd;
 use testing_support::redis::{Config, Server};
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use keylatch::machine::{Claimed, Completion};
 use keylatch::redis::{Options, Store};
-use keylatch::store::{Applied, Store as _};
-use keylatch::{Outcome, Policy, RecordId, State};
+use keylatch::store::{Applied, State, Store as _};
+use keylatch::{Outcome, Policy, RecordId};
 use testing_support::eventually;
 use testing_support::redis::{Cluster, Sentinels};
 use tokio::task::JoinSet;

@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use keylatch::Record;
 use keylatch::machine::Claimed;
 use keylatch::redis::{Options, Store};
-use keylatch::store::{ErrorKind, Store as _};
-use keylatch::{Record, State};
+use keylatch::store::{ErrorKind, State, Store as _};
 use testing_support::eventually;
 use testing_support::redis::{Config, Server};
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use keylatch::machine::{Claim, Claimed, Completion};
 use keylatch::redis::{Cache, Options};
-use keylatch::store::{Durability, Store as _};
+use keylatch::store::{Durability, State, Store as _};
 use keylatch::tiered::{CACHE_REST, Tiered};
-use keylatch::{Clock, Outcome, Policy, Record, State, memory};
+use keylatch::{Clock, Outcome, Policy, Record, memory};
 use testing_support::eventually;
 use testing_support::redis::{Config, Server};
 

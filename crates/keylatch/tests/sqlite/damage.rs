@@ -44,7 +44,7 @@ async fn no_use_of_a_damaged_record_takes_it_for_absent() {
             .execute(&format!("UPDATE keylatch_record SET {damage} WHERE id = ?1"), [damaged.id().as_bytes()]);
         assert_eq!(changed.unwrap(), 1);
 
-        let again = Claim { owner: keylatch::Owner::random(), ..damaged.clone() };
+        let again = Claim { owner: keylatch::store::Owner::random(), ..damaged.clone() };
         let attempt = Claim { guarantee: Guarantee::Atomic, ..again.clone() };
         let store = &fixture.store;
         let errors = [

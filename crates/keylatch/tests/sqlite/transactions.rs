@@ -7,9 +7,9 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use keylatch::sqlite::{Sqlite, TxError};
-use keylatch::store::{ErrorKind, Store as _};
+use keylatch::store::{ErrorKind, State, Store as _};
 use keylatch::tx::{Misuse, Transacted, Tx, Verdict};
-use keylatch::{Guarantee, Outcome, State};
+use keylatch::{Guarantee, Outcome};
 use tokio::sync::oneshot;
 
 use crate::support::{Fixture, add, claim, claim_of, committed, keep};

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use futures_util::future::{join_all, try_join_all};
+use keylatch::door::{Answer, Request};
 use keylatch::postgres::{Options, Postgres, Store, sqlx};
 use keylatch::tx::Verdict;
-use keylatch::{Answer, Body, Engine, Fingerprint, Key, Limits, Outcome, Policy, Request, Scope};
+use keylatch::{Body, Engine, Fingerprint, Key, Limits, Outcome, Policy, Scope};
 use testing_support::postgres::{Cluster, program};
 
 use crate::Result;
@@ -103,7 +104,7 @@ impl<'a> Arena<'a> {
         let answer = match door {
             Door::Leases => self.leases.answer(request, |_| async { Verdict::Keep(outcome(1)) }).await?,
             Door::Atomic => {
-                let work = |handed: keylatch::Handed| async move {
+                let work = |handed: keylatch::door::Handed| async move {
                     let mut tx = handed.tx::<Postgres>().expect("it is a transaction of PostgreSQL");
                     let insert = "INSERT INTO orders (cart_id, total_cents) VALUES ($1, $2) RETURNING order_id";
                     let insert = sqlx::query_scalar(insert).bind("cart456").bind(2500_i64);

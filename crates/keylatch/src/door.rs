@@ -1,0 +1,37 @@
+//! What the author of a door needs.
+//!
+//! A door leads to an [`Engine`](crate::Engine): [`http`](crate::http) is one, [`Engine::run`](crate::Engine::run) is
+//! another. A door for anything else, such as a queue or a gateway, makes a [`Request`], hands the work to
+//! [`Engine::answer`](crate::Engine::answer), and turns the [`Answer`] into what its caller understands.
+//!
+//! ```
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! use std::time::Duration;
+//!
+//! use keylatch::door::{Answer, Handed, Hasher, Request};
+//! use keylatch::tx::Verdict;
+//! use keylatch::{Engine, Key, Limits, Outcome, Policy, Scope};
+//!
+//! let engine = Engine::fenced(keylatch::memory::Store::new(), Policy::default(), Limits::default())?;
+//! let mut hasher = Hasher::default();
+//! hasher.field(b"the bytes of the message");
+//! let request = Request {
+//!     scope: Scope::new("orders")?,
+//!     key: Key::new("message-7")?,
+//!     fingerprint: hasher.finish(),
+//!     wait: Duration::ZERO,
+//!     sealed: None,
+//! };
+//! for again in [false, true] {
+//!     let work = |handed: Handed| async move {
+//!         let run = handed.run().expect("`Fenced` hands out runs");
+//!         Verdict::Keep(Outcome::bytes(format!("attempt {}", run.attempt())))
+//!     };
+//!     let answer = engine.answer(request.clone(), work).await?;
+//!     assert_eq!(matches!(answer, Answer::Replayed(_)), again);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+//! ```
+
+pub use crate::engine::{Answer, Final, Handed, Ran, Request};
+pub use crate::fingerprint::Hasher;
