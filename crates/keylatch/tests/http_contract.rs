@@ -16,6 +16,8 @@ mod fingerprint;
 mod key;
 #[path = "http/large.rs"]
 mod large;
+#[path = "http/problems.rs"]
+mod problems;
 #[path = "http/recorded.rs"]
 mod recorded;
 #[path = "http/refusals.rs"]

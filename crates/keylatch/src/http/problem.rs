@@ -182,7 +182,8 @@ impl Problem {
         }
     }
 
-    /// The answer.
+    /// The answer, with the problem itself in its extensions: what stands around the layer finds it there, and may say
+    /// the same in another format.
     pub fn response(&self) -> Response<Bytes> {
         let kind = self.kind();
         let mut body = serde_json::json!({
@@ -206,6 +207,7 @@ impl Problem {
         if let Some(seconds) = kind.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
         }
+        response.extensions_mut().insert(self.clone());
         response
     }
 
