@@ -28,7 +28,7 @@ main() {
         cat "$here/setup-db.sql"
     } | administer --quiet --set=ON_ERROR_STOP=1 >/dev/null || fail "the server refused; see above"
     check_login
-    echo "role $DB_USER and database $DB_NAME are ready on $host:$port; with the same DB_… variables set, run: cargo run"
+    echo "role $DB_USER and database $DB_NAME are ready on $host:$port; with the same DB_… variables set, run: cargo run --features postgres"
 }
 
 # administer ARGUMENTS...: psql as the administrator. Secrets reach it by its input, which no list of processes shows.

@@ -96,6 +96,35 @@ fn the_code_in_the_readmes_is_run() {
     }
 }
 
+/// The versions that the READMEs ask for are those that are tested together.
+#[test]
+fn the_readmes_ask_for_the_versions_of_this_workspace() {
+    let workspace = read("Cargo.toml");
+    // Up to the first number that says what is compatible: 0.39 for 0.39.1, 1 for 1.54.
+    let compatible = |version: &str| {
+        let numbers = version.split('.').take(if version.starts_with("0.") { 2 } else { 1 });
+        numbers.collect::<Vec<_>>().join(".")
+    };
+    for page in ["README.md", "crates/keylatch/README.md"] {
+        let text = read(page);
+        let asked = text.split("```toml\n[dependencies]\n").nth(1).and_then(|rest| rest.split("```").next());
+        let asked: Vec<_> = asked.unwrap_or_else(|| panic!("{page} has no dependencies")).lines().collect();
+        for line in &asked {
+            let (name, version) = (line.split(' ').next().unwrap(), quoted(line));
+            let ours = workspace.lines().find(|line| line.starts_with(&format!("{name} = ")));
+            let ours = ours.unwrap_or_else(|| panic!("{page}: the workspace does not depend on {name}"));
+            let ours = ours.split("version").last().map(quoted).unwrap();
+            assert_eq!(version, compatible(ours), "{page}: {name}");
+        }
+        assert!(asked.len() >= 4, "{page}");
+    }
+}
+
+/// The first text in quotes.
+fn quoted(line: &str) -> &str {
+    line.split('"').nth(1).unwrap_or_else(|| panic!("no version in {line}"))
+}
+
 /// Links between documents lead somewhere.
 #[test]
 fn links_lead_to_files() {

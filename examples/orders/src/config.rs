@@ -1,5 +1,7 @@
 //! The configuration, read from the environment once, at start.
 
+#[cfg(feature = "postgres")]
+mod server;
 mod storage;
 
 use std::collections::HashMap;
@@ -8,7 +10,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-pub(crate) use storage::{Server, Storage};
+#[cfg(feature = "postgres")]
+pub(crate) use server::Server;
+pub(crate) use storage::Storage;
 
 /// Where to listen, where to store, and who may clean up.
 #[derive(Debug)]
@@ -72,6 +76,7 @@ impl Config {
 
 impl Secret {
     /// What it is, for whoever asks for it.
+    #[cfg(feature = "redis")]
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
@@ -155,6 +160,7 @@ mod tests {
         assert_eq!(read(&[("HOST", "localhost")]).unwrap().listen.to_string(), "127.0.0.1:3000");
     }
 
+    #[cfg(all(feature = "postgres", feature = "redis"))]
     #[test]
     fn all_that_is_wrong_is_told_at_once_without_the_values() {
         let vars = [

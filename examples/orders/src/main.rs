@@ -60,10 +60,12 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let file = config.data_dir.join("keylatch.db");
     match &config.storage {
         Storage::Sqlite => serve(listener, setup::sqlite(&file).await?, admin, metrics).await,
+        #[cfg(feature = "redis")]
         Storage::Redis(url) => serve(listener, setup::redis_and_sqlite(url, &file).await?, admin, metrics).await,
-        Storage::Postgres(server, cache) => {
-            serve(listener, setup::postgres(server, cache.as_ref()).await?, admin, metrics).await
-        }
+        #[cfg(feature = "postgres")]
+        Storage::Postgres(server) => serve(listener, setup::postgres(server).await?, admin, metrics).await,
+        #[cfg(all(feature = "postgres", feature = "redis"))]
+        Storage::Tiered(server, cache) => serve(listener, setup::tiered(server, cache).await?, admin, metrics).await,
     }
 }
 

@@ -21,7 +21,6 @@ use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use jiff::Timestamp;
-use keylatch::sqlite::Sqlite;
 use keylatch::{Engine, Key, RecordId, Scope, Tx};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
@@ -31,7 +30,9 @@ use uuid::Uuid;
 use crate::admin::{self, Admin};
 use crate::order::{NewOrder, Order};
 use crate::problem::Problem;
-use crate::store::{Orders, sqlite};
+use crate::store::Orders;
+#[cfg(feature = "redis")]
+use crate::store::sqlite;
 
 /// What the handlers share.
 pub(crate) struct App<D: Orders> {
@@ -73,8 +74,9 @@ pub(crate) async fn create<D: Orders>(
 
 /// Takes an order, in `Fenced`: the records are elsewhere. An attempt after a crash runs again, and finds the order that
 /// the one before has written under its key.
+#[cfg(feature = "redis")]
 pub(crate) async fn create_fenced(
-    State(app): State<Arc<App<Sqlite>>>,
+    State(app): State<Arc<App<keylatch::sqlite::Sqlite>>>,
     scope: Scope,
     key: Key,
     body: Bytes,

@@ -9,18 +9,21 @@
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::routing::{MethodRouter, post};
+#[cfg(feature = "postgres")]
 use keylatch::postgres::Postgres;
-use keylatch::redis::{self, Cache, Options};
 use keylatch::sqlite::Sqlite;
-use keylatch::tiered::Tiered;
 use keylatch::{Engine, Limits, Policy};
 
-use crate::config::{Secret, Server};
+#[cfg(feature = "redis")]
+use crate::config::Secret;
+#[cfg(feature = "postgres")]
+use crate::config::Server;
 use crate::routes::{self, App};
-use crate::store::{Orders, postgres, sqlite};
+#[cfg(feature = "postgres")]
+use crate::store::postgres;
+use crate::store::{Orders, sqlite};
 
 /// A way to set the service up.
 pub(crate) struct Setup<D: Orders> {
@@ -32,10 +35,6 @@ pub(crate) struct Setup<D: Orders> {
     /// Where everything is kept, for the operator to read.
     pub(crate) storing: String,
 }
-
-/// How long a run on Redis holds its key without a sign of life: an order takes milliseconds, and after a crash its
-/// client waits no longer than this.
-const LEASE: Duration = Duration::from_secs(5);
 
 /// Records and orders in the SQLite file at `path`.
 pub(crate) async fn sqlite(path: &Path) -> Result<Setup<Sqlite>, Box<dyn Error>> {
@@ -49,8 +48,12 @@ pub(crate) async fn sqlite(path: &Path) -> Result<Setup<Sqlite>, Box<dyn Error>>
 }
 
 /// Records in Redis, orders in the SQLite file at `path`.
+#[cfg(feature = "redis")]
 pub(crate) async fn redis_and_sqlite(redis: &Secret, path: &Path) -> Result<Setup<Sqlite>, Box<dyn Error>> {
-    let records = redis::Store::connect(redis.reveal()).await?;
+    /// How long a run holds its key without a sign of life: an order takes milliseconds, and after a crash its client
+    /// waits no longer than this.
+    const LEASE: std::time::Duration = std::time::Duration::from_secs(5);
+    let records = keylatch::redis::Store::connect(redis.reveal()).await?;
     let policy = Policy { lease: LEASE, ..Policy::default() };
     Ok(Setup {
         reader: sqlite::open(path).await?,
@@ -60,22 +63,26 @@ pub(crate) async fn redis_and_sqlite(redis: &Secret, path: &Path) -> Result<Setu
     })
 }
 
-/// Records and orders in PostgreSQL; copies of answers in Redis, if there is a `cache`.
-pub(crate) async fn postgres(server: &Server, cache: Option<&Secret>) -> Result<Setup<Postgres>, Box<dyn Error>> {
+/// Records and orders in PostgreSQL.
+#[cfg(feature = "postgres")]
+pub(crate) async fn postgres(server: &Server) -> Result<Setup<Postgres>, Box<dyn Error>> {
     let (store, reader) = postgres::open(server).await?;
-    let (policy, limits) = (Policy::default(), Limits::default());
-    let engine = match cache {
-        None => Engine::atomic(store, policy, limits),
-        Some(redis) => {
-            let cache = Cache::connect(redis.reveal(), Options::default()).await?;
-            Engine::atomic(Tiered::new(store, cache), policy, limits)
-        }
-    };
-    let before = if cache.is_some() { "; copies of answers in Redis" } else { "" };
+    let engine = Engine::atomic(store, Policy::default(), Limits::default())?;
+    Ok(Setup { reader, engine, create: post(routes::create::<Postgres>), storing: server.to_string() })
+}
+
+/// Records and orders in PostgreSQL, copies of answers in Redis.
+#[cfg(all(feature = "postgres", feature = "redis"))]
+pub(crate) async fn tiered(server: &Server, redis: &Secret) -> Result<Setup<Postgres>, Box<dyn Error>> {
+    use keylatch::redis::{Cache, Options};
+
+    let (store, reader) = postgres::open(server).await?;
+    let cache = Cache::connect(redis.reveal(), Options::default()).await?;
+    let store = keylatch::tiered::Tiered::new(store, cache);
     Ok(Setup {
         reader,
-        engine: engine?,
+        engine: Engine::atomic(store, Policy::default(), Limits::default())?,
         create: post(routes::create::<Postgres>),
-        storing: format!("{server}{before}"),
+        storing: format!("{server}; copies of answers in Redis"),
     })
 }

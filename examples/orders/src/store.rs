@@ -1,5 +1,6 @@
 //! Where orders are kept. The handlers are written once, over [`Orders`]; a database is one file below this one.
 
+#[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 pub(crate) mod sqlite;
 

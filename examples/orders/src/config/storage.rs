@@ -1,10 +1,10 @@
 //! Where orders and records are kept, as the environment says.
 
-use std::fmt;
-
-use keylatch::postgres::sqlx::postgres::PgConnectOptions;
-
-use super::{Secret, Vars};
+#[cfg(feature = "redis")]
+use super::Secret;
+#[cfg(feature = "postgres")]
+use super::Server;
+use super::Vars;
 
 /// Where orders and records are kept.
 #[derive(Debug)]
@@ -12,101 +12,66 @@ pub(crate) enum Storage {
     /// Nothing is set: both in SQLite.
     Sqlite,
     /// `REDIS_URL` alone: records in Redis, orders in SQLite.
+    #[cfg(feature = "redis")]
     Redis(Secret),
-    /// `DATABASE_URL` or `DB_…`: both in PostgreSQL; with `REDIS_URL` too, copies of answers in Redis.
-    Postgres(Server, Option<Secret>),
+    /// `DATABASE_URL` or `DB_…`: both in PostgreSQL.
+    #[cfg(feature = "postgres")]
+    Postgres(Server),
+    /// With `REDIS_URL` too: both in PostgreSQL, and copies of answers in Redis.
+    #[cfg(all(feature = "postgres", feature = "redis"))]
+    Tiered(Server, Secret),
 }
-
-/// A database on a PostgreSQL server, and how to log in there. It never shows its password.
-#[derive(Clone)]
-pub(crate) struct Server(Box<PgConnectOptions>);
-
-const HOST: &str = "localhost";
-const PORT: u16 = 5432;
-
-/// A variable that says a part of a [`Server`], what it must be, and how it is set.
-type Part = (&'static str, &'static str, fn(PgConnectOptions, &str) -> Option<PgConnectOptions>);
-
-const PARTS: [Part; 5] = [
-    ("DB_HOST", "must be a host's name, an address or a socket's directory", |to, host| Some(to.host(host))),
-    ("DB_PORT", "must be a number from 1 to 65535", |to, port| {
-        port.parse().ok().filter(|port| *port > 0).map(|port| to.port(port))
-    }),
-    ("DB_NAME", "must be the name of a database", |to, name| Some(to.database(name))),
-    ("DB_USER", "must be the name of a role", |to, user| Some(to.username(user))),
-    ("DB_PASSWORD", "must be text", |to, password| Some(to.password(password))),
-];
-/// Only whoever runs the server can know these.
-const NO_DEFAULT: [&str; 2] = ["DB_NAME", "DB_USER"];
 
 impl Storage {
     pub(super) fn read(vars: &mut Vars) -> Self {
-        const REDIS: &str = "must look like redis://user:password@host:6379, or rediss:// for TLS";
-        let redis = vars.parse("REDIS_URL", None, REDIS, |url| {
-            let schemes = ["redis://", "rediss://", "redis+unix://", "unix://"];
-            let known = schemes.iter().any(|scheme| url.starts_with(scheme) && url.len() > scheme.len());
-            known.then(|| Some(Secret(url.to_owned())))
-        });
-        match (Server::read(vars), redis) {
-            (Some(server), cache) => Self::Postgres(server, cache),
-            (None, Some(records)) => Self::Redis(records),
-            (None, None) => Self::Sqlite,
-        }
-    }
-}
-
-impl Server {
-    /// How to connect, password and all.
-    pub(crate) fn options(&self) -> PgConnectOptions {
-        (*self.0).clone()
-    }
-
-    /// `DATABASE_URL`, or what the `DB_` variables say together. Both may be set, if they say the same.
-    fn read(vars: &mut Vars) -> Option<Self> {
-        const URL: &str = "must look like postgres://user:password@host:5432/database";
-        let url = vars.parse("DATABASE_URL", None, URL, |url| {
-            let known = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
-            url.parse().ok().filter(|_| known).map(Some)
-        });
-        let from_parts = PgConnectOptions::new_without_pgpass().host(HOST).port(PORT);
-        let mut server = url.clone().unwrap_or(from_parts);
-        let mut set = Vec::new();
-        for (name, must, part) in PARTS {
-            let Some(changed) = vars.parse(name, None, must, |value| part(server.clone(), value).map(Some)) else {
-                set.extend(vars.get(name).map(|_| name));
-                continue;
-            };
-            set.push(name);
-            // There is no other way to compare them; it is not shown.
-            if url.is_some() && format!("{changed:?}") != format!("{server:?}") {
-                vars.wrong.push(format!("{name} and DATABASE_URL say different things; set one of them"));
+        refuse_missing(vars, [cfg!(feature = "postgres"), cfg!(feature = "redis")]);
+        #[cfg(feature = "redis")]
+        let redis = redis(vars);
+        #[cfg(feature = "postgres")]
+        if let Some(server) = Server::read(vars) {
+            #[cfg(feature = "redis")]
+            if let Some(cache) = redis {
+                return Self::Tiered(server, cache);
             }
-            server = changed;
+            return Self::Postgres(server);
         }
-        if url.is_none() && !set.is_empty() {
-            for name in NO_DEFAULT.iter().filter(|name| !set.contains(name)) {
-                vars.wrong.push(format!("{name} is missing: {} ask for PostgreSQL", set.join(", ")));
-            }
+        #[cfg(feature = "redis")]
+        if let Some(records) = redis {
+            return Self::Redis(records);
         }
-        (url.is_some() || !set.is_empty()).then(|| Self(Box::new(server)))
+        Self::Sqlite
     }
 }
 
-impl fmt::Display for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(server) = self;
-        write!(f, "PostgreSQL, database {} on ", server.get_database().unwrap_or(server.get_username()))?;
-        match server.get_socket() {
-            Some(socket) => write!(f, "{}", socket.display()),
-            None => write!(f, "{}:{}", server.get_host(), server.get_port()),
+/// The servers that can be asked for: what each is called, its feature, and the variables that ask for it.
+const SERVERS: [(&str, &str, &[&str]); 2] = [
+    ("PostgreSQL", "postgres", &["DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD"]),
+    ("Redis", "redis", &["REDIS_URL"]),
+];
+
+/// Refuses variables that ask for a server that this build cannot use. `built` says which of [`SERVERS`] it can.
+fn refuse_missing(vars: &mut Vars, built: [bool; 2]) {
+    let asking = SERVERS.map(|(.., names)| names.iter().copied().filter(|name| vars.get(name).is_some()).collect());
+    let asking: [Vec<_>; 2] = asking;
+    let needed = SERVERS.iter().zip(&asking).zip(built).filter(|((_, set), built)| *built || !set.is_empty());
+    let needed = needed.map(|(((_, feature, _), _), _)| *feature).collect::<Vec<_>>().join(",");
+    for (((what, ..), set), built) in SERVERS.iter().zip(&asking).zip(built) {
+        if !built && !set.is_empty() {
+            let (names, ask) = (set.join(", "), if set.len() == 1 { "asks" } else { "ask" });
+            let run = format!("run: cargo run --features {needed}");
+            vars.wrong.push(format!("{names} {ask} for {what}, which this build does not have; {run}"));
         }
     }
 }
 
-impl fmt::Debug for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
+#[cfg(feature = "redis")]
+fn redis(vars: &mut Vars) -> Option<Secret> {
+    const MUST: &str = "must look like redis://user:password@host:6379, or rediss:// for TLS";
+    const SCHEMES: [&str; 4] = ["redis://", "rediss://", "redis+unix://", "unix://"];
+    vars.parse("REDIS_URL", None, MUST, |url| {
+        let known = SCHEMES.iter().any(|scheme| url.starts_with(scheme) && url.len() > scheme.len());
+        known.then(|| Some(Secret(url.to_owned())))
+    })
 }
 
 #[cfg(test)]
@@ -119,84 +84,48 @@ mod tests {
         config.map(|config| config.storage)
     }
 
-    fn server(vars: &[(&str, &str)]) -> PgConnectOptions {
-        match read(vars) {
-            Ok(Storage::Postgres(server, None)) => server.options(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn wrong(vars: &[(&str, &str)]) -> String {
-        read(vars).unwrap_err().to_string()
-    }
-
-    const URL: (&str, &str) = ("DATABASE_URL", "postgres://ann:hunter2@db.example:6432/shop");
-    const SAID: [(&str, &str); 5] = [
-        ("DB_HOST", "db.example"),
-        ("DB_PORT", "6432"),
-        ("DB_NAME", "shop"),
-        ("DB_USER", "ann"),
-        ("DB_PASSWORD", "hunter2"),
-    ];
-
-    #[test]
-    fn a_url_and_its_parts_say_the_same() {
-        let (by_url, by_parts) = (server(&[URL]), server(&SAID));
-        let said = |server: &PgConnectOptions| {
-            let Ok(database) = server.get_database().ok_or(()) else { panic!("there is a database") };
-            (server.get_host().to_owned(), server.get_port(), server.get_username().to_owned(), database.to_owned())
-        };
-        assert_eq!(said(&by_url), said(&by_parts));
-        assert_eq!(said(&by_url), ("db.example".into(), 6432, "ann".into(), "shop".into()));
-        for server in [by_url, by_parts] {
-            assert!(format!("{server:?}").contains("hunter2"), "it has the password");
-            assert_eq!(format!("{:?}", Server(Box::new(server))), "PostgreSQL, database shop on db.example:6432");
-        }
-    }
-
-    #[test]
-    fn host_port_and_password_have_defaults_and_the_rest_is_asked_for() {
-        let server = server(&[("DB_NAME", "shop"), ("DB_USER", "ann")]);
-        assert_eq!((server.get_host(), server.get_port()), ("localhost", 5432));
-        for name in NO_DEFAULT {
-            let others: Vec<_> = SAID.into_iter().filter(|(part, _)| *part != name).collect();
-            assert!(wrong(&others).contains(&format!("{name} is missing")), "{}", wrong(&others));
-        }
-    }
-
-    #[test]
-    fn a_url_and_parts_must_agree() {
-        let mut both = vec![URL];
-        both.extend(SAID);
-        server(&both);
-        for (name, _) in SAID {
-            let wrong = wrong(&[URL, (name, "17")]);
-            assert!(wrong.contains(&format!("{name} and DATABASE_URL say different things")), "{wrong}");
-            assert!(!wrong.contains("hunter2") && !wrong.contains("17"), "{wrong}");
-        }
-    }
-
+    #[cfg(feature = "redis")]
     #[test]
     fn an_address_of_another_kind_is_refused() {
-        for url in ["mysql://db.example/shop", "db.example", "postgres://db.example:port/shop"] {
-            assert!(wrong(&[("DATABASE_URL", url)]).contains("DATABASE_URL must look like postgres://"), "{url}");
-        }
         for url in ["http://cache.example", "cache.example:6379", "redis://"] {
-            assert!(wrong(&[("REDIS_URL", url)]).contains("REDIS_URL must look like redis://"), "{url}");
+            let wrong = read(&[("REDIS_URL", url)]).unwrap_err().to_string();
+            assert!(wrong.contains("REDIS_URL must look like redis://"), "{url}");
         }
     }
 
+    #[cfg(all(feature = "postgres", feature = "redis"))]
     #[test]
     fn redis_has_the_records_or_stands_before_postgresql() {
         let redis = ("REDIS_URL", "redis://:hunter2@cache.example:6379/3");
+        let postgres = ("DATABASE_URL", "postgres://ann:hunter2@db.example:6432/shop");
         match read(&[redis]) {
             Ok(Storage::Redis(records)) => assert_eq!(records.reveal(), redis.1),
             other => panic!("{other:?}"),
         }
-        match read(&[redis, URL]) {
-            Ok(Storage::Postgres(_, Some(cache))) => assert_eq!(cache.reveal(), redis.1),
+        match read(&[redis, postgres]) {
+            Ok(Storage::Tiered(_, cache)) => assert_eq!(cache.reveal(), redis.1),
             other => panic!("{other:?}"),
         }
-        assert!(!format!("{:?}", read(&[redis, URL])).contains("hunter2"));
+        assert!(!format!("{:?}", read(&[redis, postgres])).contains("hunter2"));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_the_command_that_has_all() {
+        let refused = |set: &[&str], built| {
+            let vars = set.iter().map(|&name| (name.into(), "there".into())).collect();
+            let mut vars = Vars { vars, wrong: Vec::new() };
+            refuse_missing(&mut vars, built);
+            vars.wrong
+        };
+        let missing = "which this build does not have; run: cargo run --features";
+        let postgres = |features| format!("DB_HOST, DB_NAME ask for PostgreSQL, {missing} {features}");
+        let redis = |features| format!("REDIS_URL asks for Redis, {missing} {features}");
+        assert_eq!(refused(&["DB_HOST", "DB_NAME"], [false, false]), [postgres("postgres")]);
+        assert_eq!(refused(&["DB_HOST", "DB_NAME"], [false, true]), [postgres("postgres,redis")]);
+        assert_eq!(refused(&["REDIS_URL"], [false, false]), [redis("redis")]);
+        let both = ["DB_HOST", "DB_NAME", "REDIS_URL"];
+        assert_eq!(refused(&both, [false, false]), [postgres("postgres,redis"), redis("postgres,redis")]);
+        assert_eq!(refused(&both, [true, true]), [""; 0]);
+        assert_eq!(refused(&["PORT"], [false, false]), [""; 0]);
     }
 }

@@ -67,6 +67,7 @@ impl Orders for Sqlite {
 /// # Errors
 ///
 /// [`Problem::Taken`] if there is an order of other things under the key: then its record has gone.
+#[cfg(feature = "redis")]
 pub(crate) async fn insert_once(store: &Store, caller: String, key: Key, order: Order) -> Result<Order, Problem> {
     let asked = order.clone();
     let inserted = store.execute(move |db| insert(db, &caller, &key, order)).await;
