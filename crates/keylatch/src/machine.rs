@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A phase is not stored: it follows from the record's state and the time. [`decide`] says what a request
-//! gets; [`claim`], [`renew`], [`complete`], [`release`] and [`sweep`] say what a store writes.
+//! gets; [`claim`], [`renew`], [`complete`], [`release`], [`resolve`] and [`sweep`] say what a store writes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,6 +195,15 @@ pub enum End {
     Unknown,
 }
 
+/// What became of a run whose outcome is unknown, as someone other than its owner has found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolution {
+    /// It took effect, and this is its outcome.
+    Completed(Completion),
+    /// It did not happen: the key is free.
+    NeverHappened,
+}
+
 /// Who has the key after a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
@@ -308,6 +317,25 @@ pub fn release(record: &Record, lease: &Lease, end: End, now: Timestamp) -> Chan
     };
     let state = State::Running { lease_ends_at: now, notes };
     Change::Write(next(record, takeover_at, free_at, state))
+}
+
+/// What becomes of the record when someone other than its owner says what became of its run; [`Change::None`] if the
+/// lease is not the record's, or its outcome is not unknown.
+///
+/// The owner may still be alive, and may have renewed its lease since the resolver looked. So a resolution has a
+/// condition that the owner's own writes do not have: the lease has ended. A resolution that is sent again after a lost
+/// reply finds its own outcome, or no run to resolve.
+pub fn resolve(record: &Record, lease: &Lease, resolution: &Resolution, now: Timestamp) -> Change {
+    let running = matches!(record.state, State::Running { .. });
+    if running && phase(Some(record), now) != Phase::Unknown {
+        return Change::None;
+    }
+    match resolution {
+        Resolution::Completed(completion) => {
+            complete(record, lease, completion, now).map_or(Change::None, Change::Write)
+        }
+        Resolution::NeverHappened => release(record, lease, End::Free, now),
+    }
 }
 
 /// What becomes of the record when it is cleaned at `now`: past its retention it loses its answer, past its

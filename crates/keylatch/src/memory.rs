@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use self::shard::Shard;
-use crate::machine::{self, Change, Claim, Claimed, Completion, End, Terms};
+use crate::machine::{self, Change, Claim, Claimed, Completion, End, Resolution, Terms};
 use crate::store::{Applied, At, Durability, Error, ErrorKind, PAGE_RECORDS_MAX, PageRequest, Swept};
 use crate::{Clock, Lease, Record, RecordId, Scope, State, Timestamp};
 
@@ -135,6 +135,14 @@ impl crate::store::Store for Store {
         Box::pin(async move {
             Ok(self.at(lease.id, |shard, now| {
                 shard.change(lease.id, now, |record| machine::release(record, &lease, end, now))
+            }))
+        })
+    }
+
+    fn resolve(&self, lease: Lease, resolution: Resolution) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            Ok(self.at(lease.id, |shard, now| {
+                shard.change(lease.id, now, |record| machine::resolve(record, &lease, &resolution, now))
             }))
         })
     }

@@ -1,4 +1,4 @@
-//! The contract of a store: five conditional writes, and read access for operators.
+//! The contract of a store: six conditional writes, and read access for operators.
 //!
 //! A store compares; the [machine](crate::machine) decides. Whoever implements [`Store`] runs the
 //! conformance suite (feature `conformance`), which is the contract in executable form.
@@ -9,7 +9,7 @@ use std::ops::AddAssign;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::machine::{Claim, Claimed, Completion, End, Terms};
+use crate::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
 pub use crate::outcome::DecodeError;
 pub use crate::record::{Name, Notes, Owner, State};
 use crate::{Lease, Record, RecordId, Scope, Timestamp};
@@ -53,6 +53,11 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Ends a running record without an outcome.
     fn release(&self, lease: Lease, end: End) -> BoxFuture<'_, Result<Applied, Error>>;
 
+    /// Writes what became of a run whose outcome is unknown. Unlike the owner's own writes, it changes nothing unless the
+    /// lease has ended on the store's clock: the owner may have renewed it since the caller read the record. See
+    /// [`machine::resolve`](crate::machine::resolve).
+    fn resolve(&self, lease: Lease, resolution: Resolution) -> BoxFuture<'_, Result<Applied, Error>>;
+
     /// Takes the answers from expired records and removes those past their tombstone, `limit` records at most.
     fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>>;
 
@@ -88,7 +93,8 @@ pub struct At<T> {
 pub enum Applied {
     /// It did, at this time.
     Applied(Timestamp),
-    /// Epoch or owner no longer match, the record is final, or it is gone. Nothing was changed.
+    /// Epoch or owner no longer match, the record is final, or it is gone; or, for a resolution, the outcome is not
+    /// unknown. Nothing was changed.
     Lost,
 }
 

@@ -24,7 +24,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::machine::{Claim, Claimed, Completion, End, Terms};
+use crate::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
 use crate::store::{Applied, At, Durability, Error, PageRequest, Store, Swept};
 use crate::tx::{Start, Transacted, Transactional};
 use crate::{Lease, Policy, Record, RecordId, Scope, State, Timestamp};
@@ -192,6 +192,10 @@ impl<S: Store, C: Cache> Store for Tiered<S, C> {
 
     fn release(&self, lease: Lease, end: End) -> BoxFuture<'_, Result<Applied, Error>> {
         self.store.release(lease, end)
+    }
+
+    fn resolve(&self, lease: Lease, resolution: Resolution) -> BoxFuture<'_, Result<Applied, Error>> {
+        self.store.resolve(lease, resolution)
     }
 
     fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {

@@ -14,5 +14,7 @@ mod futures;
 mod leases;
 #[path = "engine/quotas.rs"]
 mod quotas;
+#[path = "engine/resolutions.rs"]
+mod resolutions;
 #[path = "engine/world.rs"]
 mod world;

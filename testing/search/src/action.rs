@@ -22,6 +22,8 @@ pub enum Action {
     ResolveCompleted,
     /// An operator says that the unknown run never started.
     ResolveNeverHappened,
+    /// An operator says that the unknown run took effect, and the call is late.
+    ResolveCompletedLate,
     /// A client sends this request to this process.
     Send(usize, u8),
     /// This process dies.
@@ -82,6 +84,9 @@ pub fn actions(state: &State, config: &Config) -> Vec<Action> {
     }
     if config.resolves && machine::phase(state.record.as_ref(), state.now) == Phase::Unknown {
         actions.push(Action::ResolveCompleted);
+        if config.late && state.late.is_none() && state.losses > 0 {
+            actions.push(Action::ResolveCompletedLate);
+        }
         if may_resolve_as_never_happened(state) {
             actions.push(Action::ResolveNeverHappened);
         }
@@ -196,6 +201,7 @@ impl fmt::Display for Action {
             Self::Arrive => f.write_str("the late call arrives"),
             Self::ResolveCompleted => f.write_str("an operator: it took effect"),
             Self::ResolveNeverHappened => f.write_str("an operator: it never started"),
+            Self::ResolveCompletedLate => f.write_str("an operator: it took effect; the call is late"),
             Self::Send(process, request) => write!(f, "process {process} gets {}", name(request)),
             Self::Crash(process) => write!(f, "process {process} dies"),
             Self::CrashInCall(process) => write!(f, "process {process} dies, its call on its way"),

@@ -24,6 +24,8 @@ pub struct Ghost {
     started: bool,
     /// A handler said that its outcome is not known.
     said_unknown: bool,
+    /// When the lease of the latest run ends.
+    lease_ends_at: Option<Timestamp>,
     /// The owners whose claims were written, one bit each.
     granted: u16,
 }
@@ -95,12 +97,14 @@ impl Ghost {
         }
         self.said_unknown = false;
         self.bound = Some(Bound { same, until: held_until(now, config) });
+        self.lease_ends_at = Some(now + config.policy.lease);
         self.granted |= 1 << owner;
         Ok(())
     }
 
     /// A lease was renewed.
     pub fn renewed(&mut self, now: Timestamp, config: &Config) {
+        self.lease_ends_at = Some(now + config.policy.lease);
         if let Some(bound) = &mut self.bound {
             bound.until = held_until(now, config);
         }
@@ -119,8 +123,14 @@ impl Ghost {
         Ok(())
     }
 
+    /// A resolution is written.
+    pub fn resolved(&self, now: Timestamp) -> Checked {
+        check(self.lease_ends_at.is_none_or(|end| end <= now), "I5", "a resolution ends a run that is under way")
+    }
+
     /// A run was ended without an outcome.
     pub fn released(&mut self, end: Ending, now: Timestamp, config: &Config) {
+        self.lease_ends_at = None;
         match end {
             Ending::Free => {
                 self.bound = None;
@@ -282,6 +292,7 @@ impl Ghost {
                 bytes.extend([1 + u8::from(effect.same), name(effect.owner), epoch, left(effect.until)]);
             }
         }
+        bytes.push(self.lease_ends_at.map_or(0, |end| millis(now.until(end))));
         bytes.push(u8::from(self.started) | u8::from(self.said_unknown) << 1);
     }
 }

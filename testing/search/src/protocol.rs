@@ -7,7 +7,7 @@ use crate::action::{Action, Fate, Verdict};
 use crate::config::{Bug, Config};
 use crate::explore::Seen;
 use crate::ghost::Violation;
-use crate::state::{Attempt, Call, Ending, OPERATOR, State, Step, fingerprint_of, lease, lease_of, maker, number};
+use crate::state::{Attempt, Call, Ending, State, Step, fingerprint_of, lease, lease_of, maker, number};
 use crate::store::{self, Reply};
 
 /// Tries of a claim whose reply was lost.
@@ -28,14 +28,15 @@ pub fn after(state: &State, action: Action, config: &Config, seen: &mut Seen) ->
             seen.late_calls += 1;
             store::carry_out(&mut state, call, config, seen)?;
         }
-        Action::ResolveCompleted => {
+        Action::ResolveCompleted | Action::ResolveNeverHappened => {
             let lease = lease_of(state.record.as_ref().expect("an unknown record is there"));
-            store::carry_out(&mut state, Call::Complete(lease, OPERATOR), config, seen)?;
-            seen.resolved += 1;
+            let call = Call::Resolve(lease, action == Action::ResolveCompleted);
+            store::carry_out(&mut state, call, config, seen)?;
         }
-        Action::ResolveNeverHappened => {
-            let lease = lease_of(state.record.as_ref().expect("an unknown record is there"));
-            store::carry_out(&mut state, Call::Release(lease, Ending::Free), config, seen)?;
+        Action::ResolveCompletedLate => {
+            state.losses -= 1;
+            state.late =
+                Some(Call::Resolve(lease_of(state.record.as_ref().expect("an unknown record is there")), true));
         }
         Action::Send(process, request) => begin(&mut state, process, request, config),
         Action::Crash(process) => {

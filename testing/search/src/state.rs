@@ -110,6 +110,8 @@ pub enum Call {
     Release(Lease, Ending),
     /// A transaction of this request by this owner, with an effect or without.
     Commit(u8, u8, bool),
+    /// An operator's word on the run of this lease: whether it took effect.
+    Resolve(Lease, bool),
 }
 
 /// The owner of outcomes that an operator wrote.
@@ -156,6 +158,9 @@ impl State {
             }
             Some(Call::Commit(request, owner, effect)) => {
                 bytes.extend([5, u8::from(is_same(request)), names.of(owner), u8::from(effect)]);
+            }
+            Some(Call::Resolve(lease, happened)) => {
+                bytes.extend([6, names.of(number(lease.owner)), epoch(lease.epoch), u8::from(happened)]);
             }
         }
         self.ghost.encode(self.now, config, &mut bytes, &mut |owner| names.of(owner));

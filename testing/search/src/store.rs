@@ -1,13 +1,13 @@
 //! The store: the real machine on one record, with the observer looking on.
 
-use keylatch::machine::{self, Change, Claimed, Completion};
+use keylatch::machine::{self, Change, Claimed, Completion, Resolution};
 use keylatch::store::State as RecordState;
 use keylatch::{Lease, Record};
 
 use crate::config::{Bug, Config};
 use crate::explore::Seen;
 use crate::ghost::Violation;
-use crate::state::{Call, Ending, State, claim, end, fingerprint_of, is_same, maker, outcome_of, terms};
+use crate::state::{Call, Ending, OPERATOR, State, claim, end, fingerprint_of, is_same, maker, outcome_of, terms};
 
 /// What the store answers to a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +53,21 @@ pub fn carry_out(state: &mut State, call: Call, config: &Config, seen: &mut Seen
                 state.ghost.released(ending, state.now, config);
                 Ok(())
             })
+        }
+        Call::Resolve(lease, happened) => {
+            let same = state.record.as_ref().is_some_and(|record| record.fingerprint == fingerprint_of(0));
+            let change =
+                state.record.as_ref().map_or(Change::None, |record| resolved(record, &lease, happened, state, config));
+            let reply = write(state, &lease, change, |state| {
+                state.ghost.resolved(state.now)?;
+                if happened {
+                    return state.ghost.completed(same, OPERATOR, state.now, config);
+                }
+                state.ghost.released(Ending::Free, state.now, config);
+                Ok(())
+            })?;
+            seen.resolved += usize::from(reply == Reply::Applied);
+            Ok(reply)
         }
         Call::Commit(request, owner, effect) => commit(state, request, owner, effect, config, seen),
     }
@@ -196,4 +211,15 @@ fn released(record: &Record, lease: &Lease, ending: Ending, state: &State, confi
         return Change::Remove;
     }
     machine::release(record, lease, end(ending, config), state.now)
+}
+
+fn resolved(record: &Record, lease: &Lease, happened: bool, state: &State, config: &Config) -> Change {
+    let completion = Completion::new(outcome_of(OPERATOR), &config.policy);
+    match happened {
+        true if config.has(Bug::ResolutionIgnoresLease) => {
+            machine::complete(record, lease, &completion, state.now).map_or(Change::None, Change::Write)
+        }
+        true => machine::resolve(record, lease, &Resolution::Completed(completion), state.now),
+        false => machine::resolve(record, lease, &Resolution::NeverHappened, state.now),
+    }
 }

@@ -85,3 +85,8 @@ fn finds_an_epoch_that_stays() {
 fn finds_an_owner_that_takes_an_operators_outcome_for_its_own() {
     finds(AT_MOST_ONCE, Bug::ForeignOutcomeIsOurs, "I2");
 }
+
+#[test]
+fn finds_a_resolution_of_a_run_that_goes_on() {
+    finds(AT_MOST_ONCE, Bug::ResolutionIgnoresLease, "I5");
+}

@@ -5,7 +5,7 @@ use super::fixture::{
     LEASE, MS, RETENTION, Subject, TOMBSTONE, again, at_most_once, completion, fenced, reused, with_other_owner,
     with_stale_epoch,
 };
-use crate::machine::{self, Change, Claim, Claimed, Decision, End, Terms};
+use crate::machine::{self, Change, Claim, Claimed, Decision, End, Resolution, Terms};
 use crate::store::{Applied, Swept};
 use crate::{Guarantee, Lease, Record, Timestamp};
 
@@ -104,11 +104,13 @@ enum Write {
     Free,
     Retry,
     Unknown,
+    Resolve,
+    NeverHappened,
 }
 
-const WRITES: [Write; 7] = {
+const WRITES: [Write; 9] = {
     use Write::*;
-    [Renew, RenewForGood, Note, Complete, Free, Retry, Unknown]
+    [Renew, RenewForGood, Note, Complete, Free, Retry, Unknown, Resolve, NeverHappened]
 };
 
 async fn write(subject: &Subject<'_>, write: Write, lease: Lease) -> Applied {
@@ -120,6 +122,8 @@ async fn write(subject: &Subject<'_>, write: Write, lease: Lease) -> Applied {
         Write::Free => subject.release(lease, End::Free).await,
         Write::Retry => subject.release(lease, End::Retry(RETRY)).await,
         Write::Unknown => subject.release(lease, End::Unknown).await,
+        Write::Resolve => subject.resolve(lease, Resolution::Completed(completion("written"))).await,
+        Write::NeverHappened => subject.resolve(lease, Resolution::NeverHappened).await,
     }
 }
 
@@ -136,6 +140,8 @@ fn expected(record: &Record, write: Write, lease: &Lease, now: Timestamp) -> Cha
         Write::Free => machine::release(record, lease, End::Free, now),
         Write::Retry => machine::release(record, lease, End::Retry(RETRY), now),
         Write::Unknown => machine::release(record, lease, End::Unknown, now),
+        Write::Resolve => machine::resolve(record, lease, &Resolution::Completed(completion("written")), now),
+        Write::NeverHappened => machine::resolve(record, lease, &Resolution::NeverHappened, now),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Harness;
-use crate::machine::{self, Claim, Claimed, Completion, End, Phase, Terms};
+use crate::machine::{self, Claim, Claimed, Completion, End, Phase, Resolution, Terms};
 use crate::store::{Applied, PageRequest, Store, Swept};
 use crate::{Epoch, Timestamp};
 use crate::{Fingerprint, Guarantee, Key, Lease, Notes, Outcome, Owner, Policy, Record, RecordId, Scope, State};
@@ -148,6 +148,10 @@ impl<'h> Subject<'h> {
 
     pub(super) async fn release(&self, lease: Lease, end: End) -> Applied {
         self.store.release(lease, end).await.expect("the store releases")
+    }
+
+    pub(super) async fn resolve(&self, lease: Lease, resolution: Resolution) -> Applied {
+        self.store.resolve(lease, resolution).await.expect("the store resolves")
     }
 
     pub(super) async fn sweep(&self, limit: usize) -> Swept {

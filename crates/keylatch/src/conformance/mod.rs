@@ -72,6 +72,7 @@ pub mod listing;
 pub mod outcomes;
 pub mod release;
 pub mod renew;
+pub mod resolve;
 pub mod sweep;
 pub mod takeover;
 
@@ -180,7 +181,6 @@ macro_rules! conformance {
                 retry_runs_at_once
                 retry_is_waited_for_and_no_longer
                 unknown_is_held_for_good
-                unknown_is_resolved_as_never_happened
                 repeated_release_frees_nothing_else
                 late_owner_releases
                 release_after_takeover_is_lost
@@ -189,6 +189,21 @@ macro_rules! conformance {
                 other_owner_releases_nothing
                 absent_record_is_not_released
                 retry_completes
+            }
+            resolve {
+                unknown_run_is_completed
+                unknown_run_never_happened
+                run_that_does_not_know_is_resolved
+                run_is_resolved_from_the_end_of_its_lease
+                live_run_is_not_resolved
+                renewed_run_is_not_resolved
+                only_an_unknown_run_is_resolved
+                resolution_sent_again_changes_nothing
+                owner_that_comes_back_finds_the_resolution
+                first_resolution_counts
+                stale_epoch_resolves_nothing
+                other_owner_resolves_nothing
+                renewal_or_resolution_applies
             }
             outcomes {
                 repeated_headers_keep_their_order

@@ -79,14 +79,6 @@ pub async fn unknown_is_held_for_good(harness: &dyn Harness) {
     }
 }
 
-/// Who learns that an unknown run did not happen frees its key with the run's own lease.
-pub async fn unknown_is_resolved_as_never_happened(harness: &dyn Harness) {
-    let subject = Subject::new(harness);
-    let (claim, record) = subject.in_phase(Phase::Unknown, "key").await;
-    subject.assert_applied(subject.release(record.lease(), End::Free).await).await;
-    let _ = subject.win(&again(&claim)).await;
-}
-
 /// Freeing a key again finds nothing to free, and does not touch who has it by then.
 pub async fn repeated_release_frees_nothing_else(harness: &dyn Harness) {
     let subject = Subject::new(harness);

@@ -247,7 +247,7 @@ impl Engine {
                         return Ok(Answer::Replayed(found));
                     }
                     Decision::Refuse(Refusal::Unknown)
-                        if patience.spend_try() && Box::pin(self.ask_resolver(&found.record)).await? => {}
+                        if patience.spend_try() && Box::pin(self.ask_resolver(&found.record)).await?.is_some() => {}
                     Decision::Refuse(refusal) => return Ok(Answer::Refused(refusal.into())),
                     Decision::Wait(_) if Box::pin(patience.pause()).await => {}
                     Decision::Wait(_) => return Ok(Refused::InProgress.into()),

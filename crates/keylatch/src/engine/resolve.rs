@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::{Engine, Error};
-use crate::machine::{self, Completion, End, Phase};
+use crate::machine::{self, Completion, Phase};
 use crate::store::{Applied, PAGE_RECORDS_MAX};
 use crate::{Outcome, Record, RecordId};
 
@@ -36,7 +36,9 @@ pub trait Resolver: Debug + Send + Sync + 'static {
 pub enum Resolved {
     /// It was.
     Applied,
-    /// The record's outcome is not unknown: it is in this phase, and nothing was changed.
+    /// It was not: the run is not unknown, or is not any more. This is the phase of the record now: [`Phase::Running`] if
+    /// its owner is alive and has renewed its lease, [`Phase::Free`] or [`Phase::Completed`] if another resolution was
+    /// first.
     NotUnknown(Phase),
 }
 
@@ -51,6 +53,9 @@ impl Engine {
     }
 
     /// Writes an operator's word on the record `id`, if its outcome is unknown.
+    ///
+    /// Whether it is unknown is checked again when the resolution is written: a run whose owner has come back and renewed
+    /// its lease goes on.
     ///
     /// # Errors
     ///
@@ -79,32 +84,37 @@ impl Engine {
             let Some(last) = page.value.last() else { return Ok(resolved) };
             after = Some(last.id());
             for record in &page.value {
-                if machine::phase(Some(record), page.now) == Phase::Unknown && self.ask_resolver(record).await? {
+                if machine::phase(Some(record), page.now) == Phase::Unknown
+                    && self.ask_resolver(record).await? == Some(Resolved::Applied)
+                {
                     resolved += 1;
                 }
             }
         }
     }
 
-    /// Asks the resolver about `record`, whose outcome is unknown, and says whether it is now resolved.
-    pub(super) async fn ask_resolver(&self, record: &Record) -> Result<bool, Error> {
-        let Some(resolver) = &self.resolver else { return Ok(false) };
-        let Some(resolution) = resolver.resolve(record).await else { return Ok(false) };
-        Ok(self.write(record, resolution).await? == Resolved::Applied)
+    /// Asks the resolver about `record`, whose outcome is unknown, and writes what it says; `None` if that is nothing.
+    pub(super) async fn ask_resolver(&self, record: &Record) -> Result<Option<Resolved>, Error> {
+        let Some(resolver) = &self.resolver else { return Ok(None) };
+        let Some(resolution) = resolver.resolve(record).await else { return Ok(None) };
+        Ok(Some(self.write(record, resolution).await?))
     }
 
-    /// Writes in the place of the owner that died, under its epoch: if it is still there after all, the first wins.
+    /// Writes under the lease of the owner that is thought dead: if it is alive after all, nothing is written.
     async fn write(&self, record: &Record, resolution: Resolution) -> Result<Resolved, Error> {
-        let (store, lease) = (&self.inner.store, record.lease());
-        let applied = match resolution {
+        let store = &self.inner.store;
+        let resolution = match resolution {
             Resolution::Completed(outcome) => {
-                store.complete(lease, Completion::new(outcome, &self.inner.policy)).await?
+                machine::Resolution::Completed(Completion::new(outcome, &self.inner.policy))
             }
-            Resolution::NeverHappened => store.release(lease, End::Free).await?,
+            Resolution::NeverHappened => machine::Resolution::NeverHappened,
         };
-        Ok(match applied {
-            Applied::Applied(_) => Resolved::Applied,
-            Applied::Lost => Resolved::NotUnknown(Phase::Completed),
-        })
+        match store.resolve(record.lease(), resolution).await? {
+            Applied::Applied(_) => Ok(Resolved::Applied),
+            Applied::Lost => {
+                let found = store.read(record.id()).await?;
+                Ok(Resolved::NotUnknown(machine::phase(found.value.as_ref(), found.now)))
+            }
+        }
     }
 }

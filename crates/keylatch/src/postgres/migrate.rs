@@ -39,6 +39,7 @@ const VERSIONS: [&[&str]; 1] = [&[
     include_str!("schema/v1/24_finish.sql"),
     include_str!("schema/v1/25_synced.sql"),
     include_str!("schema/v1/26_entered.sql"),
+    include_str!("schema/v1/27_resolve.sql"),
 ]];
 
 /// The version that this build needs.

@@ -12,7 +12,7 @@ use super::complete::CompleteJob;
 use super::error::{Fault, Sent};
 use super::rows::{Found, damaged, get};
 use super::{Replay, Shared, Store, packed, span_ms};
-use crate::machine::{Claim, Claimed, Completion, End, Terms};
+use crate::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
 use crate::store::{Applied, At, Durability, Error, PAGE_RECORDS_MAX, PageRequest, Swept};
 use crate::{Lease, Record, RecordId, Scope, Timestamp};
 
@@ -63,12 +63,7 @@ impl crate::store::Store for Store {
         };
         Box::pin(async move {
             let applied = self.completions.call(job).await?;
-            if let Applied::Applied(_) = applied
-                && self.shared.options.replay == Replay::Synced
-            {
-                self.shared.kept(&mut self.shared.links.link().await?).await?;
-            }
-            Ok(applied)
+            self.shared.completed(applied).await
         })
     }
 
@@ -90,6 +85,29 @@ impl crate::store::Store for Store {
                     .bind(span_ms(keep))
             };
             Ok(applied(&shared.links.rows(Sent::Perhaps, query).await?)?)
+        })
+    }
+
+    fn resolve(&self, lease: Lease, resolution: Resolution) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            let (outcome, retention, tombstone) = match &resolution {
+                Resolution::Completed(Completion { outcome, retention, tombstone }) => {
+                    (Some(packed::pack(outcome, shared.options.compress_from_bytes)), *retention, *tombstone)
+                }
+                Resolution::NeverHappened => (None, Duration::ZERO, Duration::ZERO),
+            };
+            let query = || {
+                shared
+                    .query(&shared.statements.resolve)
+                    .bind(lease.id.as_bytes().as_slice())
+                    .bind(lease.epoch.as_u64().cast_signed())
+                    .bind(lease.owner.as_bytes().as_slice())
+                    .bind(outcome.as_deref())
+                    .bind(span_ms(retention))
+                    .bind(span_ms(tombstone))
+            };
+            shared.completed(applied(&shared.links.rows(Sent::Perhaps, query).await?)?).await
         })
     }
 
@@ -159,6 +177,16 @@ impl crate::store::Store for Store {
 }
 
 impl Shared {
+    /// An outcome was written. Where replicas must have it before it is given, they have it.
+    async fn completed(&self, applied: Applied) -> Result<Applied, Error> {
+        if let Applied::Applied(_) = applied
+            && self.options.replay == Replay::Synced
+        {
+            self.kept(&mut self.links.link().await?).await?;
+        }
+        Ok(applied)
+    }
+
     pub(super) async fn read(&self, id: RecordId) -> Result<At<Option<Record>>, Fault> {
         let query = || self.query(&self.statements.read).bind(id.as_bytes().as_slice());
         let found = Found::one(self.links.rows(Sent::Harmless, query).await?)?;

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use super::script::{self, Arg, Lua, Reply};
 use super::value::{self, Found, HEADER_BYTES};
 use super::{Inner, Store};
-use crate::machine::{self, Change, Claim, Claimed, Completion, End, Terms};
+use crate::machine::{self, Change, Claim, Claimed, Completion, End, Resolution, Terms};
 use crate::packed;
 use crate::store::{Applied, At, Durability, Error, ErrorKind, PageRequest, Swept};
 use crate::{Epoch, Lease, Owner, Record, RecordId, Scope, State, Timestamp};
@@ -72,6 +72,14 @@ impl crate::store::Store for Store {
                 End::Retry(_) | End::Unknown => target.read().await?,
             };
             target.settle(reply, |record, now| machine::release(record, &lease, end, now)).await
+        })
+    }
+
+    fn resolve(&self, lease: Lease, resolution: Resolution) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            let target = Target::new(self, lease.id);
+            let reply = target.read().await?;
+            target.settle(reply, |record, now| machine::resolve(record, &lease, &resolution, now)).await
         })
     }
 
@@ -209,10 +217,15 @@ impl<'s> Target<'s> {
         self.run(&script::REPLACE, &[Arg::Bytes(header), Arg::Bytes(&next), due, lease]).await
     }
 
+    /// Removes the record that has `header`.
+    async fn remove(&self, header: &[u8; HEADER_BYTES]) -> Result<Reply, Error> {
+        self.run(&script::REPLACE, &[Arg::Bytes(header), Arg::Nothing]).await
+    }
+
     /// Goes on from what a script has done: if it left the record to the machine, makes the change that `decide` wants.
     ///
-    /// Whether a lease is a record's does not depend on the time, so that what was decided at the time of the reading
-    /// holds when it is written, if the record is still the same.
+    /// What was decided when the record was read holds when it is written, if the record is still the same: whether a
+    /// lease is the record's does not depend on the time, and a lease that has ended stays so until it is renewed.
     async fn settle(&self, reply: Reply, decide: impl Fn(&Record, Timestamp) -> Change) -> Result<Applied, Error> {
         if reply.done != 0 {
             return Ok(Applied::Applied(reply.now));
@@ -241,7 +254,7 @@ impl<'s> Target<'s> {
                     }
                     reply
                 }
-                Change::Remove => self.release(record.epoch, record.owner).await?,
+                Change::Remove => self.remove(&header).await?,
             };
         }
         Err(contended())

@@ -8,7 +8,7 @@ use super::Store;
 use super::db::Db;
 use super::error::Fault;
 use super::rows::{self, Damaged, Found};
-use crate::machine::{self, Change, Claim, Claimed, Completion, End, Terms};
+use crate::machine::{self, Change, Claim, Claimed, Completion, End, Resolution, Terms};
 use crate::store::{Applied, At, Durability, Error, PAGE_RECORDS_MAX, PageRequest, Swept};
 use crate::{Lease, Record, RecordId, Scope, Timestamp};
 
@@ -45,6 +45,14 @@ impl crate::store::Store for Store {
             self.0
                 .writer
                 .call(move |db| change(db, lease.id, |record, now| machine::release(record, &lease, end, now))),
+        )
+    }
+
+    fn resolve(&self, lease: Lease, resolution: Resolution) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(
+            self.0
+                .writer
+                .call(move |db| change(db, lease.id, |record, now| machine::resolve(record, &lease, &resolution, now))),
         )
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use keylatch::machine::{Claim, Claimed, Completion, End, Terms};
+use keylatch::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
 use keylatch::store::{Applied, At, Durability, Error, ErrorKind, PageRequest, Store, Swept};
 use keylatch::{Lease, Record, RecordId, Scope, memory};
 use parking_lot::Mutex;
@@ -19,6 +19,7 @@ pub(crate) enum Op {
     Renew,
     Complete,
     Release,
+    Resolve,
     Read,
     Count,
     Other,
@@ -88,7 +89,7 @@ impl Faulty {
 
     /// Nothing works any more, until it is mended.
     pub(crate) fn goes_down(&self) {
-        let all = [Op::Claim, Op::Renew, Op::Complete, Op::Release, Op::Read, Op::Count, Op::Other];
+        let all = [Op::Claim, Op::Renew, Op::Complete, Op::Release, Op::Resolve, Op::Read, Op::Count, Op::Other];
         all.into_iter().for_each(|op| self.always(op, Fault::Unavailable));
     }
 
@@ -184,6 +185,10 @@ impl Store for Faulty {
 
     fn release(&self, lease: Lease, end: End) -> BoxFuture<'_, Result<Applied, Error>> {
         Box::pin(self.call(Op::Release, self.0.store.release(lease, end), no_record))
+    }
+
+    fn resolve(&self, lease: Lease, resolution: Resolution) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(self.call(Op::Resolve, self.0.store.resolve(lease, resolution), no_record))
     }
 
     fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use keylatch::conformance::Harness;
-use keylatch::machine::{self, Change, Claim, Claimed, Completion, End, Phase, Terms};
+use keylatch::machine::{self, Change, Claim, Claimed, Completion, End, Phase, Resolution, Terms};
 use keylatch::store::{
     Applied, At, Durability, Error, ErrorKind, Notes, PAGE_RECORDS_MAX, PageRequest, State, Store, Swept,
 };
@@ -259,6 +259,24 @@ impl Store for Broken {
                 }
                 let end = if self.has(Bug::UnknownIsFreed) && end == End::Unknown { End::Free } else { end };
                 machine::release(record, &lease, end, now)
+            })
+        })
+    }
+
+    fn resolve(&self, lease: Lease, resolution: Resolution) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            self.change(lease, |record, now| {
+                let lease = self.compared(lease, record, Bug::ResolveIgnoresEpoch, Bug::ResolveIgnoresOwner);
+                if self.has(Bug::ResolveIgnoresLease) {
+                    return match &resolution {
+                        Resolution::Completed(completion) => {
+                            machine::complete(record, &lease, completion, now).map_or(Change::None, Change::Write)
+                        }
+                        Resolution::NeverHappened => machine::release(record, &lease, End::Free, now),
+                    };
+                }
+                let late = Duration::from_millis(u64::from(self.has(Bug::ResolveTooEarly)));
+                machine::resolve(record, &lease, &resolution, now + late)
             })
         })
     }

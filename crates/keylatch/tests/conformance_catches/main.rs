@@ -61,6 +61,10 @@ catches! {
     ReleaseIgnoresOwner: release::other_owner_releases_nothing;
     ReleaseFreesCompleted: release::completed_record_is_not_released;
     UnknownIsFreed: release::unknown_is_held_for_good;
+    ResolveIgnoresEpoch: resolve::stale_epoch_resolves_nothing;
+    ResolveIgnoresOwner: resolve::other_owner_resolves_nothing;
+    ResolveIgnoresLease: resolve::live_run_is_not_resolved;
+    ResolveTooEarly: resolve::run_is_resolved_from_the_end_of_its_lease;
     SweepTooEarly: sweep::answer_is_buried_at_the_instant;
     SweepTakesRunning: sweep::running_record_is_never_swept;
     SweepWithoutLimit: sweep::sweep_keeps_to_its_limit;

@@ -1,11 +1,14 @@
 //! What the writes by lease make of a record.
 
 use bytes::Bytes;
-use keylatch::machine::{Change, Completion, End, complete, release, renew};
+use keylatch::machine::{Change, Completion, End, Resolution, complete, release, renew, resolve};
 use keylatch::store::{Notes, Owner, State};
 use keylatch::{Epoch, Lease, Record, Timestamp};
 
 use crate::records::Rec::{self, Absent, Buried, Completed, Leased, Once, Released, Retried};
+use crate::records::When::{
+    self, AtExpiry, AtFree, AtLeaseEnd, AtOnce, BeforeExpiry, BeforeFree, BeforeLeaseEnd, YearsLater,
+};
 use crate::records::{
     KEEP, POLICY, RECORDS, START, TERMS, answer, assert_one_row_each, instant, instants, notes, record, second_answer,
 };
@@ -70,6 +73,62 @@ fn every_write_has_one_row() {
     let records = RECORDS.iter().map(|(rec, _)| *rec).filter(|rec| *rec != Absent);
     let all = records.flat_map(|rec| [(rec, By::Owner), (rec, By::StaleEpoch), (rec, By::OtherOwner)]);
     assert_one_row_each(all, WRITES.iter().map(|row| (row.0, row.1)));
+}
+
+/// What a resolution makes of each record under its own lease, which depends on the instant. Under another lease it makes
+/// nothing of any.
+#[rustfmt::skip]
+const RESOLUTIONS: &[(Rec, When, [Makes; 3])] = &[
+    //                           completed         with the first answer  never happened
+    (Leased,    AtOnce,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Leased,    BeforeLeaseEnd, [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Leased,    AtLeaseEnd,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Leased,    BeforeFree,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Leased,    AtFree,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Leased,    YearsLater,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Once,      AtOnce,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Once,      BeforeLeaseEnd, [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Once,      AtLeaseEnd,     [Makes::Completed, Makes::First,          Makes::Gone]),
+    (Once,      YearsLater,     [Makes::Completed, Makes::First,          Makes::Gone]),
+    (Retried,   AtOnce,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Retried,   BeforeFree,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Retried,   AtFree,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Retried,   YearsLater,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Released,  AtOnce,         [Makes::Completed, Makes::First,          Makes::Gone]),
+    (Released,  YearsLater,     [Makes::Completed, Makes::First,          Makes::Gone]),
+    (Completed, AtOnce,         [Makes::Lost,      Makes::Same,           Makes::Lost]),
+    (Completed, BeforeExpiry,   [Makes::Lost,      Makes::Same,           Makes::Lost]),
+    (Completed, AtExpiry,       [Makes::Lost,      Makes::Same,           Makes::Lost]),
+    (Completed, BeforeFree,     [Makes::Lost,      Makes::Same,           Makes::Lost]),
+    (Completed, AtFree,         [Makes::Lost,      Makes::Same,           Makes::Lost]),
+    (Completed, YearsLater,     [Makes::Lost,      Makes::Same,           Makes::Lost]),
+    (Buried,    AtExpiry,       [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Buried,    BeforeFree,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Buried,    AtFree,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Buried,    YearsLater,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+];
+
+#[test]
+fn every_resolution_has_one_row() {
+    assert_one_row_each(instants().filter(|(rec, _)| *rec != Absent), RESOLUTIONS.iter().map(|row| (row.0, row.1)));
+}
+
+#[test]
+fn each_resolution_makes_what_the_table_says() {
+    for &(rec, when, made) in RESOLUTIONS {
+        let (record, now) = (record(rec).expect("there is one"), instant(rec, when));
+        let completed = |outcome| Resolution::Completed(Completion::new(outcome, &POLICY));
+        let resolutions = [completed(second_answer()), completed(answer()), Resolution::NeverHappened];
+        for (resolution, makes) in resolutions.iter().zip(made) {
+            let written = resolve(&record, &record.lease(), resolution, now);
+            assert_eq!(written, expected(&record, makes, now), "{rec:?} {when:?} {resolution:?}: {makes:?}");
+            let stale = Lease { epoch: Epoch::from_u64(record.epoch.as_u64() - 1), ..record.lease() };
+            let other = Lease { owner: Owner::from_bytes([9; 16]), ..record.lease() };
+            for lease in [stale, other] {
+                assert_eq!(resolve(&record, &lease, resolution, now), Change::None, "{rec:?} {when:?} {resolution:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use keylatch::machine::{Claim, Claimed, Completion, End, Terms};
+use keylatch::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
 use keylatch::postgres::sqlx;
 use keylatch::postgres::{Options, Store};
 use keylatch::store::{Applied, Owner, PageRequest, Store as _};
@@ -56,10 +56,16 @@ async fn everything(service: &Service) -> i64 {
         let record = won(&claim(&scope, Duration::from_secs(60))).await;
         assert!(matches!(store.release(record.lease(), end).await.unwrap(), Applied::Applied(_)));
     }
+    let completed = Resolution::Completed(Completion::new(Outcome::bytes("done"), &Policy::default()));
+    for resolution in [completed, Resolution::NeverHappened] {
+        let record = won(&claim(&scope, Duration::from_secs(60))).await;
+        assert!(matches!(store.release(record.lease(), End::Unknown).await.unwrap(), Applied::Applied(_)));
+        assert!(matches!(store.resolve(record.lease(), resolution).await.unwrap(), Applied::Applied(_)));
+    }
     let page = PageRequest { scope: Some(scope.clone()), after: None, limit: 10 };
-    assert_eq!(store.list(page).await.unwrap().value.len(), 3);
+    assert_eq!(store.list(page).await.unwrap().value.len(), 4);
     assert_eq!(store.list(PageRequest { limit: 10, ..PageRequest::default() }).await.unwrap().value.len(), 10);
-    assert_eq!(store.count(scope, 10).await.unwrap(), 3);
+    assert_eq!(store.count(scope, 10).await.unwrap(), 4);
     tokio::time::sleep(Duration::from_millis(2)).await;
     // The one that is past its time, and the one whose retry was not waited for.
     assert_eq!(store.sweep(10).await.unwrap().total(), 2);
@@ -68,7 +74,7 @@ async fn everything(service: &Service) -> i64 {
     let key = fresh("key");
     assert_eq!(service.post("created", &key, 0).await.status, 201);
     assert!(service.post("created", &key, 0).await.replayed);
-    23
+    29
 }
 
 /// How many rows have been read in whole-table scans and how many entries in indexes, once this session has said so.

@@ -1,0 +1,46 @@
+-- Writes what became of a run whose outcome is unknown, as someone other than its owner has found out: its outcome, or
+-- null if it did not happen. Returns the time, or null if it was lost.
+CREATE FUNCTION keylatch.resolve(
+    id bytea, epoch bigint, owner bytea, outcome bytea, retention bigint, tombstone bigint
+) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog
+SET enable_seqscan = off
+SET lock_timeout = '5s'
+AS $$
+DECLARE
+    now_ms bigint := keylatch.clock();
+BEGIN
+    -- In both: only the run that the caller looked at, only while it has no outcome, and only while it is unknown. The
+    -- owner may be alive, and may have renewed its lease since.
+    IF resolve.outcome IS NULL THEN
+        DELETE FROM keylatch.record AS r
+        WHERE r.id = resolve.id AND r.epoch = resolve.epoch AND r.owner = resolve.owner AND r.state = 1
+            AND r.takeover_at IS NULL AND r.lease_ends_at <= now_ms AND coalesce(r.free_at > now_ms, true);
+    ELSE
+        UPDATE keylatch.record AS r SET
+            state         = 2,
+            outcome       = resolve.outcome,
+            expires_at    = keylatch.later(now_ms, retention),
+            free_at       = keylatch.later(keylatch.later(now_ms, retention), tombstone),
+            due_at        = keylatch.later(now_ms, retention),
+            lease_ends_at = NULL,
+            released      = false,
+            after_crash   = false,
+            request       = NULL,
+            step_names    = NULL,
+            step_results  = NULL
+        WHERE r.id = resolve.id AND r.epoch = resolve.epoch AND r.owner = resolve.owner AND r.state = 1
+            AND r.takeover_at IS NULL AND r.lease_ends_at <= now_ms AND coalesce(r.free_at > now_ms, true);
+    END IF;
+    IF FOUND OR EXISTS (
+        -- A resolution that is sent again finds its own outcome.
+        SELECT FROM keylatch.record AS r
+        WHERE r.id = resolve.id AND r.epoch = resolve.epoch AND r.owner = resolve.owner AND r.state = 2
+            AND r.outcome = resolve.outcome
+    ) THEN
+        RETURN now_ms;
+    END IF;
+    RETURN NULL;
+END
+$$;
