@@ -20,7 +20,6 @@
 //!     key: Key::new("message-7")?,
 //!     fingerprint: hasher.finish(),
 //!     wait: Duration::ZERO,
-//!     sealed: None,
 //! };
 //! for again in [false, true] {
 //!     let work = |handed: Handed| async move {

@@ -59,7 +59,6 @@
 //! | `sqlite` | | the SQLite store |
 //! | `postgres` | | the PostgreSQL store; needs Rust 1.94 |
 //! | `redis` | | the store in Redis or Valkey |
-//! | `completer` | | finishing abandoned runs from their stored, encrypted requests |
 //! | `conformance` | | the suite that every store passes |
 //! | `failpoints`, `planted` | | for Keylatch's own tests: places where a process kills itself, and mistakes that a test must catch |
 

@@ -114,15 +114,13 @@ pub struct Claim {
     pub owner: Owner,
     /// What the lease will be.
     pub terms: Terms,
-    /// The sealed request, where it is kept to finish abandoned runs.
-    pub request: Option<Bytes>,
 }
 
 impl Claim {
     /// A claim with a token of its own.
     pub fn new(scope: Scope, key: Key, fingerprint: Fingerprint, guarantee: Guarantee, policy: &Policy) -> Self {
         let (name, terms) = (Name::new(scope, key), Terms::of(guarantee, policy));
-        Self { name, fingerprint, guarantee, owner: Owner::random(), terms, request: None }
+        Self { name, fingerprint, guarantee, owner: Owner::random(), terms }
     }
 
     /// The name space of the key.
@@ -233,7 +231,6 @@ pub fn claim(previous: Option<Record>, claim: &Claim, now: Timestamp) -> Claimed
         (_, Some(record)) => return Claimed::Held(record),
         (_, None) => unreachable!("a key without a record is free"),
     };
-    let notes = Notes { request: claim.request.clone().or(notes.request), ..notes };
     let Terms { lease, takeover, free } = claim.terms;
     Claimed::Won(Record {
         scope: claim.scope().clone(),

@@ -65,8 +65,6 @@ pub enum State {
 pub struct Notes {
     /// Results of finished steps, by name, in the order in which they finished.
     pub steps: Vec<(String, Bytes)>,
-    /// The sealed request, where it is kept to finish abandoned runs.
-    pub request: Option<Bytes>,
     /// Whether the latest attempt ended by its own word, so that the next one does not follow a crash.
     pub released: bool,
     /// Whether this attempt follows one that died.
@@ -105,7 +103,7 @@ const NOTES_FORMAT: u8 = 1;
 /// Shows how much there is, never what it says.
 impl fmt::Debug for Notes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Notes").field("steps", &self.steps.len()).field("request", &self.request.is_some()).finish()
+        f.debug_struct("Notes").field("steps", &self.steps.len()).finish_non_exhaustive()
     }
 }
 

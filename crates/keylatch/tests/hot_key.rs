@@ -19,7 +19,6 @@ async fn ask(engine: Engine) -> Answer {
         key: Key::new("hot").unwrap(),
         fingerprint: Fingerprint::of([b"buy".as_slice()]),
         wait: Duration::from_secs(20),
-        sealed: None,
     };
     engine.answer(request, |_| async { Verdict::Keep(Outcome::bytes("bought")) }).await.unwrap()
 }

@@ -196,8 +196,11 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 
 fn notes() -> impl Strategy<Value = Notes> {
     let blob = || vec(any::<u8>(), 0..100).prop_map(Bytes::from);
-    (vec((".{0,20}", blob()), 0..6), option::of(blob()), any::<bool>(), any::<bool>())
-        .prop_map(|(steps, request, released, after_crash)| Notes { steps, request, released, after_crash })
+    (vec((".{0,20}", blob()), 0..6), any::<bool>(), any::<bool>()).prop_map(|(steps, released, after_crash)| Notes {
+        steps,
+        released,
+        after_crash,
+    })
 }
 
 /// Bytes that begin as stored ones do.

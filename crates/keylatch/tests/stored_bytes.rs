@@ -53,7 +53,6 @@ fn notes() -> Vec<(&'static str, Notes)> {
                 ..Notes::default()
             },
         ),
-        ("notes.v1.request", Notes { request: Some(Bytes::from_static(b"sealed\x00\xff")), ..Notes::default() }),
         ("notes.v1.released", Notes { released: true, ..Notes::default() }),
         ("notes.v1.after-crash", Notes { steps: vec![step("mail", b"sent")], after_crash: true, ..Notes::default() }),
     ]

@@ -319,7 +319,6 @@ pub(crate) fn claim(request: u8, number: u8, config: &Config) -> Claim {
         guarantee: config.guarantee,
         owner: owner(number),
         terms: terms(config),
-        request: None,
     })
 }
 

@@ -1,15 +1,12 @@
 //! Who wins a key, and that a claim sent again after a lost reply is recognised.
 
-use std::time::Duration;
-
-use bytes::Bytes;
-
 use super::Harness;
 use super::fixture::{
-    LEASE, MS, PHASES, RETENTION, Subject, again, at_most_once, claim_of, completion, fenced, notes, outcome, reused,
+    LEASE, MS, PHASES, RETENTION, Subject, again, at_most_once, claim_of, completion, fenced, outcome, reused,
 };
 use crate::machine::{self, Claim, Claimed, Phase};
 use crate::{Epoch, Guarantee, Outcome, State};
+use std::time::Duration;
 
 /// The first claim of a key wins, and the record says who, what and until when.
 pub async fn absent_key_is_won(harness: &dyn Harness) {
@@ -204,15 +201,6 @@ pub async fn terms_are_those_of_the_claim(harness: &dyn Harness) {
         assert_eq!(record.free_at, free.map(|span| now + span));
         assert_eq!(subject.record(claim.id()).await, record);
     }
-}
-
-/// A sealed request is kept with the run.
-pub async fn sealed_request_is_kept(harness: &dyn Harness) {
-    let subject = Subject::new(harness);
-    let sealed = Bytes::from_static(b"\x00sealed\xff");
-    let claim = Claim { request: Some(sealed.clone()), ..fenced("key") };
-    assert_eq!(notes(&subject.win(&claim).await).request, Some(sealed.clone()));
-    assert_eq!(notes(&subject.record(claim.id()).await).request, Some(sealed));
 }
 
 /// Every phase in which there is a record holds the key against one more request, except the abandoned one.

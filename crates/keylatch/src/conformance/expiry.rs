@@ -75,12 +75,11 @@ pub async fn abandoned_run_is_free_at_the_instant(harness: &dyn Harness) {
 /// Nothing that an earlier request noted reaches the one that has the key after it.
 pub async fn notes_do_not_outlive_their_request(harness: &dyn Harness) {
     let subject = Subject::new(harness);
-    let claim = machine::Claim { request: Some(bytes::Bytes::from_static(b"sealed")), ..fenced("key") };
+    let claim = fenced("key");
     let lease = subject.win(&claim).await.lease();
     subject.assert_applied(subject.note(lease, "charge", "paid").await).await;
     subject.advance(YEARS).await;
-    let other = machine::Claim { request: None, ..reused(&claim) };
-    let won = subject.win(&other).await;
+    let won = subject.win(&reused(&claim)).await;
     assert_eq!(*notes(&won), crate::Notes::default());
     assert_eq!(*notes(&subject.record(claim.id()).await), crate::Notes::default());
 }

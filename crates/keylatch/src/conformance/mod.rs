@@ -131,7 +131,6 @@ macro_rules! conformance {
                 token_of_a_finished_run_wins_nothing
                 free_key_is_won_by_another_request
                 terms_are_those_of_the_claim
-                sealed_request_is_kept
                 only_an_abandoned_key_is_won_by_the_same_request
             }
             takeover {
@@ -139,7 +138,6 @@ macro_rules! conformance {
                 only_the_same_request_takes_over
                 takeovers_count_epochs_and_attempts
                 notes_survive_a_takeover
-                takeover_brings_its_own_sealed_request
                 renewal_postpones_the_takeover
                 at_most_once_is_never_taken_over
                 takeover_is_on_its_own_terms

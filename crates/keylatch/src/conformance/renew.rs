@@ -146,7 +146,7 @@ pub async fn step_is_noted_once(harness: &dyn Harness) {
 /// A renewal without a step leaves the notes as they are.
 pub async fn renewal_keeps_the_notes(harness: &dyn Harness) {
     let subject = Subject::new(harness);
-    let claim = crate::machine::Claim { request: Some(Bytes::from_static(b"sealed")), ..fenced("key") };
+    let claim = fenced("key");
     let lease = subject.win(&claim).await.lease();
     subject.assert_applied(subject.note(lease, "charge", "paid").await).await;
     let noted = subject.record(claim.id()).await;

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::surely;
 use crate::machine::Refusal;
 use crate::tx::Misuse;
@@ -22,9 +20,6 @@ pub struct Request {
     /// How long to wait if the same request is running; at most [`Limits::wait_max`](crate::Limits::wait_max)
     /// counts. Zero to be told at once.
     pub wait: Duration,
-    /// The request itself, sealed, for the record to keep while it runs; `None` to keep none. Whoever opens it can
-    /// finish the run if this process dies.
-    pub sealed: Option<Bytes>,
 }
 
 /// What a request gets.

@@ -464,7 +464,7 @@ mod tests {
         let (scope, key) = (Scope::new("caller").unwrap(), Key::new("key").unwrap());
         let (id, fingerprint) = (RecordId::of(&scope, &key), Fingerprint::from_bytes([0; 32]));
         let Joined::Leader(leader) = engine.inner.flights.join(id, fingerprint) else { panic!("nobody else asks") };
-        let request = Request { scope, key, fingerprint, wait: Duration::ZERO, sealed: None };
+        let request = Request { scope, key, fingerprint, wait: Duration::ZERO };
         let work = |_| async {
             let kept = std::hint::black_box([0_u8; WORK_BYTES]);
             pending::<()>().await;

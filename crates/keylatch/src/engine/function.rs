@@ -157,7 +157,7 @@ impl Engine {
             *filled.lock() = Some(end);
             verdict
         };
-        let request = Request { scope, key, fingerprint, wait: Duration::MAX, sealed: None };
+        let request = Request { scope, key, fingerprint, wait: Duration::MAX };
         let answer = self.answer(request, start).await?;
         let end = slot.lock().take();
         match (answer, end) {

@@ -324,9 +324,9 @@ impl Inner {
     }
 
     fn claim(&self, id: RecordId, request: &Request, owner: Owner) -> Claim {
-        let Request { scope, key, fingerprint, sealed, .. } = request.clone();
+        let Request { scope, key, fingerprint, .. } = request.clone();
         let name = Name::identified(id, scope, key);
-        Claim { name, fingerprint, guarantee: self.guarantee, owner, terms: self.terms(), request: sealed }
+        Claim { name, fingerprint, guarantee: self.guarantee, owner, terms: self.terms() }
     }
 
     /// Until when a lease that was asked for at `asked` cannot have been taken over.

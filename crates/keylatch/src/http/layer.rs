@@ -60,8 +60,6 @@ pub(super) struct Config {
     pub(super) body_pace: Pace,
     pub(super) keeping: Keeping,
     pub(super) fail_open: bool,
-    #[cfg(feature = "completer")]
-    pub(super) sealing: Option<super::seal::SealingKey>,
 }
 
 /// The default limit of a request's body: 2 MiB, as axum's own. It is held in memory while it is hashed.
@@ -110,8 +108,6 @@ impl IdempotencyLayer {
             body_pace: Pace { stall_max: BODY_STALL_MAX, bytes_per_second_min: BODY_BYTES_PER_SECOND_MIN },
             keeping: Keeping { kept: Kept::default(), bytes_max: ANSWER_BYTES_MAX, end_max: ANSWER_END_MAX },
             fail_open: false,
-            #[cfg(feature = "completer")]
-            sealing: None,
         };
         Self { config: Arc::new(config) }
     }
@@ -198,22 +194,6 @@ impl IdempotencyLayer {
     /// `keylatch_bypassed_total`. Where a record is there and cannot be read, it is 503 all the same.
     pub fn fail_open(self) -> Self {
         self.with(|config| config.fail_open = true)
-    }
-
-    /// Keeps the request in its record while it runs, encrypted under `key`, so that a [`Completer`](super::Completer)
-    /// can finish the run if this process dies. Without this, nothing of a request but its hash is stored.
-    ///
-    /// Only `Fenced` runs can be finished: an `Atomic` one leaves nothing behind, and an `AtMostOnce` one must not start
-    /// again.
-    #[cfg(feature = "completer")]
-    pub fn with_stored_requests(self, key: super::SealingKey) -> Self {
-        self.with(|config| config.sealing = Some(key))
-    }
-
-    /// Finishes the abandoned runs of this layer's engine on `service`: what the layer is put around, without the layer.
-    #[cfg(feature = "completer")]
-    pub fn completer<S>(&self, service: S) -> super::Completer<S> {
-        super::Completer::new(self.config.clone(), service)
     }
 
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {

@@ -21,8 +21,6 @@
 mod answer;
 mod body;
 mod canonical;
-#[cfg(feature = "completer")]
-mod completer;
 mod drain;
 #[cfg(feature = "axum")]
 mod extract;
@@ -32,16 +30,12 @@ mod layer;
 mod problem;
 mod request;
 mod scope;
-#[cfg(feature = "completer")]
-mod seal;
 mod service;
 mod trace;
 mod work;
 
 pub use answer::Disposition;
 pub use body::GuardedBody;
-#[cfg(feature = "completer")]
-pub use completer::{Completer, Round};
 #[cfg(feature = "axum")]
 pub use extract::NotGuarded;
 pub use future::ResponseFuture;
@@ -51,6 +45,4 @@ pub use layer::{
 };
 pub use problem::Problem;
 pub use scope::ScopeFrom;
-#[cfg(feature = "completer")]
-pub use seal::SealingKey;
 pub use service::Idempotency;

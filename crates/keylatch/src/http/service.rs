@@ -204,11 +204,7 @@ fn asked(
     };
     let wait = request::wait(&parts.headers).unwrap_or(Duration::ZERO).min(config.engine.limits().wait_max);
     let fingerprint = request::fingerprint(parts, body, config.canonical_json);
-    #[cfg(feature = "completer")]
-    let sealed = config.sealing.as_ref().map(|sealing| sealing.seal(crate::RecordId::of(&scope, &key), parts, body));
-    #[cfg(not(feature = "completer"))]
-    let sealed = None;
-    Ok(Some((crate::Request { scope, key, fingerprint, wait, sealed }, received)))
+    Ok(Some((crate::Request { scope, key, fingerprint, wait }, received)))
 }
 
 /// Refuses a request before its key was claimed.

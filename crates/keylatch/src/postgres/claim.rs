@@ -36,7 +36,7 @@ impl Job for ClaimJob {
     }
 
     fn size(&self) -> usize {
-        self.claim.request.as_ref().map_or(0, |request| request.len())
+        0
     }
 
     async fn run(jobs: &[Waiting<Self>], shared: &Shared, link: &mut Link) -> Result<Vec<Reply<At<Claimed>>>, Fault> {
@@ -55,7 +55,6 @@ impl Job for ClaimJob {
                 .bind(claims().map(|claim| span_ms(claim.terms.lease)).collect::<Vec<_>>())
                 .bind(claims().map(|claim| claim.terms.takeover.map(span_ms)).collect::<Vec<_>>())
                 .bind(claims().map(|claim| claim.terms.free.map(span_ms)).collect::<Vec<_>>())
-                .bind(claims().map(|claim| claim.request.as_deref()).collect::<Vec<_>>())
         };
         let rows = shared.links.rows_on(link, Sent::Perhaps, query).await?;
         let mut after = HashMap::with_capacity(rows.len());

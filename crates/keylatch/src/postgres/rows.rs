@@ -113,7 +113,6 @@ fn notes(row: &PgRow) -> Result<Notes, Fault> {
     };
     Ok(Notes {
         steps: names.into_iter().zip(results).map(step).collect::<Result<_, _>>()?,
-        request: get::<Option<&[u8]>>(row, "request")?.map(Bytes::copy_from_slice),
         released: get(row, "released")?,
         after_crash: get(row, "after_crash")?,
     })

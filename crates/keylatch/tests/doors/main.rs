@@ -1,9 +1,7 @@
-//! The doors beside HTTP: functions, the resolution of unknown outcomes, and the completer.
+//! The doors beside HTTP: functions, and the resolution of unknown outcomes.
 
 #![cfg(all(feature = "axum", feature = "sqlite"))]
 
-#[cfg(feature = "completer")]
-mod completer;
 mod function;
 mod resolve;
 

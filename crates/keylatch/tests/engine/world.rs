@@ -87,7 +87,6 @@ pub(crate) fn under(key: &str, what: &str) -> Request {
         key: Key::new(key).expect("a key"),
         fingerprint: Fingerprint::of([what.as_bytes()]),
         wait: Duration::ZERO,
-        sealed: None,
     }
 }
 

@@ -1,6 +1,5 @@
 //! What a request gets: the decision, and the claim.
 
-use bytes::Bytes;
 use keylatch::machine::{self, Claim, Claimed, Decision, Phase, Refusal, Terms, claim, decide};
 use keylatch::store::{Notes, Owner, State};
 use keylatch::{Epoch, Guarantee, Record};
@@ -201,22 +200,6 @@ fn takeover_knows_whether_the_run_before_died() {
         let Claimed::Won(taken) = claim(Some(record), &asked, when) else { panic!("the same request takes over") };
         assert_eq!(notes(&taken).after_crash, after_crash);
         assert!(!notes(&taken).released);
-    }
-}
-
-#[test]
-fn takeover_keeps_the_sealed_request_unless_it_brings_one() {
-    let (older, newer) = (Some(Bytes::from_static(b"older")), Some(Bytes::from_static(b"newer")));
-    let mut record = record(Leased).expect("there is one");
-    if let State::Running { notes, .. } = &mut record.state {
-        notes.request.clone_from(&older);
-    }
-    for (brought, kept) in [(None, older), (newer.clone(), newer)] {
-        let asked = Claim { owner: Owner::from_bytes([9; 16]), request: brought, ..request() };
-        let Claimed::Won(taken) = claim(Some(record.clone()), &asked, instant(Leased, AtLeaseEnd)) else {
-            panic!("the same request takes over");
-        };
-        assert_eq!(notes(&taken).request, kept);
     }
 }
 

@@ -99,7 +99,6 @@ impl<'a> Arena<'a> {
             key: Key::new(&format!("{KEY_PREFIX}{key:016x}"))?,
             fingerprint: Fingerprint::of([b"an order".as_slice()]),
             wait: Duration::ZERO,
-            sealed: None,
         };
         let answer = match door {
             Door::Leases => self.leases.answer(request, |_| async { Verdict::Keep(outcome(1)) }).await?,

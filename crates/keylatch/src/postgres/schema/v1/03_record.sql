@@ -32,7 +32,6 @@ CREATE TABLE keylatch.record (
     caller        text     NOT NULL,
     operation     text     NOT NULL,
     key           text     NOT NULL,
-    request       bytea,
     step_names    bytea[],
     step_results  bytea[],
     -- Null in a running record, and in a tombstone.
@@ -52,6 +51,5 @@ CREATE TABLE keylatch.record (
     toast.autovacuum_vacuum_cost_delay = 0
 );
 
--- What is large is compressed before it comes here, or encrypted: trying again costs time and gains nothing.
+-- What is large is compressed before it comes here: trying again costs time and gains nothing.
 ALTER TABLE keylatch.record ALTER COLUMN outcome SET STORAGE EXTERNAL;
-ALTER TABLE keylatch.record ALTER COLUMN request SET STORAGE EXTERNAL;

@@ -1,7 +1,7 @@
 -- A record as every function returns it. A later version may add columns to the table and leave this as it is.
 CREATE VIEW keylatch.stored AS
 SELECT id, owner, epoch, attempt, guarantee, state, created_at, takeover_at, free_at, lease_ends_at, expires_at,
-       released, after_crash, fingerprint, caller, operation, key, request, step_names, step_results, outcome
+       released, after_crash, fingerprint, caller, operation, key, step_names, step_results, outcome
 FROM keylatch.record;
 
 -- What a function found: the server's clock, what the function says beyond the record (see each), and the record, or
@@ -26,7 +26,6 @@ CREATE TYPE keylatch.found AS (
     caller        text,
     operation     text,
     key           text,
-    request       bytea,
     step_names    bytea[],
     step_results  bytea[],
     outcome       bytea

@@ -10,7 +10,7 @@
 -- is kept when it no longer is; and it is made once, for a plan for these values would take longer than to run it.
 CREATE FUNCTION keylatch.claim(
     ids bytea[], callers text[], operations text[], keys text[], fingerprints bytea[], guarantees smallint[],
-    owners bytea[], leases bigint[], takeovers bigint[], frees bigint[], requests bytea[]
+    owners bytea[], leases bigint[], takeovers bigint[], frees bigint[]
 ) RETURNS SETOF keylatch.found
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog
@@ -27,11 +27,11 @@ BEGIN
         -- The same for one alone: it takes half the time.
         INSERT INTO keylatch.record (
             id, owner, epoch, attempt, guarantee, state, created_at, takeover_at, free_at, lease_ends_at, due_at,
-            fingerprint, caller, operation, key, request
+            fingerprint, caller, operation, key
         ) VALUES (
             ids[1], owners[1], 1, 1, guarantees[1], 1, now_ms, keylatch.later(now_ms, takeovers[1]),
             keylatch.later(now_ms, frees[1]), keylatch.later(now_ms, leases[1]), keylatch.later(now_ms, frees[1]),
-            fingerprints[1], callers[1], operations[1], keys[1], requests[1]
+            fingerprints[1], callers[1], operations[1], keys[1]
         )
         ON CONFLICT (id) DO NOTHING;
         IF FOUND THEN
@@ -46,19 +46,18 @@ BEGIN
         RETURN QUERY
         INSERT INTO keylatch.record AS r (
             id, owner, epoch, attempt, guarantee, state, created_at, takeover_at, free_at, lease_ends_at, due_at,
-            fingerprint, caller, operation, key, request
+            fingerprint, caller, operation, key
         )
         SELECT c.id, c.owner, 1, 1, c.guarantee, 1, now_ms, keylatch.later(now_ms, c.takeover),
                keylatch.later(now_ms, c.free), keylatch.later(now_ms, c.lease), keylatch.later(now_ms, c.free),
-               c.fingerprint, c.caller, c.operation, c.key, c.request
+               c.fingerprint, c.caller, c.operation, c.key
         FROM unnest(
-            ids, callers, operations, keys, fingerprints, guarantees, owners, leases, takeovers, frees, requests
-        ) AS c (id, caller, operation, key, fingerprint, guarantee, owner, lease, takeover, free, request)
+            ids, callers, operations, keys, fingerprints, guarantees, owners, leases, takeovers, frees
+        ) AS c (id, caller, operation, key, fingerprint, guarantee, owner, lease, takeover, free)
         ON CONFLICT (id) DO NOTHING
         RETURNING now_ms, 1::smallint, r.id, r.owner, NULL::bigint, NULL::integer, NULL::smallint, NULL::smallint,
                   NULL::bigint, NULL::bigint, NULL::bigint, NULL::bigint, NULL::bigint, NULL::boolean, NULL::boolean,
-                  NULL::bytea, NULL::text, NULL::text, NULL::text, NULL::bytea, NULL::bytea[], NULL::bytea[],
-                  NULL::bytea;
+                  NULL::bytea, NULL::text, NULL::text, NULL::text, NULL::bytea[], NULL::bytea[], NULL::bytea;
         GET DIAGNOSTICS made = ROW_COUNT;
         IF made = cardinality(ids) THEN
             RETURN;
@@ -74,7 +73,6 @@ BEGIN
             created_at    = CASE WHEN r.free_at <= now_ms THEN now_ms ELSE r.created_at END,
             released      = false,
             after_crash   = CASE WHEN r.free_at <= now_ms THEN false ELSE NOT r.released END,
-            request       = CASE WHEN r.free_at <= now_ms THEN requests[i] ELSE coalesce(requests[i], r.request) END,
             step_names    = CASE WHEN r.free_at <= now_ms THEN NULL ELSE r.step_names END,
             step_results  = CASE WHEN r.free_at <= now_ms THEN NULL ELSE r.step_results END,
             guarantee     = guarantees[i],

@@ -27,7 +27,6 @@ BEGIN
             lease_ends_at = NULL,
             released      = false,
             after_crash   = false,
-            request       = NULL,
             step_names    = NULL,
             step_results  = NULL
         WHERE r.id = ids[1] AND r.epoch = epochs[1] AND r.owner = owners[1] AND r.state <> 2;
@@ -47,7 +46,6 @@ BEGIN
                 -- The outcome takes the place of what was noted for a next attempt.
                 released      = false,
                 after_crash   = false,
-                request       = NULL,
                 step_names    = NULL,
                 step_results  = NULL
             FROM unnest(ids, epochs, owners, outcomes, retentions, tombstones) WITH ORDINALITY

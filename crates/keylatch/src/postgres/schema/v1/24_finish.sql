@@ -46,7 +46,6 @@ BEGIN
             released      = false,
             after_crash   = false,
             fingerprint   = finish.fingerprint,
-            request       = NULL,
             step_names    = NULL,
             step_results  = NULL,
             outcome       = finish.outcome
