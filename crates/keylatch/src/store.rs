@@ -58,7 +58,8 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// [`machine::resolve`](crate::machine::resolve).
     fn resolve(&self, lease: Lease, resolution: Resolution) -> BoxFuture<'_, Result<Applied, Error>>;
 
-    /// Takes the answers from expired records and removes those past their tombstone, `limit` records at most.
+    /// Takes the answers from expired records and removes those past their tombstone, `limit` records at most. It may stop
+    /// before that, so that other writes need not wait for it; [`Swept::more`] says whether to call it again.
     fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>>;
 
     /// Reads one record.
@@ -105,6 +106,10 @@ pub struct Swept {
     pub buried: usize,
     /// Records that were removed.
     pub removed: usize,
+    /// Whether it stopped before it had come to the end of what was due: at its limit, or at a bound of the store's own. To
+    /// clean everything, sweep while this is set. A sweep that sets it has changed at least one record. One that does not
+    /// has left nothing that was due, except for records that another sweep or transaction had in hand, and damaged ones.
+    pub more: bool,
 }
 
 impl Swept {
@@ -112,12 +117,20 @@ impl Swept {
     pub const fn total(self) -> usize {
         self.buried + self.removed
     }
+
+    /// The same, if it could change no more than `limit` records: there may be more if it changed so many.
+    #[must_use]
+    pub const fn within(self, limit: usize) -> Self {
+        Self { more: limit > 0 && self.total() >= limit, ..self }
+    }
 }
 
+/// Adds what the next sweep did, which also says whether there is more.
 impl AddAssign for Swept {
-    fn add_assign(&mut self, more: Self) {
-        self.buried += more.buried;
-        self.removed += more.removed;
+    fn add_assign(&mut self, next: Self) {
+        self.buried += next.buried;
+        self.removed += next.removed;
+        self.more = next.more;
     }
 }
 

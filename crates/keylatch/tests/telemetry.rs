@@ -137,9 +137,7 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
             clock.advance(span);
             // The first two have one store.
             for engine in &engines {
-                let Swept { buried, removed } = engine.sweep(1_000).await.unwrap();
-                swept.buried += buried;
-                swept.removed += removed;
+                swept += engine.sweep(1_000).await.unwrap();
             }
         }
         (statuses, swept)

@@ -67,10 +67,10 @@ pub(crate) async fn clean(engine: &Engine) -> Result<Cleaned, keylatch::Error> {
     let started = Instant::now();
     let mut cleaned = Cleaned::default();
     while !cleaned.complete && started.elapsed() < CLEANING_MAX {
-        let Swept { buried, removed } = engine.sweep(BATCH_RECORDS).await?;
+        let Swept { buried, removed, more } = engine.sweep(BATCH_RECORDS).await?;
         cleaned.buried += buried;
         cleaned.removed += removed;
-        cleaned.complete = buried + removed < BATCH_RECORDS;
+        cleaned.complete = !more;
     }
     Ok(cleaned)
 }

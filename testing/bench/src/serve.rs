@@ -41,8 +41,8 @@ async fn sweep(engine: Engine) {
     const PAUSE: Duration = Duration::from_millis(100);
     loop {
         match engine.sweep(RECORDS).await {
-            Ok(swept) if swept.total() < RECORDS => tokio::time::sleep(PAUSE).await,
-            Ok(_) => tokio::task::yield_now().await,
+            Ok(swept) if swept.more => tokio::task::yield_now().await,
+            Ok(_) => tokio::time::sleep(PAUSE).await,
             Err(error) => {
                 eprintln!("a sweep failed: {error}");
                 tokio::time::sleep(PAUSE).await;

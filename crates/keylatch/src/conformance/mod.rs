@@ -234,6 +234,7 @@ macro_rules! conformance {
                 sweep_keeps_to_its_limit
                 sweep_of_nothing_changes_nothing
                 sweep_counts_what_it_did
+                sweep_says_whether_there_is_more
             }
             identity {
                 scopes_with_one_key_are_apart

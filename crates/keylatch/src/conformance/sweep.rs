@@ -35,7 +35,7 @@ pub async fn answer_is_buried_at_the_instant(harness: &dyn Harness) {
     assert_eq!(subject.sweep(ALL).await, Swept::default());
     assert_eq!(subject.record(claim.id()).await, record);
     subject.advance(MS).await;
-    assert_eq!(subject.sweep(ALL).await, Swept { buried: 1, removed: 0 });
+    assert_eq!(subject.sweep(ALL).await, Swept { buried: 1, removed: 0, more: false });
     let State::Completed { expires_at, .. } = record.state else { panic!("the record is completed") };
     let buried = Record { state: State::Completed { outcome: None, expires_at }, ..record };
     assert_eq!(subject.record(claim.id()).await, buried);
@@ -45,12 +45,12 @@ pub async fn answer_is_buried_at_the_instant(harness: &dyn Harness) {
 pub async fn tombstone_is_removed_at_the_instant(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, _) = subject.in_phase(Phase::Tombstone, "key").await;
-    assert_eq!(subject.sweep(ALL).await, Swept { buried: 1, removed: 0 });
+    assert_eq!(subject.sweep(ALL).await, Swept { buried: 1, removed: 0, more: false });
     subject.advance(TOMBSTONE - MS).await;
     assert_eq!(subject.sweep(ALL).await, Swept::default());
     let _ = subject.record(claim.id()).await;
     subject.advance(MS).await;
-    assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1 });
+    assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1, more: false });
     assert_eq!(subject.read(claim.id()).await, None);
 }
 
@@ -59,7 +59,7 @@ pub async fn unburied_record_is_removed_at_once(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, _) = subject.in_phase(Phase::Completed, "key").await;
     subject.advance(RETENTION + TOMBSTONE).await;
-    assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1 });
+    assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1, more: false });
     assert_eq!(subject.read(claim.id()).await, None);
 }
 
@@ -91,7 +91,7 @@ pub async fn running_record_is_never_swept(harness: &dyn Harness) {
     subject.advance(subject.now().await.until(free_at) - MS).await;
     assert_eq!(subject.sweep(ALL).await, Swept::default());
     subject.advance(MS).await;
-    assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1 });
+    assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1, more: false });
     assert_eq!(subject.read(claim.id()).await, None);
 }
 
@@ -118,7 +118,7 @@ pub async fn unknown_record_is_never_swept(harness: &dyn Harness) {
     assert_eq!(subject.record(claim.id()).await, record);
     subject.assert_applied(subject.complete(record.lease(), completion("resolved")).await).await;
     subject.advance(RETENTION + TOMBSTONE).await;
-    assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1 });
+    assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1, more: false });
 }
 
 /// A key that waited for a retry in vain goes.
@@ -130,7 +130,7 @@ pub async fn retry_that_never_came_is_swept(harness: &dyn Harness) {
     subject.advance(LEASE - MS).await;
     assert_eq!(subject.sweep(ALL).await, Swept::default());
     subject.advance(MS).await;
-    assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1 });
+    assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1, more: false });
 }
 
 /// A sweep touches as many records as it may, repeated sweeps touch the rest, and none is touched twice.
@@ -139,12 +139,12 @@ pub async fn sweep_keeps_to_its_limit(harness: &dyn Harness) {
     let records = completed(&subject, 25).await;
     subject.advance(RETENTION).await;
     for expected in [10, 10, 5, 0] {
-        assert_eq!(subject.sweep(10).await, Swept { buried: expected, removed: 0 });
+        assert_eq!(subject.sweep(10).await, Swept { buried: expected, removed: 0, more: expected == 10 });
     }
     assert_eq!(subject.count(scope("caller"), 100).await, 25);
     subject.advance(TOMBSTONE).await;
     for expected in [7, 7, 7, 4, 0] {
-        assert_eq!(subject.sweep(7).await, Swept { buried: 0, removed: expected });
+        assert_eq!(subject.sweep(7).await, Swept { buried: 0, removed: expected, more: expected == 7 });
     }
     for record in records {
         assert_eq!(subject.read(record.id()).await, None);
@@ -177,13 +177,31 @@ pub async fn sweep_counts_what_it_did(harness: &dyn Harness) {
     subject.advance(RETENTION).await;
     let mut swept = Swept::default();
     for _ in 0..3 {
-        let more = subject.sweep(4).await;
-        swept = Swept { buried: swept.buried + more.buried, removed: swept.removed + more.removed };
+        swept += subject.sweep(4).await;
     }
-    assert_eq!(swept, Swept { buried: 2, removed: 3 });
+    assert_eq!(swept, Swept { buried: 2, removed: 3, more: false });
     assert_eq!(subject.read(old[0].id()).await, None);
     assert_eq!(subject.record(running.id()).await, running);
     for id in young {
         assert_eq!(subject.phase(id).await, Phase::Tombstone);
     }
+}
+
+/// Who sweeps while there is more has swept all that is due, whatever the limit, and comes to an end.
+pub async fn sweep_says_whether_there_is_more(harness: &dyn Harness) {
+    let subject = Subject::new(harness);
+    let records = completed(&subject, 24).await;
+    subject.advance(RETENTION).await;
+    for (limit, wait) in [(6, TOMBSTONE), (7, MS)] {
+        let mut swept = Swept { more: true, ..Swept::default() };
+        while swept.more {
+            let next = subject.sweep(limit).await;
+            assert!(next.total() > 0 || !next.more, "a sweep that has done nothing is the last");
+            swept += next;
+        }
+        assert_eq!(swept.total(), records.len());
+        assert_eq!(subject.sweep(ALL).await, Swept::default());
+        subject.advance(wait).await;
+    }
+    assert_eq!(subject.count(scope("caller"), 100).await, 0);
 }

@@ -275,8 +275,8 @@ impl Engine {
         Tracked::new(token, driving).await
     }
 
-    /// Takes the answers from expired records and removes those past their tombstone, `limit` records at most.
-    /// Repeat it until it changes fewer.
+    /// Takes the answers from expired records and removes those past their tombstone, `limit` records at most. Call it again
+    /// while it says that there is [`more`](Swept::more).
     ///
     /// # Errors
     ///

@@ -120,7 +120,7 @@ impl crate::store::Store for Store {
                 swept.buried += more.buried;
                 swept.removed += more.removed;
                 if more.total() < batch || swept.total() >= limit {
-                    return Ok(swept);
+                    return Ok(swept.within(limit));
                 }
             }
         })
@@ -202,7 +202,7 @@ impl Shared {
         let rows = self.links.rows(Sent::Perhaps, query).await?;
         let row = rows.first().ok_or_else(|| damaged("a row is missing"))?;
         let count = |column| Ok::<_, Fault>(usize::try_from(get::<i64>(row, column)?).unwrap_or(0));
-        let swept = Swept { buried: count("buried")?, removed: count("removed")? };
+        let swept = Swept { buried: count("buried")?, removed: count("removed")?, more: false };
         self.sweeps.record(swept.total(), started);
         Ok(swept)
     }

@@ -91,7 +91,7 @@ impl Store {
             }
             swept += done;
         }
-        Ok(swept)
+        Ok(swept.within(limit))
     }
 
     async fn sweep_batch(&self, ids: impl Iterator<Item = RecordId>) -> Result<Swept, Error> {
@@ -104,8 +104,8 @@ impl Store {
 
     async fn sweep_record(&self, id: RecordId) -> Result<Swept, Error> {
         match Target::new(self, id).run(&script::SWEEP, &[]).await?.done {
-            1 => Ok(Swept { buried: 1, removed: 0 }),
-            2 => Ok(Swept { buried: 0, removed: 1 }),
+            1 => Ok(Swept { buried: 1, removed: 0, more: false }),
+            2 => Ok(Swept { buried: 0, removed: 1, more: false }),
             3 => {
                 tracing::error!(%id, "a record that is due to be removed cannot be read, and was left");
                 Ok(Swept::default())

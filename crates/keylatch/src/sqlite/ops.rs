@@ -140,8 +140,9 @@ const SWEEP_RECORDS_MAX: usize = 10_000;
 
 fn sweep(db: &Db, limit: usize) -> Result<Swept, Fault> {
     let now = db.now();
+    let limit = limit.min(SWEEP_RECORDS_MAX);
     let mut swept = Swept::default();
-    for Found { rowid, record } in due(db, now, limit.min(SWEEP_RECORDS_MAX))? {
+    for Found { rowid, record } in due(db, now, limit)? {
         match machine::sweep(&record, now) {
             Change::None => {}
             Change::Write(next) => {
@@ -154,7 +155,7 @@ fn sweep(db: &Db, limit: usize) -> Result<Swept, Fault> {
             }
         }
     }
-    Ok(swept)
+    Ok(swept.within(limit))
 }
 
 /// Up to `limit` records in which a sweep has something to do. One that cannot be read stays, for someone to look at;

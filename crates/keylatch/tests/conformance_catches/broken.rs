@@ -309,7 +309,11 @@ impl Store for Broken {
                     }
                 }
             }
-            Ok(swept)
+            Ok(match self.0.bug {
+                Some(Bug::SweepHidesMore) => swept,
+                Some(Bug::SweepNeverEnds) => Swept { more: true, ..swept },
+                _ => swept.within(limit),
+            })
         })
     }
 

@@ -34,6 +34,8 @@ pub(crate) enum Bug {
     SweepTakesRunning,
     SweepWithoutLimit,
     SweepForgetsTombstone,
+    SweepHidesMore,
+    SweepNeverEnds,
     HeadersSorted,
     EmptyBodyIsNotRetained,
     DigestLost,

@@ -69,6 +69,8 @@ catches! {
     SweepTakesRunning: sweep::running_record_is_never_swept;
     SweepWithoutLimit: sweep::sweep_keeps_to_its_limit;
     SweepForgetsTombstone: sweep::buried_tombstone_holds_its_key;
+    SweepHidesMore: sweep::sweep_says_whether_there_is_more;
+    SweepNeverEnds: sweep::sweep_says_whether_there_is_more;
     HeadersSorted: outcomes::repeated_headers_keep_their_order;
     EmptyBodyIsNotRetained: outcomes::empty_body_is_an_answer;
     DigestLost: outcomes::unretained_body_is_remembered;

@@ -61,9 +61,7 @@ async fn growth_is_bounded() {
     let cleaning = join_all(nodes.iter().map(|store| async {
         let mut swept = Swept::default();
         while !over() {
-            let more = store.sweep(1_000).await.unwrap();
-            swept.buried += more.buried;
-            swept.removed += more.removed;
+            swept += store.sweep(1_000).await.unwrap();
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         swept

@@ -77,8 +77,8 @@ async fn a_sweep_goes_round_what_it_cannot_read() {
     let damaged = fixture.raw().execute("UPDATE keylatch_record SET outcome = x'09' WHERE key < '3'", []);
     assert_eq!(damaged.unwrap(), 3);
     clock.advance(Policy::default().retention);
-    assert_eq!(fixture.store.sweep(2).await.unwrap(), Swept { buried: 2, removed: 0 });
-    assert_eq!(fixture.store.sweep(2).await.unwrap(), Swept { buried: 1, removed: 0 });
+    assert_eq!(fixture.store.sweep(2).await.unwrap(), Swept { buried: 2, removed: 0, more: true });
+    assert_eq!(fixture.store.sweep(2).await.unwrap(), Swept { buried: 1, removed: 0, more: false });
     assert_eq!(fixture.store.sweep(2).await.unwrap(), Swept::default());
     assert_eq!(fixture.store.count(scope(), 10).await.unwrap(), 6);
 }
