@@ -15,6 +15,7 @@ pub const KEY_BYTES_MAX: usize = 255;
 
 /// Why a text is not a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidKey {
     /// Nothing between the quotes, or nothing at all.
     #[error("the key is empty; send 1 to {KEY_BYTES_MAX} visible ASCII characters")]

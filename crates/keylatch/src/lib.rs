@@ -61,6 +61,13 @@
 //! | `redis` | | the store in Redis or Valkey |
 //! | `conformance` | | the suite that every store passes |
 //! | `failpoints`, `planted` | | for Keylatch's own tests: places where a process kills itself, and mistakes that a test must catch |
+//!
+//! # What may grow
+//!
+//! Errors and refusals are `#[non_exhaustive]`, [`http::Problem`] and [`Refused`] among them: later versions add to them.
+//! What decides whether a request runs, or what becomes of its record, is not: [`Guarantee`], [`tx::Verdict`],
+//! [`tx::Transacted`], [`store::Applied`], [`store::State`], [`Body`], [`door::Answer`], and all of [`machine`]. A store or a
+//! door that does not know a new one of those must not compile: in a catch-all arm it could lead to a second run.
 
 mod clock;
 #[cfg(feature = "conformance")]

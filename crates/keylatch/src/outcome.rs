@@ -77,6 +77,7 @@ impl Outcome {
 
 /// Why stored bytes are not an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DecodeError {
     /// Written by a later version of Keylatch.
     #[error("stored in format {0}, which this version does not know; upgrade this process")]

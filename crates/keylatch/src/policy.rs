@@ -52,6 +52,7 @@ impl Default for Policy {
 
 /// A policy that cannot be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidPolicy {
     /// The lease is under [`LEASE_MS_MIN`].
     #[error("the lease is shorter than {LEASE_MS_MIN} ms; it could not be renewed in time")]

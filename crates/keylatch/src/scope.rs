@@ -33,6 +33,7 @@ pub const SCOPE_FIELD_BYTES_MAX: usize = 512;
 
 /// Why a text cannot be part of a scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidScope {
     /// The caller is empty: it would be shared by all who have none.
     #[error("the caller is empty; a scope must say who calls")]

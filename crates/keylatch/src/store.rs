@@ -150,6 +150,7 @@ pub const PAGE_RECORDS_MAX: usize = 1_000;
 
 /// What an acknowledged write survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Durability {
     /// Nothing: it lives in the process.
     Process,
@@ -169,6 +170,7 @@ pub struct Error {
 
 /// What a failure means for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
 pub enum ErrorKind {
     /// The store took no part; the write did not happen. A later try may succeed.
     #[error("the store is unavailable")]

@@ -127,6 +127,7 @@ pub enum Transacted {
 
 /// A use of a transaction that cannot be committed. A mistake in the handler, and not a passing fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Misuse {
     /// It awaited something else after its first write.
     #[error(

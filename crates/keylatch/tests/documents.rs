@@ -1,13 +1,8 @@
-//! What the documents point to is there.
-#![cfg(feature = "http")]
+//! What the documents point to is there. That each problem has its page, `http/problem.rs` tests.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-use http::StatusCode;
-use keylatch::http::Problem;
-use keylatch::{InvalidKey, Quota};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -16,48 +11,6 @@ fn root() -> PathBuf {
 fn read(path: impl AsRef<Path>) -> String {
     let path = root().join(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// One problem of each kind. A new kind does not compile until it is here, and then wants its page.
-fn problems() -> Vec<Problem> {
-    let next = |problem: &Problem| match problem {
-        Problem::KeyRequired => Some(Problem::KeyInvalid(InvalidKey::Empty)),
-        Problem::KeyInvalid(_) => Some(Problem::KeyRepeated),
-        Problem::KeyRepeated => Some(Problem::ScopeRequired),
-        Problem::ScopeRequired => Some(Problem::BodyIncomplete),
-        Problem::BodyIncomplete => Some(Problem::BodyTooSlow),
-        Problem::BodyTooSlow => Some(Problem::InProgress),
-        Problem::InProgress => Some(Problem::OutcomeUnknown),
-        Problem::OutcomeUnknown => Some(Problem::NotRetained { status: StatusCode::OK, digest: None }),
-        Problem::NotRetained { .. } => Some(Problem::Expired),
-        Problem::Expired => Some(Problem::TooLarge(1)),
-        Problem::TooLarge(_) => Some(Problem::KeyReused),
-        Problem::KeyReused => Some(Problem::Quota(Quota::Running)),
-        Problem::Quota(_) => Some(Problem::HandlerFailed { retryable: true }),
-        Problem::HandlerFailed { .. } => Some(Problem::StoreUnavailable),
-        Problem::StoreUnavailable => None,
-    };
-    std::iter::successors(Some(Problem::KeyRequired), next).collect()
-}
-
-#[test]
-fn every_problem_has_its_page_and_every_page_its_problem() {
-    let mut pages = BTreeSet::new();
-    for problem in problems() {
-        let body: serde_json::Value = serde_json::from_slice(problem.response().body()).unwrap();
-        let link = body["type"].as_str().unwrap();
-        let page = link.rsplit('/').next().unwrap().to_owned();
-        let text = read(Path::new("docs/problems").join(&page));
-        assert!(text.starts_with(&format!("# {}\n", problem.code())), "{page}");
-        assert!(text.contains(&format!("\nStatus {}.\n", problem.status().as_u16())), "{page}");
-        assert!(read("README.md").contains(&format!("docs/problems/{page}")), "the README does not link to {page}");
-        pages.insert(page);
-    }
-    let there: BTreeSet<_> = fs::read_dir(root().join("docs/problems"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    assert_eq!(pages, there);
 }
 
 /// The tests that ARCHITECTURE.md names for the invariants exist under those names.

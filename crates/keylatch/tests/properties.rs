@@ -226,7 +226,7 @@ proptest! {
         match Outcome::decode(&stored) {
             Ok(outcome) => prop_assert_eq!(Outcome::decode(&outcome.encode()), Ok(outcome)),
             Err(DecodeError::UnknownFormat(format)) => prop_assert!(format != 1 && format == stored[0]),
-            Err(DecodeError::Malformed) => prop_assert_eq!(stored[0], 1),
+            Err(error) => prop_assert_eq!((error, stored[0]), (DecodeError::Malformed, 1)),
         }
     }
 
@@ -235,7 +235,7 @@ proptest! {
         match Notes::decode(Some(&stored)) {
             Ok(notes) => prop_assert_eq!(Notes::decode(notes.encode().as_deref()), Ok(notes)),
             Err(DecodeError::UnknownFormat(format)) => prop_assert!(format != 1 && format == stored[0]),
-            Err(DecodeError::Malformed) => prop_assert_eq!(stored[0], 1),
+            Err(error) => prop_assert_eq!((error, stored[0]), (DecodeError::Malformed, 1)),
         }
     }
 

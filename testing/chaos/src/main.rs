@@ -101,7 +101,7 @@ async fn resolve(State(app): State<Arc<App>>, Json(word): Json<Word>) -> Result<
     };
     match app.engine.resolve(record.id(), resolution).await.map_err(unavailable)? {
         Resolved::Applied => Ok(StatusCode::NO_CONTENT),
-        Resolved::NotUnknown(_) => Err(StatusCode::CONFLICT),
+        _ => Err(StatusCode::CONFLICT),
     }
 }
 

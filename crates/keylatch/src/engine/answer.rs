@@ -115,6 +115,7 @@ impl Final {
 
 /// Why a request got no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Refused {
     /// The key belongs to another request.
     Mismatch,
@@ -130,6 +131,7 @@ pub enum Refused {
 
 /// The limit that was reached; see [`Limits`](crate::Limits).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Quota {
     /// `running_max`.
     Running,
@@ -157,6 +159,7 @@ impl From<Refusal> for Refused {
 
 /// Why the engine could not answer.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The store failed.
     #[error(transparent)]

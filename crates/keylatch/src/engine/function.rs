@@ -24,6 +24,7 @@ pub struct Done<T> {
 
 /// Why a function has no result.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RunError<E> {
     /// The work ran here and failed. Nothing is recorded as its result.
     #[error(transparent)]

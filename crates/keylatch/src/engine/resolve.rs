@@ -33,6 +33,7 @@ pub trait Resolver: Debug + Send + Sync + 'static {
 /// Whether a resolution was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
+#[non_exhaustive]
 pub enum Resolved {
     /// It was.
     Applied,

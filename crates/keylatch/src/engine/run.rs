@@ -39,6 +39,7 @@ struct This {
 
 /// What an error says of the effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Ended {
     /// It failed, and the same request may run again at once.
     Retry,
@@ -55,6 +56,7 @@ pub const STEPS_MAX: usize = 64;
 
 /// A step that did not come to be recorded.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StepError<E> {
     /// The step itself failed. Nothing is recorded, and a later attempt calls it again.
     #[error(transparent)]

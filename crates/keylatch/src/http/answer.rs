@@ -19,6 +19,7 @@ use crate::{Body, Final, Guarantee, Outcome, Timestamp};
 /// What a handler says is to become of its answer's record, against the rule for its status. Put it into the
 /// extensions of the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Disposition {
     /// Record the answer, and in `Atomic` commit the handler's writes with it.
     Record,

@@ -15,6 +15,7 @@ use crate::{Record, State};
 
 /// Which records an answer may come from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Replay {
     /// Those that are committed on this server. What a failover may lose is what its replication may lose.
     #[default]

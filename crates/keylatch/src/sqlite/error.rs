@@ -61,6 +61,7 @@ pub enum OpenError {
 
 /// Why a closure on the database did not take place.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TxError {
     /// SQLite refused a statement of the closure, or the transaction around it.
     ///
