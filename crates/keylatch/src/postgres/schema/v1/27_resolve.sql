@@ -27,7 +27,6 @@ BEGIN
             lease_ends_at = NULL,
             released      = false,
             after_crash   = false,
-            request       = NULL,
             step_names    = NULL,
             step_results  = NULL
         WHERE r.id = resolve.id AND r.epoch = resolve.epoch AND r.owner = resolve.owner AND r.state = 1
