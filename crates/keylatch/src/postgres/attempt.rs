@@ -12,30 +12,34 @@ use crate::failpoint::{self, Point};
 use crate::machine::{self, Claim, Claimed, Completion};
 use crate::store::{At, ErrorKind};
 use crate::tx::{Misuse, Start, Transacted, Verdict};
-use crate::{Epoch, Fingerprint, Lease, Owner, Policy, Record, RecordId, State, Timestamp};
+use crate::{Epoch, Lease, Owner, Policy, Record, RecordId, State, Timestamp};
+use sha2::{Digest as _, Sha256};
 
 /// How often the record may change between the look and the entry.
 const TRIES_MAX: u32 = 8;
 
-/// What `keylatch.try_enter` says of a key that another transaction has, perhaps for the same request.
-pub(super) const BUSY_SAME: i16 = 1;
-
-/// The lock of a key, and that of a key with a request: see `keylatch.try_enter`.
+/// The locks of the keys in one schema. Advisory locks belong to a database, so the schema is a part of their numbers: of
+/// two stores in one database, neither holds up the other.
 #[derive(Debug)]
-pub(super) struct Locks {
-    pub(super) key: i64,
-    pub(super) request: i64,
+pub(super) struct KeyLocks {
+    schema: i64,
 }
 
-impl Locks {
-    pub(super) fn of(id: &RecordId, fingerprint: &Fingerprint) -> Self {
-        let part = |bytes: &[u8; 32], at: usize| {
-            i64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes are eight bytes"))
-        };
-        // The second half of an identity is a hash of scope and key.
-        let key = part(id.as_bytes(), 16);
-        Self { key, request: part(id.as_bytes(), 24) ^ part(fingerprint.as_bytes(), 0) }
+impl KeyLocks {
+    pub(super) fn of(schema: &str) -> Self {
+        Self { schema: eight(&Sha256::digest(schema)) }
     }
+
+    /// The lock of this key.
+    pub(super) fn of_key(&self, id: &RecordId) -> i64 {
+        // The second half of an identity is a hash of scope and key.
+        eight(&id.as_bytes()[16..]) ^ self.schema
+    }
+}
+
+/// The first eight bytes, as a number.
+fn eight(bytes: &[u8]) -> i64 {
+    i64::from_le_bytes(bytes[..8].try_into().expect("eight bytes are eight bytes"))
 }
 
 /// The record that an attempt found, which its own takes the place of; none, if there was none.
@@ -79,20 +83,14 @@ impl Shared {
         start: Start<Postgres>,
     ) -> Result<At<Transacted>, Fault> {
         let id = claim.id();
-        let locks = Locks::of(&id, &claim.fingerprint);
-        let (mut looked_again, mut busy_at) = (false, None);
+        let mut busy_at = None;
         for _ in 0..TRIES_MAX {
             let free = match self.look(looks, &claim).await? {
                 Looked::Free(free) => free,
-                // It may be one that has entered in vain, behind this very request: then that one's record is there now.
-                Looked::Decided(At { value: Transacted::Busy { same: false }, .. }) if !looked_again => {
-                    looked_again = true;
-                    continue;
-                }
                 Looked::Decided(decided) => return Ok(decided),
             };
             let mut link = self.links.link().await?;
-            match self.enter(&mut link, id, &locks, &free.value).await? {
+            match self.enter(&mut link, id, &free.value).await? {
                 Entry::Entered => return self.run(looks, link, free, policy, start).await,
                 // Who has it, if anyone, is seen by another look.
                 Entry::Busy => busy_at = Some(free.now),
@@ -106,49 +104,37 @@ impl Shared {
     }
 
     async fn look(&self, looks: &Lane<LookJob>, claim: &Claim) -> Result<Looked, Fault> {
-        let found = looks.call(LookJob::of(claim)).await?;
+        let found = looks.call(LookJob::new(claim.id(), claim.fingerprint)).await?;
         let (now, previous) = (found.now, found.record()?);
         self.answerable(previous.as_ref()).await?;
         let seen = Seen::of(previous.as_ref());
         let decided = |value| Looked::Decided(At { value, now });
         Ok(match machine::claim(previous, claim, now) {
             Claimed::Held(record) => decided(Transacted::Held(record)),
-            Claimed::Won(_) if found.flag != 0 => decided(Transacted::Busy { same: found.flag == BUSY_SAME }),
+            Claimed::Won(_) if found.flag != 0 => decided(Transacted::Busy { same: true }),
             Claimed::Won(record) => Looked::Free(At { value: (record, seen), now }),
         })
     }
 
     /// Begins the transaction and takes the key for it, in one round trip.
-    async fn enter(
-        &self,
-        link: &mut Link,
-        id: RecordId,
-        locks: &Locks,
-        (record, seen): &(Record, Seen),
-    ) -> Result<Entry, Fault> {
-        let millis = |span: Option<std::time::Duration>| {
-            text_or_null(span.map(|span| i32::try_from(span_ms(span)).unwrap_or(i32::MAX)))
-        };
+    async fn enter(&self, link: &mut Link, id: RecordId, (record, seen): &(Record, Seen)) -> Result<Entry, Fault> {
         let sql = self
             .statements
             .enter
             .text()
             .replace(":id", &hex(id.as_bytes()))
             .replace(":owner", &hex(record.owner.as_bytes()))
-            .replace(":key_lock", &locks.key.to_string())
-            .replace(":request_lock", &locks.request.to_string())
+            .replace(":key_lock", &self.key_locks.of_key(&id).to_string())
             .replace(":seen_epoch", &text_or_null(seen.0.map(|(epoch, ..)| epoch.as_u64().cast_signed())))
             .replace(
                 ":seen_owner",
                 &seen.0.map_or_else(|| "null".to_owned(), |(_, owner, _)| format!("'{}'", hex(owner.as_bytes()))),
             )
-            .replace(":seen_state", &text_or_null(seen.0.map(|(.., state)| state)))
-            .replace(":statement_ms", &millis(self.options.handler_statement_max))
-            .replace(":pause_ms", &millis(self.options.handler_pause_max));
+            .replace(":seen_state", &text_or_null(seen.0.map(|(.., state)| state)));
         let Err(fault) = self.links.begin(link, sql).await else { return Ok(Entry::Entered) };
         let entry = match fault.code.as_deref() {
-            Some("KL001" | "KL002") => Entry::Busy,
-            Some("KL003") => Entry::Changed,
+            Some("KL001") => Entry::Busy,
+            Some("KL002") => Entry::Changed,
             _ => return Err(fault),
         };
         self.links.rollback(link).await?;

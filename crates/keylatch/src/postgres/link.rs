@@ -12,6 +12,7 @@ use sqlx_core::transaction::TransactionManager as _;
 use tokio::time::timeout;
 
 use super::error::{Fault, Sent};
+use super::sql::Statement;
 use crate::store::ErrorKind;
 
 /// Where connections come from.
@@ -20,8 +21,8 @@ pub(super) struct Links {
     pool: PgPool,
     connect_max: Duration,
     statement_max: Duration,
-    /// Whether each statement goes in a transaction of its own.
-    wrapped: bool,
+    /// What begins the transaction in which each statement goes, where it goes in one of its own.
+    wrapped: Option<Statement>,
     /// Whether a connection has broken, or was to a standby: then others in the pool may be so too, and are asked before
     /// they are used.
     suspicious: AtomicBool,
@@ -44,7 +45,12 @@ pub(super) type PgQuery<'q> = Query<'q, Postgres, PgArguments>;
 const TRIES: u32 = 2;
 
 impl Links {
-    pub(super) fn new(pool: PgPool, connect_max: Duration, statement_max: Duration, wrapped: bool) -> Self {
+    pub(super) fn new(
+        pool: PgPool,
+        connect_max: Duration,
+        statement_max: Duration,
+        wrapped: Option<Statement>,
+    ) -> Self {
         Self {
             pool,
             connect_max,
@@ -128,7 +134,7 @@ impl Links {
         let mut tries = TRIES;
         loop {
             tries -= 1;
-            let done = self.bounded(sent, link.alone(query(), self.wrapped)).await;
+            let done = self.bounded(sent, link.alone(query(), self.wrapped.as_ref())).await;
             match self.judge(link, done) {
                 Err(fault) if fault.disconnected && tries > 0 => *link = self.link().await?,
                 done => return done,
@@ -206,11 +212,9 @@ impl Link {
         sqlx::raw_sql("SELECT pg_is_in_recovery()").fetch_one(&mut *self.conn).await?.try_get(0)
     }
 
-    async fn alone(&mut self, query: PgQuery<'_>, wrapped: bool) -> sqlx::Result<Vec<PgRow>> {
-        if !wrapped {
-            return query.fetch_all(&mut *self.conn).await;
-        }
-        self.begin(include_str!("sql/begin.sql").to_owned()).await?;
+    async fn alone(&mut self, query: PgQuery<'_>, wrapped: Option<&Statement>) -> sqlx::Result<Vec<PgRow>> {
+        let Some(begin) = wrapped else { return query.fetch_all(&mut *self.conn).await };
+        self.begin(begin.text().to_owned()).await?;
         let rows = query.fetch_all(&mut *self.conn).await?;
         self.commit().await?;
         Ok(rows)

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::error::OpenError;
 use super::options::Options;
-use super::sql::{Statement, in_schema};
+use super::sql::{Statement, begin_own, in_schema};
 
 /// The versions of the schema, each as the statements that lead to it from the one before. What was released is never
 /// changed: a function that a released version calls keeps its name, its arguments and its meaning, so that processes
@@ -32,14 +32,13 @@ const VERSIONS: [&[&str]; 1] = [&[
     include_str!("schema/v1/17_lapsed.sql"),
     include_str!("schema/v1/18_count.sql"),
     include_str!("schema/v1/19_forget_statements.sql"),
-    include_str!("schema/v1/20_try_enter.sql"),
+    include_str!("schema/v1/20_entered.sql"),
     include_str!("schema/v1/21_look.sql"),
     include_str!("schema/v1/22_enter.sql"),
     include_str!("schema/v1/23_enter_own.sql"),
     include_str!("schema/v1/24_finish.sql"),
     include_str!("schema/v1/25_synced.sql"),
-    include_str!("schema/v1/26_entered.sql"),
-    include_str!("schema/v1/27_resolve.sql"),
+    include_str!("schema/v1/26_resolve.sql"),
 ]];
 
 /// The version that this build needs.
@@ -91,7 +90,7 @@ pub async fn migrate(pool: &PgPool, options: &Options) -> Result<(), OpenError> 
 /// If the server cannot be used, there is no such role, the schema is not there, or it is another's.
 pub async fn grant(pool: &PgPool, options: &Options, role: &str) -> Result<(), OpenError> {
     options.check()?;
-    let mut tx = pool.begin_with(include_str!("sql/begin.sql")).await?;
+    let mut tx = pool.begin_with(AssertSqlSafe(begin_own(options))).await?;
     let role: String =
         sqlx::query_scalar("SELECT quote_ident($1)").persistent(false).bind(role).fetch_one(&mut *tx).await?;
     let grants = in_schema(include_str!("sql/grant.sql"), &options.schema);
@@ -102,15 +101,15 @@ pub async fn grant(pool: &PgPool, options: &Options, role: &str) -> Result<(), O
 
 /// Checks that the schema is the one that this build needs, and makes it so where it `may`.
 pub(super) async fn ensure(conn: &mut PgConnection, options: &Options, may: bool) -> Result<(), OpenError> {
-    let found = version(conn, options).await?;
+    // At READ COMMITTED, so that what is looked at after the wait is what whoever had the lock has committed.
+    let mut tx = conn.begin_with(AssertSqlSafe(begin_own(options))).await?;
+    let found = version(&mut tx, options).await?;
     if !behind(found, options)? {
-        return Ok(());
+        return Ok(tx.commit().await?);
     }
     let not_migrated = OpenError::NotMigrated { schema: options.schema.clone(), found, needed: SCHEMA_VERSION };
     let allowed =
         sqlx::query_scalar::<_, bool>(include_str!("sql/may_migrate.sql")).persistent(false).bind(&options.schema);
-    // So that what is looked at after the wait is what whoever had the lock has committed.
-    let mut tx = conn.begin_with(include_str!("sql/begin.sql")).await?;
     if !may || !allowed.fetch_one(&mut *tx).await? {
         return Err(not_migrated);
     }
@@ -142,11 +141,9 @@ fn behind(found: i32, options: &Options) -> Result<bool, OpenError> {
 /// The version that is there; 0 for none.
 async fn version(conn: &mut PgConnection, options: &Options) -> Result<i32, OpenError> {
     let exists = in_schema(include_str!("sql/schema_exists.sql"), &options.schema);
+    if !sqlx::query_scalar(AssertSqlSafe(exists)).persistent(false).fetch_one(&mut *conn).await? {
+        return Ok(0);
+    }
     let read = in_schema(include_str!("sql/schema_version.sql"), &options.schema);
-    let mut tx = conn.begin().await?;
-    let exists: bool = sqlx::query_scalar(AssertSqlSafe(exists)).persistent(false).fetch_one(&mut *tx).await?;
-    let version =
-        if exists { sqlx::query_scalar(AssertSqlSafe(read)).persistent(false).fetch_one(&mut *tx).await? } else { 0 };
-    tx.commit().await?;
-    Ok(version)
+    Ok(sqlx::query_scalar(AssertSqlSafe(read)).persistent(false).fetch_one(conn).await?)
 }

@@ -44,6 +44,7 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 
+use attempt::KeyLocks;
 use batch::Lane;
 use claim::ClaimJob;
 use complete::CompleteJob;
@@ -80,6 +81,7 @@ pub struct Store {
 struct Shared {
     links: Links,
     statements: Statements,
+    key_locks: KeyLocks,
     options: Options,
     durability: Durability,
     sweeps: BatchMetrics,

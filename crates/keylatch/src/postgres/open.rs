@@ -7,6 +7,7 @@ use sqlx::{Connection as _, PgPool, Row as _};
 use tokio::time::timeout;
 
 use super::Shared;
+use super::attempt::KeyLocks;
 use super::error::OpenError;
 use super::link::Links;
 use super::metrics::BatchMetrics;
@@ -51,9 +52,12 @@ pub(super) async fn shared(pool: PgPool, options: Options) -> Result<Shared, Ope
         ensure(&mut *pool.acquire().await?, &options, false).await?;
     }
     let wrapped = options.transaction_pooling || !server.read_committed;
+    let statements = Statements::new(&options);
+    let wrapped = wrapped.then(|| statements.begin.clone());
     Ok(Shared {
         links: Links::new(pool, options.connect_max, options.statement_max, wrapped),
-        statements: Statements::new(&options),
+        statements,
+        key_locks: KeyLocks::of(&options.schema),
         durability: if server.durable { Durability::Disk } else { Durability::Replica },
         options,
         sweeps: BatchMetrics::new("sweep"),

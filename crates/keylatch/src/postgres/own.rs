@@ -3,7 +3,7 @@
 use sqlx::postgres::PgConnection;
 
 use super::Store;
-use super::attempt::{BUSY_SAME, Locks, Seen, completed};
+use super::attempt::{Seen, completed};
 use super::error::{Fault, Sent};
 use super::ops::scalar;
 use super::rows::Found;
@@ -65,20 +65,18 @@ impl Store {
     pub async fn claim_in(&self, conn: &mut PgConnection, claim: &Claim) -> Result<InOwn, Error> {
         let shared = &self.shared;
         let id = claim.id();
-        let locks = Locks::of(&id, &claim.fingerprint);
         let query = shared
             .query(&shared.statements.enter_own)
             .bind(id.as_bytes().as_slice())
             .bind(claim.owner.as_bytes().as_slice())
-            .bind(locks.key)
-            .bind(locks.request);
+            .bind(shared.key_locks.of_key(&id));
         let rows = query.fetch_all(conn).await.map_err(|error| Fault::of(&error, Sent::Harmless))?;
         let found = Found::one(rows)?;
         let (now, previous) = (found.now, found.record()?);
         let seen = Seen::of(previous.as_ref());
         Ok(match machine::claim(previous, claim, now) {
             Claimed::Held(record) => InOwn::Held(At { value: record, now }),
-            Claimed::Won(_) if found.flag != 0 => InOwn::Busy { same: found.flag == BUSY_SAME },
+            Claimed::Won(_) if found.flag != 0 => InOwn::Busy { same: true },
             Claimed::Won(record) => InOwn::Entered(Entered { record, seen }),
         })
     }

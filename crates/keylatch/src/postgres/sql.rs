@@ -1,12 +1,14 @@
 //! The statements, in the schema of the store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres};
 
 use super::options::Options;
+use super::span_ms;
 
 /// A statement, once it names the store's schema.
 #[derive(Debug, Clone)]
@@ -35,6 +37,23 @@ pub(super) fn in_schema(text: &str, schema: &str) -> String {
         .replace("SCHEMA IF NOT EXISTS keylatch;", &format!("SCHEMA IF NOT EXISTS {schema};"))
 }
 
+/// What begins a transaction, and bounds the pauses and the statements in it; `None` leaves a bound to the server's setting.
+fn begin(pause_max: Option<Duration>, statement_max: Option<Duration>) -> String {
+    let millis = |span: Option<Duration>| {
+        // Zero would be no bound at all.
+        span.map_or_else(|| "DEFAULT".to_owned(), |span| span_ms(span).clamp(1, i32::MAX.into()).to_string())
+    };
+    include_str!("sql/begin.sql")
+        .replace(":pause_ms", &millis(pause_max))
+        .replace(":statement_ms", &millis(statement_max))
+}
+
+/// What begins a transaction of the store's own. Its statements are bounded by whoever waits for them: a limit of the
+/// server's would hold for the commit too, and could end its wait for a standby.
+pub(super) fn begin_own(options: &Options) -> String {
+    begin(Some(options.statement_max), None)
+}
+
 /// Every statement of a store.
 #[derive(Debug)]
 pub(super) struct Statements {
@@ -49,6 +68,9 @@ pub(super) struct Statements {
     pub(super) lapsed: Statement,
     pub(super) count: Statement,
     pub(super) look: Statement,
+    /// Begins a transaction of the store's own.
+    pub(super) begin: Statement,
+    /// Begins a handler's transaction, and takes the key for it.
     pub(super) enter: Statement,
     pub(super) enter_own: Statement,
     pub(super) finish: Statement,
@@ -58,11 +80,11 @@ pub(super) struct Statements {
 impl Statements {
     pub(super) fn new(options: &Options) -> Self {
         let statement = |text| Statement::new(text, &options.schema);
-        let enter = if options.transaction_pooling {
-            include_str!("sql/enter_pooled.sql")
-        } else {
-            include_str!("sql/enter.sql")
-        };
+        let mut enter = vec![begin(options.handler_pause_max, options.handler_statement_max)];
+        if options.transaction_pooling {
+            enter.push(include_str!("sql/forget_statements.sql").to_owned());
+        }
+        enter.push(include_str!("sql/enter.sql").to_owned());
         Self {
             claim: statement(include_str!("sql/claim.sql")),
             renew: statement(include_str!("sql/renew.sql")),
@@ -75,7 +97,8 @@ impl Statements {
             lapsed: statement(include_str!("sql/lapsed.sql")),
             count: statement(include_str!("sql/count.sql")),
             look: statement(include_str!("sql/look.sql")),
-            enter: statement(enter),
+            begin: statement(&begin_own(options)),
+            enter: statement(&enter.join(";\n")),
             enter_own: statement(include_str!("sql/enter_own.sql")),
             finish: statement(include_str!("sql/finish.sql")),
             synced: statement(include_str!("sql/synced.sql")),

@@ -6,6 +6,7 @@ mod compression;
 mod cost;
 mod failover;
 mod faults;
+mod frozen;
 mod growth;
 mod own;
 mod pgbouncer;

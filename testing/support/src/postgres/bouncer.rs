@@ -74,6 +74,11 @@ impl Bouncer {
         format!("postgres://{USER}@127.0.0.1:{}/{database}?sslmode=disable", self.port)
     }
 
+    /// The TCP port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()

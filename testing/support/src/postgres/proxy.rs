@@ -46,6 +46,9 @@ pub enum Break {
     BeforeReply,
     /// After the client has heard of that.
     AfterReply,
+    /// Before the server hears of the statement; and from then on nothing passes, and the server's connection stays open
+    /// whatever the client does. So a server sees a client that was stopped, or whose machine is gone.
+    Freeze,
 }
 
 #[derive(Debug)]
@@ -169,8 +172,11 @@ async fn forward_client(
         first = false;
         if let Some(sql) = kind.and_then(|kind| statements.round_trip(kind, &body)) {
             cut = shared.taken(&sql);
-            if cut == Some(Break::BeforeServer) {
-                return Ok(());
+            match cut {
+                Some(Break::BeforeServer) => return Ok(()),
+                // Until the server closes its connection, or the proxy ends.
+                Some(Break::Freeze) => return std::future::pending().await,
+                _ => {}
             }
             replies.withheld.store(cut == Some(Break::BeforeReply), Ordering::SeqCst);
             replies.last.store(cut.is_some(), Ordering::SeqCst);

@@ -1,1 +1,1 @@
-SELECT * FROM keylatch.enter_own($1, $2, $3, $4)
+SELECT * FROM keylatch.enter_own($1, $2, $3)
