@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::panic::Location;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -125,16 +126,32 @@ pub enum Transacted {
     Misused(Misuse),
 }
 
+/// A place in the source, if it is known.
+struct Place(Option<&'static Location<'static>>);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(place) => write!(f, "{}:{}", place.file(), place.line()),
+            None => f.write_str("a use of its `Tx`"),
+        }
+    }
+}
+
 /// A use of a transaction that cannot be committed. A mistake in the handler, and not a passing fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Misuse {
     /// It awaited something else after its first write.
     #[error(
-        "the handler awaited something else after it had begun to write in its transaction, which would have \
-         held up every other writer; do all other awaiting before the first use of `Tx`, or use `Fenced`"
+        "the handler awaited something else after {}, where it had begun to write in its transaction, which would have \
+         held up every other writer; do all other awaiting before the first use of `Tx`, or use `Fenced`",
+        Place(*after)
     )]
-    AwaitedInside,
+    AwaitedInside {
+        /// The use of its `Tx` after which it did.
+        after: Option<&'static Location<'static>>,
+    },
     /// It kept the transaction from coming back.
     #[error("the handler did not give its transaction back; do not move a `Tx` to another task")]
     NotReturned,
@@ -150,4 +167,16 @@ pub enum Misuse {
         "the handler ended its transaction itself, so its writes are apart from its answer; leave that to the layer"
     )]
     Ended,
+    /// On SQLite: it held the one writer of the file for longer than the store allows.
+    #[error(
+        "the closure held the one writer of the file for too long, and what it wrote was taken back; write less in one \
+         transaction, do what is not SQL before its first use, or raise `sqlite::Options::with_closure_time_max`"
+    )]
+    TooLong,
+    /// On SQLite: it changed how its connection works, which others use after it.
+    #[error(
+        "the closure changed how its connection works (its configuration, limits or hooks), which everyone shares; that \
+         and what it wrote was taken back; leave the connection as it is, and use a connection of your own for such work"
+    )]
+    Reconfigured,
 }

@@ -424,7 +424,7 @@ where
                 Driven::Done(Ok(Answer::Refused(Refused::Mismatch)))
             }
             Ok(At { value: Transacted::Misused(misuse), .. }) => {
-                tracing::error!(%misuse, "nothing was committed");
+                tracing::error!(operation = request.scope.operation(), %misuse, "nothing was committed");
                 Driven::Done(Err(misuse.into()))
             }
             Err(error) => Driven::Done(Err(error.into())),

@@ -2,17 +2,17 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::Poll;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::db::Db;
-use super::error::{BatchFailed, Fault, transaction_ended};
-use super::job::Job;
+use super::error::{BatchFailed, Fault, constraint_owed, transaction_ended};
+use super::guard::Returned;
+use super::job::{Job, Stop};
 use super::loan::Lender;
+use super::poll;
 use crate::failpoint::{self, Point};
 use crate::machine::{self, Claim, Claimed, Completion};
 use crate::store::{At, Error};
@@ -49,6 +49,24 @@ pub(super) enum Failure {
     Panic(Box<dyn Any + Send>),
 }
 
+/// Why an attempt alone has come to nothing.
+pub(super) enum Undone {
+    Failure(Failure),
+    Misuse(Misuse),
+}
+
+impl From<Error> for Undone {
+    fn from(error: Error) -> Self {
+        Self::Failure(Failure::Store(error))
+    }
+}
+
+impl From<Misuse> for Undone {
+    fn from(misuse: Misuse) -> Self {
+        Self::Misuse(misuse)
+    }
+}
+
 impl Job for Attempt {
     fn is_abandoned(&self) -> bool {
         self.reply.is_closed()
@@ -58,13 +76,19 @@ impl Job for Attempt {
         self.runtime.as_ref()
     }
 
-    fn run(&mut self, db: &mut Db) -> rusqlite::Result<()> {
-        self.result = Some(match self.attempt(db) {
-            Ok(result) => result.map_err(Failure::Panic),
-            Err(Fault::Job(error)) => Err(Failure::Store(error)),
-            Err(Fault::Batch(error)) => return Err(error),
+    fn run(&mut self, db: &mut Db) -> Result<(), Stop> {
+        let (result, stop) = match self.attempt(db) {
+            Ok(transacted) => (Ok(transacted), Ok(())),
+            Err(Fault::Job(undone)) => (Err(undone), Ok(())),
+            Err(Fault::Ended(undone)) => (Err(undone), Err(Stop::Ended)),
+            Err(Fault::Batch(error)) => return Err(Stop::Failed(error)),
+        };
+        self.result = Some(match result {
+            Ok(transacted) => Ok(transacted),
+            Err(Undone::Misuse(misuse)) => Ok(At { value: Transacted::Misused(misuse), now: db.now() }),
+            Err(Undone::Failure(failure)) => Err(failure),
         });
-        Ok(())
+        stop
     }
 
     fn reply(self: Box<Self>, failed: Option<&BatchFailed>) {
@@ -86,7 +110,7 @@ impl Job for Attempt {
     }
 }
 
-type Attempted = Result<Result<At<Transacted>, Box<dyn Any + Send>>, Fault>;
+type Attempted = Result<At<Transacted>, Fault<Undone>>;
 
 impl Attempt {
     fn attempt(&mut self, db: &mut Db) -> Attempted {
@@ -95,54 +119,50 @@ impl Attempt {
         let (rowid, previous) = found.map(|found| (found.rowid, found.record)).unzip();
         let record = match machine::claim(previous, &self.claim, now) {
             Claimed::Won(record) => record,
-            Claimed::Held(record) => return Ok(Ok(At { value: Transacted::Held(record), now })),
+            Claimed::Held(record) => return Ok(At { value: Transacted::Held(record), now }),
         };
         failpoint::hit(Point::AfterClaim);
         match self.verdict.take() {
-            Some(verdict) => self.finish(db, Writes::None, rowid, &record, verdict, now).map(Ok),
-            None => self.work_on(db, rowid, &record, now),
+            Some(verdict) => self.finish(db, Writes::None, rowid, &record, verdict, now),
+            None => self.work_on(db, rowid, &record),
         }
     }
 
     /// Lends the handler the connection, and carries out its verdict.
-    fn work_on(&mut self, db: &mut Db, rowid: Option<i64>, record: &Record, now: Timestamp) -> Attempted {
-        db.savepoint().map_err(Fault::Batch)?;
+    fn work_on(&mut self, db: &mut Db, rowid: Option<i64>, record: &Record) -> Attempted {
+        db.savepoint().map_err(Fault::<Undone>::Batch)?;
         let Some(work) = &mut self.work else { unreachable!("an attempt has a handler or its verdict") };
         let runtime = self.runtime.as_ref();
-        let polled = db.lend_to(&self.lender, || {
-            let _entered = runtime.map(Handle::enter);
-            poll_here(work)
-        });
-        if !db.in_transaction() {
-            // SQLite has ended it, after an error that the handler was told of.
-            return Err(Fault::Batch(transaction_ended()));
-        }
-        match polled {
-            Ok(Poll::Ready(verdict)) => {
+        let (polled, returned) = db.lend_to(&self.lender, || poll::poll_here(work, runtime));
+        let undone: Undone = match (polled, returned) {
+            (Err(panic), _) => Undone::Failure(Failure::Panic(panic)),
+            (_, Returned::Late) => Misuse::TooLong.into(),
+            (_, Returned::Changed) => Misuse::Reconfigured.into(),
+            // SQLite has ended the transaction, after an error that the handler was told of.
+            _ if !db.in_transaction() => Error::from(transaction_ended()).into(),
+            (Ok(Poll::Pending), _) => Misuse::AwaitedInside { after: self.lender.latest() }.into(),
+            (Ok(Poll::Ready(verdict)), Returned::Fine) => {
                 failpoint::hit(Point::AfterHandlerWrite);
                 let now = db.now();
-                self.finish(db, Writes::Unit, rowid, record, verdict, now).map(Ok)
+                return self.finish(db, Writes::Unit, rowid, record, verdict, now);
             }
-            Ok(Poll::Pending) => {
-                db.abandon().map_err(Fault::Batch)?;
-                Ok(Ok(At { value: Transacted::Misused(Misuse::AwaitedInside), now }))
-            }
-            Err(panic) => {
-                db.abandon().map_err(Fault::Batch)?;
-                Ok(Err(panic))
-            }
+        };
+        if !db.in_transaction() {
+            return Err(Fault::Ended(undone));
         }
+        db.abandon().map_err(Fault::<Undone>::Batch)?;
+        Err(Fault::Job(undone))
     }
 
     fn finish(
         &mut self,
-        db: &Db,
+        db: &mut Db,
         writes: Writes,
         rowid: Option<i64>,
         record: &Record,
         verdict: Verdict,
         now: Timestamp,
-    ) -> Result<At<Transacted>, Fault> {
+    ) -> Attempted {
         let (outcome, keep) = match verdict {
             Verdict::Keep(outcome) => (outcome, true),
             Verdict::KeepUndone(outcome) => (outcome, false),
@@ -153,20 +173,23 @@ impl Attempt {
         };
         if !self.has_returned() {
             writes.abandon(db)?;
-            return Ok(At { value: Transacted::Misused(Misuse::NotReturned), now });
+            return Err(Fault::Job(Misuse::NotReturned.into()));
         }
         // The record is written outside the unit: SQLite remembers, for each unit anew, the pages as they were before.
-        if keep {
-            writes.release(db)?;
-        } else {
+        if !keep {
             writes.abandon(db)?;
+        } else if writes.owe(db)? {
+            writes.abandon(db)?;
+            return Err(Fault::Job(Error::from(constraint_owed()).into()));
+        } else {
+            writes.release(db)?;
         }
         let lease = Lease { id: self.id, epoch: record.epoch, owner: record.owner };
         let completion = Completion::new(outcome, &self.policy);
         let record = machine::complete(record, &lease, &completion, now)
             .unwrap_or_else(|| unreachable!("the claim was won in this transaction"));
         match writes {
-            Writes::Unit if keep => db.write(self.id, rowid, &record).map_err(Fault::Batch)?,
+            Writes::Unit if keep => db.write(self.id, rowid, &record).map_err(Fault::<Undone>::Batch)?,
             Writes::None | Writes::Unit => db.put(self.id, rowid, &record)?,
         }
         failpoint::hit(Point::BeforeCommit);
@@ -192,50 +215,26 @@ enum Writes {
 }
 
 impl Writes {
-    fn release(self, db: &Db) -> Result<(), Fault> {
+    /// Whether they owe a deferred foreign key.
+    fn owe(self, db: &mut Db) -> Result<bool, Fault<Undone>> {
+        match self {
+            Self::None => Ok(false),
+            Self::Unit => db.owes().map_err(Fault::<Undone>::Batch),
+        }
+    }
+
+    fn release(self, db: &Db) -> Result<(), Fault<Undone>> {
         self.on(|| db.release())
     }
 
-    fn abandon(self, db: &Db) -> Result<(), Fault> {
+    fn abandon(self, db: &Db) -> Result<(), Fault<Undone>> {
         self.on(|| db.abandon())
     }
 
-    fn on(self, unit: impl FnOnce() -> rusqlite::Result<()>) -> Result<(), Fault> {
+    fn on(self, unit: impl FnOnce() -> rusqlite::Result<()>) -> Result<(), Fault<Undone>> {
         match self {
             Self::None => Ok(()),
-            Self::Unit => unit().map_err(Fault::Batch),
+            Self::Unit => unit().map_err(Fault::<Undone>::Batch),
         }
-    }
-}
-
-/// How often a handler that woke itself while it was polled is polled again.
-const REPOLLS_MAX: usize = 32;
-
-/// Polls the handler on this thread, for as long as it is ready to go on.
-fn poll_here(work: &mut Work) -> Poll<Verdict> {
-    let woken = Arc::new(Woken::default());
-    let waker = Waker::from(woken.clone());
-    let mut cx = Context::from_waker(&waker);
-    for _ in 0..REPOLLS_MAX {
-        woken.0.store(false, Ordering::Release);
-        match work.as_mut().poll(&mut cx) {
-            Poll::Pending if woken.0.load(Ordering::Acquire) => {}
-            polled => return polled,
-        }
-    }
-    Poll::Pending
-}
-
-/// A waker that only remembers.
-#[derive(Default)]
-struct Woken(AtomicBool);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.store(true, Ordering::Release);
     }
 }

@@ -55,10 +55,7 @@ impl Checkpoints {
     /// Watches the log of the writer's connection, and starts the thread, which works on `conn`.
     pub(super) fn start(writer: &Connection, conn: Connection, pages_max: u32) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        writer.wal_hook(Some(|_: &Wal, pages| {
-            LOGGED.set(u32::try_from(pages).unwrap_or(0));
-            Ok(())
-        }));
+        watch(writer);
         let (wake, woken) = mpsc::sync_channel(1);
         let bulk = shared.clone();
         let thread = thread::Builder::new().name("keylatch-log".into()).spawn(move || bulk.serve(&conn, &woken))?;
@@ -108,6 +105,14 @@ impl Shared {
             self.stage.store(REST, Ordering::Release);
         }
     }
+}
+
+/// Has the pages of the log counted after each commit on `writer`.
+pub(super) fn watch(writer: &Connection) {
+    writer.wal_hook(Some(|_: &Wal, pages| {
+        LOGGED.set(u32::try_from(pages).unwrap_or(0));
+        Ok(())
+    }));
 }
 
 /// Writes back what can be written back without waiting for anyone, and says up to which page of the log.

@@ -5,8 +5,9 @@ use std::thread;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _};
 
+use super::deferred::Deferred;
 use super::error::Fault;
-use super::guard::Guard;
+use super::guard::{Guard, Returned};
 use super::loan::Lender;
 use super::rows::{self, Damaged, Found};
 use crate::machine::Claim;
@@ -19,12 +20,14 @@ pub(super) struct Db {
     /// Absent only while it is lent.
     conn: Option<Connection>,
     guard: Guard,
+    /// Of a connection that writes.
+    deferred: Option<Deferred>,
     clock: Clock,
 }
 
 impl Db {
-    pub(super) fn new(conn: Connection, guard: Guard, clock: Clock) -> Self {
-        Self { conn: Some(conn), guard, clock }
+    pub(super) fn new(conn: Connection, guard: Guard, deferred: Option<Deferred>, clock: Clock) -> Self {
+        Self { conn: Some(conn), guard, deferred, clock }
     }
 
     pub(super) fn conn(&self) -> &Connection {
@@ -120,26 +123,46 @@ impl Db {
         self.conn().prepare_cached(sql)?.execute([]).map(drop)
     }
 
+    /// Notes at the start of a transaction what is in the schema.
+    pub(super) fn look_at_schema(&mut self) -> rusqlite::Result<()> {
+        match (&mut self.deferred, &self.conn) {
+            (Some(deferred), Some(conn)) => deferred.look(conn),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether what was written since the last unit owes a deferred foreign key, which the commit would refuse to all.
+    pub(super) fn owes(&mut self) -> rusqlite::Result<bool> {
+        let changed = self.guard.took_schema_change();
+        match (&mut self.deferred, &self.conn) {
+            (Some(deferred), Some(conn)) => deferred.owes(conn, changed),
+            _ => Ok(false),
+        }
+    }
+
+    /// The error of a closure, with what there is to say about it.
+    pub(super) fn explain(&self, error: rusqlite::Error) -> rusqlite::Error {
+        self.guard.explain(error)
+    }
+
     // ---- Lending ---------------------------------------------------------------------------------------
 
     /// Runs a closure of the user's on the connection. A panic in it comes back as a value.
-    pub(super) fn lend<T>(&self, closure: impl FnOnce(&Connection) -> T) -> thread::Result<T> {
-        self.guard.set_lent(true);
+    pub(super) fn lend<T>(&self, closure: impl FnOnce(&Connection) -> T) -> (thread::Result<T>, Returned) {
+        self.guard.lend();
         let result = catch_unwind(AssertUnwindSafe(|| closure(self.conn())));
-        self.guard.set_lent(false);
-        result
+        (result, self.guard.take_back(self.conn()))
     }
 
     /// Lends the connection to a handler while its `work` runs on this thread. A panic in it comes back as a value.
-    pub(super) fn lend_to<T>(&mut self, lender: &Lender, work: impl FnOnce() -> T) -> thread::Result<T> {
+    pub(super) fn lend_to<T>(&mut self, lender: &Lender, work: impl FnOnce() -> T) -> (thread::Result<T>, Returned) {
         let conn = self.conn.take().expect("a connection is lent to one at a time");
-        self.guard.set_lent(true);
+        self.guard.lend();
         let result = catch_unwind(AssertUnwindSafe(|| {
-            lender.lend(conn);
+            lender.lend(conn, self.guard.clone());
             work()
         }));
-        self.conn = Some(lender.take_back());
-        self.guard.set_lent(false);
-        result
+        let conn = self.conn.insert(lender.take_back());
+        (result, self.guard.take_back(conn))
     }
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use rusqlite::ffi::{self, ErrorCode};
 
+use super::attempt::Undone;
 use crate::store::{Error, ErrorKind};
+use crate::tx::Misuse;
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -67,12 +69,32 @@ pub enum TxError {
     ///
     /// A statement that fails undoes itself and nothing else, as always in SQLite. One that begins or ends a
     /// transaction, attaches a database, sets a pragma or writes to Keylatch's own tables is refused with
-    /// [`AuthorizationForStatementDenied`](ErrorCode::AuthorizationForStatementDenied).
+    /// [`AuthorizationForStatementDenied`](ErrorCode::AuthorizationForStatementDenied), and a message that says why.
     #[error("{0}")]
     Sql(#[from] rusqlite::Error),
     /// The transaction is over: its handler has ended, or awaited something else inside it, or the store is closed.
     #[error("the transaction is over; use a `Tx` only in the handler that was given it")]
     Over,
+    /// It held the one writer of the file for longer than
+    /// [`Options::with_closure_time_max`](super::Options::with_closure_time_max) allows, and nothing of it stays.
+    #[error("{}", Misuse::TooLong)]
+    TooLong,
+    /// It changed how its connection works, by other ways than statements, and nothing of it stays.
+    #[error("{}", Misuse::Reconfigured)]
+    Reconfigured,
+}
+
+/// So that closures with errors of their own need to know SQLite's only.
+impl From<TxError> for rusqlite::Error {
+    fn from(error: TxError) -> Self {
+        let code = match error {
+            TxError::Sql(error) => return error,
+            TxError::Over => ffi::SQLITE_ABORT,
+            TxError::TooLong => ffi::SQLITE_INTERRUPT,
+            TxError::Reconfigured => ffi::SQLITE_AUTH,
+        };
+        Self::SqliteFailure(ffi::Error::new(code), Some(error.to_string()))
+    }
 }
 
 /// What goes wrong in one job of a batch.
@@ -80,8 +102,20 @@ pub enum TxError {
 pub(super) enum Fault<E = Error> {
     /// This job failed alone: it wrote nothing, and the batch goes on.
     Job(E),
+    /// This job failed, and took the transaction with it that it shared with those before it.
+    Ended(E),
     /// SQLite cannot go on with the batch.
     Batch(rusqlite::Error),
+}
+
+impl From<Fault> for Fault<Undone> {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Job(error) => Self::Job(error.into()),
+            Fault::Ended(error) => Self::Ended(error.into()),
+            Fault::Batch(error) => Self::Batch(error),
+        }
+    }
 }
 
 impl Fault {
@@ -130,6 +164,12 @@ impl BatchFailed {
         Self::plain(ErrorKind::Unavailable, "the store's thread panicked; its log says where")
     }
 
+    /// By another job, which ended the transaction.
+    pub(super) fn by_another() -> Self {
+        let message = "a statement of another closure has ended the transaction that they shared";
+        Self::of(ErrorKind::Unavailable, aborted(message))
+    }
+
     /// There is no thread any more that could do it.
     pub(super) fn ended() -> Self {
         Self::plain(ErrorKind::Unavailable, "the store's thread has ended")
@@ -140,11 +180,11 @@ impl BatchFailed {
         Self::plain(ErrorKind::NotKnown, "the store's thread has ended without a reply")
     }
 
-    /// Whether one job may have failed all: by a constraint that is checked at the commit, by a statement that ends the
-    /// transaction, or by a record that cannot be written.
+    /// Whether one job may have failed all: by a constraint that is checked at the commit, or by a record that cannot be
+    /// written.
     pub(super) fn is_of_one(&self) -> bool {
-        use ErrorCode::{ConstraintViolation, DatabaseCorrupt, OperationAborted, TooBig};
-        matches!(self.code.code, ConstraintViolation | DatabaseCorrupt | OperationAborted | TooBig)
+        use ErrorCode::{ConstraintViolation, DatabaseCorrupt, TooBig};
+        matches!(self.code.code, ConstraintViolation | DatabaseCorrupt | TooBig)
     }
 
     /// The same, of the only job in the batch: what breaks a constraint or a limit once does so again.
@@ -209,10 +249,20 @@ impl From<BatchFailed> for TxError {
     }
 }
 
-/// What a batch is told when SQLite has ended its transaction in the user's hands.
-pub(super) fn transaction_ended() -> rusqlite::Error {
-    let message = "a statement that failed in a closure has ended the transaction";
-    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK), Some(message.into()))
+/// What a job is told when SQLite has ended the transaction in its closure's hands.
+pub(super) fn transaction_ended() -> BatchFailed {
+    let message = "a statement that failed in the closure has ended the transaction";
+    BatchFailed::of(ErrorKind::Unavailable, aborted(message))
+}
+
+/// What a job is told whose writes owe a deferred foreign key.
+pub(super) fn constraint_owed() -> BatchFailed {
+    let code = ffi::Error::new(ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
+    BatchFailed { kind: ErrorKind::Refused, code, message: Some("FOREIGN KEY constraint failed".to_owned()) }
+}
+
+fn aborted(message: &str) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK), Some(message.to_owned()))
 }
 
 fn code(error: &rusqlite::Error) -> Option<ErrorCode> {

@@ -1,65 +1,275 @@
-//! What a closure of the user's may not do on a connection of ours.
+//! What a closure of the user's may not do on a connection of ours, and how a connection comes back from one.
 
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
-use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use parking_lot::Mutex;
+use rusqlite::config::DbConfig;
+use rusqlite::hooks::{Action, AuthAction, AuthContext, Authorization};
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, ErrorCode};
 
-/// Whether a connection is in the user's hands.
+use super::checkpoint;
+
+/// The guard of one connection.
 ///
-/// While it is, SQLite refuses to prepare a statement that would end the batch's transaction, change how the
-/// connection works, or write to Keylatch's own tables. And it commits nothing: after an error that has ended the
-/// transaction, the next statement would otherwise be one of its own.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Guard(Arc<AtomicBool>);
+/// While the connection is lent to a closure, SQLite refuses to prepare a statement that would end the batch's
+/// transaction, change how the connection works, or write to Keylatch's own tables. It commits nothing: after an error
+/// that has ended the transaction, the next statement would otherwise be one of its own. And it interrupts a statement
+/// that runs past the closure's time.
+///
+/// What can be changed by other ways than statements is put back when the closure has ended.
+#[derive(Debug, Clone)]
+pub(super) struct Guard(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    is_lent: AtomicBool,
+    /// When the closure's time is over, in milliseconds since `opened`.
+    until_ms: AtomicU64,
+    opened: Instant,
+    /// Whether the closure has replaced one of the guard's own hooks.
+    is_off: AtomicBool,
+    /// Whether the closure has prepared a statement that changes the schema.
+    changes_schema: AtomicBool,
+    /// Why the closure's latest statement was refused, if one was.
+    refused: Mutex<Option<Refused>>,
+    time_max: Option<Duration>,
+    is_writer: bool,
+    busy_timeout: Duration,
+    configs: Vec<(DbConfig, bool)>,
+    limits: Vec<(Limit, i32)>,
+}
+
+/// How often a statement that runs is asked whether its time is over: a fraction of a millisecond in steps of SQLite's
+/// virtual machine.
+const STEPS_BETWEEN_LOOKS: i32 = 10_000;
+
+/// Prepared statements that each connection keeps: ours are fewer than 30, the rest is for the user's.
+pub(super) const STATEMENTS_MAX: usize = 128;
 
 impl Guard {
-    /// Puts the guard on `conn`. It comes off only with the connection.
-    pub(super) fn protect(&self, conn: &mut Connection) -> rusqlite::Result<()> {
-        let lent = self.0.clone();
-        conn.commit_hook(Some(move || lent.load(Ordering::Relaxed)))?;
-        let lent = self.0.clone();
-        conn.authorizer(Some(move |context: AuthContext<'_>| {
-            // A thread that has the connection got it through a lock after this was set.
-            if lent.load(Ordering::Relaxed) && !allowed(context.action) {
-                return Authorization::Deny;
-            }
-            Authorization::Allow
-        }))
+    /// Puts a guard on `conn`, which is set up. A closure may use it for `time_max`.
+    pub(super) fn protect(
+        conn: &Connection,
+        busy_timeout: Duration,
+        time_max: Option<Duration>,
+        is_writer: bool,
+    ) -> rusqlite::Result<Self> {
+        let configs = CONFIGS.iter().filter_map(|config| Some((*config, conn.db_config(*config).ok()?))).collect();
+        let limits = LIMITS.iter().filter_map(|limit| Some((*limit, conn.limit(*limit).ok()?))).collect();
+        let guard = Self(Arc::new(Shared {
+            is_lent: AtomicBool::new(false),
+            until_ms: AtomicU64::new(u64::MAX),
+            opened: Instant::now(),
+            is_off: AtomicBool::new(false),
+            changes_schema: AtomicBool::new(false),
+            refused: Mutex::new(None),
+            time_max,
+            is_writer,
+            busy_timeout,
+            configs,
+            limits,
+        }));
+        guard.hook(conn)?;
+        Ok(guard)
     }
 
-    /// From now on the connection is the user's, or ours again.
-    pub(super) fn set_lent(&self, lent: bool) {
-        self.0.store(lent, Ordering::Relaxed);
+    fn hook(&self, conn: &Connection) -> rusqlite::Result<()> {
+        let hook = Hook(self.0.clone());
+        conn.commit_hook(Some(move || hook.shared().is_lent.load(Ordering::Relaxed)))?;
+        let hook = Hook(self.0.clone());
+        conn.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || hook.shared().is_over()))?;
+        let hook = Hook(self.0.clone());
+        conn.authorizer(Some(move |context: AuthContext<'_>| hook.shared().authorize(context.action)))?;
+        self.0.is_off.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// From now on the connection is a closure's.
+    pub(super) fn lend(&self) {
+        *self.0.refused.lock() = None;
+        let until = self.0.time_max.map_or(u64::MAX, |time| millis(self.0.opened.elapsed() + time));
+        self.0.until_ms.store(until, Ordering::Relaxed);
+        self.0.is_lent.store(true, Ordering::Relaxed);
+    }
+
+    /// The connection is ours again. Puts back what the closure has changed about it, and says what to make of it.
+    pub(super) fn take_back(&self, conn: &Connection) -> Returned {
+        let is_late = self.0.is_over();
+        self.0.is_lent.store(false, Ordering::Relaxed);
+        if self.restore(conn).unwrap_or(true) {
+            Returned::Changed
+        } else if is_late {
+            Returned::Late
+        } else {
+            Returned::Fine
+        }
+    }
+
+    /// Whether the closure's time is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.0.is_over()
+    }
+
+    /// The error of a closure, with the rule that its statement broke, if it did.
+    pub(super) fn explain(&self, error: rusqlite::Error) -> rusqlite::Error {
+        use rusqlite::Error as E;
+        let Some(refused) = self.0.refused.lock().take() else { return error };
+        match error {
+            E::SqlInputError { error, sql, offset, .. } if error.code == DENIED => {
+                E::SqlInputError { error, msg: refused.to_string(), sql, offset }
+            }
+            E::SqliteFailure(error, _) if error.code == DENIED => E::SqliteFailure(error, Some(refused.to_string())),
+            error => error,
+        }
+    }
+
+    /// Whether a closure may have changed the schema since this was last asked.
+    pub(super) fn took_schema_change(&self) -> bool {
+        self.0.changes_schema.swap(false, Ordering::Relaxed)
+    }
+
+    /// Puts back what is the same for all who use the connection. Says whether it was changed in a way that may have
+    /// changed what the closure's own statements did.
+    fn restore(&self, conn: &Connection) -> rusqlite::Result<bool> {
+        let mut changed = false;
+        for (config, value) in &self.0.configs {
+            if conn.db_config(*config)? != *value {
+                conn.set_db_config(*config, *value)?;
+                changed = true;
+            }
+        }
+        for (limit, value) in &self.0.limits {
+            if conn.limit(*limit)? != *value {
+                conn.set_limit(*limit, *value)?;
+                changed = true;
+            }
+        }
+        if self.0.is_off.load(Ordering::Relaxed) {
+            self.hook(conn)?;
+            changed = true;
+        }
+        // What these would see later is other people's.
+        conn.update_hook(None::<fn(Action, &str, &str, i64)>)?;
+        conn.rollback_hook(None::<fn()>)?;
+        conn.busy_timeout(self.0.busy_timeout)?;
+        conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        if self.0.is_writer {
+            checkpoint::watch(conn);
+        }
+        Ok(changed)
     }
 }
 
-fn allowed(action: AuthAction<'_>) -> bool {
-    use AuthAction as A;
-    match action {
-        A::Transaction { .. } | A::Savepoint { .. } | A::Attach { .. } | A::Detach { .. } => false,
-        A::Pragma { pragma_name, .. } => PRAGMAS.iter().any(|name| name.eq_ignore_ascii_case(pragma_name)),
-        A::Insert { table_name }
-        | A::Update { table_name, .. }
-        | A::Delete { table_name }
-        | A::CreateTable { table_name }
-        | A::CreateTempTable { table_name }
-        | A::CreateVtable { table_name, .. }
-        | A::CreateIndex { table_name, .. }
-        | A::CreateTempIndex { table_name, .. }
-        | A::CreateTrigger { table_name, .. }
-        | A::CreateTempTrigger { table_name, .. }
-        | A::AlterTable { table_name, .. }
-        | A::DropTable { table_name }
-        | A::DropTempTable { table_name }
-        | A::DropVtable { table_name, .. }
-        | A::DropIndex { table_name, .. }
-        | A::DropTrigger { table_name, .. } => !is_ours(table_name),
-        A::CreateView { view_name } | A::CreateTempView { view_name } => !is_ours(view_name),
-        A::Unknown { .. } => false,
-        _ => true,
+/// How a connection came back from a closure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Returned {
+    Fine,
+    /// Later than it may.
+    Late,
+    /// Not as it was lent: what the closure wrote is not to be relied on.
+    Changed,
+}
+
+/// The guard's end of a hook. SQLite keeps one of each kind, and lets go of it if a closure sets its own.
+struct Hook(Arc<Shared>);
+
+impl Hook {
+    /// So that a closure captures the hook itself, and drops it.
+    fn shared(&self) -> &Shared {
+        &self.0
     }
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        self.0.is_off.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    // A thread that has the connection got it through a lock after these were set.
+
+    fn is_over(&self) -> bool {
+        self.is_lent.load(Ordering::Relaxed) && millis(self.opened.elapsed()) >= self.until_ms.load(Ordering::Relaxed)
+    }
+
+    fn authorize(&self, action: AuthAction<'_>) -> Authorization {
+        if !self.is_lent.load(Ordering::Relaxed) {
+            return Authorization::Allow;
+        }
+        if changes_schema(&action) {
+            self.changes_schema.store(true, Ordering::Relaxed);
+        }
+        let Some(refused) = refused(action) else { return Authorization::Allow };
+        tracing::warn!("a statement of a closure was {refused}");
+        *self.refused.lock() = Some(refused);
+        Authorization::Deny
+    }
+}
+
+const DENIED: ErrorCode = ErrorCode::AuthorizationForStatementDenied;
+
+/// The rule that a statement breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("refused: {rule}. A migration that needs this runs on a connection of its own, before the store is opened")]
+struct Refused {
+    rule: Cow<'static, str>,
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Why a closure may not do that; `None` if it may.
+fn refused(action: AuthAction<'_>) -> Option<Refused> {
+    use AuthAction as A;
+    let rule: Cow<'static, str> = match action {
+        A::Transaction { .. } => {
+            "the transaction of a closure is begun and ended for it; see `sqlite::savepoint` for a part that may fail"
+                .into()
+        }
+        A::Attach { .. } | A::Detach { .. } => "a closure works on the one file of its store".into(),
+        A::Pragma { pragma_name, .. } if PRAGMAS.iter().all(|name| !name.eq_ignore_ascii_case(pragma_name)) => {
+            format!("PRAGMA {pragma_name} is for the whole connection, which others use as well").into()
+        }
+        A::Unknown { .. } => "this version does not know what the statement does".into(),
+        // Savepoints that are still open when the closure ends, end with its unit.
+        A::Savepoint { savepoint_name: name, .. }
+        | A::Insert { table_name: name }
+        | A::Update { table_name: name, .. }
+        | A::Delete { table_name: name }
+        | A::CreateTable { table_name: name }
+        | A::CreateTempTable { table_name: name }
+        | A::CreateVtable { table_name: name, .. }
+        | A::CreateIndex { table_name: name, .. }
+        | A::CreateTempIndex { table_name: name, .. }
+        | A::CreateTrigger { table_name: name, .. }
+        | A::CreateTempTrigger { table_name: name, .. }
+        | A::AlterTable { table_name: name, .. }
+        | A::DropTable { table_name: name }
+        | A::DropTempTable { table_name: name }
+        | A::DropVtable { table_name: name, .. }
+        | A::DropIndex { table_name: name, .. }
+        | A::DropTrigger { table_name: name, .. }
+        | A::CreateView { view_name: name }
+        | A::CreateTempView { view_name: name }
+            if is_ours(name) =>
+        {
+            "what begins with `keylatch_` is Keylatch's own, to be read and not to be written".into()
+        }
+        _ => return None,
+    };
+    Some(Refused { rule })
+}
+
+/// Whether a table may have other constraints afterwards.
+fn changes_schema(action: &AuthAction<'_>) -> bool {
+    use AuthAction as A;
+    matches!(action, A::CreateTable { .. } | A::CreateTempTable { .. } | A::CreateVtable { .. } | A::AlterTable { .. })
 }
 
 /// Pragmas that tell about the file, or set what is the user's own in it.
@@ -85,7 +295,46 @@ const PRAGMAS: [&str; 19] = [
     "user_version",
 ];
 
-fn is_ours(table: &str) -> bool {
+/// What can be set about a connection without a statement.
+const CONFIGS: [DbConfig; 20] = [
+    DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY,
+    DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER,
+    DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER,
+    DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
+    DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG,
+    DbConfig::SQLITE_DBCONFIG_TRIGGER_EQP,
+    DbConfig::SQLITE_DBCONFIG_RESET_DATABASE,
+    DbConfig::SQLITE_DBCONFIG_DEFENSIVE,
+    DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA,
+    DbConfig::SQLITE_DBCONFIG_LEGACY_ALTER_TABLE,
+    DbConfig::SQLITE_DBCONFIG_DQS_DML,
+    DbConfig::SQLITE_DBCONFIG_DQS_DDL,
+    DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW,
+    DbConfig::SQLITE_DBCONFIG_LEGACY_FILE_FORMAT,
+    DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA,
+    DbConfig::SQLITE_DBCONFIG_STMT_SCANSTATUS,
+    DbConfig::SQLITE_DBCONFIG_REVERSE_SCANORDER,
+    DbConfig::SQLITE_DBCONFIG_ENABLE_ATTACH_CREATE,
+    DbConfig::SQLITE_DBCONFIG_ENABLE_ATTACH_WRITE,
+    DbConfig::SQLITE_DBCONFIG_ENABLE_COMMENTS,
+];
+
+const LIMITS: [Limit; 12] = [
+    Limit::SQLITE_LIMIT_LENGTH,
+    Limit::SQLITE_LIMIT_SQL_LENGTH,
+    Limit::SQLITE_LIMIT_COLUMN,
+    Limit::SQLITE_LIMIT_EXPR_DEPTH,
+    Limit::SQLITE_LIMIT_COMPOUND_SELECT,
+    Limit::SQLITE_LIMIT_VDBE_OP,
+    Limit::SQLITE_LIMIT_FUNCTION_ARG,
+    Limit::SQLITE_LIMIT_ATTACHED,
+    Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH,
+    Limit::SQLITE_LIMIT_VARIABLE_NUMBER,
+    Limit::SQLITE_LIMIT_TRIGGER_DEPTH,
+    Limit::SQLITE_LIMIT_WORKER_THREADS,
+];
+
+fn is_ours(name: &str) -> bool {
     const PREFIX: &str = "keylatch_";
-    table.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+    name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }

@@ -21,10 +21,19 @@ pub(super) trait Job: Send {
     /// # Errors
     ///
     /// If the batch cannot go on. A failure of this job alone is a reply.
-    fn run(&mut self, db: &mut Db) -> rusqlite::Result<()>;
+    fn run(&mut self, db: &mut Db) -> Result<(), Stop>;
 
     /// Tells its caller what came of it: what `run` found, or why the batch was not committed.
     fn reply(self: Box<Self>, failed: Option<&BatchFailed>);
+}
+
+/// Why a batch cannot go on after a job.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The job has ended the transaction. It has its own reply; what those before it wrote is gone.
+    Ended,
+    /// SQLite failed.
+    Failed(rusqlite::Error),
 }
 
 /// A job that is a closure, with its result as the reply.
@@ -56,14 +65,16 @@ where
         self.runtime.as_ref()
     }
 
-    fn run(&mut self, db: &mut Db) -> rusqlite::Result<()> {
+    fn run(&mut self, db: &mut Db) -> Result<(), Stop> {
         let Some(work) = self.work.take() else { return Ok(()) };
-        self.result = Some(match work(db) {
-            Ok(value) => Ok(value),
-            Err(Fault::Job(error)) => Err(error),
-            Err(Fault::Batch(error)) => return Err(error),
-        });
-        Ok(())
+        let (result, stop) = match work(db) {
+            Ok(value) => (Ok(value), Ok(())),
+            Err(Fault::Job(error)) => (Err(error), Ok(())),
+            Err(Fault::Ended(error)) => (Err(error), Err(Stop::Ended)),
+            Err(Fault::Batch(error)) => return Err(Stop::Failed(error)),
+        };
+        self.result = Some(result);
+        stop
     }
 
     fn reply(self: Box<Self>, failed: Option<&BatchFailed>) {

@@ -9,6 +9,7 @@
 //! the connection for as long as it computes, and never while it waits.
 
 use std::mem;
+use std::panic::Location;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -16,6 +17,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use super::error::TxError;
+use super::guard::Guard;
 
 /// The cell, and the handler's end of it.
 #[derive(Debug, Default)]
@@ -30,6 +32,8 @@ struct State {
     waiter: Option<Waker>,
     /// Whether the handler's end is gone.
     returned: bool,
+    /// Where the closure that ran last was asked for.
+    latest: Option<&'static Location<'static>>,
 }
 
 #[derive(Debug, Default)]
@@ -37,29 +41,41 @@ enum Phase {
     #[default]
     Idle,
     Wanted,
-    Lent(Connection),
+    Lent(Connection, Guard),
     Over,
 }
 
 // ---- The handler's end ---------------------------------------------------------------------------------
 
 impl Loan {
-    /// Runs the closure, once the connection is here. `closure` is taken when it runs.
-    pub(super) fn poll_run<T, F>(&self, cx: &Context<'_>, closure: &mut Option<F>) -> Poll<Result<T, TxError>>
+    /// Runs the closure, once the connection is here. `closure` is taken when it runs; where it cannot run, or its
+    /// result does not count, `refused` makes the result. `place` is where it was asked for.
+    pub(super) fn poll_run<R, F>(
+        &self,
+        cx: &Context<'_>,
+        closure: &mut Option<F>,
+        refused: fn(TxError) -> R,
+        place: &'static Location<'static>,
+    ) -> Poll<R>
     where
-        F: FnOnce(&Connection) -> rusqlite::Result<T>,
+        F: FnOnce(&Connection, &Guard) -> R,
     {
         let mut state = self.0.lock();
         let state = &mut *state;
         match &state.phase {
+            Phase::Lent(_, guard) if guard.is_over() => Poll::Ready(refused(TxError::TooLong)),
             // An error has ended it.
-            Phase::Lent(conn) if conn.is_autocommit() => Poll::Ready(Err(TxError::Over)),
+            Phase::Lent(conn, _) if conn.is_autocommit() => Poll::Ready(refused(TxError::Over)),
             // Under the lock: the writer, which wants the connection back, waits for the closure.
-            Phase::Lent(conn) => match closure.take() {
-                Some(closure) => Poll::Ready(closure(conn).map_err(TxError::Sql)),
-                None => Poll::Ready(Err(TxError::Over)),
+            Phase::Lent(conn, guard) => match closure.take() {
+                Some(closure) => {
+                    state.latest = Some(place);
+                    let done = closure(conn, guard);
+                    Poll::Ready(if guard.is_over() { refused(TxError::TooLong) } else { done })
+                }
+                None => Poll::Ready(refused(TxError::Over)),
             },
-            Phase::Over => Poll::Ready(Err(TxError::Over)),
+            Phase::Over => Poll::Ready(refused(TxError::Over)),
             Phase::Idle | Phase::Wanted => {
                 state.phase = Phase::Wanted;
                 let driven = state.driver.as_ref().is_some_and(|driver| driver.will_wake(cx.waker()));
@@ -124,10 +140,15 @@ impl Lender {
         self.0.0.lock().returned
     }
 
+    /// Where the handler's closure that ran last stands in its source.
+    pub(super) fn latest(&self) -> Option<&'static Location<'static>> {
+        self.0.0.lock().latest
+    }
+
     /// Puts the connection in.
-    pub(super) fn lend(&self, conn: Connection) {
+    pub(super) fn lend(&self, conn: Connection, guard: Guard) {
         let mut state = self.0.0.lock();
-        state.phase = Phase::Lent(conn);
+        state.phase = Phase::Lent(conn, guard);
         let waiter = state.waiter.take();
         drop(state);
         waiter.into_iter().for_each(Waker::wake);
@@ -136,7 +157,7 @@ impl Lender {
     /// Takes the connection out, when the closure that uses it has ended. The transaction is over.
     pub(super) fn take_back(&self) -> Connection {
         match mem::replace(&mut self.0.0.lock().phase, Phase::Over) {
-            Phase::Lent(conn) => conn,
+            Phase::Lent(conn, _) => conn,
             _ => unreachable!("only the store's end takes the connection out"),
         }
     }

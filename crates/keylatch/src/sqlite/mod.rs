@@ -20,6 +20,7 @@
 mod attempt;
 mod checkpoint;
 mod db;
+mod deferred;
 mod error;
 mod fence;
 mod guard;
@@ -28,13 +29,15 @@ mod loan;
 mod open;
 mod ops;
 mod options;
+mod poll;
 mod replies;
 mod rows;
+mod savepoint;
 mod tx;
+mod unit;
 mod worker;
 
 use std::fmt;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -42,15 +45,17 @@ use std::thread;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use error::{Fault, transaction_ended};
 pub use error::{OpenError, TxError};
 pub use fence::{LeaseLost, assert_owner};
 pub use options::{
-    BATCH_JOBS_MAX, BUSY_TIMEOUT, CACHE_BYTES, CHECKPOINT_PAGES, Options, QUERY_THREADS, QUEUE_JOBS_MAX,
+    BATCH_JOBS_MAX, BUSY_TIMEOUT, CACHE_BYTES, CHECKPOINT_PAGES, CLOSURE_TIME_MAX, Options, QUERY_THREADS,
+    QUEUE_JOBS_MAX,
 };
 /// The version of rusqlite whose [`Connection`] closures get.
 pub use rusqlite;
+pub use savepoint::savepoint;
 pub use tx::{Loaned, Sqlite};
+use unit::Undone;
 use worker::Lane;
 
 /// A store in an SQLite file. A clone is the same store; when the last is dropped, what waits is done, and the
@@ -112,17 +117,8 @@ impl Store {
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let done = self.0.writer.call(move |db| {
-            db.savepoint().map_err(Fault::Batch)?;
-            let done = db.lend(closure);
-            if !db.in_transaction() {
-                return Err(Fault::Batch(transaction_ended()));
-            }
-            let ended = if matches!(done, Ok(Ok(_))) { db.release() } else { db.abandon() };
-            ended.map_err(Fault::Batch)?;
-            as_job(done)
-        });
-        Ok(done.await?.unwrap_or_else(|panic| resume_unwind(panic)))
+        let done = self.0.writer.call(move |db| unit::write(db, closure));
+        done.await.map_err(Undone::or_panic)
     }
 
     /// Runs a read-only query of the user's own, on a state of the file that does not change meanwhile.
@@ -142,17 +138,8 @@ impl Store {
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let done = self.0.querier.call(move |db| as_job(db.lend(closure)));
-        Ok(done.await?.unwrap_or_else(|panic| resume_unwind(panic)))
-    }
-}
-
-/// A closure's result as that of a job: its panic is a value, for its caller to go on with.
-fn as_job<T>(done: thread::Result<rusqlite::Result<T>>) -> Result<thread::Result<T>, Fault<TxError>> {
-    match done {
-        Ok(Ok(value)) => Ok(Ok(value)),
-        Ok(Err(error)) => Err(Fault::Job(TxError::Sql(error))),
-        Err(panic) => Ok(Err(panic)),
+        let done = self.0.querier.call(move |db| unit::read(db, closure));
+        done.await.map_err(Undone::or_panic)
     }
 }
 

@@ -11,8 +11,9 @@ use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, TransactionBehavior, p
 use super::Inner;
 use super::checkpoint::Checkpoints;
 use super::db::Db;
+use super::deferred::Deferred;
 use super::error::OpenError;
-use super::guard::Guard;
+use super::guard::{Guard, STATEMENTS_MAX};
 use super::options::Options;
 use super::worker::{Lane, Worker};
 use crate::planted::{self, Bug};
@@ -65,9 +66,10 @@ impl Opening<'_> {
         let (reader, thread) = self.start("keylatch-read", vec![self.reader(self.options.batch_jobs_max)?])?;
         outlasts.extend(thread);
         let writer = Worker {
-            db: self.guarded(writer)?,
+            db: self.guarded(writer, true)?,
             begin: include_str!("sql/begin_write.sql"),
             batch_jobs_max: self.options.batch_jobs_max,
+            batch_time_max: self.options.closure_time_max,
             checkpoints: Some(checkpoints),
             outlasts,
         };
@@ -79,9 +81,10 @@ impl Opening<'_> {
         let conn = self.connect(self.options.cache_bytes / 4)?;
         self.sql(conn.pragma_update(None, "query_only", true))?;
         Ok(Worker {
-            db: self.guarded(conn)?,
+            db: self.guarded(conn, false)?,
             begin: include_str!("sql/begin_read.sql"),
             batch_jobs_max,
+            batch_time_max: Duration::MAX,
             checkpoints: None,
             outlasts: Vec::new(),
         })
@@ -91,10 +94,11 @@ impl Opening<'_> {
         Lane::start(name, self.options.queue_jobs_max, workers).map_err(OpenError::Thread)
     }
 
-    fn guarded(&self, mut conn: Connection) -> Result<Db, OpenError> {
-        let guard = Guard::default();
-        self.sql(guard.protect(&mut conn))?;
-        Ok(Db::new(conn, guard, self.options.clock.clone()))
+    fn guarded(&self, conn: Connection, is_writer: bool) -> Result<Db, OpenError> {
+        let deferred = if is_writer { Some(self.sql(Deferred::new(&conn))?) } else { None };
+        let time_max = is_writer.then_some(self.options.closure_time_max);
+        let guard = self.sql(Guard::protect(&conn, self.options.busy_timeout, time_max, is_writer))?;
+        Ok(Db::new(conn, guard, deferred, self.options.clock.clone()))
     }
 
     /// A connection with what all of ours have in common.
@@ -188,9 +192,6 @@ const SCHEMAS: &[&[&str]] = &[&[
     include_str!("sql/create_record_due.sql"),
     include_str!("sql/create_record_running.sql"),
 ]];
-
-/// Prepared statements that each connection keeps: ours are fewer than 20, the rest is for the user's.
-const STATEMENTS_MAX: usize = 128;
 
 fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))

@@ -12,6 +12,7 @@ pub struct Options {
     pub(super) batch_jobs_max: usize,
     pub(super) query_threads: usize,
     pub(super) busy_timeout: Duration,
+    pub(super) closure_time_max: Duration,
     pub(super) cache_bytes: usize,
     pub(super) checkpoint_pages: u32,
     pub(super) file_pages_max: Option<u32>,
@@ -28,6 +29,9 @@ pub const QUERY_THREADS: usize = 2;
 /// The default of [`Options::with_busy_timeout`]: longer than a backup or another process's batch holds the write
 /// lock, and shorter than a client waits.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The default of [`Options::with_closure_time_max`]: far below the default lease ([`LEASE`](crate::LEASE)), so that runs
+/// on a lease are renewed in time, and below [`BUSY_TIMEOUT`], so that another process does not fail for it.
+pub const CLOSURE_TIME_MAX: Duration = Duration::from_secs(3);
 /// The default of [`Options::with_cache_bytes`]: room for the upper levels of the indexes, which every look-up reads,
 /// without being felt in a small process. More is not always faster: a commit that has split pages in an index looks
 /// through all pages that are in memory.
@@ -44,6 +48,7 @@ impl Default for Options {
             batch_jobs_max: BATCH_JOBS_MAX,
             query_threads: QUERY_THREADS,
             busy_timeout: BUSY_TIMEOUT,
+            closure_time_max: CLOSURE_TIME_MAX,
             cache_bytes: CACHE_BYTES,
             checkpoint_pages: CHECKPOINT_PAGES,
             file_pages_max: None,
@@ -83,6 +88,19 @@ impl Options {
     #[must_use]
     pub fn with_busy_timeout(self, timeout: Duration) -> Self {
         Self { busy_timeout: timeout.min(Duration::from_secs(3_600)), ..self }
+    }
+
+    /// How long one handler may hold the writer, from its first use of [`Tx`](crate::Tx) to its end, and how long one
+    /// closure of [`Store::execute`](super::Store::execute) may; [`CLOSURE_TIME_MAX`] by default. Everyone else waits
+    /// meanwhile. Keep it well below the shortest lease of those who use the file, and below the busy timeout of other
+    /// processes.
+    ///
+    /// A statement that runs at that moment is interrupted. A closure that blocks in Rust cannot be: it is told when it
+    /// ends. In both cases nothing of it stays. If the interrupted statement was one that writes, SQLite takes back the
+    /// whole transaction: those who had their turn before it in the same batch are told to try again.
+    #[must_use]
+    pub fn with_closure_time_max(self, time: Duration) -> Self {
+        Self { closure_time_max: time, ..self }
     }
 
     /// How many bytes of the file the writer keeps in memory; [`CACHE_BYTES`] by default. Each thread that reads has

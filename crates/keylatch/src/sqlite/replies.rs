@@ -1,6 +1,5 @@
 //! How the callers of a batch are told, once it is committed or has failed.
 
-use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -12,8 +11,8 @@ use super::job::Job;
 ///
 /// Where all of them live on one runtime, a task there tells them. A reply from outside may have to wake the runtime,
 /// which then serves that one caller and goes back to sleep before it hears of the next; so it is woken once for all.
-pub(super) fn reply(jobs: &mut Vec<Box<dyn Job>>, failed: Option<BatchFailed>) {
-    let replies = Replies { jobs: mem::take(jobs), failed };
+pub(super) fn reply(jobs: Vec<Box<dyn Job>>, failed: Option<BatchFailed>) {
+    let replies = Replies { jobs, failed };
     match replies.runtime() {
         Some(runtime) => drop(runtime.spawn(async move { drop(replies) })),
         None => drop(replies),

@@ -1,7 +1,7 @@
 //! `Atomic` on SQLite.
 
 use std::future::poll_fn;
-use std::panic::resume_unwind;
+use std::panic::{Location, resume_unwind};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -13,7 +13,9 @@ use tokio::sync::oneshot;
 use super::Store;
 use super::attempt::{Attempt, Failure, Reply};
 use super::error::{BatchFailed, TxError};
+use super::guard::Guard;
 use super::loan::{Lender, Loan};
+use super::savepoint::savepoint;
 use crate::machine::{self, Claim, Decision};
 use crate::store::{At, Error, Store as _};
 use crate::tx::{Database, Start, Transacted, Transactional, Tx, Verdict};
@@ -47,20 +49,88 @@ impl Tx<Sqlite> {
     /// gets [`Misuse::AwaitedInside`](crate::tx::Misuse::AwaitedInside). So all other awaiting comes first. From
     /// then on it also runs on the writer's thread, where task-locals set outside the layer are not to be seen.
     ///
-    /// Use [`prepare_cached`](Connection::prepare_cached) for what runs often. Foreign keys are checked. Prefer
-    /// constraints that are checked at once to deferred ones: the commit is shared, so that one which fails there
-    /// fails for all who share it.
+    /// Use [`prepare_cached`](Connection::prepare_cached) for what runs often. Foreign keys are checked, deferred ones
+    /// when the handler has ended.
+    ///
+    /// A closure with errors of its own goes to [`try_run`](Self::try_run); a part that may fail without the rest, to
+    /// [`savepoint`](Self::savepoint).
     ///
     /// # Errors
     ///
     /// [`TxError::Sql`] if the closure fails; the transaction goes on, with what other statements wrote.
-    /// [`TxError::Over`] if the handler has ended, or was stopped.
-    pub async fn run<T, F>(&mut self, closure: F) -> Result<T, TxError>
+    /// [`TxError::Over`] if the handler has ended, or was stopped. [`TxError::TooLong`] if it has held the writer for
+    /// longer than [`Options::with_closure_time_max`](super::Options::with_closure_time_max) allows.
+    #[track_caller]
+    pub fn run<T, F>(&mut self, closure: F) -> impl Future<Output = Result<T, TxError>> + Send + use<'_, T, F>
     where
+        T: Send,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
     {
+        let closure = |db: &Connection, guard: &Guard| closure(db).map_err(|error| guard.explain(error).into());
+        self.lent(closure, |refused| Err(refused))
+    }
+
+    /// As [`run`](Self::run), for a closure with errors of the caller's own type. It gets them as they are:
+    ///
+    /// ```
+    /// # use keylatch::{Tx, sqlite::Sqlite};
+    /// #[derive(Debug)]
+    /// enum Refusal { SoldOut, Database(rusqlite::Error) }
+    ///
+    /// impl From<rusqlite::Error> for Refusal {
+    ///     fn from(error: rusqlite::Error) -> Self { Self::Database(error) }
+    /// }
+    ///
+    /// async fn take(tx: &mut Tx<Sqlite>) -> Result<i64, Refusal> {
+    ///     tx.try_run(|db| {
+    ///         let left: i64 = db.query_row("SELECT pieces FROM stock", [], |row| row.get(0))?;
+    ///         if left == 0 { return Err(Refusal::SoldOut); }
+    ///         db.execute("UPDATE stock SET pieces = pieces - 1", [])?;
+    ///         Ok(left - 1)
+    ///     })
+    ///     .await
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The closure's own; what else `run` can fail with comes as the [`rusqlite::Error`] that
+    /// [`TxError`] turns into.
+    #[track_caller]
+    pub fn try_run<T, E, F>(&mut self, closure: F) -> impl Future<Output = Result<T, E>> + Send + use<'_, T, E, F>
+    where
+        T: Send,
+        E: From<rusqlite::Error> + Send,
+        F: FnOnce(&Connection) -> Result<T, E> + Send,
+    {
+        self.lent(|db, _| closure(db), |refused| Err(rusqlite::Error::from(refused).into()))
+    }
+
+    /// As [`try_run`](Self::try_run), in a savepoint: if the closure fails, what it wrote is taken back, and the
+    /// transaction goes on with what other closures wrote.
+    ///
+    /// # Errors
+    ///
+    /// As `try_run`.
+    #[track_caller]
+    pub fn savepoint<T, E, F>(&mut self, closure: F) -> impl Future<Output = Result<T, E>> + Send + use<'_, T, E, F>
+    where
+        T: Send,
+        E: From<rusqlite::Error> + Send,
+        F: FnOnce(&Connection) -> Result<T, E> + Send,
+    {
+        self.try_run(|db| savepoint(db, closure))
+    }
+
+    #[track_caller]
+    fn lent<R, F>(&mut self, closure: F, refused: fn(TxError) -> R) -> impl Future<Output = R> + Send + use<'_, R, F>
+    where
+        R: Send,
+        F: FnOnce(&Connection, &Guard) -> R + Send,
+    {
+        let place = Location::caller();
         let mut closure = Some(closure);
-        poll_fn(|cx| self.handle.0.poll_run(cx, &mut closure)).await
+        poll_fn(move |cx| self.handle.0.poll_run(cx, &mut closure, refused, place))
     }
 }
 

@@ -7,6 +7,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc::error::TrySendError;
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::checkpoint::Checkpoints;
 use super::db::Db;
 use super::error::{BatchFailed, Fault};
-use super::job::{Call, Job};
+use super::job::{Call, Job, Stop};
 use super::replies;
 
 /// The way to some threads that do the same.
@@ -28,6 +29,8 @@ pub(super) struct Worker {
     /// The statement that begins a batch.
     pub(super) begin: &'static str,
     pub(super) batch_jobs_max: usize,
+    /// After that long, a batch takes no further job.
+    pub(super) batch_time_max: Duration,
     /// What the writer does between batches.
     pub(super) checkpoints: Option<Checkpoints>,
     /// Threads to wait for at the end: the connection that is closed last removes the log, and of two that are closed
@@ -115,44 +118,86 @@ impl Worker {
                 return;
             }
             latest = batch.len();
-            let mut committed = self.commit(&mut batch);
-            alone = match &committed {
-                Err(failed) if failed.is_of_one() && batch.len() > 1 => ALONE_JOBS,
-                _ => alone.saturating_sub(batch.len()),
-            };
-            if batch.len() == 1 {
-                committed = committed.map_err(BatchFailed::alone);
-            }
-            report(&committed, &mut failing);
-            replies::reply(&mut batch, committed.err());
-            if let Some(checkpoints) = &mut self.checkpoints {
-                checkpoints.between_batches(self.db.conn());
+            while !batch.is_empty() {
+                let Part { jobs, culprit, mut committed } = self.commit(&mut batch);
+                alone = match &committed {
+                    Err(failed) if failed.is_of_one() && jobs > 1 => ALONE_JOBS,
+                    _ => alone.saturating_sub(jobs),
+                };
+                if jobs == 1 {
+                    committed = committed.map_err(BatchFailed::alone);
+                }
+                report(&committed, &mut failing);
+                let rest = batch.split_off(jobs);
+                let culprit = batch.split_off(jobs - usize::from(culprit));
+                replies::reply(batch, committed.err());
+                replies::reply(culprit, None);
+                batch = rest;
+                if let Some(checkpoints) = &mut self.checkpoints {
+                    checkpoints.between_batches(self.db.conn());
+                }
             }
         }
     }
 
-    /// Does all of `batch` in one transaction. A panic in the store's own code fails the batch, not the thread.
-    fn commit(&mut self, batch: &mut [Box<dyn Job>]) -> Result<(), BatchFailed> {
-        let committed = catch_unwind(AssertUnwindSafe(|| self.try_commit(batch)));
-        let committed = committed.unwrap_or_else(|_| Err(BatchFailed::by_panic()));
-        if committed.is_err() && self.db.in_transaction() {
+    /// Does the first jobs of `batch` in one transaction: all, unless one ends it or they take too long. A panic in the
+    /// store's own code fails the batch, not the thread.
+    fn commit(&mut self, batch: &mut [Box<dyn Job>]) -> Part {
+        let part = catch_unwind(AssertUnwindSafe(|| self.try_commit(batch)));
+        let part = part.unwrap_or_else(|_| Part::failed(batch.len(), BatchFailed::by_panic()));
+        if part.committed.is_err() && self.db.in_transaction() {
             // If this fails too, the next batch fails at its beginning, and so on until it succeeds.
             let _ = self.db.execute(include_str!("sql/rollback.sql"));
         }
-        committed
+        part
     }
 
-    fn try_commit(&mut self, batch: &mut [Box<dyn Job>]) -> Result<(), BatchFailed> {
-        if self.db.in_transaction() {
-            self.db.execute(include_str!("sql/rollback.sql")).map_err(BatchFailed::before_commit)?;
+    fn try_commit(&mut self, batch: &mut [Box<dyn Job>]) -> Part {
+        let all = batch.len();
+        if let Err(error) = self.begin() {
+            return Part::failed(all, BatchFailed::before_commit(error));
         }
-        self.db.execute(self.begin).map_err(BatchFailed::before_commit)?;
+        let begun = Instant::now();
+        let mut jobs = 0;
         for job in batch {
-            if !job.is_abandoned() {
-                job.run(&mut self.db).map_err(BatchFailed::before_commit)?;
+            jobs += 1;
+            if job.is_abandoned() {
+                continue;
+            }
+            match job.run(&mut self.db) {
+                Ok(()) => {}
+                Err(Stop::Failed(error)) => return Part::failed(all, BatchFailed::before_commit(error)),
+                Err(Stop::Ended) => return Part { jobs, culprit: true, committed: Err(BatchFailed::by_another()) },
+            }
+            if begun.elapsed() >= self.batch_time_max {
+                break;
             }
         }
-        self.db.execute(include_str!("sql/commit.sql")).map_err(BatchFailed::by_commit)
+        let committed = self.db.execute(include_str!("sql/commit.sql")).map_err(BatchFailed::by_commit);
+        Part { jobs, culprit: false, committed }
+    }
+
+    fn begin(&mut self) -> rusqlite::Result<()> {
+        if self.db.in_transaction() {
+            self.db.execute(include_str!("sql/rollback.sql"))?;
+        }
+        self.db.execute(self.begin)?;
+        self.db.look_at_schema()
+    }
+}
+
+/// What became of the first jobs of a batch.
+struct Part {
+    /// How many they are.
+    jobs: usize,
+    /// Whether the last of them has ended the transaction. It has a reply of its own.
+    culprit: bool,
+    committed: Result<(), BatchFailed>,
+}
+
+impl Part {
+    fn failed(jobs: usize, failed: BatchFailed) -> Self {
+        Self { jobs, culprit: false, committed: Err(failed) }
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use keylatch::machine::Completion;
 use keylatch::sqlite::{Options, TxError};
 use keylatch::store::{ErrorKind, Store as _};
@@ -103,13 +104,13 @@ async fn a_lock_held_for_too_long_is_unavailable_until_it_is_gone() {
     fixture.win(&claim(Guarantee::Fenced)).await;
 }
 
-/// Two attempts whose handlers count in `begun`. Both wait while the writer is held, and so share the next batch.
+/// Attempts whose handlers count in `begun`. All wait while the writer is held, and so share the next batch, in their
+/// order.
 async fn in_one_batch<T>(
     fixture: &Fixture,
     begun: &AtomicUsize,
-    first: impl Future<Output = T>,
-    second: impl Future<Output = T>,
-) -> (T, T) {
+    attempts: impl IntoIterator<Item = impl Future<Output = T>>,
+) -> Vec<T> {
     let (held, holds) = tokio::sync::oneshot::channel();
     let (release, released) = std::sync::mpsc::channel::<()>();
     let holding = fixture.store.execute(move |_| {
@@ -117,23 +118,42 @@ async fn in_one_batch<T>(
         released.recv().expect("the test lets the writer go");
         Ok(())
     });
+    let attempts: Vec<_> = attempts.into_iter().collect();
+    let count = attempts.len();
     let attempts = async {
         holds.await.unwrap();
-        tokio::join!(first, second, async {
+        tokio::join!(join_all(attempts), async {
             // A handler that has begun has its place in the queue before anything else is polled here.
-            while begun.load(Ordering::SeqCst) < 2 {
+            while begun.load(Ordering::SeqCst) < count {
                 tokio::task::yield_now().await;
             }
             release.send(()).unwrap();
         })
     };
-    let (held, (first, second, ())) = tokio::join!(holding, attempts);
+    let (held, (done, ())) = tokio::join!(holding, attempts);
     held.unwrap();
-    (first, second)
+    done
+}
+
+/// That many at once go together: none has a commit of its own.
+async fn assert_commits_are_shared(fixture: &Fixture) {
+    let raw = fixture.raw();
+    raw.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let before = fixture.log().commits();
+    let mut claims: Vec<_> = (0..64).map(|_| fixture.store.claim(claim(Guarantee::Fenced))).collect();
+    for claim in &mut claims {
+        assert!(futures_util::poll!(claim).is_pending());
+    }
+    raw.execute_batch("ROLLBACK").unwrap();
+    for claimed in join_all(claims).await {
+        won(claimed);
+    }
+    let commits = fixture.log().commits() - before;
+    assert!((1..=2).contains(&commits), "{commits} commits");
 }
 
 #[tokio::test]
-async fn a_deferred_constraint_that_does_not_hold_fails_its_own_handler_in_the_end() {
+async fn a_deferred_constraint_that_does_not_hold_fails_its_own_handler_and_no_other() {
     let fixture = Fixture::new().await;
     fixture
         .store
@@ -146,29 +166,52 @@ async fn a_deferred_constraint_that_does_not_hold_fails_its_own_handler_in_the_e
         .await
         .unwrap();
     let begun = Arc::new(AtomicUsize::new(0));
-    let child = |parent: Option<i64>| {
+    let child = |parent: Option<i64>, settled: bool| {
         let begun = begun.clone();
         fixture.attempt(claim(Guarantee::Atomic), async move |mut tx| {
             begun.fetch_add(1, Ordering::SeqCst);
             tx.run(move |db| db.execute("INSERT INTO child (a) VALUES (?1)", [parent])).await.unwrap();
+            if settled {
+                tx.run(move |db| db.execute("INSERT INTO parent (a) VALUES (?1)", [parent])).await.unwrap();
+            }
             keep("done")
         })
     };
-    // Together they fail; after that each is on its own.
-    let (broken, whole) = in_one_batch(&fixture, &begun, child(Some(1)), child(None)).await;
-    let (broken, whole) = (broken.unwrap_err(), whole.unwrap_err());
-    assert_eq!(broken.kind(), ErrorKind::Unavailable, "{broken}");
-    assert_eq!(whole.kind(), ErrorKind::Unavailable, "{whole}");
-    assert!(broken.to_string().contains("deferred constraint"), "{broken}");
-
-    let (broken, whole) = tokio::join!(child(Some(1)), child(None));
-    let broken = broken.unwrap_err();
+    let attempts = [child(None, false), child(Some(1), false), child(Some(2), true), child(Some(3), false)];
+    let mut done = in_one_batch(&fixture, &begun, attempts).await.into_iter();
+    committed(done.next().unwrap());
+    let broken = done.next().unwrap().unwrap_err();
     assert_eq!(broken.kind(), ErrorKind::Refused, "{broken}");
-    committed(whole);
+    assert!(broken.to_string().contains("deferred constraint"), "{broken}");
+    committed(done.next().unwrap());
+    assert_eq!(done.next().unwrap().unwrap_err().kind(), ErrorKind::Refused);
+    let children = fixture.store.query(|db| db.query_row("SELECT count(*) FROM child", [], |row| row.get::<_, i64>(0)));
+    assert_eq!(children.await.unwrap(), 2);
+    assert_commits_are_shared(&fixture).await;
+    let unit = fixture.store.execute(|db| db.execute("INSERT INTO child (a) VALUES (9)", [])).await;
+    assert!(unit.unwrap_err().to_string().contains("FOREIGN KEY"));
 }
 
 #[tokio::test]
-async fn a_statement_that_ends_the_transaction_fails_its_own_handler_in_the_end() {
+async fn a_deferred_constraint_is_found_on_a_table_of_the_same_moment() {
+    let fixture = Fixture::new().await;
+    let made = fixture.store.execute(|db| {
+        db.execute_batch("CREATE TABLE late (a REFERENCES late (b) DEFERRABLE INITIALLY DEFERRED, b UNIQUE)")?;
+        db.execute("INSERT INTO late (a) VALUES (1)", [])
+    });
+    assert!(made.await.unwrap_err().to_string().contains("FOREIGN KEY"));
+    // Another process may make one as well.
+    fixture
+        .raw()
+        .execute_batch("CREATE TABLE late (a REFERENCES late (b) DEFERRABLE INITIALLY DEFERRED, b UNIQUE)")
+        .unwrap();
+    let owing = fixture.store.execute(|db| db.execute("INSERT INTO late (a) VALUES (1)", [])).await;
+    assert!(owing.unwrap_err().to_string().contains("FOREIGN KEY"));
+    fixture.store.execute(|db| db.execute("INSERT INTO late (a, b) VALUES (1, 1)", [])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_statement_that_ends_the_transaction_does_not_touch_those_who_come_after() {
     let fixture = Fixture::with_items().await;
     fixture.store.execute(|db| db.execute_batch("INSERT INTO item (name) VALUES ('a')")).await.unwrap();
     let begun = Arc::new(AtomicUsize::new(0));
@@ -180,15 +223,14 @@ async fn a_statement_that_ends_the_transaction_fails_its_own_handler_in_the_end(
             if added.is_ok() { keep("done") } else { Verdict::KeepUndone(Outcome::bytes("no")) }
         })
     };
-    let (fine, breaking) = in_one_batch(&fixture, &begun, insert("b"), insert("a")).await;
-    for error in [fine.unwrap_err(), breaking.unwrap_err()] {
+    let done = in_one_batch(&fixture, &begun, ["b", "a", "c", "d"].map(insert)).await;
+    let mut done = done.into_iter();
+    for _ in 0..2 {
+        let error = done.next().unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         assert!(error.to_string().contains("OR ROLLBACK"), "{error}");
     }
-    assert_eq!(fixture.items().await, ["a"]);
-
-    let (fine, breaking) = tokio::join!(insert("b"), insert("a"));
-    committed(fine);
-    assert_eq!(breaking.unwrap_err().kind(), ErrorKind::Unavailable);
-    assert_eq!(fixture.items().await, ["a", "b"]);
+    done.for_each(|after| drop(committed(after)));
+    assert_eq!(fixture.items().await, ["a", "c", "d"]);
+    assert_commits_are_shared(&fixture).await;
 }

@@ -1,9 +1,16 @@
 //! What a closure may not do.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use keylatch::Guarantee;
 use keylatch::sqlite::TxError;
 use keylatch::store::ErrorKind;
+use keylatch::tx::{Misuse, Transacted};
 use rusqlite::ErrorCode;
+use rusqlite::config::DbConfig;
+use rusqlite::hooks::{AuthContext, Authorization};
+use rusqlite::limits::Limit;
 
 use crate::support::{Fixture, add, claim, committed, keep};
 
@@ -12,7 +19,7 @@ const FORBIDDEN: [&str; 34] = [
     "COMMIT",
     "END",
     "ROLLBACK",
-    "SAVEPOINT mine",
+    "SAVEPOINT keylatch_unit",
     "RELEASE keylatch_unit",
     "ROLLBACK TO keylatch_unit",
     "ATTACH ':memory:' AS other",
@@ -66,6 +73,8 @@ fn assert_denied(result: Result<(), TxError>, sql: &str) {
         other => other.sqlite_error_code(),
     };
     assert_eq!(code, Some(ErrorCode::AuthorizationForStatementDenied), "{sql}: {error}");
+    // It says which rule that is.
+    assert!(error.to_string().contains("refused: "), "{sql}: {error}");
 }
 
 #[tokio::test]
@@ -157,4 +166,90 @@ async fn nothing_is_committed_after_the_transaction_has_ended() {
         assert_eq!(fixture.items().await, ["a"]);
     }
     fixture.win(&claim(Guarantee::Fenced)).await;
+}
+
+/// Changes to a connection that no statement makes.
+const CHANGES: [fn(&rusqlite::Connection) -> rusqlite::Result<()>; 7] = [
+    |db| db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false).map(drop),
+    |db| db.set_db_config(DbConfig::SQLITE_DBCONFIG_RESET_DATABASE, true).map(drop),
+    |db| db.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, true).map(drop),
+    |db| db.set_limit(Limit::SQLITE_LIMIT_LENGTH, 100).map(drop),
+    |db| db.authorizer(None::<fn(AuthContext<'_>) -> Authorization>),
+    |db| db.commit_hook(Some(|| true)),
+    |db| db.progress_handler(1, Some(|| true)),
+];
+
+#[tokio::test]
+async fn what_a_closure_changes_about_its_connection_goes_with_it() {
+    let fixture = Fixture::with_items().await;
+    for (at, change) in CHANGES.into_iter().enumerate() {
+        let claim = claim(Guarantee::Atomic);
+        let result = fixture
+            .attempt(claim.clone(), async move |mut tx| {
+                add(&mut tx, "a").await.unwrap();
+                let _ = tx.run(change).await;
+                keep("done")
+            })
+            .await;
+        assert_eq!(result.unwrap().value, Transacted::Misused(Misuse::Reconfigured), "change {at}");
+        assert_eq!(fixture.record(&claim).await, None, "change {at}");
+        for result in [fixture.store.execute(change).await, fixture.store.query(change).await] {
+            assert!(matches!(result, Err(TxError::Reconfigured)), "change {at}: {result:?}");
+        }
+        assert_denied(fixture.store.execute(|db| db.execute_batch("COMMIT")).await, "COMMIT");
+        assert_denied(fixture.store.query(|db| db.execute_batch("COMMIT")).await, "COMMIT");
+        let large = "x".repeat(1_000);
+        let result = fixture.attempt(crate::support::claim(Guarantee::Atomic), async move |mut tx| {
+            tx.run(|db| {
+                assert!(db.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY)?);
+                assert!(!db.db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA)?);
+                db.execute("INSERT INTO item (name) VALUES (?1)", [&large])?;
+                db.execute("DELETE FROM item", [])
+            })
+            .await
+            .unwrap();
+            keep("done")
+        });
+        committed(result.await);
+        assert!(fixture.items().await.is_empty(), "change {at}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_closure_watches_ends_with_it() {
+    let fixture = Fixture::with(keylatch::sqlite::Options::default().with_checkpoint_pages(100)).await;
+    fixture.store.execute(|db| db.execute_batch("CREATE TABLE item (name TEXT NOT NULL UNIQUE)")).await.unwrap();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = |seen: &AtomicUsize| {
+        seen.fetch_add(1, Ordering::SeqCst);
+    };
+    let (updates, rollbacks) = (seen.clone(), seen.clone());
+    let watch = fixture.store.execute(move |db| {
+        db.update_hook(Some(move |_, _: &str, _: &str, _| count(&updates)))?;
+        db.rollback_hook(Some(move || count(&rollbacks)))?;
+        db.wal_hook(None);
+        db.busy_timeout(std::time::Duration::ZERO)?;
+        db.set_prepared_statement_cache_capacity(0);
+        db.execute("INSERT INTO item (name) VALUES ('a')", [])
+    });
+    watch.await.unwrap();
+    assert_eq!(seen.load(Ordering::SeqCst), 1);
+    fixture.store.execute(|db| db.execute("INSERT INTO item (name) VALUES ('b')", [])).await.unwrap();
+    assert_eq!(seen.load(Ordering::SeqCst), 1);
+    // The lock of another process is waited for.
+    let raw = fixture.raw();
+    raw.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut added = Box::pin(fixture.store.execute(|db| db.execute("INSERT INTO item (name) VALUES ('c')", [])));
+    assert!(futures_util::poll!(&mut added).is_pending());
+    raw.execute_batch("ROLLBACK").unwrap();
+    added.await.unwrap();
+    // And the log is written back.
+    let salt = fixture.log().salt();
+    let mut written = 0;
+    while fixture.log().salt() == salt {
+        let add = fixture.store.execute(move |db| db.execute("INSERT INTO item (name) VALUES (?1)", [written]));
+        add.await.unwrap();
+        written += 1;
+        assert!(written < 10_000, "the log does not start anew");
+    }
 }

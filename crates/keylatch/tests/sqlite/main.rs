@@ -10,6 +10,7 @@ mod fence;
 mod guard;
 mod log;
 mod opening;
+mod overtime;
 mod queries;
 mod replies;
 mod sharing;

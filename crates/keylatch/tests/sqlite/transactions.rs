@@ -1,6 +1,7 @@
 //! `Atomic`: a handler's writes, its record and its answer are one unit.
 
 use std::future::pending;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -163,6 +164,47 @@ async fn awaiting_before_the_first_use_is_fine() {
     assert_eq!(fixture.items().await, ["a"]);
 }
 
+fn assert_awaited_inside(transacted: Transacted) {
+    let Transacted::Misused(misuse @ Misuse::AwaitedInside { after: Some(_) }) = transacted else {
+        panic!("{transacted:?}")
+    };
+    // It says where.
+    assert!(misuse.to_string().contains("tests/sqlite/"), "{misuse}");
+}
+
+#[tokio::test]
+async fn awaiting_inside_is_misuse_also_of_what_is_there_at_once() {
+    let fixture = Fixture::with_items().await;
+    let lock = Arc::new(tokio::sync::Mutex::new(()));
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(8);
+    for kind in 0..4 {
+        let (lock, sender) = (lock.clone(), sender.clone());
+        let result = fixture.attempt(claim(Guarantee::Atomic), async move |mut tx| {
+            add(&mut tx, "a").await.unwrap();
+            match kind {
+                0 => drop(lock.lock().await),
+                1 => sender.send(()).await.unwrap(),
+                2 => tokio::time::sleep(Duration::ZERO).await,
+                _ => drop(tokio::time::timeout(Duration::from_secs(60), lock.lock()).await.unwrap()),
+            }
+            keep("done")
+        });
+        assert_awaited_inside(result.await.unwrap().value);
+    }
+    receiver.close();
+    assert!(fixture.items().await.is_empty());
+    // What only looks like it goes on.
+    let result = fixture.attempt(claim(Guarantee::Atomic), async move |mut tx| {
+        let _free = lock.lock().await;
+        tokio::time::timeout(Duration::from_secs(60), add(&mut tx, "a")).await.unwrap().unwrap();
+        tokio::join!(async { add(&mut tx, "b").await.unwrap() }, async {});
+        let _ = sender.try_send(());
+        keep("done")
+    });
+    committed(result.await);
+    assert_eq!(fixture.items().await, ["a", "b"]);
+}
+
 #[tokio::test]
 async fn awaiting_inside_is_misuse_and_harms_nobody_else() {
     let fixture = Fixture::with_items().await;
@@ -178,7 +220,7 @@ async fn awaiting_inside_is_misuse_and_harms_nobody_else() {
         keep("done")
     });
     let (misused, fine) = tokio::join!(misused, fine);
-    assert_eq!(misused.unwrap().value, Transacted::Misused(Misuse::AwaitedInside));
+    assert_awaited_inside(misused.unwrap().value);
     committed(fine);
     assert_eq!(fixture.record(&claim).await, None);
     assert_eq!(fixture.items().await, ["c"]);
@@ -300,7 +342,8 @@ async fn a_handler_that_waits_for_a_task_with_its_transaction_is_stopped() {
             keep("done")
         })
         .await;
-    assert_eq!(result.unwrap().value, Transacted::Misused(Misuse::AwaitedInside));
+    let transacted = result.unwrap().value;
+    assert!(matches!(transacted, Transacted::Misused(Misuse::AwaitedInside { .. })), "{transacted:?}");
     let results = task.await.unwrap().await.unwrap();
     assert!(matches!(results.last(), Some(Ok(()) | Err(TxError::Over))), "{results:?}");
     assert_eq!(fixture.record(&claim).await, None);
@@ -332,4 +375,99 @@ async fn a_panic_reaches_its_caller_and_no_one_else() {
         .await;
     committed(result);
     assert_eq!(fixture.items().await, ["b"]);
+}
+
+/// What a service may have as its own error.
+#[derive(Debug)]
+enum Refusal {
+    Taken(String),
+    Database(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Refusal {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+/// For handlers that pass all on with `?`.
+impl From<TxError> for Refusal {
+    fn from(error: TxError) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+fn count(db: &rusqlite::Connection) -> rusqlite::Result<i64> {
+    db.query_row("SELECT count(*) FROM item", [], |row| row.get(0))
+}
+
+/// Each form as a handler has it: nothing here names a type of error.
+async fn place(tx: &mut Tx<Sqlite>, name: String) -> Result<i64, Refusal> {
+    tx.run(|db| {
+        let before = count(db)?;
+        db.execute("INSERT INTO item (name) VALUES ('first')", [])?;
+        Ok(before)
+    })
+    .await?;
+    tx.run(count).await?;
+    let known = tx.savepoint(|db| db.execute("INSERT INTO item (name) VALUES ('first')", [])).await;
+    assert!(known.is_err());
+    tx.try_run(move |db| {
+        if db.query_row("SELECT EXISTS (SELECT 1 FROM item WHERE name = ?1)", [&name], |row| row.get(0))? {
+            return Err(Refusal::Taken(name));
+        }
+        db.execute("INSERT INTO item (name) VALUES (?1)", [&name])?;
+        Ok(count(db)?)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_closure_may_have_errors_of_its_own() {
+    let fixture = Fixture::with_items().await;
+    let result = fixture.attempt(claim(Guarantee::Atomic), async |mut tx| {
+        assert_eq!(place(&mut tx, "second".to_owned()).await.unwrap(), 2);
+        tx.run(|db| db.execute("DELETE FROM item WHERE name = 'first'", [])).await.unwrap();
+        let taken = place(&mut tx, "second".to_owned()).await.unwrap_err();
+        match taken {
+            Refusal::Taken(name) => assert_eq!(name, "second"),
+            Refusal::Database(error) => panic!("{error}"),
+        }
+        keep("done")
+    });
+    committed(result.await);
+    assert_eq!(fixture.items().await, ["first", "second"]);
+}
+
+#[tokio::test]
+async fn a_savepoint_takes_back_its_own_writes_and_no_others() {
+    let fixture = Fixture::with_items().await;
+    let result = fixture.attempt(claim(Guarantee::Atomic), async |mut tx| {
+        add(&mut tx, "before").await.unwrap();
+        let failed: Result<(), Refusal> = tx
+            .savepoint(|db| {
+                db.execute("INSERT INTO item (name) VALUES ('undone')", [])?;
+                keylatch::sqlite::savepoint(db, |db| db.execute("INSERT INTO item (name) VALUES ('undone too')", []))?;
+                Err(Refusal::Taken(String::new()))
+            })
+            .await;
+        failed.unwrap_err();
+        let kept = tx.savepoint(|db| -> rusqlite::Result<()> {
+            db.execute("INSERT INTO item (name) VALUES ('kept')", [])?;
+            let inner: rusqlite::Result<()> = keylatch::sqlite::savepoint(db, |db| {
+                db.execute("INSERT INTO item (name) VALUES ('inner')", [])?;
+                Err(rusqlite::Error::QueryReturnedNoRows)
+            });
+            inner.unwrap_err();
+            Ok(())
+        });
+        kept.await.unwrap();
+        // By hand as well, and left open.
+        tx.run(|db| db.execute_batch("SAVEPOINT mine; INSERT INTO item (name) VALUES ('x'); ROLLBACK TO mine"))
+            .await
+            .unwrap();
+        keep("done")
+    });
+    committed(result.await);
+    assert_eq!(fixture.items().await, ["before", "kept"]);
 }
