@@ -4,6 +4,8 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
+use crate::canonical::canonical;
+
 /// SHA-256 of a request, field by field, each preceded by its length.
 ///
 /// The same key with another fingerprint is another request: it never runs, and never sees the stored answer.
@@ -26,15 +28,18 @@ impl Fingerprint {
         hasher.finish()
     }
 
-    /// The fingerprint of a value, by its JSON with the names of every object in order.
+    /// The fingerprint of a value, by its JSON. The order in which it lists the members of an object, or the elements of a
+    /// map, does not count, nor does the spelling of numbers: `1` and `1.0` are the same. The features of `serde_json`
+    /// that a program chooses make no difference.
     ///
     /// # Errors
     ///
     /// If the value cannot be written as JSON.
     pub fn of_json(value: &impl serde::Serialize) -> Result<Self, serde_json::Error> {
-        // Into a tree first: its objects are sorted by name.
-        let tree = serde_json::to_value(value)?;
-        Ok(Self::of([serde_json::to_vec(&tree)?.as_slice()]))
+        let json = serde_json::to_vec(value)?;
+        // Not by way of `serde_json::Value`, whose order and numbers depend on features.
+        let canonical = canonical(&json, VALUE_DEPTH_MAX);
+        Ok(Self::of([canonical.as_deref().unwrap_or(&json)]))
     }
 
     /// The 32 bytes of a fingerprint that was stored.
@@ -47,6 +52,9 @@ impl Fingerprint {
         &self.0
     }
 }
+
+/// The deepest nesting of a value whose members are put in order: as deep as `serde_json` reads.
+const VALUE_DEPTH_MAX: usize = 128;
 
 /// Builds a [`Fingerprint`] one field at a time.
 #[derive(Debug, Clone)]
@@ -91,7 +99,31 @@ impl fmt::Debug for Fingerprint {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, HashMap};
+
     use super::*;
+
+    #[test]
+    fn the_order_of_members_and_elements_does_not_count() {
+        #[derive(serde::Serialize)]
+        struct Forth {
+            a: f32,
+            b: HashMap<u32, [u8; 2]>,
+        }
+        #[derive(serde::Serialize)]
+        struct Back {
+            b: BTreeMap<String, Vec<u8>>,
+            a: f32,
+        }
+        let forth = Forth { a: 0.1, b: (0..100).map(|nth| (nth, [1, 2])).collect() };
+        let mut back = Back { b: (0..100).map(|nth| (nth.to_string(), vec![1, 2])).collect(), a: 0.1 };
+        let fingerprint = Fingerprint::of_json(&forth).unwrap();
+        assert_eq!(fingerprint, Fingerprint::of_json(&back).unwrap());
+        // It is that of the canonical text, whatever the features of `serde_json` are in this build.
+        assert_eq!(Fingerprint::of_json(&("b", 10, 0.5)).unwrap(), Fingerprint::of([br#"["b",1e1,5e-1,]"#.as_slice()]));
+        back.b.insert("1".into(), vec![2, 1]);
+        assert_ne!(fingerprint, Fingerprint::of_json(&back).unwrap());
+    }
 
     #[test]
     fn it_is_the_hash_of_the_fields_and_their_lengths() {

@@ -69,6 +69,7 @@
 //! [`tx::Transacted`], [`store::Applied`], [`store::State`], [`Body`], [`door::Answer`], and all of [`machine`]. A store or a
 //! door that does not know a new one of those must not compile: in a catch-all arm it could lead to a second run.
 
+mod canonical;
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;

@@ -20,7 +20,6 @@
 
 mod answer;
 mod body;
-mod canonical;
 mod drain;
 #[cfg(feature = "axum")]
 mod extract;

@@ -7,10 +7,11 @@ use http::Uri;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
-use super::canonical::canonical;
 use super::headers::PREFER;
 use super::problem::Problem;
-use crate::{Fingerprint, Hasher, Key};
+use crate::canonical::canonical;
+use crate::engine::Identity;
+use crate::{Fingerprint, Hasher, Key, Run, Scope};
 
 /// Where a request's key stands.
 #[derive(Debug, Clone)]
@@ -78,7 +79,7 @@ pub(super) fn fingerprint(parts: &Parts, body: &[u8], canonical_json: bool) -> F
     hasher.optional(uri(parts).query().map(str::as_bytes));
     hasher.optional(all_of(&parts.headers, CONTENT_TYPE).as_deref());
     hasher.optional(all_of(&parts.headers, CONTENT_ENCODING).as_deref());
-    let canonical = if canonical_json && may_be_json(&parts.headers) { canonical(body) } else { None };
+    let canonical = if canonical_json && may_be_json(&parts.headers) { canonical(body, JSON_DEPTH_MAX) } else { None };
     match canonical {
         Some(canonical) => {
             hasher.field(b"canonical JSON");
@@ -95,6 +96,9 @@ pub(super) fn uri(parts: &Parts) -> &Uri {
     if let Some(axum::extract::OriginalUri(uri)) = parts.extensions.get() {
         return uri;
     }
+/// The deepest nesting of a body that is canonicalised: deeper than people write by hand.
+const JSON_DEPTH_MAX: usize = 32;
+
     &parts.uri
 }
 
