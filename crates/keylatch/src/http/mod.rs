@@ -30,6 +30,8 @@ mod problem;
 mod request;
 mod scope;
 mod service;
+mod rest;
+mod route;
 mod trace;
 mod work;
 
@@ -45,3 +47,4 @@ pub use layer::{
 pub use problem::Problem;
 pub use scope::ScopeFrom;
 pub use service::Idempotency;
+pub use route::Route;

@@ -8,11 +8,13 @@ use http::HeaderName;
 use http::request::Parts;
 use sha2::{Digest, Sha256};
 
-use super::request::uri;
+use super::route::route;
 use crate::planted::{self, Bug};
 use crate::{SCOPE_FIELD_BYTES_MAX, Scope};
 
-/// Where a layer learns who calls. The operation (method and route) it adds itself.
+/// Where a layer learns who calls. The operation it adds itself: the method, and the route without the names of its
+/// parameters, from axum or from a [`Route`](super::Route) in the request's extensions. Requests without a route, such as
+/// those behind no router, are one operation for each method.
 ///
 /// There is no default: only the service knows who its callers are. Two callers with one scope would get each
 /// other's answers.
@@ -63,24 +65,15 @@ impl ScopeFrom {
         let caller = if planted::has(Bug::ScopeWithoutCaller) { Cow::from("anyone") } else { caller };
         let (method, route) = (parts.method.as_str(), route(parts));
         if method.len() + 1 + route.len() <= SCOPE_FIELD_BYTES_MAX {
-            return Scope::of_parts(&caller, &[method, " ", route]).ok();
+            return Scope::of_parts(&caller, &[method, " ", &route]).ok();
         }
-        Scope::of_parts(&caller, &[method, " sha-256:", &format!("{:x}", Sha256::digest(route))]).ok()
+        Scope::of_parts(&caller, &[method, " sha-256:", &format!("{:x}", Sha256::digest(route.as_bytes()))]).ok()
     }
 }
 
 /// A header that the program itself names.
 pub(super) fn named_header<N: TryInto<HeaderName>>(name: N) -> HeaderName {
     name.try_into().unwrap_or_else(|_| panic!("the name of a header has letters, digits and hyphens"))
-}
-
-/// The route, or the path where there is no router that names its routes.
-fn route(parts: &Parts) -> &str {
-    #[cfg(feature = "axum")]
-    if let Some(route) = parts.extensions.get::<axum::extract::MatchedPath>() {
-        return route.as_str();
-    }
-    uri(parts).path()
 }
 
 impl fmt::Debug for ScopeFrom {

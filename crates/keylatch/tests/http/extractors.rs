@@ -66,7 +66,7 @@ fn is_not_set_up(reply: &Reply) {
 async fn on_a_lease() {
     let scope = || ScopeFrom::header("x-user-id");
     let app = routes().layer(IdempotencyLayer::fenced(memory::Store::new(), scope()));
-    assert_eq!(ask(app.clone(), "/who/7", Some("\"k\"")).await.body_text(), "k alice POST /who/{id}");
+    assert_eq!(ask(app.clone(), "/who/7", Some("\"k\"")).await.body_text(), "k alice POST /who/{}");
     assert_eq!(ask(app.clone(), "/whoever", Some("k")).await.body_text(), "k");
     assert_eq!(ask(app.clone(), "/run", Some("k")).await.body_text(), "attempt 1");
     // Without a key the request is not guarded.

@@ -1,8 +1,13 @@
 //! What makes two requests the same request, and whose they are.
 
-use keylatch::http::ScopeFrom;
+use axum::Router;
+use axum::routing::post;
+use http::StatusCode;
+use keylatch::http::{IdempotencyLayer, ScopeFrom};
+use keylatch::store::PageRequest;
+use keylatch::{Engine, Limits, Policy, memory};
 
-use crate::app::{App, Seen, Setup};
+use crate::app::{App, Seen, Setup, serve};
 use crate::wire::Call;
 
 async fn ok(seen: Seen) -> String {
@@ -159,6 +164,59 @@ async fn the_whole_path_counts_where_routers_are_nested() {
     assert!(order("a").send().await.replayed());
     let outside = app.call("POST", "/orders").key("k").send().await;
     assert_eq!((outside.body_text(), outside.replayed()), ("run 2", false));
+}
+
+/// Where no router has found a route, a caller could else make a scope of every path.
+#[tokio::test]
+async fn i13_paths_without_a_route_are_one_scope() {
+    let (store, scope) = (memory::Store::new(), ScopeFrom::header("x-user-id"));
+    let limits = Limits { records_per_scope_max: 4, ..Limits::default() };
+    let engine = Engine::fenced(store, Policy::default(), limits).unwrap();
+    let app = Router::new()
+        .route("/orders", post(|| async { "made" }))
+        .fallback(|| async { StatusCode::NOT_FOUND })
+        .layer(IdempotencyLayer::new(engine.clone(), scope));
+    let (address, server) = serve(app).await;
+    let call = |path: &str, key: &str| Call::new(address, "POST", path).caller("alice").key(key);
+    let mut refused = 0;
+    for nth in 0..300 {
+        let reply = call(&format!("/nowhere/{nth}"), &format!("k{nth}")).send().await;
+        match reply.status {
+            404 => {}
+            _ => {
+                reply.is_problem(429, "IDEMPOTENCY_QUOTA_EXCEEDED");
+                refused += 1;
+            }
+        }
+    }
+    let records = engine.store().list(PageRequest { limit: 1_000, ..PageRequest::default() }).await.unwrap().value;
+    assert_eq!((records.len(), refused), (4, 296));
+    assert!(records.iter().all(|record| record.scope.operation() == "POST *"));
+    // One scope, and the path is part of the fingerprint.
+    assert!(call("/nowhere/0", "k0").send().await.replayed());
+    call("/nowhere/1", "k0").send().await.is_problem(422, "IDEMPOTENCY_KEY_REUSED");
+    assert_eq!(call("/orders", "k0").send().await.body_text(), "made", "a route has a scope of its own");
+    server.abort();
+}
+
+#[tokio::test]
+async fn the_names_of_a_routes_parameters_do_not_count() {
+    let engine = Engine::fenced(memory::Store::new(), Policy::default(), Limits::default()).unwrap();
+    let scope = || ScopeFrom::header("x-user-id");
+    let routes = ["/orders/{id}/pay", "/orders/{order_id}/pay", "/orders/{*rest}", "/orders/{{id}}/pay"];
+    let mut replies = Vec::new();
+    for route in routes {
+        let app = Router::new().route(route, post(move || async move { route }));
+        let (address, server) = serve(app.layer(IdempotencyLayer::new(engine.clone(), scope()))).await;
+        let path = if route.contains("{{") { "/orders/{id}/pay" } else { "/orders/7/pay" };
+        let reply = Call::new(address, "POST", path).caller("alice").key("k").send().await;
+        replies.push((reply.body_text().to_owned(), reply.replayed()));
+        server.abort();
+    }
+    let first = |route: &str| (route.to_owned(), false);
+    assert_eq!(replies[0], first(routes[0]));
+    assert_eq!(replies[1], (routes[0].to_owned(), true), "the same route by another name");
+    assert_eq!(replies[2..], [first(routes[2]), first(routes[3])], "other routes");
 }
 
 #[tokio::test]
