@@ -10,7 +10,7 @@ use http_body::Body as HttpBody;
 use sha2::{Digest, Sha256};
 
 use super::body::{Collected, GuardedBody, Patience, collect};
-use super::headers::{IDEMPOTENCY_EXPIRES, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, Kept, http_date};
+use super::headers::{IDEMPOTENCY_EXPIRES, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, Kept, http_date, replayable};
 use super::problem::Problem;
 use crate::planted::{self, Bug};
 use crate::tx::Verdict;
@@ -138,7 +138,7 @@ pub(super) fn replay(found: &Final, key: &HeaderValue) -> Response<Bytes> {
     *response.status_mut() = outcome.status;
     let headers = response.headers_mut();
     headers.reserve(outcome.headers.len() + 3);
-    for (name, value) in &outcome.headers {
+    for (name, value) in replayable(&outcome.headers) {
         headers.append(name, value.clone());
     }
     headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));

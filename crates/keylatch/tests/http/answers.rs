@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::body::Body;
 use http::header::{DATE, HeaderName, HeaderValue, LINK, SET_COOKIE};
 use http::{Response, StatusCode};
-use keylatch::http::IdempotencyLayer;
-use keylatch::{Clock, Guarantee, Policy};
+use keylatch::http::{Disposition, IdempotencyLayer};
+use keylatch::{Clock, Guarantee, Outcome, Policy, Resolution, Resolved};
 
 use crate::app::{START, Seen, Setup};
 
@@ -46,7 +46,7 @@ async fn the_first_answer_is_the_handlers_with_key_and_expiry() {
 #[tokio::test]
 async fn a_replay_has_the_same_status_kept_headers_and_body() {
     let every_byte: Vec<u8> = (0..=255).cycle().take(70_000).collect();
-    let headers: [(&str, &[u8]); 11] = [
+    let headers: [(&str, &[u8]); 17] = [
         ("content-type", b"application/octet-stream"),
         ("link", b"</3>; rel=\"next\""),
         ("link", b"</1>"),
@@ -57,8 +57,16 @@ async fn a_replay_has_the_same_status_kept_headers_and_body() {
         ("etag", b"W/\"1\""),
         ("last-modified", b"Tue, 14 Nov 2023 22:13:20 GMT"),
         ("retry-after", b"120"),
+        ("cache-control", b"private, max-age=60"),
+        ("vary", b"accept"),
+        ("vary", b"accept-language"),
+        ("content-disposition", b"attachment; filename=\"order.bin\""),
+        ("x-content-type-options", b"nosniff"),
+        // For the layer outside that answers each request for itself.
+        ("access-control-allow-origin", b"https://one.example"),
         ("x-other", b"not kept"),
     ];
+    let not_kept = |name: &str| ["x-other", "access-control-allow-origin"].contains(&name);
     for guarantee in [Guarantee::Fenced, Guarantee::AtMostOnce, Guarantee::Atomic] {
         let body = every_byte.clone();
         let app = Setup::new(guarantee)
@@ -73,13 +81,13 @@ async fn a_replay_has_the_same_status_kept_headers_and_body() {
         assert_eq!((again.status, app.runs()), (202, 1));
         assert!(again.body == every_byte && first.body == every_byte);
         let lines = |reply: &crate::wire::Reply| {
-            let own = reply.headers.iter().filter(|(name, _)| !ADDED.contains(&name.as_str()) && name != "x-other");
+            let own = reply.headers.iter().filter(|(name, _)| !ADDED.contains(&name.as_str()) && !not_kept(name));
             own.cloned().collect::<Vec<_>>()
         };
         assert_eq!(lines(&first), lines(&again), "{guarantee:?}");
         assert_eq!(again.all("link"), ["</3>; rel=\"next\"", "</1>", "</2>"]);
-        assert_eq!(lines(&again).len(), 10);
-        assert!(again.text("x-other").is_none());
+        assert_eq!(lines(&again).len(), 15);
+        assert!(again.headers.iter().all(|(name, _)| !not_kept(name)));
         for name in ["idempotency-key", "idempotency-expires"] {
             assert_eq!(again.text(name), first.text(name));
         }
@@ -136,6 +144,42 @@ async fn cookies_challenges_and_connection_headers_are_never_kept() {
     let record = &app.records().await[0];
     let keylatch::store::State::Completed { outcome: Some(outcome), .. } = &record.state else { panic!("{record:?}") };
     assert!(outcome.headers.is_empty(), "not even in the store");
+}
+
+/// An outcome that a resolver or an operator has written may have any header.
+#[tokio::test]
+async fn what_is_never_kept_is_not_replayed_whoever_wrote_it() {
+    let unknown = |_| async {
+        let mut response = response(500, &[], "");
+        response.extensions_mut().insert(Disposition::Unknown);
+        response
+    };
+    let app = Setup::new(Guarantee::AtMostOnce).start(unknown).await;
+    app.order().send().await;
+    let lines: [(HeaderName, &str); 9] = [
+        (SET_COOKIE, "session=secret"),
+        (LINK, "</1>"),
+        (HeaderName::from_static("www-authenticate"), "Basic"),
+        (HeaderName::from_static("connection"), "x-hop"),
+        (HeaderName::from_static("x-hop"), "1"),
+        (HeaderName::from_static("transfer-encoding"), "chunked"),
+        (HeaderName::from_static("content-length"), "3"),
+        (HeaderName::from_static("idempotency-status"), "bypassed"),
+        (HeaderName::from_static("x-order"), "7"),
+    ];
+    let headers = lines.map(|(name, value)| (name, HeaderValue::from_static(value))).to_vec();
+    let outcome = Outcome { status: StatusCode::CREATED, headers, body: keylatch::Body::Kept("made".into()) };
+    let id = app.records().await[0].id();
+    let resolved = app.engine.resolve(id, Resolution::Completed(outcome)).await.unwrap();
+    assert_eq!(resolved, Resolved::Applied);
+    let again = app.order().send().await;
+    assert_eq!((again.status, again.body_text(), again.replayed()), (201, "made", true));
+    let own = again.headers.iter().map(|(name, _)| name.as_str()).filter(|name| !ADDED.contains(name));
+    assert_eq!(own.collect::<Vec<_>>(), ["link", "x-order"]);
+    assert_eq!(
+        (again.all("connection"), again.all("content-length")),
+        (vec!["close".to_owned()], vec!["4".to_owned()])
+    );
 }
 
 #[tokio::test]
