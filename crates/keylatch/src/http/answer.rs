@@ -55,7 +55,7 @@ pub(super) async fn judge<B>(
     keeping: &Keeping,
 ) -> Result<(Verdict, GuardedBody<B>), B::Error>
 where
-    B: HttpBody<Data = Bytes>,
+    B: HttpBody<Data = Bytes> + Send + 'static,
 {
     let disposition = parts.extensions.get().copied().unwrap_or_else(|| by_status(parts.status, guarantee));
     match disposition {
@@ -65,7 +65,7 @@ where
         Disposition::Unknown => return Ok((Verdict::Unknown, GuardedBody::Inner { body })),
     }
     let patience = patience(&parts.headers, guarantee, keeping);
-    let (kept, body) = match collect(body, keeping.bytes_max, patience).await? {
+    let (kept, mut body) = match collect(body, keeping.bytes_max, patience).await? {
         Collected::Whole(bytes, None) => (Body::Kept(to_keep(&bytes)), GuardedBody::whole(bytes)),
         // Trailers are part of the answer, and are not kept.
         Collected::Whole(bytes, trailers) => {
@@ -76,6 +76,7 @@ where
         Collected::TooLong(body, digest) => (Body::NotRetained { digest }, body),
         Collected::TooSlow(body) => (Body::NotRetained { digest: None }, body),
     };
+    body.must_end();
     let outcome = Outcome { status: parts.status, headers: keeping.kept.of(&parts.headers), body: kept };
     let verdict = match disposition {
         Disposition::RecordAlone => Verdict::KeepUndone(outcome),
@@ -107,7 +108,8 @@ fn by_status(status: StatusCode, guarantee: Guarantee) -> Disposition {
 /// has some time.
 fn patience(headers: &HeaderMap, guarantee: Guarantee, keeping: &Keeping) -> Patience {
     let content_type = headers.get(CONTENT_TYPE).map_or(b"".as_slice(), |value| value.as_bytes());
-    if guarantee == Guarantee::Atomic || content_type.starts_with(b"text/event-stream") {
+    let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    if guarantee == Guarantee::Atomic || essence.eq_ignore_ascii_case(b"text/event-stream") {
         return Patience::None;
     }
     Patience::For(keeping.end_max)

@@ -16,6 +16,8 @@ use tokio::time::Instant;
 pin_project! {
     /// A body that is whole in memory, or another's that streams through.
     ///
+use super::rest::Rest;
+
     /// A request that Keylatch guards reaches its handler whole; all other bodies pass untouched.
     #[project = Project]
     #[expect(missing_docs, reason = "the variants are private to this crate in effect: no constructor is public")]
@@ -26,7 +28,7 @@ pin_project! {
         /// Another's, as it is.
         Inner { #[pin] body: B },
         /// What was read of another's, and then the rest of it.
-        Partly { read: Option<Bytes>, rest: Pin<Box<B>> },
+        Partly { read: Option<Bytes>, rest: Rest<B> },
     }
 }
 
@@ -43,6 +45,15 @@ impl<B> GuardedBody<B> {
 /// Shows how much there is, never what it says.
 impl<B> fmt::Debug for GuardedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl<B: Body<Data = Bytes> + Send + 'static> GuardedBody<B> {
+    /// Reads the rest of a body to its end if it is dropped before.
+    pub(super) fn must_end(&mut self) {
+        if let Self::Partly { rest, .. } = self {
+            rest.must_end();
+        }
+    }
+}
+
         let bytes = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
         match self {
             Self::Whole { bytes: whole, .. } => write!(f, "Whole({} bytes)", bytes(whole)),
@@ -65,7 +76,7 @@ impl<B: Body<Data = Bytes>> Body for GuardedBody<B> {
             Project::Inner { body } => body.poll_frame(context),
             Project::Partly { read, rest } => match read.take() {
                 Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                None => rest.as_mut().poll_frame(context),
+                None => rest.poll_frame(context),
             },
         }
     }
@@ -235,6 +246,6 @@ impl Read {
 
     /// What was read, and then `rest`.
     fn then<B>(self, rest: Pin<Box<B>>) -> GuardedBody<B> {
-        GuardedBody::Partly { read: Some(self.bytes()).filter(|read| !read.is_empty()), rest }
+        GuardedBody::Partly { read: Some(self.bytes()).filter(|read| !read.is_empty()), rest: Rest::new(rest) }
     }
 }

@@ -1,5 +1,7 @@
 //! Answers that are delivered in full, and are not kept: too large, without an end, or with trailers.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,9 +14,10 @@ use http_body_util::StreamBody;
 use keylatch::Guarantee;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 
 use crate::app::{App, Setup};
-use crate::common::Gate;
+use crate::common::{Gate, until};
 
 const ALL: [Guarantee; 3] = [Guarantee::Atomic, Guarantee::Fenced, Guarantee::AtMostOnce];
 const KEPT_MAX: usize = 1_000;
@@ -96,9 +99,10 @@ async fn an_event_stream_is_delivered_as_it_comes_and_not_kept() {
                 Ok(Bytes::from("data: 2\n\n"))
             });
             let body = Body::from_stream(first.chain(last));
-            std::future::ready(([("content-type", "text/event-stream; charset=utf-8")], body).into_response())
+            std::future::ready(([("content-type", "Text/Event-Stream; charset=utf-8")], body).into_response())
         };
-        let app = Setup::new(guarantee).start(answer).await;
+        // By its type, and not because its time is over.
+        let app = Setup::new(guarantee).layer(|layer| layer.with_answer_end_max(Duration::MAX)).start(answer).await;
         let mut streaming = app.order().begin().await;
         let head = streaming.read_until("data: 1").await;
         assert!(head.contains("idempotency-expires"), "recorded before its first byte is sent: {head}");
@@ -129,6 +133,44 @@ async fn a_stream_without_an_end_in_sight_is_delivered_and_not_kept() {
     is_not_retained(&app, 200, Value::Null).await;
     gate.open();
     assert_eq!(streaming.reply().await.body_text(), "abc");
+}
+
+/// It is recorded as having taken effect, so all of it has to happen.
+#[tokio::test]
+async fn a_stream_whose_client_hangs_up_is_read_to_its_end() {
+    const PARTS: usize = 10;
+    for guarantee in ALL {
+        for content_type in ["application/octet-stream", "text/event-stream"] {
+            let (more, done) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+            let (permits, doing) = (more.clone(), done.clone());
+            let answer = move |_| {
+                let (more, doing) = (permits.clone(), doing.clone());
+                let parts = stream::iter(1..=PARTS).then(move |part| {
+                    let (more, doing) = (more.clone(), doing.clone());
+                    async move {
+                        if part > 1 {
+                            more.acquire().await.expect("nobody closes it").forget();
+                        }
+                        doing.store(part, Ordering::Relaxed);
+                        Ok::<_, std::io::Error>(Bytes::from(format!("part {part}\n")))
+                    }
+                });
+                std::future::ready(([("content-type", content_type)], Body::from_stream(parts)).into_response())
+            };
+            let setup = Setup::new(guarantee).layer(|layer| layer.with_answer_end_max(Duration::from_millis(1)));
+            let app = setup.start(answer).await;
+            let mut streaming = app.order().begin().await;
+            streaming.read_until("part 1").await;
+            streaming.hang_up();
+            // One after the other, so that the server comes to see that nobody takes them.
+            let all_done = async || {
+                more.add_permits(1);
+                done.load(Ordering::Relaxed) == PARTS
+            };
+            until("all of it is done", all_done).await;
+            is_not_retained(&app, 200, Value::Null).await;
+        }
+    }
 }
 
 /// A body that is late but ends in time is kept; in `Atomic`, which must not hold its transaction, it is not.
