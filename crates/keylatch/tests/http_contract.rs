@@ -16,6 +16,8 @@ mod fingerprint;
 mod key;
 #[path = "http/large.rs"]
 mod large;
+#[path = "http/layers.rs"]
+mod layers;
 #[path = "http/problems.rs"]
 mod problems;
 #[path = "http/recorded.rs"]
@@ -28,5 +30,7 @@ mod retained;
 mod slow;
 #[path = "http/tower_service.rs"]
 mod tower_service;
+#[path = "http/twice.rs"]
+mod twice;
 #[path = "http/wire.rs"]
 mod wire;

@@ -57,7 +57,7 @@ pub(super) async fn judge<B>(
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
 {
-    let disposition = parts.extensions.get().copied().unwrap_or_else(|| by_status(parts.status, guarantee));
+    let disposition = parts.extensions.get().copied().unwrap_or_else(|| by_rule(parts, guarantee));
     match disposition {
         Disposition::Record | Disposition::RecordAlone => {}
         Disposition::Retry => return Ok((Verdict::Retry, GuardedBody::Inner { body })),
@@ -92,15 +92,29 @@ fn to_keep(bytes: &Bytes) -> Bytes {
     if bytes.len() <= SMALL_BYTES_MAX { Bytes::copy_from_slice(bytes) } else { bytes.clone() }
 }
 
-/// The rule: what a status says of the effect.
-fn by_status(status: StatusCode, guarantee: Guarantee) -> Disposition {
+/// The rule where the handler says nothing: what its answer says of the effect.
+fn by_rule(parts: &Parts, guarantee: Guarantee) -> Disposition {
+    let status = parts.status;
     match status {
-        // The server did not take the request on: a later try is a new one.
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => Disposition::Retry,
+        // A refusal of ours, made by another layer further in: it says something of this moment, and nothing for ever.
+        _ if parts.extensions.get::<Problem>().is_some() => without_effect(guarantee),
+        // The server did not take the request on, or so it says.
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
+            without_effect(guarantee)
+        }
         // The transaction is taken back, or the lease ended; but what must never start twice has had its start.
         _ if status.is_server_error() && guarantee != Guarantee::AtMostOnce => Disposition::Retry,
         _ if status.is_client_error() => Disposition::RecordAlone,
         _ => Disposition::Record,
+    }
+}
+
+/// What becomes of a run whose answer says that it had no effect. A layer that makes such answers may have stopped the
+/// handler half-way, so no status frees a key that must not start twice.
+fn without_effect(guarantee: Guarantee) -> Disposition {
+    match guarantee {
+        Guarantee::AtMostOnce => Disposition::Unknown,
+        Guarantee::Atomic | Guarantee::Fenced => Disposition::Retry,
     }
 }
 

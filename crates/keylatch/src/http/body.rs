@@ -1,5 +1,7 @@
 //! Bodies: read within a limit, handed on whole, or passed through as they stream.
 
+use std::any::Any;
+use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,15 +11,16 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::poll_fn;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::LengthLimitError;
 use pin_project_lite::pin_project;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+use super::rest::Rest;
+
 pin_project! {
     /// A body that is whole in memory, or another's that streams through.
     ///
-use super::rest::Rest;
-
     /// A request that Keylatch guards reaches its handler whole; all other bodies pass untouched.
     #[project = Project]
     #[expect(missing_docs, reason = "the variants are private to this crate in effect: no constructor is public")]
@@ -42,9 +45,6 @@ impl<B> GuardedBody<B> {
     }
 }
 
-/// Shows how much there is, never what it says.
-impl<B> fmt::Debug for GuardedBody<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 impl<B: Body<Data = Bytes> + Send + 'static> GuardedBody<B> {
     /// Reads the rest of a body to its end if it is dropped before.
     pub(super) fn must_end(&mut self) {
@@ -54,6 +54,9 @@ impl<B: Body<Data = Bytes> + Send + 'static> GuardedBody<B> {
     }
 }
 
+/// Shows how much there is, never what it says.
+impl<B> fmt::Debug for GuardedBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
         match self {
             Self::Whole { bytes: whole, .. } => write!(f, "Whole({} bytes)", bytes(whole)),
@@ -184,6 +187,28 @@ where
             return Ok(Collected::Whole(read.bytes(), None));
         }
     }
+}
+
+/// Whether a body broke off because of a limit on its length, such as that of a layer outside.
+pub(super) fn is_over_a_limit(error: &dyn Any) -> bool {
+    type Boxed = Box<dyn Error + Send + Sync>;
+    let mut cause: Option<&(dyn Error + 'static)> = None;
+    if let Some(error) = error.downcast_ref::<LengthLimitError>() {
+        cause = Some(error);
+    } else if let Some(error) = error.downcast_ref::<Boxed>() {
+        cause = Some(&**error);
+    }
+    #[cfg(feature = "axum")]
+    if let Some(error) = error.downcast_ref::<axum_core::Error>() {
+        cause = Some(error);
+    }
+    while let Some(error) = cause {
+        if error.is::<LengthLimitError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The next frame after `read` bytes, or `None` if patience ends before it is there.

@@ -2,10 +2,10 @@
 
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
+use http::StatusCode;
 use http::request::Parts;
-use http::{Extensions, StatusCode};
 
-use crate::engine::Identity;
+use super::request::identity;
 use crate::tx::{Database, TxSlot};
 use crate::{Key, Run, Scope, Tx};
 
@@ -34,12 +34,6 @@ impl IntoResponse for NotGuarded {
         tracing::error!(error = %self, "a handler and its route do not fit");
         (StatusCode::INTERNAL_SERVER_ERROR, "the service is not set up for this request\n").into_response()
     }
-}
-
-/// Whose request it is; `None` if it has no key.
-fn identity(extensions: &Extensions) -> Option<(&Scope, &Key)> {
-    let known = extensions.get().map(|Identity { scope, key }| (scope, key));
-    known.or_else(|| extensions.get().map(|run: &Run| (run.scope(), run.key())))
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Key {

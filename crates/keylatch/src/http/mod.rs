@@ -9,13 +9,15 @@
 //! 6. The outcome is in the store before the first byte of the answer is sent.
 //! 7. A client that hangs up does not cancel the work.
 //! 8. Of an answer's headers only those on a list are kept; never `Set-Cookie` or what concerns one connection.
-//! 9. A 2xx, 3xx or 4xx is recorded, except 408, 425 and 429. A 5xx is recorded in `AtMostOnce` only. A handler says
-//!    otherwise by a [`Disposition`].
+//! 9. A 2xx, 3xx or 4xx is recorded, except 408, 425 and 429, which in `AtMostOnce` leave the outcome unknown. A 5xx is
+//!    recorded in `AtMostOnce` only. A handler says otherwise by a [`Disposition`].
+//! 10. An answer of Keylatch's own, made by a layer further in, is never recorded.
 //!
 //! # Deployment caveat
 //!
 //! The layer must see every request that has the effect it guards: put it outside of retries, and inside of
-//! authentication, which tells it who calls. A proxy in front that sends a request on twice is one more client that
+//! authentication, which tells it who calls; [which layer goes where](crate::manual::layers) has a page of its own. One
+//! handler has one layer: a second that asks for the same key answers 500 at the first request, and runs nothing. A proxy in front that sends a request on twice is one more client that
 //! retries, and as welcome.
 
 mod answer;
@@ -28,10 +30,10 @@ mod headers;
 mod layer;
 mod problem;
 mod request;
-mod scope;
-mod service;
 mod rest;
 mod route;
+mod scope;
+mod service;
 mod trace;
 mod work;
 
@@ -45,6 +47,6 @@ pub use layer::{
     ANSWER_BYTES_MAX, ANSWER_END_MAX, BODY_BYTES_MAX, BODY_BYTES_PER_SECOND_MIN, BODY_STALL_MAX, IdempotencyLayer,
 };
 pub use problem::Problem;
+pub use route::Route;
 pub use scope::ScopeFrom;
 pub use service::Idempotency;
-pub use route::Route;

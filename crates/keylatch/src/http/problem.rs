@@ -26,7 +26,7 @@ pub enum Problem {
     BodyTooSlow,
     /// 409: the same request is running now.
     InProgress,
-    /// 409: a run died half-way, and nobody has resolved it.
+    /// 409: a run ended half-way in `AtMostOnce`, and nobody has resolved it.
     OutcomeUnknown,
     /// 409: it took effect, but its answer was not kept.
     NotRetained {
@@ -37,8 +37,8 @@ pub enum Problem {
     },
     /// 410: it took effect, and the retention of its answer is over.
     Expired,
-    /// 413: the body is over this many bytes.
-    TooLarge(usize),
+    /// 413: the body is over this many bytes; `None` where a layer outside has a limit of its own.
+    TooLarge(Option<usize>),
     /// 422: the key was used with a different request.
     KeyReused,
     /// 429: a limit is reached.
@@ -48,6 +48,8 @@ pub enum Problem {
         /// Whether nothing of it was recorded.
         retryable: bool,
     },
+    /// 500: two layers guard this request under one key. Neither ran it. Remove one of them.
+    GuardedTwice,
     /// 503: the store cannot say whether this ran before.
     StoreUnavailable,
 }
@@ -136,6 +138,13 @@ impl Problem {
                 *retryable,
                 None,
             ),
+            Self::GuardedTwice => kind(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "HANDLER_FAILED",
+                "The service is not set up for this request",
+                false,
+                None,
+            ),
             Self::StoreUnavailable => kind(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "IDEMPOTENCY_STORE_UNAVAILABLE",
@@ -159,7 +168,7 @@ impl Problem {
             Self::InProgress => "The same request is running now. Send it again after the time in Retry-After, or with \
                                  Prefer: wait=N to wait for its answer."
                 .into(),
-            Self::OutcomeUnknown => "An earlier try of this request died half-way. Whether it took effect is not known, \
+            Self::OutcomeUnknown => "A try of this request ended half-way. Whether it took effect is not known, \
                                      so it is not run again until the operator has resolved it."
                 .into(),
             Self::NotRetained { .. } => "This request took effect before. Its response was too large to keep, or a \
@@ -168,7 +177,8 @@ impl Problem {
             Self::Expired => "This request took effect before, longer ago than its response is kept. It is not run \
                               again; use a new key for a new request."
                 .into(),
-            Self::TooLarge(limit) => format!("The body is over the limit of {limit} bytes. Nothing ran."),
+            Self::TooLarge(Some(limit)) => format!("The body is over the limit of {limit} bytes. Nothing ran."),
+            Self::TooLarge(None) => "The body is over the limit of this service. Nothing ran.".into(),
             Self::KeyReused => "This key belongs to a request with another method, path, query, content type or body. \
                                 Use a new key for a new request."
                 .into(),
@@ -177,6 +187,7 @@ impl Problem {
             Self::Quota(Quota::Running) => "This service has too many requests running.".into(),
             Self::HandlerFailed { retryable: true } => "Nothing was recorded. Send the request again with the same key.".into(),
             Self::HandlerFailed { retryable: false } => "The failure was recorded: this request is not run again.".into(),
+            Self::GuardedTwice => "Two layers of this service guard this request. Nothing ran, and nothing was recorded.".into(),
             Self::StoreUnavailable => "Whether this request ran before cannot be determined now. Send it again with \
                                        the same key: if it has an answer, you get that one."
                 .into(),
@@ -184,7 +195,7 @@ impl Problem {
     }
 
     /// The answer, with the problem itself in its extensions: what stands around the layer finds it there, and may say
-    /// the same in another format.
+    /// the same in another format. Layers further out know by it that the answer is not a handler's.
     pub fn response(&self) -> Response<Bytes> {
         let kind = self.kind();
         let mut body = serde_json::json!({
@@ -260,11 +271,12 @@ mod tests {
             Problem::InProgress => Some(Problem::OutcomeUnknown),
             Problem::OutcomeUnknown => Some(Problem::NotRetained { status: StatusCode::OK, digest: None }),
             Problem::NotRetained { .. } => Some(Problem::Expired),
-            Problem::Expired => Some(Problem::TooLarge(1)),
+            Problem::Expired => Some(Problem::TooLarge(None)),
             Problem::TooLarge(_) => Some(Problem::KeyReused),
             Problem::KeyReused => Some(Problem::Quota(Quota::Running)),
             Problem::Quota(_) => Some(Problem::HandlerFailed { retryable: true }),
-            Problem::HandlerFailed { .. } => Some(Problem::StoreUnavailable),
+            Problem::HandlerFailed { .. } => Some(Problem::GuardedTwice),
+            Problem::GuardedTwice => Some(Problem::StoreUnavailable),
             Problem::StoreUnavailable => None,
         };
         std::iter::successors(Some(Problem::KeyRequired), next).collect()

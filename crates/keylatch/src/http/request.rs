@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use http::Uri;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
+use http::{Extensions, Uri};
 
 use super::headers::PREFER;
 use super::problem::Problem;
@@ -57,6 +57,12 @@ impl KeyFrom {
     }
 }
 
+/// Whose request it is, where a layer guards it; `None` if none does.
+pub(super) fn identity(extensions: &Extensions) -> Option<(&Scope, &Key)> {
+    let known = extensions.get().map(|Identity { scope, key }| (scope, key));
+    known.or_else(|| extensions.get().map(|run: &Run| (run.scope(), run.key())))
+}
+
 /// The `wait` preference ([RFC 7240, section 4.3](https://www.rfc-editor.org/rfc/rfc7240#section-4.3)): the first
 /// that is a number of seconds.
 pub(super) fn wait(headers: &HeaderMap) -> Option<Duration> {
@@ -90,15 +96,15 @@ pub(super) fn fingerprint(parts: &Parts, body: &[u8], canonical_json: bool) -> F
     hasher.finish()
 }
 
+/// The deepest nesting of a body that is canonicalised: deeper than people write by hand.
+const JSON_DEPTH_MAX: usize = 32;
+
 /// The URI that was asked for: a router that nests others takes the prefix off before they see it.
 pub(super) fn uri(parts: &Parts) -> &Uri {
     #[cfg(feature = "axum")]
     if let Some(axum::extract::OriginalUri(uri)) = parts.extensions.get() {
         return uri;
     }
-/// The deepest nesting of a body that is canonicalised: deeper than people write by hand.
-const JSON_DEPTH_MAX: usize = 32;
-
     &parts.uri
 }
 

@@ -8,25 +8,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, Version};
+use http::{Extensions, HeaderValue, Request, Response, Version};
 use http_body::Body;
 use parking_lot::Mutex;
 use tower_service::Service;
 use tracing::Span;
 
-use super::answer;
-use super::body::{Collected, GuardedBody, Patience, collect};
+use super::answer::{self, Disposition};
+use super::body::{Collected, GuardedBody, Patience, collect, is_over_a_limit};
 use super::drain::drain;
 use super::future::ResponseFuture;
 use super::headers::{IDEMPOTENCY_STATUS, PREFERENCE_APPLIED, drop_internal};
 use super::layer::Config;
 use super::problem::Problem;
-use super::request::{self, KeyFrom};
+use super::request::{self, KeyFrom, identity};
 use super::trace;
-use super::work::{Shared, Stage, Waiting, work};
+use super::work::{Shared, Stage, Waiting, ready, work};
 use crate::engine::{Identity, is_traced, within};
 use crate::failpoint::{self, Point};
-use crate::{Answer, Error, Key, Refused, Scope};
+use crate::{Answer, Error, Guarantee, Key, Refused, Scope};
 
 /// A service whose requests take effect once. Made by [`IdempotencyLayer`](super::IdempotencyLayer).
 #[derive(Debug, Clone)]
@@ -53,6 +53,7 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S::Future, Self::Response, S::Error>;
 
+    /// Ready when the inner service is, so that back pressure reaches those outside.
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
@@ -67,12 +68,13 @@ where
             }
             return ResponseFuture::passed(self.inner.call(request.map(|body| GuardedBody::Inner { body })));
         }
-        // The service that was found ready takes the request; its clone stays for the next.
-        let next = self.inner.clone();
-        let ready = std::mem::replace(&mut self.inner, next);
+        // What the service reserved when it was found ready is given back, for the body is still to be read; a clone is
+        // asked again when the handler is to run.
+        let inner = self.inner.clone();
+        self.inner = inner.clone();
         let span = trace::span(request.headers(), self.config.engine.guarantee());
         let (parts, body) = request.into_parts();
-        let waiting = Waiting { inner: ready, parts, body: GuardedBody::Inner { body } };
+        let waiting = Waiting { inner, parts, body: GuardedBody::Inner { body } };
         // There from the start, so that it lies in one place only.
         let stage = Arc::new(Mutex::new(Stage::Waiting(waiting)));
         ResponseFuture::guarded(Box::pin(within(span, guard(self.config.clone(), stage))))
@@ -97,9 +99,7 @@ where
             match admit(&config, unshared(&mut stage)).await {
                 Ok(Some(asked)) => asked,
                 Ok(None) => {
-                    let waiting = stage.lock().waiting().expect("nobody has taken it");
-                    let (mut inner, request) = waiting.ready(|_| {});
-                    return Ok(Box::pin(inner.call(request)).await?.map(|body| GuardedBody::Inner { body }));
+                    return Ok(Box::pin(pass(&stage, |_| {})).await?);
                 }
                 Err(problem) => return Ok(refuse(unshared(&mut stage), &problem)),
             }
@@ -117,6 +117,9 @@ where
             Ok(Answer::Ran(ran)) => match stage.lock().end() {
                 Some(Ok(response)) => answer::first(response, &received, ran.expires_at),
                 Some(Err(error)) => return Err(error),
+                None if ran.expires_at.is_none() && config.engine.guarantee() == Guarantee::AtMostOnce => {
+                    own(&Problem::OutcomeUnknown)
+                }
                 None => own(&Problem::HandlerFailed { retryable: ran.expires_at.is_none() }),
             },
             Ok(Answer::Replayed(found)) => answer::replay(&found, &received).map(GuardedBody::whole),
@@ -125,10 +128,10 @@ where
                 tracing::error!(%error, "the store failed");
                 // A record that is there and cannot be read is no reason to run without one.
                 let open = config.fail_open && error.retryable();
-                let waiting = if open { stage.lock().waiting() } else { None };
-                match waiting {
-                    Some(waiting) => Box::pin(bypass(waiting, asked)).await?,
-                    None => own(&Problem::StoreUnavailable),
+                if open && stage.lock().is_waiting() {
+                    Box::pin(bypass(&stage, asked)).await?
+                } else {
+                    own(&Problem::StoreUnavailable)
                 }
             }
             Err(Error::ShuttingDown) => own(&Problem::StoreUnavailable),
@@ -169,7 +172,7 @@ where
     }
     let scope = config.scope.scope(parts).ok_or(Problem::ScopeRequired)?;
     if body.size_hint().lower() > config.body_bytes_max as u64 {
-        return Err(Problem::TooLarge(config.body_bytes_max));
+        return Err(Problem::TooLarge(Some(config.body_bytes_max)));
     }
     let streamed = std::mem::replace(body, GuardedBody::ended(Bytes::new(), None));
     let patience = Patience::AtPace(config.body_pace, None);
@@ -177,9 +180,10 @@ where
         Ok(Collected::Whole(whole, trailers)) => (whole, trailers),
         Ok(Collected::TooLong(rest, _)) => {
             drain(parts, rest);
-            return Err(Problem::TooLarge(config.body_bytes_max));
+            return Err(Problem::TooLarge(Some(config.body_bytes_max)));
         }
         Ok(Collected::TooSlow(_)) => return Err(Problem::BodyTooSlow),
+        Err(error) if is_over_a_limit(&error) => return Err(Problem::TooLarge(None)),
         Err(_) => return Err(Problem::BodyIncomplete),
     };
     drop_internal(&mut parts.headers);
@@ -202,6 +206,12 @@ fn asked(
         None if config.key_required => return Err(Problem::KeyRequired),
         None => return Ok(None),
     };
+    if identity(&parts.extensions) == Some((&scope, &key)) {
+        tracing::error!(
+            "two `IdempotencyLayer`s guard one request under one key; put one of them around its route only"
+        );
+        return Err(Problem::GuardedTwice);
+    }
     let wait = request::wait(&parts.headers).unwrap_or(Duration::ZERO).min(config.engine.limits().wait_max);
     let fingerprint = request::fingerprint(parts, body, config.canonical_json);
     Ok(Some((crate::Request { scope, key, fingerprint, wait }, received)))
@@ -214,6 +224,10 @@ where
 {
     metrics::counter!("keylatch_refused_total", "code" => problem.code()).increment(1);
     let mut response = own(problem);
+    if *problem == Problem::GuardedTwice {
+        // The layer outside frees the key: nothing has started.
+        response.extensions_mut().insert(Disposition::Free);
+    }
     if *problem != Problem::BodyTooSlow {
         drain(&waiting.parts, std::mem::replace(&mut waiting.body, GuardedBody::ended(Bytes::new(), None)));
     } else if waiting.parts.version <= Version::HTTP_11 {
@@ -224,16 +238,32 @@ where
 }
 
 /// Runs a request without a record.
-async fn bypass<S, B, R>(waiting: Waiting<S, B>, asked: crate::Request) -> Result<Response<GuardedBody<R>>, S::Error>
+async fn bypass<S, B, R>(
+    stage: &Mutex<Stage<S, B, R, S::Error>>,
+    asked: crate::Request,
+) -> Result<Response<GuardedBody<R>>, S::Error>
 where
     S: Service<Request<GuardedBody<B>>, Response = Response<R>>,
 {
     let identity = Identity { scope: asked.scope, key: asked.key };
-    let (mut inner, request) = waiting.ready(|extensions| drop(extensions.insert(identity)));
     metrics::counter!("keylatch_bypassed_total").increment(1);
-    let mut response = inner.call(request).await?.map(|body| GuardedBody::Inner { body });
+    let mut response = pass(stage, |extensions| drop(extensions.insert(identity))).await?;
     response.headers_mut().insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("bypassed"));
     Ok(response)
+}
+
+/// Hands a request that nobody has taken to its handler, unguarded.
+async fn pass<S, B, R>(
+    stage: &Mutex<Stage<S, B, R, S::Error>>,
+    extend: impl FnOnce(&mut Extensions),
+) -> Result<Response<GuardedBody<R>>, S::Error>
+where
+    S: Service<Request<GuardedBody<B>>, Response = Response<R>>,
+{
+    ready(stage).await?;
+    let waiting = stage.lock().waiting().expect("nobody has taken it");
+    let (mut inner, request) = waiting.request(extend);
+    Ok(inner.call(request).await?.map(|body| GuardedBody::Inner { body }))
 }
 
 fn own<R>(problem: &Problem) -> Response<GuardedBody<R>> {

@@ -1,7 +1,9 @@
 //! The work of a run: the handler, and the verdict on its answer.
 
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -27,7 +29,7 @@ pub(super) struct Waiting<S, B> {
 
 impl<S, B> Waiting<S, B> {
     /// The service, and the request as its handler gets it, with what `extend` adds.
-    pub(super) fn ready(self, extend: impl FnOnce(&mut Extensions)) -> (S, Request<GuardedBody<B>>) {
+    pub(super) fn request(self, extend: impl FnOnce(&mut Extensions)) -> (S, Request<GuardedBody<B>>) {
         let Self { inner, mut parts, body } = self;
         extend(&mut parts.extensions);
         (inner, Request::from_parts(parts, body))
@@ -52,6 +54,11 @@ impl<S, B, R, E> Stage<S, B, R, E> {
         }
     }
 
+    /// Whether the handler has not begun.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self, Self::Waiting(_))
+    }
+
     /// What the handler answered, if it did.
     pub(super) fn end(&mut self) -> Option<Result<Response<GuardedBody<R>>, E>> {
         match std::mem::replace(self, Self::Begun) {
@@ -68,22 +75,26 @@ where
     S::Future: Send,
     S::Error: Send,
     B: Body<Data = Bytes> + Send,
-    R: Body<Data = Bytes> + Send,
+    R: Body<Data = Bytes> + Send + 'static,
 {
     let guarantee = config.engine.guarantee();
     let handling = async {
-        let Some(answering) = begin(&stage, handed) else { return Ok(None) };
-        let (parts, body) = answering.await?.into_parts();
-        let judged = judge(&parts, body, guarantee, &config.keeping).await;
-        Ok(Some(judged.map(|(verdict, body)| (verdict, Response::from_parts(parts, body)))))
+        if let Err(error) = ready(&stage).await {
+            return (not_started(guarantee), Some(Err(error)));
+        }
+        let Some(answering) = begin(&stage, handed) else { return (Verdict::Free, None) };
+        let (parts, body) = match answering.await {
+            Ok(response) => response.into_parts(),
+            Err(error) => return (cut_short(guarantee, "its service failed"), Some(Err(error))),
+        };
+        match judge(&parts, body, guarantee, &config.keeping).await {
+            Ok((verdict, body)) => (verdict, Some(Ok(Response::from_parts(parts, body)))),
+            Err(_) => (cut_short(guarantee, "the body of its answer broke off"), None),
+        }
     };
     let (verdict, end) = match AssertUnwindSafe(handling).catch_unwind().await {
-        Ok(Ok(None)) => return Verdict::Free,
-        Ok(Ok(Some(Ok((verdict, response))))) => (verdict, Some(Ok(response))),
-        Ok(Err(error)) if guarantee == Guarantee::AtMostOnce => (Verdict::Unknown, Some(Err(error))),
-        Ok(Err(error)) => (Verdict::Retry, Some(Err(error))),
-        Ok(Ok(Some(Err(_)))) => (failed(guarantee, "the body of its answer broke off"), None),
-        Err(_) => (failed(guarantee, "it panicked"), None),
+        Ok(ended) => ended,
+        Err(_) => (panicked(guarantee), None),
     };
     if let Some(end) = end {
         *stage.lock() = Stage::Ended(end);
@@ -91,19 +102,49 @@ where
     verdict
 }
 
-/// Calls the handler; `None` if its request is gone.
+/// Waits until the handler's service takes the request. Not before it is to run: what a service reserves when it is ready,
+/// such as a place under a limit, is then not taken from others while a body is read, or while a duplicate waits.
+pub(super) async fn ready<S, B, R>(stage: &Mutex<Stage<S, B, R, S::Error>>) -> Result<(), S::Error>
+where
+    S: Service<Request<GuardedBody<B>>>,
+{
+    poll_fn(|context| match &mut *stage.lock() {
+        Stage::Waiting(waiting) => waiting.inner.poll_ready(context),
+        Stage::Begun | Stage::Ended(_) => Poll::Ready(Ok(())),
+    })
+    .await
+}
+
+/// Calls the handler, whose service is ready; `None` if its request is gone.
 fn begin<S, B, R>(stage: &Shared<S, B, R, S::Error>, handed: Handed) -> Option<S::Future>
 where
     S: Service<Request<GuardedBody<B>>>,
 {
     let waiting = stage.lock().waiting()?;
-    let (mut inner, request) = waiting.ready(|extensions| handed.put_into(extensions));
+    let (mut inner, request) = waiting.request(|extensions| handed.put_into(extensions));
     Some(inner.call(request))
 }
 
-/// A handler that failed without an answer counts as one that answered 500.
-fn failed(guarantee: Guarantee, why: &str) -> Verdict {
-    tracing::error!(why, "a handler failed without an answer");
+/// The service did not take the request. An attempt before this one may have had its effect.
+fn not_started(guarantee: Guarantee) -> Verdict {
+    match guarantee {
+        Guarantee::Fenced => Verdict::Retry,
+        Guarantee::Atomic | Guarantee::AtMostOnce => Verdict::Free,
+    }
+}
+
+/// The handler began to answer, or to run, and something cut it short: no status that it would have given counts.
+fn cut_short(guarantee: Guarantee, why: &str) -> Verdict {
+    tracing::error!(why, "a handler was cut short");
+    match guarantee {
+        Guarantee::AtMostOnce => Verdict::Unknown,
+        Guarantee::Atomic | Guarantee::Fenced => Verdict::Retry,
+    }
+}
+
+/// A handler that panicked counts as one that answered 500.
+fn panicked(guarantee: Guarantee) -> Verdict {
+    tracing::error!("a handler panicked");
     match guarantee {
         Guarantee::AtMostOnce => Verdict::Keep(Problem::HandlerFailed { retryable: false }.outcome()),
         Guarantee::Atomic | Guarantee::Fenced => Verdict::Retry,

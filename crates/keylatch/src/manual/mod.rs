@@ -9,6 +9,14 @@ pub mod defaults {}
 #[doc = include_str!("failures.md")]
 pub mod failures {}
 
+#[cfg(feature = "http")]
+#[doc = include_str!("statuses.md")]
+pub mod statuses {}
+
+#[cfg(feature = "http")]
+#[doc = include_str!("layers.md")]
+pub mod layers {}
+
 #[cfg(feature = "postgres")]
 #[doc = include_str!("postgres.md")]
 pub mod postgres {}

@@ -1,5 +1,7 @@
 //! What is recorded of an answer: by its status, by the guarantee, and by the handler's own word.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,8 +13,9 @@ use http::StatusCode;
 use keylatch::http::{Disposition, IdempotencyLayer, ScopeFrom};
 use keylatch::sqlite::{self, Sqlite};
 use keylatch::store::State;
-use keylatch::{Clock, Engine, Guarantee, Limits, Policy, Tx};
+use keylatch::{Clock, Engine, Guarantee, Limits, Policy, Tx, memory};
 use tempfile::TempDir;
+use tower_http::timeout::TimeoutLayer;
 
 use crate::app::{START, Seen, Setup, serve};
 use crate::common::faulty::{Fault, Op};
@@ -64,6 +67,8 @@ async fn statuses_are_recorded_by_the_rule() {
     for guarantee in ALL {
         for (status, answer) in statuses {
             let expected = match status {
+                // The layers that make these drop a handler half-way.
+                408 | 425 | 429 if guarantee == Guarantee::AtMostOnce => Then::Unknown,
                 408 | 425 | 429 => Then::Runs,
                 500.. if guarantee != Guarantee::AtMostOnce => Then::Runs,
                 _ => Then::Replay,
@@ -88,15 +93,45 @@ async fn a_panic_counts_as_500() {
     assert_eq!((again.problem(), again.replayed()), (first.problem(), true));
 }
 
+/// Its handler had given a status before, so in `AtMostOnce` nobody knows what happened: not even its own client is told
+/// anything else.
 #[tokio::test]
-async fn a_body_that_breaks_off_counts_as_500() {
+async fn a_body_that_breaks_off_is_a_failure_or_unknown() {
     fn broken() -> Response {
         let parts = [Ok(Bytes::from_static(b"half")), Err(std::io::Error::other("planned"))];
         Body::from_stream(stream::iter(parts)).into_response()
     }
-    for (guarantee, then) in ALL.into_iter().zip([Then::Runs, Then::Runs, Then::Replay]) {
-        assert_eq!(second(guarantee, broken).await, (500, then), "{guarantee:?}");
+    let expected = [(500, Then::Runs), (500, Then::Runs), (409, Then::Unknown)];
+    for (guarantee, expected) in ALL.into_iter().zip(expected) {
+        assert_eq!(second(guarantee, broken).await, expected, "{guarantee:?}");
     }
+    let app = Setup::new(Guarantee::AtMostOnce).start(|_| async { broken() }).await;
+    app.order().send().await.is_problem(409, "IDEMPOTENCY_OUTCOME_UNKNOWN");
+}
+
+/// A time-out layer inside drops the handler half-way, and says 408.
+#[tokio::test]
+async fn i1_a_run_that_timed_out_never_starts_again_in_at_most_once() {
+    let starts = Arc::new(AtomicUsize::new(0));
+    let counted = starts.clone();
+    let drill = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        std::future::pending::<StatusCode>()
+    };
+    let time_out = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, Duration::from_millis(1));
+    let store = memory::Store::new();
+    let app = Router::new()
+        .route("/holes", axum::routing::post(drill))
+        .layer(time_out)
+        .layer(IdempotencyLayer::at_most_once(store, ScopeFrom::header("x-user-id")));
+    let (address, server) = serve(app).await;
+    let call = Call::new(address, "POST", "/holes").caller("alice").key("k");
+    assert_eq!(call.send().await.status, 408);
+    for _ in 0..2 {
+        call.send().await.is_problem(409, "IDEMPOTENCY_OUTCOME_UNKNOWN");
+    }
+    assert_eq!(starts.load(Ordering::Relaxed), 1);
+    server.abort();
 }
 
 #[tokio::test]
@@ -108,9 +143,11 @@ async fn the_handlers_word_counts_against_the_rule() {
     }
     type Row = (fn() -> Response, u16, [Then; 3]);
     use Disposition::{Free, Record, RecordAlone, Retry, Unknown};
-    let rows: [Row; 8] = [
+    let rows: [Row; 10] = [
         (|| says(500, Record), 500, [Then::Replay; 3]),
         (|| says(429, RecordAlone), 429, [Then::Replay; 3]),
+        (|| says(429, Free), 429, [Then::Runs; 3]),
+        (|| says(408, Retry), 408, [Then::Runs; 3]),
         (|| says(200, Retry), 200, [Then::Runs; 3]),
         (|| says(404, Retry), 404, [Then::Runs; 3]),
         (|| says(200, Free), 200, [Then::Runs; 3]),

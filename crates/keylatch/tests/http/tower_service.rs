@@ -1,19 +1,26 @@
 //! Without axum: any tower service, with bodies and errors of its own.
 
+use std::convert::Infallible;
 use std::marker::PhantomPinned;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{self, BoxStream};
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
 use keylatch::http::{GuardedBody, IdempotencyLayer, ScopeFrom};
 use keylatch::{Guarantee, Key, Run, memory};
 use pin_project_lite::pin_project;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_util::sync::PollSemaphore;
 use tower::{Layer, Service, ServiceExt};
 
 use crate::common::faulty::{Fault, Faulty, Op};
@@ -182,6 +189,59 @@ async fn an_error_of_the_service_is_handed_on() {
     }
 }
 
+/// A service with one place, which is taken when it is found ready, as `ConcurrencyLimit` of tower takes it.
+struct OnePlace {
+    places: PollSemaphore,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Clone for OnePlace {
+    fn clone(&self) -> Self {
+        Self { places: self.places.clone(), place: None }
+    }
+}
+
+type Sent = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
+
+impl Service<Request<GuardedBody<Sent>>> for OnePlace {
+    type Response = Response<Pinned>;
+    type Error = Broken;
+    type Future = BoxFuture<'static, Result<Response<Pinned>, Broken>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        if self.place.is_none() {
+            self.place = ready!(self.places.poll_acquire(context));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<GuardedBody<Sent>>) -> Self::Future {
+        let place = self.place.take().expect("it was found ready");
+        async move {
+            drop(place);
+            Ok(Response::new(Pinned::new("done")))
+        }
+        .boxed()
+    }
+}
+
+/// A client that is slow to send, or has not sent anything, takes no place of those whose requests run.
+#[tokio::test]
+async fn a_place_inside_is_not_taken_while_a_body_is_read() {
+    let places = Arc::new(Semaphore::new(1));
+    let inner = OnePlace { places: PollSemaphore::new(places.clone()), place: None };
+    let mut service = IdempotencyLayer::fenced(memory::Store::new(), ScopeFrom::shared("one")).layer(inner);
+    let request = |key: &str, body: BoxStream<'static, _>| {
+        Request::post("/orders").header("idempotency-key", key).body(StreamBody::new(body)).expect("a request")
+    };
+    let mut slow = service.ready().await.unwrap().call(request("slow", stream::pending().boxed()));
+    assert!(futures_util::poll!(&mut slow).is_pending());
+    let asked = async { service.ready().await.unwrap().call(request("quick", stream::empty().boxed())).await };
+    let answer = timeout(Duration::from_secs(20), asked).await.expect("there is a place").unwrap();
+    assert_eq!(text(answer.into_body()).await, "done");
+    assert_eq!(places.available_permits(), 1);
+}
+
 /// What axum's extractors read lies in the request's extensions for any other service.
 #[tokio::test]
 async fn a_service_without_axum_finds_its_run() {
@@ -189,7 +249,7 @@ async fn a_service_without_axum_finds_its_run() {
         let run = request.extensions().get::<Run>().expect("a run");
         assert_eq!((run.attempt(), run.epoch().as_u64()), (1, 1));
         assert_eq!(run.key(), &Key::new("k").unwrap());
-        assert_eq!((run.scope().caller(), run.scope().operation()), ("one", "POST /orders"));
+        assert_eq!((run.scope().caller(), run.scope().operation()), ("one", "POST *"));
         Ok::<_, Broken>(Response::new(Pinned::new("done")))
     });
     let layer = IdempotencyLayer::fenced(memory::Store::new(), ScopeFrom::shared("one"));
