@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::flight::Leader;
 use super::run::{Identity, Kind};
 use super::telemetry::{Within, span, within};
+use super::withdraw::withdraw;
 use super::{Answer, Error, Final, Found, Handed, Inner, Quota, Ran, Refused, Request, Run, renewer};
 use crate::failpoint::{self, Point};
 use crate::machine::{self, Claim, Claimed, Completion, Decision, End, Phase};
@@ -85,7 +86,7 @@ fn decides(record: &Record, fingerprint: Fingerprint, now: Timestamp) -> bool {
 /// Tries of a claim whose reply was lost, before its caller is told that the store is unavailable.
 const CLAIM_TRIES: u32 = 2;
 /// The pauses between tries to write an end: at first, and at the most.
-const END_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+pub(super) const END_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// Claims the key, runs the work under a lease, and carries out its verdict.
 pub(super) fn on_lease<S, F>(
@@ -194,31 +195,6 @@ async fn claim_lease(
     }
 }
 
-/// A claim that may have been granted although its reply never came, or came too late: nothing has run under it, so
-/// the record goes, if the store comes back before the lease ends. If others ran before, what they did is not to be
-/// forgotten, nor that they died: then the record stays, and its lease ends by itself.
-fn withdraw(engine: &Arc<Inner>, id: RecordId, owner: Owner) {
-    let Ok(place) = engine.withdrawals.clone().try_acquire_owned() else {
-        tracing::warn!("too many claims are being withdrawn; the lease of this one will end");
-        return;
-    };
-    let engine = engine.clone();
-    let tracker = engine.tracker.clone();
-    drop(tracker.spawn(async move {
-        let read = || async {
-            let found = engine.store.read(id).await?.value;
-            match found.filter(|record| record.owner == owner && record.attempt == 1) {
-                Some(record) => engine.store.release(record.lease(), End::Free).await.map(|_| ()),
-                None => Ok(()),
-            }
-        };
-        if let (Err(error), _) = until_lease_ends(&engine.policy, Instant::now(), read).await {
-            tracing::warn!(%error, "a claim that may have been granted could not be withdrawn; its lease will end");
-        }
-        drop(place);
-    }));
-}
-
 fn complete<S: Send>(
     engine: &Arc<Inner>,
     leader: Leader,
@@ -307,7 +283,7 @@ async fn release<S>(engine: &Inner, leader: Leader, lease: Lease, verdict: Verdi
 }
 
 /// Does `write` until it succeeds, fails for good, or a lease has passed since `started`. Says in how many tries.
-async fn until_lease_ends<T, F>(
+pub(super) async fn until_lease_ends<T, F>(
     policy: &Policy,
     started: Instant,
     write: impl Fn() -> F,

@@ -21,6 +21,7 @@ mod resolve;
 mod run;
 mod telemetry;
 mod tracked;
+mod withdraw;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -26,6 +26,11 @@ pub enum ConnectError {
     /// The server is a replica, which takes no writes.
     #[error("the server is a replica; give the address of its primary, or of the Sentinels that know it")]
     Replica,
+    /// The prefix has braces, which decide where a Cluster keeps a key.
+    #[error(
+        "the prefix has braces, by which a Cluster would keep a record and what belongs to it apart; leave them out"
+    )]
+    Prefix,
     /// It answered with something else than a Redis server does.
     #[error("the server does not tell its settings: {0}")]
     Settings(&'static str),

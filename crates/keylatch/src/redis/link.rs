@@ -1,6 +1,7 @@
 //! The connection: one for all calls at once, made anew when it is lost.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -10,7 +11,7 @@ use redis::cluster_async::ClusterConnection;
 use redis::sentinel::SentinelClient;
 use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value, cmd};
 
-use super::batch::Batches;
+use super::batch::{Batches, Reply, millis};
 use super::error::{ConnectError, Failed};
 use super::options::{Options, Wait};
 use super::server::{Needs, Settings};
@@ -18,7 +19,7 @@ use super::server::{Needs, Settings};
 /// The way to the server, or servers. Each call is sent behind those before it, without waiting for their replies, and
 /// its reply is told from theirs by the order; a call that is given up leaves its place, so that nobody gets another's.
 pub(super) struct Link {
-    current: Mutex<Option<(u64, Connection)>>,
+    current: Arc<Current>,
     /// Held by whoever makes a new connection, for all who wait for it.
     connecting: tokio::sync::Mutex<Source>,
     /// How many attempts to connect have ended; the number of a connection is that of its attempt.
@@ -29,8 +30,12 @@ pub(super) struct Link {
     /// waited for a reply, too.
     call_max: Duration,
     needs: Needs,
+    check_every: Duration,
     wait: Option<Wait>,
 }
+
+/// The connection that there is, and its number.
+type Current = Mutex<Option<(u64, Connection)>>;
 
 /// Where the servers are.
 pub(super) enum Source {
@@ -60,7 +65,7 @@ const SENDS_MAX: usize = 2;
 impl Link {
     pub(super) fn new(source: Source, options: &Options) -> Self {
         Self {
-            current: Mutex::new(None),
+            current: Arc::default(),
             connecting: tokio::sync::Mutex::new(source),
             attempts: AtomicU64::new(0),
             config: AsyncConnectionConfig::new()
@@ -69,6 +74,7 @@ impl Link {
             connect_timeout: options.connect_timeout,
             call_max: options.connect_timeout * 3 + reply_max(options) * 2,
             needs: options.needs(),
+            check_every: options.check_every,
             wait: options.wait,
         }
     }
@@ -80,36 +86,20 @@ impl Link {
 
     /// Sends a call that writes nothing.
     pub(super) async fn read(&self, command: &Cmd) -> Result<Value, Failed> {
-        self.send(&Call::Alone(command)).await
+        self.send(Call { command, wait: None }).await
     }
 
     /// Sends a call that may write, and waits for the replicas that must have it.
     pub(super) async fn write(&self, command: &Cmd) -> Result<Value, Failed> {
-        match self.wait {
-            None => self.read(command).await,
-            Some(wait) => Box::pin(self.write_and_wait(command, wait)).await,
-        }
+        self.send(Call { command, wait: self.wait }).await
     }
 
-    async fn write_and_wait(&self, command: &Cmd, Wait { replicas, timeout }: Wait) -> Result<Value, Failed> {
-        let mut both = Pipeline::with_capacity(2);
-        both.add_command(command.clone());
-        both.add_command(cmd("WAIT").arg(replicas).arg(millis(timeout)).to_owned());
-        match self.send(&Call::Waiting(&both)).await? {
-            Value::Array(mut replies) if replies.len() == 2 => match replies.pop() {
-                Some(Value::Int(have)) if have >= replicas.into() => Ok(replies.remove(0)),
-                Some(Value::Int(have)) => Err(Failed::TooFewReplicas(have)),
-                _ => Err(Failed::Nonsense),
-            },
-            _ => Err(Failed::Nonsense),
-        }
-    }
-
-    async fn send(&self, call: &Call<'_>) -> Result<Value, Failed> {
+    async fn send(&self, call: Call<'_>) -> Result<Value, Failed> {
         let mut sends = 0;
         // A connection that is there has a reply in time, or says that it has none: no other clock is needed.
-        if let (Call::Alone(command), Some((number, batches))) = (call, self.batches()) {
-            match batches.send((*command).clone()).await.map_err(|error| self.failed(number, false, error)) {
+        if let Some((number, batches)) = self.batches() {
+            let reply = batches.send(call.command.clone(), call.wait.is_some()).await;
+            match reply.map_err(|error| self.failed(number, false, error)).and_then(|reply| call.acknowledged(reply)) {
                 Err(Failed::Unanswered(error)) if error.is_connection_dropped() => sends = 1,
                 done => return done,
             }
@@ -119,7 +109,7 @@ impl Link {
     }
 
     /// Sends a call that has been sent so often.
-    async fn connect_and_send(&self, call: &Call<'_>, mut sends: usize) -> Result<Value, Failed> {
+    async fn connect_and_send(&self, call: Call<'_>, mut sends: usize) -> Result<Value, Failed> {
         let sending = async {
             loop {
                 let connected = self.connect().await.map_err(Failed::Unreachable)?;
@@ -134,9 +124,10 @@ impl Link {
         tokio::time::timeout(self.call_max, sending).await.map_err(timed_out)?
     }
 
-    async fn send_over(&self, (number, connection): (u64, Connection), call: &Call<'_>) -> Result<Value, Failed> {
+    async fn send_over(&self, (number, connection): (u64, Connection), call: Call<'_>) -> Result<Value, Failed> {
         let is_cluster = matches!(connection, Connection::Cluster(_));
-        call.send(connection).await.map_err(|error| self.failed(number, is_cluster, error))
+        let reply = call.send(connection).await.map_err(|error| self.failed(number, is_cluster, error))?;
+        call.acknowledged(reply)
     }
 
     /// What a failure on the connection of this number is. Gives the connection up, if it cannot be used again.
@@ -189,7 +180,19 @@ impl Link {
         let number = self.attempts.fetch_add(1, Ordering::AcqRel) + 1;
         let connection = (number, opened?);
         *self.current.lock() = Some(connection.clone());
+        drop(tokio::spawn(check(Arc::downgrade(&self.current), number, self.needs, self.check_every)));
         Ok(connection)
+    }
+
+    /// Whether each write is on the server's disk before it is acknowledged.
+    pub(super) async fn syncs_each_write(&self) -> Result<bool, ConnectError> {
+        match self.connect().await?.1 {
+            Connection::One { mut connection, .. } => {
+                Ok(Settings::read(&mut connection).await?.syncs_each_write(&mut connection).await)
+            }
+            // A failover can lose what one server has on its disk.
+            Connection::Cluster(_) => Ok(false),
+        }
     }
 
     async fn open(&self, source: &mut Source) -> Result<Connection, ConnectError> {
@@ -217,23 +220,68 @@ impl Link {
         };
         let mut connection = opened.map_err(ConnectError::Unreachable)?;
         Settings::read(&mut connection).await?.check(self.needs)?;
-        Ok(Connection::One { batches: Batches::new(connection.clone()), connection })
+        Ok(Connection::One { batches: Batches::new(connection.clone(), self.wait), connection })
     }
 }
 
-enum Call<'c> {
-    Alone(&'c Cmd),
-    /// The second reply is the number of replicas that have the write.
-    Waiting(&'c Pipeline),
+/// Asks a server in use now and then whether it still keeps what it is given; gives the connection up if it does not, so
+/// that the next call connects anew and is told why it cannot. Ends with the connection of this number.
+async fn check(current: Weak<Current>, number: u64, needs: Needs, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let connection = match current.upgrade().and_then(|current| current.lock().clone()) {
+            Some((at, connection)) if at == number => connection,
+            _ => return,
+        };
+        let settings = match connection {
+            Connection::One { mut connection, .. } => Settings::read(&mut connection).await.map(|one| vec![one]),
+            Connection::Cluster(mut cluster) => Settings::read_primaries(&mut cluster).await,
+        };
+        // A server that does not answer is noticed by the calls.
+        let Ok(settings) = settings else { continue };
+        let checked = settings.iter().try_for_each(|settings| settings.check_again(needs));
+        if let (Err(error), Some(current)) = (checked, current.upgrade()) {
+            tracing::error!(%error, "Redis no longer keeps what it is given; it is not used until that is mended");
+            let mut current = current.lock();
+            if current.as_ref().is_some_and(|(at, _)| *at == number) {
+                *current = None;
+            }
+            return;
+        }
+    }
+}
+
+/// A command, and the replicas that must have what it writes.
+#[derive(Clone, Copy)]
+struct Call<'c> {
+    command: &'c Cmd,
+    wait: Option<Wait>,
 }
 
 impl Call<'_> {
-    async fn send(&self, connection: Connection) -> Result<Value, RedisError> {
-        match (self, connection) {
-            (Self::Alone(command), Connection::One { batches, .. }) => batches.send((*command).clone()).await,
-            (Self::Alone(command), Connection::Cluster(mut cluster)) => command.query_async(&mut cluster).await,
-            (Self::Waiting(both), Connection::One { mut connection, .. }) => both.query_async(&mut connection).await,
-            (Self::Waiting(both), Connection::Cluster(mut cluster)) => both.query_async(&mut cluster).await,
+    async fn send(self, connection: Connection) -> Result<Reply, RedisError> {
+        let Self { command, wait } = self;
+        match (connection, wait) {
+            (Connection::One { batches, .. }, _) => batches.send(command.clone(), wait.is_some()).await,
+            (Connection::Cluster(mut cluster), None) => {
+                Ok(Reply { value: command.query_async(&mut cluster).await?, replicas: None })
+            }
+            (Connection::Cluster(mut cluster), Some(Wait { replicas, timeout })) => {
+                let mut both = Pipeline::with_capacity(2);
+                both.add_command(command.clone());
+                both.add_command(cmd("WAIT").arg(replicas).arg(millis(timeout)).to_owned());
+                let (value, replicas) = both.query_async(&mut cluster).await?;
+                Ok(Reply { value, replicas: Some(replicas) })
+            }
+        }
+    }
+
+    /// The reply, if as many replicas have what was written as must.
+    fn acknowledged(self, Reply { value, replicas: have }: Reply) -> Result<Value, Failed> {
+        match (self.wait, have) {
+            (Some(Wait { replicas, .. }), Some(have)) if have < replicas.into() => Err(Failed::TooFewReplicas(have)),
+            (Some(_), None) => Err(Failed::Nonsense),
+            _ => Ok(value),
         }
     }
 }
@@ -245,8 +293,4 @@ pub(super) fn reply_max(options: &Options) -> Duration {
 
 fn not_connected(why: &'static str) -> RedisError {
     (redis::ErrorKind::Client, why).into()
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

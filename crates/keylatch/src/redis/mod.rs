@@ -47,9 +47,8 @@ use crate::store::Durability;
 pub use cache::Cache;
 pub use error::ConnectError;
 use keys::Keys;
-use link::{Connection, Link, Source};
-pub use options::{COMPRESS_FROM_BYTES, CONNECT_TIMEOUT, Options, PREFIX, RESPONSE_TIMEOUT};
-use server::Settings;
+use link::{Link, Source};
+pub use options::{CHECK_EVERY, COMPRESS_FROM_BYTES, CONNECT_TIMEOUT, Options, PREFIX, RESPONSE_TIMEOUT};
 
 /// A store in Redis or Valkey. A clone is the same store, on the same connection.
 #[derive(Clone)]
@@ -83,12 +82,7 @@ impl Store {
     /// See [`ConnectError`]; each says what to do.
     pub async fn connect_with(url: &str, options: Options) -> Result<Self, ConnectError> {
         let link = Self::link(url, &options)?;
-        let synced = match link.connect().await?.1 {
-            Connection::One { connection: mut one, .. } => {
-                Settings::read(&mut one).await?.syncs_each_write(&mut one).await
-            }
-            Connection::Cluster(_) => false,
-        };
+        let synced = link.syncs_each_write().await?;
         Ok(Self::new(link, if synced { Durability::Disk } else { Durability::Replica }, &options))
     }
 
@@ -102,6 +96,7 @@ impl Store {
     ///
     /// See [`ConnectError`]; each says what to do.
     pub async fn connect_sentinel(urls: &[&str], service: &str, options: Options) -> Result<Self, ConnectError> {
+        options.check()?;
         let client = sentinels(urls, service, &options).map_err(ConnectError::Address)?;
         let link = Link::new(Source::Sentinels(Box::new(client)), &options);
         link.connect().await?;
@@ -118,6 +113,7 @@ impl Store {
     pub async fn connect_cluster(urls: &[&str], options: Options) -> Result<Self, ConnectError> {
         const RETRIES: u32 = 3;
         const RETRY_WAIT_MS_MAX: u64 = 200;
+        options.check()?;
         let mut builder = ClusterClientBuilder::new(urls.iter().copied())
             .connection_timeout(options.connect_timeout)
             .response_timeout(link::reply_max(&options))
@@ -153,6 +149,7 @@ impl Store {
 
     /// The way to the server at `url`, which is not connected yet.
     fn link(url: &str, options: &Options) -> Result<Link, ConnectError> {
+        options.check()?;
         let client = match tls::certificates(&[url], options).map_err(ConnectError::Address)? {
             Some(certificates) => Client::build_with_tls(url, certificates),
             None => Client::open(url),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::error::ConnectError;
 use super::server::Needs;
 #[cfg(feature = "conformance")]
 use crate::Clock;
@@ -12,6 +13,7 @@ pub struct Options {
     pub(super) prefix: String,
     pub(super) connect_timeout: Duration,
     pub(super) response_timeout: Duration,
+    pub(super) check_every: Duration,
     pub(super) eviction_allowed: bool,
     /// For copies: nothing is lost with them, so that nothing is to be warned of.
     pub(super) is_cache: bool,
@@ -37,6 +39,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The default of [`Options::with_response_timeout`]: longer than a server stands still when it forks to save, and
 /// shorter than a client waits.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The default of [`Options::with_check_every`]: soon enough to notice a server that was set to evict before its memory is
+/// full, and nothing beside the calls of that time.
+pub const CHECK_EVERY: Duration = Duration::from_secs(30);
 /// The default of [`Options::with_compression`]: all that Redis keeps, it keeps in memory, and a kilobyte of text shrinks
 /// to a fraction in a few microseconds. Under that, the keys and indexes take more than the answer.
 pub const COMPRESS_FROM_BYTES: usize = 1024;
@@ -47,6 +52,7 @@ impl Default for Options {
             prefix: PREFIX.to_owned(),
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout: RESPONSE_TIMEOUT,
+            check_every: CHECK_EVERY,
             eviction_allowed: false,
             is_cache: false,
             wait: None,
@@ -63,8 +69,13 @@ impl Options {
         if self.is_cache { Needs::Nothing } else { Needs::Records { eviction_allowed: self.eviction_allowed } }
     }
 
+    /// Refuses a prefix that cannot be kept to.
+    pub(super) fn check(&self) -> Result<(), ConnectError> {
+        if self.prefix.contains(['{', '}']) { Err(ConnectError::Prefix) } else { Ok(()) }
+    }
+
     /// What all keys of this store begin with; [`PREFIX`] by default. Stores with different prefixes share a server
-    /// and no records. An ACL user needs `~prefix:*`.
+    /// and no records. An ACL user needs `~prefix:*`. Braces are refused when the store connects.
     #[must_use]
     pub fn with_prefix(self, prefix: &str) -> Self {
         Self { prefix: prefix.to_owned(), ..self }
@@ -82,6 +93,14 @@ impl Options {
     #[must_use]
     pub fn with_response_timeout(self, timeout: Duration) -> Self {
         Self { response_timeout: timeout, ..self }
+    }
+
+    /// How often a server in use is asked again for its eviction policy and its clock; [`CHECK_EVERY`] by default. A server
+    /// that evicts by now is given up, as if it had been found so at the start: calls fail as unavailable and say why. A
+    /// clock that is far from this machine's is warned of.
+    #[must_use]
+    pub fn with_check_every(self, check_every: Duration) -> Self {
+        Self { check_every, ..self }
     }
 
     /// Accepts a server that removes keys when its memory is full.

@@ -1,11 +1,14 @@
 //! What a server says about itself, and whether records may be kept there.
 
+use std::time::Duration;
+
 use redis::aio::ConnectionLike;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
 use redis::{ErrorKind, FromRedisValue as _, Value, cmd};
 
 use super::error::ConnectError;
+use crate::{Clock, Timestamp};
 
 const UNREACHABLE_AS_TOLD: &str = "an address of a Cluster's node answers, but no node can be reached where the nodes tell \
     that they are, or its certificate is not valid for that name; see cluster-announce-ip, cluster-announce-hostname and \
@@ -17,7 +20,11 @@ pub(super) struct Settings {
     policy: String,
     append_only: bool,
     primary: bool,
+    clock: Timestamp,
 }
+
+/// How far the server's clock may be from this process's before a warning: more than a bad time service explains.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
 
 /// What is asked of a server.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +69,10 @@ impl Settings {
             policy: field("maxmemory_policy")?.to_owned(),
             append_only: field("aof_enabled")? == "1",
             primary: field("role")? == "master",
+            clock: field("server_time_usec")?
+                .parse()
+                .map(|micros: i64| Timestamp::from_millis(micros / 1_000))
+                .map_err(|_| ConnectError::Settings("server_time_usec"))?,
         })
     }
 
@@ -86,18 +97,61 @@ impl Settings {
                  appendonly to yes"
             );
         }
+        self.check_clock(Clock::system().now());
         Ok(())
     }
 
-    /// Whether each write is on its disk before it is acknowledged.
+    /// The same for a server that was checked before and is still in use: it says again only what has changed since.
+    pub(super) fn check_again(&self, needs: Needs) -> Result<(), ConnectError> {
+        match needs {
+            Needs::Records { eviction_allowed: false } if self.policy != "noeviction" => {
+                Err(ConnectError::Eviction { policy: self.policy.clone() })
+            }
+            Needs::Records { .. } => {
+                self.check_clock(Clock::system().now());
+                Ok(())
+            }
+            Needs::Nothing => Ok(()),
+        }
+    }
+
+    /// Warns of a clock that is not this process's: one of the two is wrong, and leases and retention end by the server's.
+    fn check_clock(&self, ours: Timestamp) {
+        let apart = self.clock.until(ours).max(ours.until(self.clock));
+        if apart > CLOCKS_APART_MAX {
+            tracing::warn!(
+                seconds = apart.as_secs(),
+                ahead = self.clock > ours,
+                "the clock of Redis is far from this machine's: if it is set forward, leases and answers end early; keep both \
+                 with NTP"
+            );
+        }
+    }
+
+    /// Whether each write is on its disk before it is acknowledged, whatever else the server does.
     pub(super) async fn syncs_each_write(&self, connection: &mut impl ConnectionLike) -> bool {
         if !self.append_only {
             return false;
         }
-        // A user who may not ask is told less, and so promises less.
-        let setting = cmd("CONFIG").arg("GET").arg("appendfsync").query_async::<Vec<String>>(connection).await;
-        setting.is_ok_and(|setting| setting.get(1).is_some_and(|policy| policy == "always"))
+        // With `no-appendfsync-on-rewrite` nothing is synced while a child process saves.
+        let (always, on_rewrite) = (
+            setting(connection, "appendfsync").await.as_deref() == Some("always"),
+            setting(connection, "no-appendfsync-on-rewrite").await.as_deref() == Some("no"),
+        );
+        if always && !on_rewrite {
+            tracing::warn!(
+                "Redis syncs each write except while it saves or rewrites its append-only file; set \
+                 no-appendfsync-on-rewrite to no"
+            );
+        }
+        always && on_rewrite
     }
+}
+
+/// A setting; `None` for a user who may not ask, who is told less, and so promises less.
+async fn setting(connection: &mut impl ConnectionLike, name: &str) -> Option<String> {
+    let pair = cmd("CONFIG").arg("GET").arg(name).query_async::<Vec<String>>(connection).await.ok()?;
+    pair.into_iter().nth(1)
 }
 
 #[cfg(test)]
@@ -105,7 +159,9 @@ mod tests {
     use super::*;
 
     fn info(policy: &str, role: &str) -> String {
-        format!("# Memory\r\nmaxmemory_policy:{policy}\r\n# Persistence\r\naof_enabled:1\r\nrole:{role}\r\n")
+        format!(
+            "# Memory\r\nmaxmemory_policy:{policy}\r\n# Persistence\r\naof_enabled:1\r\nrole:{role}\r\nserver_time_usec:1\r\n"
+        )
     }
 
     #[test]

@@ -63,6 +63,8 @@ struct Plan {
     /// Faults of all calls.
     always: HashMap<Op, Fault>,
     calls: HashMap<Op, usize>,
+    /// The last claim that was lost on its way.
+    lost_claim: Option<Claim>,
 }
 
 impl Faulty {
@@ -97,6 +99,12 @@ impl Faulty {
         let mut plan = self.0.plan.lock();
         plan.always.clear();
         plan.next.clear();
+    }
+
+    /// The last claim that was lost on its way reaches the store after all.
+    pub(crate) async fn lost_claim_arrives(&self) -> Claimed {
+        let claim = self.0.plan.lock().lost_claim.take().expect("a claim was lost");
+        self.0.store.claim(claim).await.expect("the memory store claims").value
     }
 
     /// The store behind the faults, for the test itself to look into.
@@ -162,12 +170,18 @@ fn no_record<T>(_: At<Record>) -> T {
 
 impl Store for Faulty {
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<At<Claimed>, Error>> {
-        Box::pin(
-            self.call(Op::Claim, self.0.store.claim(claim), |At { value, now }| At {
+        Box::pin(async move {
+            let lost = claim.clone();
+            let claimed = self.call(Op::Claim, self.0.store.claim(claim), |At { value, now }| At {
                 value: Claimed::Held(value),
                 now,
-            }),
-        )
+            });
+            let claimed = claimed.await;
+            if claimed.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotKnown) {
+                self.0.plan.lock().lost_claim = Some(lost);
+            }
+            claimed
+        })
     }
 
     fn renew(

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use keylatch::door::Answer;
+use keylatch::machine::Claimed;
 use keylatch::store::{ErrorKind, Notes, State};
 use keylatch::tx::Verdict;
 use keylatch::{Error, Limits, Policy, Refused};
@@ -46,6 +47,22 @@ async fn a_claim_that_is_never_heard_of_is_withdrawn() {
         world.store.next(Op::Release, [Fault::RequestLost]);
         let unheard = ask(&engine, request("buy"), answer("never")).await;
         assert_eq!(kind(unheard), ErrorKind::NotKnown);
+        until("it is withdrawn", async || world.record().await.is_none()).await;
+        assert!(ask(&engine, request("another"), answer("done")).await.unwrap().ran().expires_at.is_some());
+    }
+}
+
+/// The withdrawal looks before the claim is there, as it does where a server stands still with the claim in its socket.
+#[tokio::test]
+async fn a_claim_that_arrives_late_is_withdrawn() {
+    for at_most_once in [false, true] {
+        let world = World::new();
+        let engine = if at_most_once { world.at_most_once() } else { world.fenced() };
+        world.store.next(Op::Claim, [Fault::RequestLost, Fault::RequestLost]);
+        let _ = ask(&engine, request("buy"), answer("never")).await.unwrap_err();
+        world.store.called(Op::Read, 1).await;
+        let claimed = world.store.lost_claim_arrives().await;
+        assert!(matches!(claimed, Claimed::Won(_)), "{claimed:?}");
         until("it is withdrawn", async || world.record().await.is_none()).await;
         assert!(ask(&engine, request("another"), answer("done")).await.unwrap().ran().expires_at.is_some());
     }

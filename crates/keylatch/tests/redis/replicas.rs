@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use keylatch::Record;
 use keylatch::machine::Claimed;
 use keylatch::redis::{Options, Store};
@@ -94,6 +95,29 @@ async fn without_its_replica_a_write_is_not_known_and_never_made_twice() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// Calls that come together wait once, not one after the other: each would wait longer than a reply may take.
+#[tokio::test]
+async fn calls_that_come_together_wait_for_replicas_once() {
+    let mut pair = Pair::start();
+    let store = pair.connect_whole().await;
+    pair.lose_replica();
+    let calls = 40;
+    let waits = || {
+        let stats = pair.primary.ask("INFO commandstats");
+        let line = stats.lines().find(|line| line.starts_with("cmdstat_wait:"));
+        let calls = line.and_then(|line| line.split("calls=").nth(1)?.split(',').next()?.parse::<usize>().ok());
+        calls.expect("somebody has waited")
+    };
+    let before = waits();
+    let claims: Vec<_> = (0..calls).map(|at| claim(&format!("key-{at}"))).collect();
+    for claimed in join_all(claims.into_iter().map(|claim| store.claim(claim))).await {
+        let error = claimed.unwrap_err();
+        assert!(error.to_string().contains("only 0 replicas"), "not cut off as slow: {error}");
+    }
+    // One batch, or two, if the first went before all had come.
+    assert!(waits() - before <= 2, "{} waits for {calls} calls", waits() - before);
 }
 
 /// The replica has what was acknowledged.

@@ -1,7 +1,11 @@
 //! What the store asks of a server, and says about it.
 
-use keylatch::redis::{ConnectError, Options, Store};
+use std::time::Duration;
+
+use keylatch::redis::{Cache, ConnectError, Options, Store};
 use keylatch::store::{Durability, ErrorKind, Store as _};
+use keylatch::tiered::Cache as _;
+use testing_support::eventually;
 use testing_support::redis::{Config, Server};
 
 use crate::support::{applied, claim, completed, completion, connect, connect_with, win};
@@ -25,6 +29,40 @@ async fn durability_is_what_the_server_is_set_to() {
     assert_eq!(connect(&always).await.durability(), Durability::Disk);
     let never = Server::start(Config::new().with("appendonly", "no").with("appendfsync", "always"));
     assert_eq!(connect(&never).await.durability(), Durability::Replica);
+    // It syncs nothing while a child process saves.
+    let mostly = Server::start(Config::new().with("appendfsync", "always").with("no-appendfsync-on-rewrite", "yes"));
+    assert_eq!(connect(&mostly).await.durability(), Durability::Replica);
+}
+
+/// Braces in the prefix would decide where a Cluster keeps a key.
+#[tokio::test]
+async fn a_prefix_with_braces_is_refused() {
+    let server = Server::start(Config::new());
+    for prefix in ["{}", "a{b}c", "a{", "}"] {
+        let refused = Store::connect_with(&server.url(), Options::default().with_prefix(prefix)).await;
+        assert!(matches!(refused, Err(ConnectError::Prefix)), "{prefix}: {refused:?}");
+    }
+}
+
+/// A server that is set to evict while it is in use is given up, and used again when it no longer is.
+#[tokio::test]
+async fn a_server_that_begins_to_evict_is_given_up() {
+    const SOON: Duration = Duration::from_secs(20);
+    let server = Server::start(Config::new());
+    let options = Options::default().with_check_every(Duration::from_millis(10));
+    let store = connect_with(&server, options.clone()).await;
+    let allowed = connect_with(&server, options.with_prefix("allowed").allow_eviction()).await;
+    completed(&store, "before").await;
+    assert!(server.ask("CONFIG SET maxmemory-policy volatile-ttl").starts_with("+OK"));
+    let probe = claim("probe");
+    eventually(SOON, "it is given up", async || store.read(probe.id()).await.is_err()).await;
+    let refused = store.claim(claim("new")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    assert!(refused.to_string().contains("volatile-ttl"), "{refused}");
+    completed(&allowed, "key").await;
+    assert!(server.ask("CONFIG SET maxmemory-policy noeviction").starts_with("+OK"));
+    eventually(SOON, "it is used again", async || store.read(probe.id()).await.is_ok()).await;
+    completed(&store, "after").await;
 }
 
 #[tokio::test]
@@ -55,6 +93,18 @@ async fn a_user_needs_few_rights() {
     assert_eq!(elsewhere.claim(claim("key")).await.unwrap_err().kind(), ErrorKind::Refused);
     let error = Store::connect(&url.replace("secret", "wrong")).await.unwrap_err();
     assert!(!format!("{error} {error:?}").contains("wrong"), "a password is shown: {error:?}");
+}
+
+/// A cache needs fewer rights, for keys of its own.
+#[tokio::test]
+async fn a_cache_needs_fewer_rights() {
+    let server = Server::start(Config::new());
+    let record = completed(&connect(&server).await, "key").await;
+    assert!(server.ask("ACL SETUSER cache on >secret ~orders-cache:* +get +set +info").starts_with("+OK"));
+    let url = server.url().replace("redis://", "redis://cache:secret@");
+    let cache = Cache::connect(&url, Options::default().with_prefix("orders")).await.unwrap();
+    cache.keep(record.clone(), Duration::from_secs(60)).await.unwrap();
+    assert_eq!(cache.find(record.id()).await.unwrap(), Some(record));
 }
 
 /// When the memory is full, nothing new begins, and what has taken effect is still recorded.

@@ -1,0 +1,60 @@
+//! Claims that may have been granted, and whose caller has given up.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Inner;
+use super::drive::{END_PAUSE, until_lease_ends};
+use crate::machine::End;
+use crate::{Owner, RecordId};
+
+/// Takes back a claim that may have been granted although its reply never came, or came too late: nothing has run under
+/// it, so the record goes, if the store comes back before the lease ends. If others ran before, what they did is not to be
+/// forgotten, nor that they died: then the record stays, and its lease ends by itself.
+pub(super) fn withdraw(engine: &Arc<Inner>, id: RecordId, owner: Owner) {
+    let Ok(place) = engine.withdrawals.clone().try_acquire_owned() else {
+        tracing::warn!("too many claims are being withdrawn; the lease of this one will end");
+        return;
+    };
+    let engine = engine.clone();
+    let tracker = engine.tracker.clone();
+    drop(tracker.spawn(async move {
+        let started = Instant::now();
+        if let Ok(false) = take_back(&engine, id, owner, started).await {
+            // The claim may still be on its way. A shutdown does not wait for that.
+            drop(tokio::spawn(async move {
+                await_claim(&engine, id, owner, started).await;
+                drop(place);
+            }));
+        }
+    }));
+}
+
+/// Looks again and again for a claim that was not there yet, until a lease has passed since `started`. Each pause is twice
+/// the one before, so that an outage that made many claims uncertain is not followed by many reads.
+async fn await_claim(engine: &Arc<Inner>, id: RecordId, owner: Owner, started: Instant) {
+    let mut pause = END_PAUSE.0;
+    while started.elapsed() + pause < engine.policy.lease {
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+        match take_back(engine, id, owner, started).await {
+            Ok(false) => {}
+            Ok(true) | Err(()) => return,
+        }
+    }
+}
+
+/// Removes the record of a claim of `owner` under which nothing has run, if it is there. Says whether the key has a record
+/// at all: then a claim that comes later is not granted.
+async fn take_back(engine: &Arc<Inner>, id: RecordId, owner: Owner, started: Instant) -> Result<bool, ()> {
+    let once = || async {
+        let Some(record) = engine.store.read(id).await?.value else { return Ok(false) };
+        if record.owner == owner && record.attempt == 1 {
+            let _ = engine.store.release(record.lease(), End::Free).await?;
+        }
+        Ok(true)
+    };
+    until_lease_ends(&engine.policy, started, once).await.0.map_err(|error| {
+        tracing::warn!(%error, "a claim that may have been granted could not be withdrawn; its lease will end");
+    })
+}
