@@ -7,6 +7,7 @@
 //! when the object ends, so nothing is read again for each level around it.
 
 use std::borrow::Cow;
+use std::io::Write;
 use std::ops::Range;
 
 use serde_json::value::RawValue;
@@ -178,9 +179,7 @@ fn number(raw: &str, text: &mut Vec<u8>) -> Option<()> {
         return None;
     }
     text.extend(digits().skip(leading).take(significant));
-    text.push(b'e');
-    text.extend_from_slice(power.to_string().as_bytes());
-    Some(())
+    write!(text, "e{power}").ok()
 }
 
 #[cfg(test)]

@@ -122,9 +122,9 @@ fn names(line: &HeaderValue, name: &HeaderName) -> bool {
 /// resolver writes what it likes, so what is never kept is never replayed either.
 pub(super) fn replayable(lines: &[(HeaderName, HeaderValue)]) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
     let of_connection = move |name: &HeaderName| lines.iter().any(|(of, line)| *of == CONNECTION && names(line, name));
-    lines.iter().filter(move |(name, _)| {
-        !NEVER_KEPT.contains(name) && !INTERNAL.contains(name) && *name != IDEMPOTENCY_KEY && !of_connection(name)
-    })
+    // Most lines are of those that are always kept.
+    let kept = |name: &HeaderName| KEPT.contains(name) || !(NEVER_KEPT.contains(name) || INTERNAL.contains(name));
+    lines.iter().filter(move |(name, _)| kept(name) && !of_connection(name))
 }
 
 pub(super) fn drop_internal(headers: &mut HeaderMap) {

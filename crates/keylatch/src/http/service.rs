@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tower_service::Service;
 use tracing::Span;
 
-use super::answer::{self, Disposition};
+use super::answer;
 use super::body::{Collected, GuardedBody, Patience, collect, is_over_a_limit};
 use super::drain::drain;
 use super::future::ResponseFuture;
@@ -224,10 +224,6 @@ where
 {
     metrics::counter!("keylatch_refused_total", "code" => problem.code()).increment(1);
     let mut response = own(problem);
-    if *problem == Problem::GuardedTwice {
-        // The layer outside frees the key: nothing has started.
-        response.extensions_mut().insert(Disposition::Free);
-    }
     if *problem != Problem::BodyTooSlow {
         drain(&waiting.parts, std::mem::replace(&mut waiting.body, GuardedBody::ended(Bytes::new(), None)));
     } else if waiting.parts.version <= Version::HTTP_11 {

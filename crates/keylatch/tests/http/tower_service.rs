@@ -16,8 +16,9 @@ use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, StreamBody};
 use keylatch::http::{GuardedBody, IdempotencyLayer, ScopeFrom};
-use keylatch::{Guarantee, Key, Run, memory};
+use keylatch::{Guarantee, Key, Run, memory, sqlite};
 use pin_project_lite::pin_project;
+use tempfile::TempDir;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::PollSemaphore;
@@ -240,6 +241,46 @@ async fn a_place_inside_is_not_taken_while_a_body_is_read() {
     let answer = timeout(Duration::from_secs(20), asked).await.expect("there is a place").unwrap();
     assert_eq!(text(answer.into_body()).await, "done");
     assert_eq!(places.available_permits(), 1);
+}
+
+/// Ready when the layer asks for itself, and broken when it asks for the first run.
+#[derive(Debug, Clone)]
+struct BrokenOnce(Arc<AtomicUsize>);
+
+impl Service<Request<GuardedBody<Pinned>>> for BrokenOnce {
+    type Response = Response<Pinned>;
+    type Error = Broken;
+    type Future = std::future::Ready<Result<Response<Pinned>, Broken>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let asked = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+        Poll::Ready(if asked == 2 { Err(Broken("no place")) } else { Ok(()) })
+    }
+
+    fn call(&mut self, _: Request<GuardedBody<Pinned>>) -> Self::Future {
+        std::future::ready(Ok(Response::new(Pinned::new("done"))))
+    }
+}
+
+/// Nothing has started then, so even `AtMostOnce` lets the same request run.
+#[tokio::test]
+async fn a_service_that_does_not_become_ready_has_not_run() {
+    let scope = || ScopeFrom::shared("one");
+    let directory = TempDir::new().unwrap();
+    let database = sqlite::Store::open(directory.path().join("test.db")).await.unwrap();
+    let layers = [
+        IdempotencyLayer::atomic(database, scope()),
+        IdempotencyLayer::fenced(memory::Store::new(), scope()),
+        IdempotencyLayer::at_most_once(memory::Store::new(), scope()),
+    ];
+    for layer in layers {
+        let mut service = layer.layer(BrokenOnce(Arc::default()));
+        let sent = || request("POST", Some("k"), Pinned::new(""));
+        assert_eq!(service.ready().await.unwrap().call(sent()).await.unwrap_err(), Broken("no place"));
+        let answer = service.ready().await.unwrap().call(sent()).await.unwrap();
+        assert_eq!((answer.status(), answer.headers().get("idempotent-replayed")), (StatusCode::OK, None));
+        assert_eq!(text(answer.into_body()).await, "done");
+    }
 }
 
 /// What axum's extractors read lies in the request's extensions for any other service.
