@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::Shared;
 use super::error::Fault;
 use super::link::Link;
+use super::locked::LockWait;
 use super::metrics::BatchMetrics;
 use crate::RecordId;
 use crate::store::ErrorKind;
@@ -31,8 +32,7 @@ pub(super) trait Job: Send + Sync + Sized + 'static {
     /// About how many bytes it sends.
     fn size(&self) -> usize;
 
-    /// Does `jobs`, which are in the order of their records, in one statement. A reply of `None` is to be asked for
-    /// again.
+    /// Does `jobs`, which are in the order of their records, in one statement.
     fn run(
         jobs: &[Waiting<Self>],
         shared: &Shared,
@@ -40,13 +40,22 @@ pub(super) trait Job: Send + Sync + Sized + 'static {
     ) -> impl Future<Output = Result<Vec<Reply<Self::Done>>, Fault>> + Send;
 }
 
-pub(super) type Reply<T> = Option<Result<T, Fault>>;
+/// What became of a job in a statement.
+pub(super) enum Reply<T> {
+    Done(Result<T, Fault>),
+    /// The record came and went meanwhile: it is asked for again at once.
+    Again,
+    /// Another transaction has locked the record: it is asked for again later. The rest of the batch does not wait for it.
+    Locked,
+}
 
 /// A job, and who waits for it.
 #[derive(Debug)]
 pub(super) struct Waiting<J: Job> {
     pub(super) job: J,
     reply: oneshot::Sender<Result<J::Done, Fault>>,
+    /// Set once a lock was in its way.
+    lock: Option<LockWait>,
 }
 
 /// Where jobs of a kind go. When the last is dropped, what waits is done, and the workers end.
@@ -54,6 +63,9 @@ pub(super) struct Lane<J: Job>(mpsc::Sender<Waiting<J>>);
 
 /// Jobs that may wait for a batch. More would only wait longer here than with their callers, who can still give up.
 const QUEUE_JOBS_MAX: usize = 4_096;
+/// How many jobs share a statement at most in whose way a lock was before: each may take its time, about a millisecond, to
+/// find that it still is.
+const LOCKED_RECORDS_MAX: usize = 16;
 /// How many bytes share a statement at most, unless one job alone has more.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// How often one job may be asked for again.
@@ -69,7 +81,8 @@ impl<J: Job> Lane<J> {
         let receiver = Arc::new(Mutex::new(receiver));
         for _ in 0..shared.options.batches_at_once {
             let metrics = BatchMetrics::new(J::OPERATION);
-            let worker = Worker { queue: receiver.clone(), shared: shared.clone(), metrics };
+            let again = sender.downgrade();
+            let worker = Worker { queue: receiver.clone(), again, shared: shared.clone(), metrics };
             drop(tokio::spawn(worker.serve()));
         }
         Self(sender)
@@ -78,8 +91,7 @@ impl<J: Job> Lane<J> {
     /// Has `job` done, and waits for the end of its batch.
     pub(super) async fn call(&self, job: J) -> Result<J::Done, Fault> {
         let (reply, replied) = oneshot::channel();
-        let ended = || Fault::new(ErrorKind::Unavailable, "the runtime on which this store was made has ended");
-        self.0.send(Waiting { job, reply }).await.map_err(|_| ended())?;
+        self.0.send(Waiting { job, reply, lock: None }).await.map_err(|_| ended())?;
         let unanswered = || Fault::new(ErrorKind::NotKnown, "the runtime on which this store was made has ended");
         replied.await.unwrap_or_else(|_| Err(unanswered()))
     }
@@ -91,8 +103,15 @@ impl<J: Job> Clone for Lane<J> {
     }
 }
 
+/// Nothing was sent to the server.
+fn ended() -> Fault {
+    Fault::new(ErrorKind::Unavailable, "the runtime on which this store was made has ended")
+}
+
 struct Worker<J: Job> {
     queue: Arc<Mutex<mpsc::Receiver<Waiting<J>>>>,
+    /// For jobs that are asked for again later.
+    again: mpsc::WeakSender<Waiting<J>>,
     shared: Arc<Shared>,
     metrics: BatchMetrics,
 }
@@ -129,7 +148,8 @@ impl<J: Job> Worker<J> {
     async fn work(&self, jobs: &mut Vec<Waiting<J>>, link: &mut Option<Link>) {
         // Nobody waits for these any more, and they were not begun.
         jobs.retain(|waiting| !waiting.reply.is_closed());
-        jobs.sort_by_key(|waiting| waiting.job.id());
+        // Those in whose way a lock was go by themselves, so that it is in nobody else's.
+        jobs.sort_by_key(|waiting| (waiting.lock.is_some(), waiting.job.id()));
         while !jobs.is_empty() {
             let together = fitting(jobs);
             let batch: Vec<_> = jobs.drain(..together).collect();
@@ -178,8 +198,9 @@ impl<J: Job> Worker<J> {
             let mut again = Vec::new();
             for (waiting, reply) in batch.into_iter().zip(replies) {
                 match reply {
-                    Some(reply) => waiting.answer(reply),
-                    None => again.push(waiting),
+                    Reply::Done(done) => waiting.answer(done),
+                    Reply::Again => again.push(waiting),
+                    Reply::Locked => self.postpone(waiting),
                 }
             }
             if again.is_empty() {
@@ -188,6 +209,22 @@ impl<J: Job> Worker<J> {
             batch = again;
         }
         Err((Fault::new(ErrorKind::Unavailable, "the record came and went on every try"), batch))
+    }
+
+    /// Has a job done later, in whose way a lock is. Meanwhile it takes no connection.
+    fn postpone(&self, mut waiting: Waiting<J>) {
+        let wait = waiting.lock.get_or_insert_with(LockWait::begin);
+        let pause = match wait.pause(self.shared.options.statement_max) {
+            Ok(pause) => pause,
+            Err(fault) => return waiting.answer(Err(fault)),
+        };
+        let Some(again) = self.again.upgrade() else { return waiting.answer(Err(ended())) };
+        drop(tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            if let Err(mpsc::error::SendError(waiting)) = again.send(waiting).await {
+                waiting.answer(Err(ended()));
+            }
+        }));
     }
 }
 
@@ -201,9 +238,11 @@ impl<J: Job> Waiting<J> {
 /// How many of the first jobs go in one statement.
 fn fitting<J: Job>(jobs: &[Waiting<J>]) -> usize {
     let mut bytes = 0;
+    let locked = jobs.first().is_some_and(|waiting| waiting.lock.is_some());
     let fits = |waiting: &&Waiting<J>| {
         bytes += waiting.job.size();
-        bytes <= BATCH_BYTES_MAX
+        bytes <= BATCH_BYTES_MAX && waiting.lock.is_some() == locked
     };
-    jobs.iter().take_while(fits).count().max(1)
+    let records_max = if locked { LOCKED_RECORDS_MAX } else { usize::MAX };
+    jobs.iter().take(records_max).take_while(fits).count().max(1)
 }

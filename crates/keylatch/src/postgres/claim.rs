@@ -1,6 +1,6 @@
 //! Claims, in batches.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::batch::{Job, Reply, Waiting};
 use super::error::{Fault, Sent};
@@ -24,8 +24,9 @@ impl ClaimJob {
     }
 }
 
-/// `keylatch.claim`: a new record was made.
-const FRESH: i16 = 1;
+/// `keylatch.claim`: a new record was made; a lock was in the way.
+const MADE: i16 = 1;
+const LOCKED: i16 = 2;
 
 impl Job for ClaimJob {
     type Done = At<Claimed>;
@@ -57,49 +58,51 @@ impl Job for ClaimJob {
                 .bind(claims().map(|claim| claim.terms.free.map(span_ms)).collect::<Vec<_>>())
         };
         let rows = shared.links.rows_on(link, Sent::Perhaps, query).await?;
-        let mut after = HashMap::with_capacity(rows.len());
+        let mut after = After { stored: HashMap::new(), made: HashMap::new(), locked: HashSet::new() };
         for row in rows {
             let found = Found::new(row)?;
-            let (Some(id), now) = (found.id, found.now) else { continue };
-            let there = if found.flag == FRESH {
-                There::Fresh(found.owner()?)
-            } else {
-                There::Stored(Box::new(found.record()))
-            };
-            // The row of a new record stands before that of the same one as it is stored.
-            after.entry(id).or_insert((there, now));
+            match (found.flag, found.id) {
+                (MADE, _) => drop(after.made.insert(found.owner()?, found.now)),
+                (LOCKED, _) => drop(after.locked.insert(found.owner()?)),
+                (_, Some(id)) => drop(after.stored.insert(id, (found.record(), found.now))),
+                (_, None) => {}
+            }
         }
         // Of several claims of one key, all but one find the record that the one has made.
-        let fresh: HashMap<RecordId, Record> = jobs()
-            .filter_map(|job| match after.get(&job.id)? {
-                (There::Fresh(owner), now) if *owner == job.claim.owner => Some((job.id, made(&job.claim, *now))),
-                _ => None,
-            })
-            .collect();
-        Ok(jobs().map(|job| claimed(job, after.get(&job.id)?, &fresh)).collect())
+        for job in jobs() {
+            if let Some(now) = after.made.get(&job.claim.owner) {
+                after.stored.entry(job.id).or_insert_with(|| (Ok(Some(made(&job.claim, *now))), *now));
+            }
+        }
+        Ok(jobs().map(|job| after.reply(job)).collect())
     }
 }
 
-/// What is stored after the batch.
-enum There {
-    /// A new record, of this owner.
-    Fresh(Owner),
-    /// This one.
-    Stored(Box<Result<Option<Record>, Fault>>),
+/// What a batch of claims led to.
+struct After {
+    /// What is stored now, and when it was read.
+    stored: HashMap<RecordId, (Result<Option<Record>, Fault>, Timestamp)>,
+    /// Whose claims made new records, and when.
+    made: HashMap<Owner, Timestamp>,
+    /// Whose claims met a lock.
+    locked: HashSet<Owner>,
 }
 
-fn claimed(job: &ClaimJob, there: &(There, Timestamp), fresh: &HashMap<RecordId, Record>) -> Reply<At<Claimed>> {
-    let (there, now) = there;
-    let record = match there {
-        There::Fresh(_) => fresh.get(&job.id)?.clone(),
-        There::Stored(stored) => match &**stored {
-            Ok(record) => record.clone()?,
-            Err(fault) => return Some(Err(fault.clone())),
-        },
-    };
-    let ours = record.owner == job.claim.owner && matches!(record.state, State::Running { .. });
-    let value = if ours { Claimed::Won(record) } else { Claimed::Held(record) };
-    Some(Ok(At { value, now: *now }))
+impl After {
+    fn reply(&self, job: &ClaimJob) -> Reply<At<Claimed>> {
+        if self.locked.contains(&job.claim.owner) {
+            return Reply::Locked;
+        }
+        let Some((stored, now)) = self.stored.get(&job.id) else { return Reply::Again };
+        let record = match stored {
+            Ok(Some(record)) => record.clone(),
+            Ok(None) => return Reply::Again,
+            Err(fault) => return Reply::Done(Err(fault.clone())),
+        };
+        let ours = record.owner == job.claim.owner && matches!(record.state, State::Running { .. });
+        let value = if ours { Claimed::Won(record) } else { Claimed::Held(record) };
+        Reply::Done(Ok(At { value, now: *now }))
+    }
 }
 
 /// The record that a claim of an absent key makes.

@@ -45,13 +45,17 @@ impl Job for CompleteJob {
         let rows = shared.links.rows_on(link, Sent::Perhaps, query).await?;
         let row = rows.first().ok_or_else(|| damaged("a row is missing"))?;
         let now = Timestamp::from_millis(get(row, "clock")?);
-        let applied: Vec<bool> = get(row, "applied")?;
+        let applied: Vec<Option<bool>> = get(row, "applied")?;
         if applied.len() != jobs().count() {
             return Err(damaged("a completion has no reply"));
         }
         Ok(applied
             .into_iter()
-            .map(|applied| Some(Ok(if applied { Applied::Applied(now) } else { Applied::Lost })))
+            .map(|applied| match applied {
+                Some(true) => Reply::Done(Ok(Applied::Applied(now))),
+                Some(false) => Reply::Done(Ok(Applied::Lost)),
+                None => Reply::Locked,
+            })
             .collect())
     }
 }

@@ -47,6 +47,6 @@ impl Job for LookJob {
         if rows.len() != jobs().count() {
             return Err(damaged("a look has no reply"));
         }
-        Ok(rows.into_iter().map(|row| Some(Found::new(row))).collect())
+        Ok(rows.into_iter().map(|row| Reply::Done(Found::new(row))).collect())
     }
 }

@@ -25,6 +25,7 @@ mod claim;
 mod complete;
 mod error;
 mod link;
+mod locked;
 mod look;
 mod metrics;
 mod migrate;

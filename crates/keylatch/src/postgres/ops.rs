@@ -14,7 +14,7 @@ use super::rows::{Found, damaged, get};
 use super::{Replay, Shared, Store, packed, span_ms};
 use crate::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
 use crate::store::{Applied, At, Durability, Error, PAGE_RECORDS_MAX, PageRequest, Swept};
-use crate::{Lease, Record, RecordId, Scope, Timestamp};
+use crate::{Lease, Record, RecordId, Scope};
 
 /// How many records a sweep changes in one transaction: few enough that nobody waits for it.
 const SWEEP_RECORDS_MAX: usize = 1_000;
@@ -50,7 +50,7 @@ impl crate::store::Store for Store {
                     .bind(step.as_ref().map(|(name, _)| name.as_bytes()))
                     .bind(step.as_ref().map(|(_, result)| &result[..]))
             };
-            Ok(applied(&shared.links.rows(Sent::Perhaps, query).await?)?)
+            Ok(shared.write(query).await?)
         })
     }
 
@@ -84,7 +84,7 @@ impl crate::store::Store for Store {
                     .bind(ending)
                     .bind(span_ms(keep))
             };
-            Ok(applied(&shared.links.rows(Sent::Perhaps, query).await?)?)
+            Ok(shared.write(query).await?)
         })
     }
 
@@ -107,7 +107,7 @@ impl crate::store::Store for Store {
                     .bind(span_ms(retention))
                     .bind(span_ms(tombstone))
             };
-            shared.completed(applied(&shared.links.rows(Sent::Perhaps, query).await?)?).await
+            shared.completed(shared.write(query).await?).await
         })
     }
 
@@ -227,11 +227,6 @@ fn records(rows: Vec<PgRow>) -> Result<At<Vec<Record>>, Fault> {
     let now = found.first().ok_or_else(|| damaged("a row is missing"))?.now;
     let value = found.iter().filter_map(|found| found.record().transpose()).collect::<Result<_, _>>()?;
     Ok(At { value, now })
-}
-
-fn applied(rows: &[PgRow]) -> Result<Applied, Fault> {
-    let now: Option<i64> = scalar(rows)?;
-    Ok(now.map_or(Applied::Lost, |now| Applied::Applied(Timestamp::from_millis(now))))
 }
 
 /// The one column of the one row.

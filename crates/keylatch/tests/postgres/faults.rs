@@ -156,10 +156,10 @@ async fn every_statement_is_bounded_in_time() {
     let mut blocker = store.pool().begin().await.unwrap();
     sqlx::raw_sql("LOCK TABLE keylatch.record").execute(&mut *blocker).await.unwrap();
     let new = claim("new");
-    assert_eq!(store.claim(new.clone()).await.unwrap_err().kind(), ErrorKind::NotKnown);
+    assert_eq!(store.claim(new.clone()).await.unwrap_err().kind(), ErrorKind::Unavailable);
     let completion = Completion::new(Outcome::bytes("done"), &Policy::default());
-    assert_eq!(store.complete(record.lease(), completion.clone()).await.unwrap_err().kind(), ErrorKind::NotKnown);
-    assert_eq!(store.renew(record.lease(), new.terms, None).await.unwrap_err().kind(), ErrorKind::NotKnown);
+    assert_eq!(store.complete(record.lease(), completion.clone()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(store.renew(record.lease(), new.terms, None).await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(store.read(record.id()).await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(store.sweep(10).await.unwrap_err().kind(), ErrorKind::NotKnown);
     blocker.rollback().await.unwrap();

@@ -8,6 +8,7 @@ mod failover;
 mod faults;
 mod frozen;
 mod growth;
+mod locked;
 mod own;
 mod pgbouncer;
 mod plans;

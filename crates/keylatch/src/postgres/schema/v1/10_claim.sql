@@ -1,9 +1,13 @@
 -- Claims keys, each as one step. The arrays belong together, in ascending order of `ids`: so that of two calls at once
 -- neither waits for what the other holds while it holds what the other waits for.
 --
--- Returns a row for each claim that made a new record, with flag 1, `id` and `owner` alone; and the record as it now is,
--- with flag 0, for each other identity. A claim that finds its own owner there, running, has won. An identity without a
--- row was freed in between: ask again.
+-- Returns a row for each claim that made a new record, with flag 1 and `owner` alone; a row with flag 2 and `owner` alone
+-- for each claim that met a lock of another transaction, and changed nothing; and, unless all made new records, the record
+-- as it now is, with flag 0, for each identity. A claim that finds its own owner there, running, has won. An identity
+-- without a row was freed in between: ask again.
+--
+-- A lock is waited for as long as a commit of another process usually takes. One that is still there then is found out
+-- claim by claim, and only those that meet it have to be asked again.
 --
 -- Each statement in here sees what was committed before it began (READ COMMITTED), so one that waited for another
 -- process's claim is followed by one that sees it. Sequential scans are off, for a plan made while the table was small
@@ -15,89 +19,48 @@ CREATE FUNCTION keylatch.claim(
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog
 SET enable_seqscan = off
-SET lock_timeout = '5s'
+SET lock_timeout = '20ms'
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     now_ms bigint := keylatch.clock();
-    made   integer;
-    fresh  keylatch.found;
+    made   bytea[] := '{}';
+    locked bytea[] := '{}';
 BEGIN
-    IF cardinality(ids) = 1 THEN
-        -- The same for one alone: it takes half the time.
-        INSERT INTO keylatch.record (
-            id, owner, epoch, attempt, guarantee, state, created_at, takeover_at, free_at, lease_ends_at, due_at,
-            fingerprint, caller, operation, key
-        ) VALUES (
-            ids[1], owners[1], 1, 1, guarantees[1], 1, now_ms, keylatch.later(now_ms, takeovers[1]),
-            keylatch.later(now_ms, frees[1]), keylatch.later(now_ms, leases[1]), keylatch.later(now_ms, frees[1]),
-            fingerprints[1], callers[1], operations[1], keys[1]
-        )
-        ON CONFLICT (id) DO NOTHING;
-        IF FOUND THEN
-            fresh.clock := now_ms;
-            fresh.flag := 1;
-            fresh.id := ids[1];
-            fresh.owner := owners[1];
-            RETURN NEXT fresh;
-            RETURN;
-        END IF;
-    ELSE
-        RETURN QUERY
-        INSERT INTO keylatch.record AS r (
-            id, owner, epoch, attempt, guarantee, state, created_at, takeover_at, free_at, lease_ends_at, due_at,
-            fingerprint, caller, operation, key
-        )
-        SELECT c.id, c.owner, 1, 1, c.guarantee, 1, now_ms, keylatch.later(now_ms, c.takeover),
-               keylatch.later(now_ms, c.free), keylatch.later(now_ms, c.lease), keylatch.later(now_ms, c.free),
-               c.fingerprint, c.caller, c.operation, c.key
-        FROM unnest(
-            ids, callers, operations, keys, fingerprints, guarantees, owners, leases, takeovers, frees
-        ) AS c (id, caller, operation, key, fingerprint, guarantee, owner, lease, takeover, free)
-        ON CONFLICT (id) DO NOTHING
-        RETURNING now_ms, 1::smallint, r.id, r.owner, NULL::bigint, NULL::integer, NULL::smallint, NULL::smallint,
-                  NULL::bigint, NULL::bigint, NULL::bigint, NULL::bigint, NULL::bigint, NULL::boolean, NULL::boolean,
-                  NULL::bytea, NULL::text, NULL::text, NULL::text, NULL::bytea[], NULL::bytea[], NULL::bytea;
-        GET DIAGNOSTICS made = ROW_COUNT;
-        IF made = cardinality(ids) THEN
-            RETURN;
-        END IF;
+    -- What is acknowledged is on disk, also where the role or the database has been told to do without.
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'local', true);
     END IF;
-
-    FOR i IN 1 .. cardinality(ids) LOOP
-        UPDATE keylatch.record AS r SET
-            owner         = owners[i],
-            epoch         = r.epoch + 1,
-            -- A key that had become free begins anew; a request that takes over goes on with what it has.
-            attempt       = CASE WHEN r.free_at <= now_ms THEN 1 ELSE least(r.attempt, 2147483646) + 1 END,
-            created_at    = CASE WHEN r.free_at <= now_ms THEN now_ms ELSE r.created_at END,
-            released      = false,
-            after_crash   = CASE WHEN r.free_at <= now_ms THEN false ELSE NOT r.released END,
-            step_names    = CASE WHEN r.free_at <= now_ms THEN NULL ELSE r.step_names END,
-            step_results  = CASE WHEN r.free_at <= now_ms THEN NULL ELSE r.step_results END,
-            guarantee     = guarantees[i],
-            fingerprint   = fingerprints[i],
-            state         = 1,
-            takeover_at   = keylatch.later(now_ms, takeovers[i]),
-            free_at       = keylatch.later(now_ms, frees[i]),
-            lease_ends_at = keylatch.later(now_ms, leases[i]),
-            due_at        = keylatch.later(now_ms, frees[i]),
-            expires_at    = NULL,
-            outcome       = NULL
-        WHERE r.id = ids[i]
-            -- It is this scope's and key's record, and not one that was put in its place.
-            AND r.caller = callers[i] AND r.operation = operations[i] AND r.key = keys[i]
-            -- A claim that is sent again has what it won, and not a second time.
-            AND NOT (r.state = 1 AND r.owner = owners[i])
-            AND (
-                -- Anyone may claim it.
-                r.free_at <= now_ms
-                -- The same request may take over from a run whose lease has ended.
-                OR (r.state = 1 AND r.takeover_at <= now_ms AND r.fingerprint = fingerprints[i])
-            );
-    END LOOP;
+    BEGIN
+        made := keylatch.claim_now(
+            now_ms, ids, callers, operations, keys, fingerprints, guarantees, owners, leases, takeovers, frees
+        );
+    EXCEPTION WHEN lock_not_available THEN
+        PERFORM set_config('lock_timeout', '1ms', true);
+        FOR i IN 1 .. cardinality(ids) LOOP
+            BEGIN
+                made := made || keylatch.claim_now(
+                    now_ms, ids[i:i], callers[i:i], operations[i:i], keys[i:i], fingerprints[i:i], guarantees[i:i],
+                    owners[i:i], leases[i:i], takeovers[i:i], frees[i:i]
+                );
+            EXCEPTION WHEN lock_not_available THEN
+                locked := array_append(locked, owners[i]);
+            END;
+        END LOOP;
+    END;
 
     RETURN QUERY
-    SELECT now_ms, 0::smallint, s.* FROM keylatch.stored AS s WHERE s.id = ANY (ids);
+    SELECT now_ms, m.flag, NULL::bytea, m.owner, NULL::bigint, NULL::integer, NULL::smallint, NULL::smallint,
+           NULL::bigint, NULL::bigint, NULL::bigint, NULL::bigint, NULL::bigint, NULL::boolean, NULL::boolean,
+           NULL::bytea, NULL::text, NULL::text, NULL::text, NULL::bytea[], NULL::bytea[], NULL::bytea
+    FROM (
+        SELECT 1::smallint, owner FROM unnest(made) AS owner
+        UNION ALL
+        SELECT 2::smallint, owner FROM unnest(locked) AS owner
+    ) AS m (flag, owner);
+    IF cardinality(made) < cardinality(ids) THEN
+        RETURN QUERY
+        SELECT now_ms, 0::smallint, s.* FROM keylatch.stored AS s WHERE s.id = ANY (ids);
+    END IF;
 END
 $$;

@@ -1,15 +1,20 @@
--- Renews a running record's lease, and notes a step once, by its name. Returns the time, or null if it was lost.
+-- Renews a running record's lease, and notes a step once, by its name. Returns the time, null if it was lost, and -1
+-- if another transaction has locked the record, so that nothing was changed: ask again.
 CREATE FUNCTION keylatch.renew(
     id bytea, epoch bigint, owner bytea, lease bigint, takeover bigint, free bigint, step_name bytea, step_result bytea
 ) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog
 SET enable_seqscan = off
-SET lock_timeout = '5s'
+SET lock_timeout = '20ms'
 AS $$
 DECLARE
     now_ms bigint := keylatch.clock();
 BEGIN
+    -- What is acknowledged is on disk, also where the role or the database has been told to do without.
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'local', true);
+    END IF;
     UPDATE keylatch.record AS r SET
         lease_ends_at = keylatch.later(now_ms, renew.lease),
         takeover_at   = keylatch.later(now_ms, renew.takeover),
@@ -27,5 +32,7 @@ BEGIN
         RETURN now_ms;
     END IF;
     RETURN NULL;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN -1;
 END
 $$;

@@ -1,14 +1,19 @@
 -- Ends a running record without an outcome. Ends: 0 it did not happen; 1 the same request may run again, for `keep`
--- milliseconds; 2 whether it happened is not known. Returns the time, or null if it was lost.
+-- milliseconds; 2 whether it happened is not known. Returns the time, null if it was lost, and -1
+-- if another transaction has locked the record, so that nothing was changed: ask again.
 CREATE FUNCTION keylatch.release(id bytea, epoch bigint, owner bytea, ending smallint, keep bigint) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog
 SET enable_seqscan = off
-SET lock_timeout = '5s'
+SET lock_timeout = '20ms'
 AS $$
 DECLARE
     now_ms bigint := keylatch.clock();
 BEGIN
+    -- What is acknowledged is on disk, also where the role or the database has been told to do without.
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'local', true);
+    END IF;
     -- In both: only who won the latest claim, and only while it runs.
     IF release.ending = 0 THEN
         DELETE FROM keylatch.record AS r
@@ -26,5 +31,7 @@ BEGIN
         RETURN now_ms;
     END IF;
     RETURN NULL;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN -1;
 END
 $$;

@@ -17,6 +17,10 @@ DECLARE
     now_ms  bigint := keylatch.clock();
     expires bigint := keylatch.later(now_ms, retention);
 BEGIN
+    -- What is acknowledged is on disk, also where the role or the database has been told to do without.
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'local', true);
+    END IF;
     IF entered AND current_setting('keylatch_tx.owner', true) IS DISTINCT FROM encode(finish.owner, 'hex') THEN
         RAISE EXCEPTION USING ERRCODE = 'KL004', MESSAGE = 'the transaction was ended before its record was written';
     END IF;

@@ -1,16 +1,21 @@
 -- Writes what became of a run whose outcome is unknown, as someone other than its owner has found out: its outcome, or
--- null if it did not happen. Returns the time, or null if it was lost.
+-- null if it did not happen. Returns the time, null if it was lost, and -1
+-- if another transaction has locked the record, so that nothing was changed: ask again.
 CREATE FUNCTION keylatch.resolve(
     id bytea, epoch bigint, owner bytea, outcome bytea, retention bigint, tombstone bigint
 ) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog
 SET enable_seqscan = off
-SET lock_timeout = '5s'
+SET lock_timeout = '20ms'
 AS $$
 DECLARE
     now_ms bigint := keylatch.clock();
 BEGIN
+    -- What is acknowledged is on disk, also where the role or the database has been told to do without.
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'local', true);
+    END IF;
     -- In both: only the run that the caller looked at, only while it has no outcome, and only while it is unknown. The
     -- owner may be alive, and may have renewed its lease since.
     IF resolve.outcome IS NULL THEN
@@ -41,5 +46,7 @@ BEGIN
         RETURN now_ms;
     END IF;
     RETURN NULL;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN -1;
 END
 $$;
