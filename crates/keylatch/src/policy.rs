@@ -91,10 +91,13 @@ impl Policy {
 pub struct Limits {
     /// Runs under way in all. Default 10,000: each holds a request body.
     pub running_max: usize,
-    /// Runs under way in one scope. Default 1,000: one caller cannot take all.
-    pub running_per_scope_max: usize,
+    /// Runs under way of one caller, over all its scopes in this engine. Default 1,000: one caller cannot take all.
+    pub running_per_caller_max: usize,
     /// Requests that wait for a run of the same key, in all. Default 10,000.
     pub waiters_max: usize,
+    /// Requests of one caller that wait for a run of the same key, over all its scopes in this engine. Default 1,000:
+    /// one caller cannot take every place.
+    pub waiters_per_caller_max: usize,
     /// The longest that a request may wait for a run of the same key, whatever it asks for. Default 30 s,
     /// under the idle time-out of common proxies.
     pub wait_max: Duration,
@@ -110,8 +113,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             running_max: 10_000,
-            running_per_scope_max: 1_000,
+            running_per_caller_max: 1_000,
             waiters_max: 10_000,
+            waiters_per_caller_max: 1_000,
             wait_max: Duration::from_secs(30),
             records_per_scope_max: 1_000_000,
             cache_bytes_max: 32 << 20,

@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use foldhash::fast::RandomState;
+use foldhash::quality;
 use sha2::{Digest, Sha256};
 
 /// The name space of a key. Two scopes never see each other's records.
@@ -23,6 +24,8 @@ pub struct Scope(Arc<Fields>);
 struct Fields {
     /// Of both fields; every identity of a record begins with it.
     digest: [u8; 16],
+    /// Of the caller alone, in this process.
+    caller_hash: u64,
     caller_bytes: usize,
     /// The caller, then the operation.
     text: Box<str>,
@@ -83,7 +86,8 @@ impl Scope {
                 return Err(InvalidScope::ControlCharacter);
             }
             let digest = digest(caller, &text[caller.len()..]);
-            Ok(Self(Arc::new(Fields { digest, caller_bytes: caller.len(), text: text.into() })))
+            let caller_hash = CALLERS.hash_one(caller);
+            Ok(Self(Arc::new(Fields { digest, caller_hash, caller_bytes: caller.len(), text: text.into() })))
         })
     }
 
@@ -103,11 +107,19 @@ impl Scope {
         &self.0.text[self.0.caller_bytes..]
     }
 
+    /// A number that stands for the caller in this process, where what a caller has is counted.
+    pub(crate) fn caller_hash(&self) -> u64 {
+        self.0.caller_hash
+    }
+
     /// The half of a SHA-256 over both fields.
     pub(crate) fn digest(&self) -> &[u8; 16] {
         &self.0.digest
     }
 }
+
+/// Random for each process: nobody can choose names of callers that are counted as one.
+static CALLERS: LazyLock<quality::RandomState> = LazyLock::new(quality::RandomState::default);
 
 /// Scopes that this thread made lately: callers come again, and those of one caller share one text.
 struct Recent {

@@ -116,12 +116,9 @@ pub enum Transacted {
     RolledBack,
     /// Another has the key; this is the record. Nothing of this attempt is committed.
     Held(Record),
-    /// Another transaction has the key at this moment, and its record, if it comes to have one, is not to be seen
-    /// yet. Nothing of this attempt is committed.
-    Busy {
-        /// Whether it may be for the same request; `false` if it is known to be for another.
-        same: bool,
-    },
+    /// Another transaction has the key at this moment, for whatever request, and its record, if it comes to have one,
+    /// cannot be seen yet. Nothing of this attempt is committed.
+    Busy,
     /// The handler used its transaction in a way that cannot be committed; nothing is.
     Misused(Misuse),
 }

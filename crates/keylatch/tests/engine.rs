@@ -10,6 +10,8 @@ mod faults;
 mod followers;
 #[path = "engine/futures.rs"]
 mod futures;
+#[path = "engine/lapses.rs"]
+mod lapses;
 #[path = "engine/leases.rs"]
 mod leases;
 #[path = "engine/quotas.rs"]

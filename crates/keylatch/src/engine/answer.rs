@@ -135,8 +135,8 @@ pub enum Refused {
 pub enum Quota {
     /// `running_max`.
     Running,
-    /// `running_per_scope_max`.
-    RunningPerScope,
+    /// `running_per_caller_max`.
+    RunningPerCaller,
     /// `records_per_scope_max`.
     RecordsPerScope,
 }

@@ -26,7 +26,7 @@ pub(super) enum Driven<S> {
     Done(Result<Answer, Error>),
     /// Another has the key. The leader is handed back, to look again.
     Held(Leader, Option<S>, Box<Found>),
-    /// Another transaction has the key for the same request, as far as can be told, and no record yet.
+    /// Another transaction has the key, and no record yet: what comes of it is not known.
     Busy(Leader, Option<S>),
 }
 
@@ -160,6 +160,7 @@ where
     }
     let lease = Lease { id: leader.id(), epoch: record.epoch, owner: record.owner };
     leader.flight().held(lease, until, asked);
+    leader.flight().begins();
     renewer::start(engine);
     if record.attempt > 1 {
         engine.metrics.takeovers.increment(1);
@@ -270,6 +271,7 @@ async fn release<S>(engine: &Inner, leader: Leader, lease: Lease, verdict: Verdi
         _ => (End::Free, &engine.metrics.freed),
     };
     counter.increment(1);
+    leader.flight().ends();
     let ran = Answer::Ran(Ran { expires_at: None });
     match until_lease_ends(&engine.policy, Instant::now(), || engine.store.release(lease, end)).await {
         (Ok(Applied::Lost), 1) => return lost(engine, leader, ran).await,
@@ -395,10 +397,7 @@ where
             Ok(At { value: Transacted::Held(record), now }) => {
                 Driven::Held(leader, start, Found::new(At { value: record, now }, asked))
             }
-            Ok(At { value: Transacted::Busy { same: true }, .. }) => Driven::Busy(leader, start),
-            Ok(At { value: Transacted::Busy { same: false }, .. }) => {
-                Driven::Done(Ok(Answer::Refused(Refused::Mismatch)))
-            }
+            Ok(At { value: Transacted::Busy, .. }) => Driven::Busy(leader, start),
             Ok(At { value: Transacted::Misused(misuse), .. }) => {
                 tracing::error!(operation = request.scope.operation(), %misuse, "nothing was committed");
                 Driven::Done(Err(misuse.into()))
@@ -439,7 +438,8 @@ mod tests {
         let engine = Engine::fenced(memory::Store::new(), Policy::default(), Limits::default()).unwrap();
         let (scope, key) = (Scope::new("caller").unwrap(), Key::new("key").unwrap());
         let (id, fingerprint) = (RecordId::of(&scope, &key), Fingerprint::from_bytes([0; 32]));
-        let Joined::Leader(leader) = engine.inner.flights.join(id, fingerprint) else { panic!("nobody else asks") };
+        let joined = engine.inner.flights.join(id, scope.caller_hash(), fingerprint);
+        let Joined::Leader(leader) = joined else { panic!("nobody else asks") };
         let request = Request { scope, key, fingerprint, wait: Duration::ZERO };
         let work = |_| async {
             let kept = std::hint::black_box([0_u8; WORK_BYTES]);

@@ -1,7 +1,11 @@
 //! The runs under way in this process, and those who wait for them.
 //!
-//! One run per record leads; its duplicates find it here, without asking the store. The map is split by scope,
-//! so that one lock counts what a scope has running and finds its duplicates.
+//! One run per record leads; its duplicates find it here, without asking the store. The map is split by caller,
+//! so that one lock counts what a caller has running and waiting, and finds its duplicates.
+//!
+//! A run stays in the map until it ends, also when its lease has ended here without a renewal: as long as nobody else
+//! is seen to have taken over, it is alive, it is renewed as soon as the store can be reached, and no duplicate takes
+//! its place. Only a run that is known to have lost its lease gives up its place to the next that asks.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{Final, Quota};
 use super::telemetry::Metrics;
-use crate::{Fingerprint, Lease, Limits, RecordId};
+use crate::{Fingerprint, Lease, Limits, Record, RecordId};
 
 const SHARDS: usize = 64;
 
@@ -30,23 +34,40 @@ pub(super) struct Flights {
     metrics: Metrics,
 }
 
-/// Some of the runs, chosen by their scopes: all runs of a scope are in one shard.
-type Shard = HashMap<RecordId, Arc<Flight>, RandomState>;
+/// Some of the runs, chosen by their callers: all that a caller has here is in one shard.
+#[derive(Debug, Default)]
+struct Shard {
+    flights: HashMap<RecordId, Arc<Flight>, RandomState>,
+    /// How many requests of a caller wait, if any do.
+    waiters: HashMap<u64, usize, RandomState>,
+}
 
 /// One run under way.
 #[derive(Debug)]
 pub(super) struct Flight {
+    caller: u64,
     fingerprint: Fingerprint,
     /// What is known here of its lease, once it has one.
     hold: Mutex<Option<Hold>>,
-    ended: OnceLock<Option<Final>>,
+    ended: OnceLock<End>,
     changed: Notify,
     lost: AtomicBool,
-    /// Whether its outcome is on its way to the store: others may have it from there sooner than this process hears.
+    /// Whether its end is on its way to the store: others may see it there sooner than this process hears.
     ending: AtomicBool,
-    /// Whether its work has begun in a transaction.
+    /// Whether its work has begun.
     begun: AtomicBool,
     token: OnceLock<CancellationToken>,
+}
+
+/// How a run ended, for those who wait for it.
+#[derive(Debug, Clone)]
+pub(super) enum End {
+    /// With this outcome.
+    Final(Final),
+    /// Its work began, and ended without an outcome.
+    Failed,
+    /// Its work did not begin here, or its lease was lost: the store knows more.
+    Elsewhere,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +75,19 @@ struct Hold {
     lease: Lease,
     /// Until when nobody else can have taken over.
     until: Instant,
+    /// When the latest grant was asked for.
     renewed: Instant,
+    /// Whether a renewal is under way.
+    renewing: bool,
+    /// Whether the latest renewal was not granted, or has not been yet.
+    overdue: bool,
+}
+
+/// A renewal to do, or under way. However it ends, the next one may follow.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    flight: Arc<Flight>,
+    lease: Lease,
 }
 
 /// How a request takes part.
@@ -86,17 +119,17 @@ impl Flights {
         })
     }
 
-    /// Takes part in the run of `id`: leads it if there is none, or if its lease has run out unrenewed.
-    pub(super) fn join(self: &Arc<Self>, id: RecordId, fingerprint: Fingerprint) -> Joined {
-        let mut shard = self.shard(&id).lock();
-        if let Some(flight) = shard.get(&id).filter(|flight| flight.holds(Instant::now())) {
+    /// Takes part in the run of `id`, a record of `caller`: leads it if there is none, or if its lease was lost.
+    pub(super) fn join(self: &Arc<Self>, id: RecordId, caller: u64, fingerprint: Fingerprint) -> Joined {
+        let mut shard = self.shard(caller).lock();
+        if let Some(flight) = shard.flights.get(&id).filter(|flight| !flight.is_lost()) {
             return Joined::Follower(flight.clone());
         }
-        // The scope is full only if the shard is, so that it is seldom counted.
-        let per_scope_max = self.limits.running_per_scope_max;
-        let of_scope = || shard.keys().filter(|run| run.scope_digest() == id.scope_digest()).count();
-        if shard.len() >= per_scope_max && of_scope() >= per_scope_max {
-            return Joined::Refused(Quota::RunningPerScope);
+        // The caller's places are taken only if the shard has as many runs, so that they are seldom counted.
+        let per_caller_max = self.limits.running_per_caller_max;
+        let of_caller = || shard.flights.values().filter(|flight| flight.caller == caller).count();
+        if shard.flights.len() >= per_caller_max && of_caller() >= per_caller_max {
+            return Joined::Refused(Quota::RunningPerCaller);
         }
         if self.running.fetch_add(1, Ordering::Relaxed) >= self.limits.running_max {
             self.running.fetch_sub(1, Ordering::Relaxed);
@@ -104,6 +137,7 @@ impl Flights {
         }
         self.metrics.running.increment(1.0);
         let flight = Arc::new(Flight {
+            caller,
             fingerprint,
             hold: Mutex::default(),
             ended: OnceLock::new(),
@@ -113,37 +147,66 @@ impl Flights {
             begun: AtomicBool::new(false),
             token: OnceLock::new(),
         });
-        shard.insert(id, flight.clone());
+        shard.flights.insert(id, flight.clone());
         Joined::Leader(Leader { flights: self.clone(), id, flight })
     }
 
-    /// Lets one more wait; `None` if too many do.
-    pub(super) fn wait(self: &Arc<Self>) -> Option<Waiter> {
-        let waiter = Waiter(self.clone());
+    /// Lets one more request of `caller` wait; `None` if too many do, of this caller or of all.
+    pub(super) fn wait(self: &Arc<Self>, caller: u64) -> Option<Waiter> {
+        if self.waiters.fetch_add(1, Ordering::Relaxed) >= self.limits.waiters_max {
+            self.waiters.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
         self.metrics.waiters.increment(1.0);
-        (self.waiters.fetch_add(1, Ordering::Relaxed) < self.limits.waiters_max).then_some(waiter)
+        let waiter = Waiter { flights: self.clone(), caller };
+        let of_caller = {
+            let mut shard = self.shard(caller).lock();
+            let waiters = shard.waiters.entry(caller).or_default();
+            *waiters += 1;
+            *waiters
+        };
+        (of_caller <= self.limits.waiters_per_caller_max).then_some(waiter)
     }
 
-    /// The leases that were last renewed before `before`.
-    pub(super) fn due(&self, before: Instant) -> Vec<(Arc<Flight>, Lease)> {
-        let mut due = Vec::new();
+    /// The renewals of the leases that were last renewed before `before`, unless they are under way: first of those
+    /// whose latest renewal went well, then of the others, the oldest first.
+    ///
+    /// Tells the runs whose lease has ended here by `now`. Also returns when the next lease ends, if it is not renewed.
+    pub(super) fn due(&self, now: Instant, before: Option<Instant>) -> (Vec<Renewal>, Option<Instant>) {
+        let (mut due, mut next_end) = (Vec::new(), None);
         for shard in &self.shards {
-            for flight in shard.lock().values() {
-                let hold = *flight.hold.lock();
-                if let Some(hold) = hold.filter(|hold| hold.renewed <= before && !flight.is_lost()) {
-                    due.push((flight.clone(), hold.lease));
+            for flight in shard.lock().flights.values().filter(|flight| !flight.is_lost()) {
+                let mut hold = flight.hold.lock();
+                let Some(hold) = &mut *hold else { continue };
+                if hold.until <= now {
+                    flight.cancel();
+                } else {
+                    next_end = Some(next_end.map_or(hold.until, |end: Instant| end.min(hold.until)));
+                }
+                if Some(hold.renewed) <= before && !hold.renewing {
+                    let order = (hold.overdue, hold.renewed);
+                    (hold.renewing, hold.overdue) = (true, true);
+                    due.push((order, Renewal { flight: flight.clone(), lease: hold.lease }));
                 }
             }
         }
-        due
+        due.sort_by_key(|(order, _)| *order);
+        (due.into_iter().map(|(_, renewal)| renewal).collect(), next_end)
+    }
+
+    /// Whether the run of this record's lease is under way here.
+    pub(super) fn has(&self, record: &Record) -> bool {
+        let lease = record.lease();
+        let shard = self.shard(record.scope.caller_hash()).lock();
+        shard.flights.get(&lease.id).is_some_and(|flight| !flight.is_lost() && flight.lease() == Some(lease))
     }
 
     pub(super) fn running(&self) -> usize {
         self.running.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, id: &RecordId) -> &Mutex<Shard> {
-        &self.shards[usize::from(id.as_bytes()[0]) % SHARDS]
+    fn shard(&self, caller: u64) -> &Mutex<Shard> {
+        &self.shards[caller as usize % SHARDS]
     }
 }
 
@@ -162,62 +225,76 @@ impl Flight {
         !self.ending.load(Ordering::Acquire) && self.hold.lock().is_some()
     }
 
-    /// Whether it has won the key: until then it may lose to another process.
-    pub(super) fn has_won(&self) -> bool {
-        self.begun.load(Ordering::Acquire) || self.hold.lock().is_some()
+    /// Its lease, once it has one.
+    pub(super) fn lease(&self) -> Option<Lease> {
+        self.hold.lock().map(|hold| hold.lease)
     }
 
-    /// Notes that its work begins in a transaction, which has the key.
+    /// Whether its end is on its way to the store.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
+    /// Notes that its work begins.
     pub(super) fn begins(&self) {
         self.begun.store(true, Ordering::Release);
     }
 
-    /// Notes that its outcome goes to the store now.
+    /// Notes that its end goes to the store now.
     pub(super) fn ends(&self) {
         self.ending.store(true, Ordering::Release);
     }
 
     /// Notes that the store granted or renewed `lease`, which nobody takes over until `until`.
     pub(super) fn held(&self, lease: Lease, until: Instant, asked: Instant) {
-        *self.hold.lock() = Some(Hold { lease, until, renewed: asked });
+        let mut hold = self.hold.lock();
+        let hold = hold.get_or_insert(Hold { lease, until, renewed: asked, renewing: false, overdue: false });
+        // Of two renewals at once, the one that was asked for first may be heard of last.
+        hold.until = hold.until.max(until);
+        hold.renewed = hold.renewed.max(asked);
+        hold.overdue = false;
     }
 
     /// Notes that another owner has the record. Those who wait here look for themselves.
     pub(super) fn lose(&self) {
         self.lost.store(true, Ordering::Release);
-        // Either this side sees a token that is being made, or its maker sees the loss.
+        self.cancel();
+        self.changed.notify_waiters();
+    }
+
+    /// Tells the run that others may have taken over.
+    fn cancel(&self) {
+        // Either this side sees a token that is being made, or its maker sees why it is to be cancelled.
         fence(Ordering::SeqCst);
         if let Some(token) = self.token.get() {
             token.cancel();
         }
-        self.changed.notify_waiters();
     }
 
     pub(super) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Acquire)
     }
 
-    /// Cancelled when the lease is lost.
+    /// Cancelled when the lease is lost, or has ended here without a renewal.
     pub(super) fn token(&self) -> CancellationToken {
         let token = self.token.get_or_init(CancellationToken::new).clone();
         fence(Ordering::SeqCst);
-        if self.is_lost() {
+        if !self.holds(Instant::now()) {
             token.cancel();
         }
         token
     }
 
-    /// Waits for the end of the run: its final outcome, or `None` if it ended without one, or lost its lease.
-    pub(super) async fn ended(&self) -> Option<Final> {
+    /// Waits for the end of the run, or until it is known to have lost its lease.
+    pub(super) async fn ended(&self) -> End {
         loop {
             let changed = self.changed.notified();
-            if let Some(ended) = self.ended.get() {
-                return ended.clone();
+            match self.ended.get() {
+                Some(End::Final(ended)) => return End::Final(ended.clone()),
+                _ if self.is_lost() => return End::Elsewhere,
+                Some(ended) => return ended.clone(),
+                None => changed.await,
             }
-            if self.is_lost() {
-                return None;
-            }
-            changed.await;
         }
     }
 }
@@ -238,15 +315,15 @@ impl Leader {
 
     /// Leaves the final outcome to those who wait.
     pub(super) fn end_with(&self, outcome: Final) {
-        let _ = self.flight.ended.set(Some(outcome));
+        let _ = self.flight.ended.set(End::Final(outcome));
     }
 }
 
 impl Drop for Leader {
     fn drop(&mut self) {
-        let mut shard = self.flights.shard(&self.id).lock();
-        // A run whose lease ran out may have been replaced by another.
-        if let Entry::Occupied(entry) = shard.entry(self.id)
+        let mut shard = self.flights.shard(self.flight.caller).lock();
+        // A run that lost its lease may have been replaced by another.
+        if let Entry::Occupied(entry) = shard.flights.entry(self.id)
             && Arc::ptr_eq(entry.get(), &self.flight)
         {
             entry.remove();
@@ -257,19 +334,47 @@ impl Drop for Leader {
         self.flights.metrics.running.decrement(1.0);
         // Out of the map, it finds no more followers: then there is nobody to be told.
         if !alone {
-            let _ = self.flight.ended.set(None);
+            let begun = self.flight.begun.load(Ordering::Acquire);
+            let _ = self.flight.ended.set(if begun { End::Failed } else { End::Elsewhere });
             self.flight.changed.notify_waiters();
+        }
+    }
+}
+
+impl Renewal {
+    pub(super) fn flight(&self) -> &Flight {
+        &self.flight
+    }
+
+    pub(super) fn lease(&self) -> Lease {
+        self.lease
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        if let Some(hold) = &mut *self.flight.hold.lock() {
+            hold.renewing = false;
         }
     }
 }
 
 /// A place among those who wait.
 #[derive(Debug)]
-pub(super) struct Waiter(Arc<Flights>);
+pub(super) struct Waiter {
+    flights: Arc<Flights>,
+    caller: u64,
+}
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.waiters.decrement(1.0);
+        if let Entry::Occupied(mut waiters) = self.flights.shard(self.caller).lock().waiters.entry(self.caller) {
+            *waiters.get_mut() -= 1;
+            if *waiters.get() == 0 {
+                waiters.remove();
+            }
+        }
+        self.flights.waiters.fetch_sub(1, Ordering::Relaxed);
+        self.flights.metrics.waiters.decrement(1.0);
     }
 }

@@ -19,6 +19,7 @@ mod quota;
 mod renewer;
 mod resolve;
 mod run;
+mod steps;
 mod telemetry;
 mod tracked;
 mod withdraw;
@@ -36,7 +37,7 @@ use tokio_util::task::TaskTracker;
 pub use self::answer::{Answer, Error, Final, Quota, Ran, Refused, Request};
 use self::cache::Cache;
 use self::drive::{Driven, Transact};
-use self::flight::{Flight, Flights, Joined, Leader};
+use self::flight::{End, Flight, Flights, Joined, Leader};
 pub use self::function::{Done, RunError};
 use self::patience::Patience;
 use self::quota::Quotas;
@@ -193,29 +194,41 @@ impl Engine {
         F: Future<Output = Verdict> + Send + 'static,
     {
         let id = RecordId::of(&request.scope, &request.key);
-        let mut patience = Patience::new(&self.inner, request.wait);
+        let caller = request.scope.caller_hash();
+        let mut patience = Patience::new(&self.inner, request);
         let mut start = Some(start);
         loop {
             if let Some(found) = self.inner.cache.find(&id, request) {
                 return Ok(found.answer(request));
             }
-            let mut leader = match self.inner.flights.join(id, request.fingerprint) {
+            let mut leader = match self.inner.flights.join(id, caller, request.fingerprint) {
                 Joined::Leader(leader) => leader,
                 Joined::Refused(quota) => {
-                    let place = self.inner.flights.wait();
+                    let place = self.inner.flights.wait(caller);
                     let recorded =
                         if place.is_some() { Box::pin(self.inner.recorded(id, request)).await? } else { None };
                     return Ok(recorded.unwrap_or(Refused::Quota(quota).into()));
                 }
                 Joined::Follower(flight) => {
                     if flight.fingerprint() == request.fingerprint {
+                        // Where others may have taken over, the answer may be there already.
+                        if !flight.holds(Instant::now()) {
+                            match Box::pin(self.inner.beside(id, &flight, request)).await? {
+                                Some(Answer::Refused(Refused::InProgress)) => {}
+                                Some(answer) => return Ok(answer),
+                                None => continue,
+                            }
+                        }
                         match Box::pin(patience.follow(&flight)).await {
-                            Some(Some(ended)) => return Ok(ended.answer(request)),
-                            Some(None) => continue,
+                            Some(End::Final(ended)) => return Ok(ended.answer(request)),
+                            Some(End::Failed | End::Elsewhere) => continue,
                             None => {}
                         }
                     }
-                    return Box::pin(self.inner.beside(id, &flight, request)).await;
+                    match Box::pin(self.inner.beside(id, &flight, request)).await? {
+                        Some(answer) => return Ok(answer),
+                        None => continue,
+                    }
                 }
             };
             // Leads until there is an answer, or no more patience: then a follower leads.
@@ -335,35 +348,64 @@ impl Inner {
         surely(asked, self.policy.lease)
     }
 
-    /// What `request` gets that does not wait for the end of `flight`, or asks for something else.
+    /// What `request` gets that does not wait for the end of `flight`, or asks for something else; `None` if `flight`
+    /// turns out to have lost its lease, so that it says nothing of the key any more.
     ///
-    /// Only a flight with a lease is known to run, until its outcome goes to the store. Another may not have looked into
-    /// the store yet, or may lose to another process: the record may be final already, and then it is the answer. Where
-    /// there is none, a flight that has not won the key says nothing of whose it will be.
-    async fn beside(&self, id: RecordId, flight: &Flight, request: &Request) -> Result<Answer, Error> {
-        let other = flight.fingerprint() != request.fingerprint && flight.has_won();
-        let refused = Answer::Refused(if other { Refused::Mismatch } else { Refused::InProgress });
+    /// Only a flight with a lease that has not ended is known to have the key, until its end goes to the store. Any
+    /// other may not have looked into the store yet, may lose to another process, or may die before its transaction
+    /// commits. So the record is the answer; and where there is none, nothing final can be said.
+    async fn beside(&self, id: RecordId, flight: &Flight, request: &Request) -> Result<Option<Answer>, Error> {
         if flight.is_running() && flight.holds(Instant::now()) {
-            return Ok(refused);
+            let same = flight.fingerprint() == request.fingerprint;
+            return Ok(Some(if same { Refused::InProgress } else { Refused::Mismatch }.into()));
         }
-        Ok(self.recorded(id, request).await?.unwrap_or(refused))
+        let found = match self.found(id, request).await {
+            // The store cannot say more than is known here.
+            Err(Error::Store(error)) if error.retryable() && flight.lease().is_some() => {
+                return Ok(Some(Refused::InProgress.into()));
+            }
+            found => found?,
+        };
+        let lease = flight.lease();
+        let own = lease.is_some() && lease == found.as_ref().map(|found| found.record.lease());
+        if lease.is_some() && !own && !flight.is_ending() {
+            flight.lose();
+            return Ok(None);
+        }
+        let answer = found.and_then(|found| self.answer_in(*found, request));
+        Ok(Some(match answer {
+            // Its run is alive, whatever its lease says.
+            Some(Answer::Refused(Refused::Unknown)) if own => Refused::InProgress.into(),
+            Some(answer) => answer,
+            None => Refused::InProgress.into(),
+        }))
     }
 
     /// What the record says to a request that may not claim the key; `None` if the key is free, or to be taken over.
     async fn recorded(&self, id: RecordId, request: &Request) -> Result<Option<Answer>, Error> {
+        Ok(self.found(id, request).await?.and_then(|found| self.answer_in(*found, request)))
+    }
+
+    /// The record for `request`.
+    async fn found(&self, id: RecordId, request: &Request) -> Result<Option<Box<Found>>, Error> {
         let asked = Instant::now();
         let At { value, now } = self.store.read(id).await?;
         let Some(record) = value else { return Ok(None) };
         check_owner(&record, request)?;
-        Ok(match machine::decide(Some(&record), request.fingerprint, now) {
+        Ok(Some(Found::new(At { value: record, now }, asked)))
+    }
+
+    fn answer_in(&self, found: Found, request: &Request) -> Option<Answer> {
+        let Found { record, now, asked } = found;
+        match machine::decide(Some(&record), request.fingerprint, now) {
             Decision::Run => None,
             Decision::Wait(_) => Some(Refused::InProgress.into()),
             Decision::Refuse(refusal) => Some(Refused::from(refusal).into()),
             Decision::Replay(_) => Final::of(record, now, asked).map(|found| {
-                self.cache.keep(id, &found);
+                self.cache.keep(RecordId::of(&request.scope, &request.key), &found);
                 Answer::Replayed(found)
             }),
-        })
+        }
     }
 
     /// Keeps a final outcome for those who wait for it, and for the next who ask.

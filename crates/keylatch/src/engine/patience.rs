@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::answer::Final;
-use super::flight::{Flight, Flights, Waiter};
+use super::answer::Request;
+use super::flight::{End, Flight, Flights, Waiter};
 use super::{Inner, later};
 
 /// How often to look whether a run in another process has ended: at first, and at the most.
@@ -13,10 +13,13 @@ const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_mi
 /// How long a request is ready to wait for another's run, and for what it holds a place meanwhile.
 pub(super) struct Patience<'e> {
     flights: &'e Arc<Flights>,
+    caller: u64,
     /// `None` where it does not wait at all.
     deadline: Option<Instant>,
     pause: Duration,
     tries: u32,
+    /// Whether a run that it waited for has failed.
+    saw_failure: bool,
     place: Option<Waiter>,
 }
 
@@ -24,16 +27,25 @@ pub(super) struct Patience<'e> {
 const TRIES_MAX: u32 = 16;
 
 impl<'e> Patience<'e> {
-    pub(super) fn new(engine: &'e Inner, wait: Duration) -> Self {
-        let wait = wait.min(engine.limits.wait_max);
+    pub(super) fn new(engine: &'e Inner, request: &Request) -> Self {
+        let (caller, wait) = (request.scope.caller_hash(), request.wait.min(engine.limits.wait_max));
         let deadline = (!wait.is_zero()).then(|| later(Instant::now(), wait));
-        Self { flights: &engine.flights, deadline, pause: POLL.0, tries: 0, place: None }
+        let (pause, tries, saw_failure, place) = (POLL.0, 0, false, None);
+        Self { flights: &engine.flights, caller, deadline, pause, tries, saw_failure, place }
     }
 
-    /// Waits for the end of `flight`: `Some` of what it ended with, or `None` once patience is over.
-    pub(super) async fn follow(&mut self, flight: &Flight) -> Option<Option<Final>> {
+    /// Waits for the end of `flight`; `None` once patience is over.
+    ///
+    /// It is over when a second run fails. When a run fails for which many wait, one of them runs it again at once; if
+    /// that fails as well, the others are told to come back later, and do not run it one after the other.
+    pub(super) async fn follow(&mut self, flight: &Flight) -> Option<End> {
         let deadline = self.take_place()?;
-        tokio::time::timeout_at(deadline.into(), flight.ended()).await.ok()
+        let end = tokio::time::timeout_at(deadline.into(), flight.ended()).await.ok()?;
+        if matches!(end, End::Failed) && std::mem::replace(&mut self.saw_failure, true) {
+            self.deadline = None;
+            return None;
+        }
+        Some(end)
     }
 
     /// Pauses before the store is asked again; `false` once patience is over.
@@ -49,7 +61,7 @@ impl<'e> Patience<'e> {
     fn take_place(&mut self) -> Option<Instant> {
         let deadline = self.deadline.filter(|deadline| Instant::now() < *deadline)?;
         if self.place.is_none() {
-            self.place = Some(self.flights.wait()?);
+            self.place = Some(self.flights.wait(self.caller)?);
         }
         Some(deadline)
     }

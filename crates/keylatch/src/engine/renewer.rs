@@ -1,19 +1,28 @@
 //! Renews the leases of all runs under way, from one task.
 
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, stream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{sleep_until, timeout};
 
 use super::Inner;
-use super::flight::Flight;
-use crate::Lease;
+use super::flight::Renewal;
 use crate::store::Applied;
 
-/// Renewals under way at once.
-const RENEWALS_AT_ONCE: usize = 64;
+/// Renewals begin in so many places, so that the store does not get all of them at once.
+const PLACES: usize = 64;
+/// The part of a lease for which a renewal keeps its place. It goes on without, so that however many hang, the others
+/// have their turn: ten thousand that hang delay them by half a lease.
+const PLACE_PART: u32 = 300;
+/// The part of a lease that a renewal may take.
+const RENEWAL_PART: u32 = 3;
+/// The age of a grant, as a part of a lease, from which it is renewed.
+const AGE_PART: u32 = 3;
+/// How often, in a lease, to look for what is to be renewed: one that hangs is given up and tried again before it ends.
+const LOOKS: u32 = 12;
 
 /// Starts the task, if it is not there: it ends with its runtime, and an engine may outlive one.
 pub(super) fn start(engine: &Arc<Inner>) {
@@ -23,32 +32,48 @@ pub(super) fn start(engine: &Arc<Inner>) {
     }
 }
 
-/// Looks for leases to renew six times in a lease, and renews those that are a third of it old, for as long as the
-/// engine lives.
+/// Renews the leases of all runs, each until its run ends, for as long as the engine lives. A run whose lease has ended
+/// here is told so at that instant, and its lease is renewed all the same if nobody has taken over.
 async fn renew_leases(engine: Weak<Inner>, lease: Duration) {
-    let mut ticks = tokio::time::interval(lease / 6);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let places = Arc::new(Semaphore::new(PLACES));
     loop {
-        ticks.tick().await;
-        let Some(engine) = engine.upgrade() else { return };
-        let Some(before) = Instant::now().checked_sub(lease / 3) else { continue };
-        let due = engine.flights.due(before);
-        stream::iter(due).for_each_concurrent(RENEWALS_AT_ONCE, |(flight, lease)| renew(&engine, flight, lease)).await;
+        let now = Instant::now();
+        let next_end = {
+            let Some(engine) = engine.upgrade() else { return };
+            let (due, next_end) = engine.flights.due(now, now.checked_sub(lease / AGE_PART));
+            if !due.is_empty() {
+                drop(tokio::spawn(renew_all(engine, due, places.clone())));
+            }
+            next_end
+        };
+        let next_look = now + lease / LOOKS;
+        sleep_until(next_end.map_or(next_look, |end| end.min(next_look)).into()).await;
     }
 }
 
-async fn renew(engine: &Inner, flight: Arc<Flight>, lease: Lease) {
-    let terms = engine.terms();
-    let asked = Instant::now();
-    // One renewal that hangs must not keep the others from being renewed.
-    let Ok(renewed) = tokio::time::timeout(terms.lease / 3, engine.store.renew(lease, terms, None)).await else {
-        tracing::warn!("a lease was not renewed in time; it is tried again until it ends");
-        return;
+/// Begins these renewals in their order, each when there is a place for it.
+async fn renew_all(engine: Arc<Inner>, due: Vec<Renewal>, places: Arc<Semaphore>) {
+    for renewal in due {
+        let place = places.clone().acquire_owned().await.expect("nobody closes it");
+        drop(tokio::spawn(renew(engine.clone(), renewal, place)));
+    }
+}
+
+async fn renew(engine: Arc<Inner>, renewal: Renewal, place: OwnedSemaphorePermit) {
+    let (lease, terms, asked) = (renewal.lease(), engine.terms(), Instant::now());
+    let mut renewing = pin!(timeout(terms.lease / RENEWAL_PART, engine.store.renew(lease, terms, None)));
+    let renewed = match timeout(terms.lease / PLACE_PART, &mut renewing).await {
+        Ok(renewed) => renewed,
+        Err(_) => {
+            drop(place);
+            renewing.await
+        }
     };
     match renewed {
-        Ok(Applied::Applied(_)) => flight.held(lease, engine.held_until(asked), asked),
+        Ok(Ok(Applied::Applied(_))) => renewal.flight().held(lease, engine.held_until(asked), asked),
         // Also the answer when the run has just completed: then nobody listens any more.
-        Ok(Applied::Lost) => flight.lose(),
-        Err(error) => tracing::warn!(%error, "a lease could not be renewed; it is tried again until it ends"),
+        Ok(Ok(Applied::Lost)) => renewal.flight().lose(),
+        Ok(Err(error)) => tracing::warn!(%error, "a lease could not be renewed; it is tried again until its run ends"),
+        Err(_) => tracing::warn!("a lease was not renewed in time; it is tried again until its run ends"),
     }
 }

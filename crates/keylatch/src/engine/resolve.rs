@@ -53,7 +53,8 @@ impl Engine {
         self
     }
 
-    /// Writes an operator's word on the record `id`, if its outcome is unknown.
+    /// Writes an operator's word on the record `id`, if its outcome is unknown. It is not if its run is under way in this
+    /// engine, even if its lease has ended.
     ///
     /// Whether it is unknown is checked again when the resolution is written: a run whose owner has come back and renewed
     /// its lease goes on.
@@ -64,6 +65,9 @@ impl Engine {
     pub async fn resolve(&self, id: RecordId, resolution: Resolution) -> Result<Resolved, Error> {
         let found = self.inner.store.read(id).await?;
         match (machine::phase(found.value.as_ref(), found.now), found.value) {
+            (Phase::Unknown, Some(record)) if self.inner.flights.has(&record) => {
+                Ok(Resolved::NotUnknown(Phase::Running))
+            }
             (Phase::Unknown, Some(record)) => self.write(&record, resolution).await,
             (phase, _) => Ok(Resolved::NotUnknown(phase)),
         }
@@ -95,8 +99,9 @@ impl Engine {
     }
 
     /// Asks the resolver about `record`, whose outcome is unknown, and writes what it says; `None` if that is nothing.
+    /// It is not asked about a run that is under way here: the lease has ended, and the run is alive.
     pub(super) async fn ask_resolver(&self, record: &Record) -> Result<Option<Resolved>, Error> {
-        let Some(resolver) = &self.resolver else { return Ok(None) };
+        let Some(resolver) = self.resolver.as_ref().filter(|_| !self.inner.flights.has(record)) else { return Ok(None) };
         let Some(resolution) = resolver.resolve(record).await else { return Ok(None) };
         Ok(Some(self.write(record, resolution).await?))
     }

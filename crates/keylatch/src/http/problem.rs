@@ -183,7 +183,7 @@ impl Problem {
                                 Use a new key for a new request."
                 .into(),
             Self::Quota(Quota::RecordsPerScope) => "This caller has too many idempotency keys that are still kept.".into(),
-            Self::Quota(Quota::RunningPerScope) => "This caller has too many requests running.".into(),
+            Self::Quota(Quota::RunningPerCaller) => "This caller has too many requests running.".into(),
             Self::Quota(Quota::Running) => "This service has too many requests running.".into(),
             Self::HandlerFailed { retryable: true } => "Nothing was recorded. Send the request again with the same key.".into(),
             Self::HandlerFailed { retryable: false } => "The failure was recorded: this request is not run again.".into(),

@@ -98,7 +98,7 @@ impl Shared {
             }
         }
         match busy_at {
-            Some(now) => Ok(At { value: Transacted::Busy { same: true }, now }),
+            Some(now) => Ok(At { value: Transacted::Busy, now }),
             None => Err(Fault::new(ErrorKind::Unavailable, "the record changed on every try")),
         }
     }
@@ -111,7 +111,7 @@ impl Shared {
         let decided = |value| Looked::Decided(At { value, now });
         Ok(match machine::claim(previous, claim, now) {
             Claimed::Held(record) => decided(Transacted::Held(record)),
-            Claimed::Won(_) if found.flag != 0 => decided(Transacted::Busy { same: true }),
+            Claimed::Won(_) if found.flag != 0 => decided(Transacted::Busy),
             Claimed::Won(record) => Looked::Free(At { value: (record, seen), now }),
         })
     }
@@ -240,7 +240,7 @@ impl Shared {
                 Ok(At { value: Transacted::Committed(there), now })
             }
             At { value: Some(there), now } => Ok(At { value: Transacted::Held(there), now }),
-            At { value: None, .. } => Ok(At { value: Transacted::Busy { same: true }, now }),
+            At { value: None, .. } => Ok(At { value: Transacted::Busy, now }),
         }
     }
 

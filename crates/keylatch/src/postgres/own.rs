@@ -19,11 +19,8 @@ pub enum InOwn {
     Entered(Entered),
     /// This record.
     Held(At<Record>),
-    /// Another transaction, at this moment.
-    Busy {
-        /// Whether it may be for the same request; `false` if it is known to be for another.
-        same: bool,
-    },
+    /// Another transaction, at this moment, for whatever request: nothing final can be said of the key.
+    Busy,
 }
 
 /// A claim that the caller's own transaction has won. Nothing is written yet.
@@ -76,7 +73,7 @@ impl Store {
         let seen = Seen::of(previous.as_ref());
         Ok(match machine::claim(previous, claim, now) {
             Claimed::Held(record) => InOwn::Held(At { value: record, now }),
-            Claimed::Won(_) if found.flag != 0 => InOwn::Busy { same: true },
+            Claimed::Won(_) if found.flag != 0 => InOwn::Busy,
             Claimed::Won(record) => InOwn::Entered(Entered { record, seen }),
         })
     }

@@ -1,6 +1,6 @@
 //! A store that fails on demand: the memory store, with faults in front of it and behind it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -65,6 +65,10 @@ struct Plan {
     calls: HashMap<Op, usize>,
     /// The last claim that was lost on its way.
     lost_claim: Option<Claim>,
+    /// The records whose renewals never end.
+    hung: HashSet<RecordId>,
+    /// How often each record was renewed.
+    renewed: HashMap<RecordId, usize>,
 }
 
 impl Faulty {
@@ -87,6 +91,20 @@ impl Faulty {
     /// All calls of `op` have this fault, until it is mended.
     pub(crate) fn always(&self, op: Op, fault: Fault) {
         self.0.plan.lock().always.insert(op, fault);
+    }
+
+    /// The renewals of this record never end.
+    pub(crate) fn hang_renewals_of(&self, id: RecordId) {
+        self.0.plan.lock().hung.insert(id);
+    }
+
+    pub(crate) fn is_hung(&self, id: RecordId) -> bool {
+        self.0.plan.lock().hung.contains(&id)
+    }
+
+    /// How often this record was renewed.
+    pub(crate) fn renewals_of(&self, id: RecordId) -> usize {
+        self.0.plan.lock().renewed.get(&id).copied().unwrap_or(0)
     }
 
     /// Nothing works any more, until it is mended.
@@ -190,7 +208,14 @@ impl Store for Faulty {
         terms: Terms,
         step: Option<(String, Bytes)>,
     ) -> BoxFuture<'_, Result<Applied, Error>> {
-        Box::pin(self.call(Op::Renew, self.0.store.renew(lease, terms, step), no_record))
+        Box::pin(async move {
+            if self.0.plan.lock().hung.contains(&lease.id) {
+                std::future::pending::<()>().await;
+            }
+            let renewed = self.call(Op::Renew, self.0.store.renew(lease, terms, step), no_record).await?;
+            *self.0.plan.lock().renewed.entry(lease.id).or_default() += 1;
+            Ok(renewed)
+        })
     }
 
     fn complete(&self, lease: Lease, completion: Completion) -> BoxFuture<'_, Result<Applied, Error>> {

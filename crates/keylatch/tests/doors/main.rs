@@ -2,6 +2,7 @@
 
 #![cfg(all(feature = "axum", feature = "sqlite"))]
 
+mod atomic;
 mod function;
 mod resolve;
 

@@ -8,6 +8,7 @@ use keylatch::tx::Verdict;
 use keylatch::{Engine, Limits, Refused};
 
 use crate::common::faulty::{Fault, Op};
+use crate::common::until;
 use crate::world::{Expect, Work, World, answer, ask, patient, request, under};
 
 #[tokio::test]
@@ -75,7 +76,14 @@ async fn patience_may_be_endless() {
 #[tokio::test]
 async fn i13_only_so_many_may_wait() {
     let world = World::new();
-    let limits = Limits { waiters_max: 2, ..Limits::default() };
+    for limits in
+        [Limits { waiters_max: 2, ..Limits::default() }, Limits { waiters_per_caller_max: 2, ..Limits::default() }]
+    {
+        only_two_wait(&world, limits).await;
+    }
+}
+
+async fn only_two_wait(world: &World, limits: Limits) {
     let (engine, work) = (world.fenced_with(keylatch::Policy::default(), limits), Work::new());
     let first = work.ask(&engine, request("buy"), answer("bought"));
     work.started(1).await;
@@ -119,6 +127,67 @@ async fn a_follower_leads_when_its_leader_has_failed() {
     assert_eq!((ran.len(), replayed.len(), work.runs()), (1, 19, 1));
     assert!(replayed.into_iter().all(|answer| answer.replayed() == "bought"));
     assert_eq!(world.record().await.unwrap().attempt, 2);
+}
+
+/// Of many who wait for a run that fails, one runs it again. If that fails too, the others come back later.
+#[tokio::test]
+async fn a_failing_run_is_run_once_more_for_all_who_wait() {
+    let world = World::new();
+    let (engine, first, again) = (world.fenced(), Work::new(), Work::new());
+    let failing = first.ask(&engine, request("buy"), Verdict::Retry);
+    first.started(1).await;
+    let mut following: Vec<_> =
+        (0..20).map(|_| Box::pin(engine.answer(patient("buy"), again.start(|_| async { Verdict::Retry })))).collect();
+    for follower in &mut following {
+        assert!(futures_util::poll!(follower).is_pending());
+    }
+    first.gate.open();
+    again.gate.open();
+    failing.ran().await;
+    let answers = join_all(following).await;
+    let refused = answers.into_iter().filter_map(|answer| match answer.unwrap() {
+        keylatch::Answer::Refused(refused) => Some(refused),
+        _ => None,
+    });
+    assert_eq!(refused.collect::<Vec<_>>(), [Refused::InProgress; 19]);
+    assert_eq!((first.runs(), again.runs()), (1, 1));
+    // Who comes later is not held to that.
+    assert!(ask(&engine, request("buy"), answer("bought")).await.unwrap().is_run());
+}
+
+/// One caller cannot take every place: another may wait.
+#[tokio::test]
+async fn i13_waiters_are_bounded_for_each_caller() {
+    let world = World::new();
+    let limits = Limits { waiters_per_caller_max: 1, ..Limits::default() };
+    let (engine, work) = (world.fenced_with(keylatch::Policy::default(), limits), Work::new());
+    let of = |caller: &str, operation: &str| {
+        let scope = keylatch::Scope::new(caller).unwrap().for_operation(operation).unwrap();
+        Request { scope, ..patient("buy") }
+    };
+    let asking = [of("one", "a"), of("one", "b"), of("two", "a")];
+    let running: Vec<_> = asking.iter().map(|asked| work.ask(&engine, asked.clone(), answer("bought"))).collect();
+    work.started(3).await;
+    let mut waiting = asking.map(|asked| Box::pin(ask(&engine, asked, answer("never"))));
+    assert!(futures_util::poll!(&mut waiting[0]).is_pending());
+    let mut second = None;
+    until("the second is answered", async || {
+        if let std::task::Poll::Ready(answer) = futures_util::poll!(&mut waiting[1]) {
+            second = Some(answer.unwrap().refused());
+        }
+        second.is_some()
+    })
+    .await;
+    assert_eq!(second, Some(Refused::InProgress), "at once, in whatever scope of the caller");
+    assert!(futures_util::poll!(&mut waiting[2]).is_pending());
+    work.gate.open();
+    for run in running {
+        run.ran().await;
+    }
+    let [first, _, third] = waiting;
+    for follower in [first, third] {
+        assert_eq!(follower.await.unwrap().replayed(), "bought");
+    }
 }
 
 /// A run that hangs after its lease was lost does not keep its followers from the winner's answer.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use keylatch::tx::Verdict;
 use keylatch::{
-    Engine, Epoch, Key, Limits, Outcome, Policy, Refused, Resolution, Resolved, Run, STEP_BYTES_MAX, Scope, StepError,
+    Engine, Epoch, Key, Limits, Outcome, Policy, Refused, Resolution, Resolved, Run, STEP_BYTES_MAX, STEPS_MAX, Scope,
+    StepError,
 };
 use tokio::sync::oneshot;
 
@@ -254,25 +255,83 @@ async fn a_step_is_called_once_over_all_attempts() {
     assert_eq!(world.recorded().await, "bought");
 }
 
+/// Also where a key was freed and is used for another request: what is called would otherwise take it for the first.
 #[tokio::test]
-async fn derived_keys_differ_by_name_key_and_scope() {
+async fn derived_keys_differ_by_name_key_scope_and_request() {
     let world = World::new();
     let mut keys = Vec::new();
-    let mut requests = vec![under("a", "buy"), under("b", "buy"), under("a", "buy")];
+    let mut requests =
+        vec![under("a", "buy"), under("b", "buy"), under("a", "buy"), under("c", "buy"), under("c", "sell")];
     requests[2].scope = Scope::new("other").unwrap();
     for request in requests {
         let (work, (tell, told)) = (Work::new(), oneshot::channel());
         work.gate.open();
         let derive = |run: Run| async move {
             tell.send(["charge", "mail"].map(|name| run.key_for(name))).expect("the test listens");
-            answer("")
+            Verdict::Free
         };
         work.ask_for(&world.fenced(), request, derive).ran().await;
         keys.extend(told.await.unwrap());
     }
     keys.sort();
     keys.dedup();
-    assert_eq!(keys.len(), 6);
+    assert_eq!(keys.len(), 10);
+}
+
+/// Two calls for one name at once are one call, and its result is for both; if it fails, the other calls.
+#[tokio::test]
+async fn a_step_that_is_asked_for_twice_at_once_is_called_once() {
+    let world = World::new();
+    let (work, calls) = (Work::new(), Arc::new(AtomicUsize::new(0)));
+    work.gate.open();
+    let counted = calls.clone();
+    let asked = work.ask_for(&world.fenced(), request("buy"), move |run| async move {
+        let step = |name: &'static str, fail: bool| {
+            let (run, calls) = (&run, &counted);
+            async move {
+                let call = async |_: Key| {
+                    tokio::task::yield_now().await;
+                    let number = calls.fetch_add(1, Ordering::Relaxed);
+                    if fail { Err("declined") } else { Ok(number) }
+                };
+                run.step(name, call).await
+            }
+        };
+        let (one, two, three) = tokio::join!(step("charge", false), step("charge", false), step("mail", false));
+        let (one, two, three) = (one.unwrap(), two.unwrap(), three.unwrap());
+        assert!(one == two && one != three);
+        let (failed, called) = tokio::join!(step("ship", true), step("ship", false));
+        assert!(matches!(failed, Err(StepError::Step("declined"))));
+        assert_eq!(called.unwrap(), 3);
+        answer("bought")
+    });
+    asked.ran().await;
+    assert_eq!(calls.load(Ordering::Relaxed), 4);
+}
+
+/// As many steps as may be, also if all are begun at once.
+#[tokio::test]
+async fn i13_steps_at_once_are_bounded() {
+    let world = World::new();
+    let work = Work::new();
+    work.gate.open();
+    let asked = work.ask_for(&world.fenced(), request("buy"), |run| async move {
+        let steps = (0..2 * STEPS_MAX).map(|number| {
+            let run = run.clone();
+            async move {
+                let call = async |_: Key| {
+                    tokio::task::yield_now().await;
+                    Ok::<_, Infallible>(number)
+                };
+                run.step(&number.to_string(), call).await
+            }
+        });
+        let ends = futures_util::future::join_all(steps).await;
+        let refused = ends.iter().filter(|end| matches!(end, Err(StepError::TooMany))).count();
+        assert_eq!((refused, ends.len()), (STEPS_MAX, 2 * STEPS_MAX));
+        answer("bought")
+    });
+    asked.ran().await;
 }
 
 #[tokio::test]

@@ -24,14 +24,19 @@ fn of(scope: &str, key: usize) -> Request {
 /// Exactly as many as may, however many come at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i13_only_so_many_run_at_once() {
-    for (per_scope, quota) in [(true, Quota::RunningPerScope), (false, Quota::Running)] {
+    for (per_caller, quota) in [(true, Quota::RunningPerCaller), (false, Quota::Running)] {
         let world = World::new();
         let engine = engine(&world, |limits| {
-            *(if per_scope { &mut limits.running_per_scope_max } else { &mut limits.running_max }) = 10;
+            *(if per_caller { &mut limits.running_per_caller_max } else { &mut limits.running_max }) = 10;
         });
         let work = Work::new();
-        let scope = |key: usize| if per_scope { "one".to_owned() } else { format!("scope-{key}") };
-        let all: Vec<_> = (0..200).map(|key| work.ask(&engine, of(&scope(key), key), answer("bought"))).collect();
+        // A caller is counted over all its scopes.
+        let request = |key: usize| {
+            let caller = if per_caller { "one".to_owned() } else { format!("caller-{key}") };
+            let scope = Scope::new(&caller).unwrap().for_operation(&format!("operation-{}", key % 7)).unwrap();
+            Request { scope, ..of("any", key) }
+        };
+        let all: Vec<_> = (0..200).map(|key| work.ask(&engine, request(key), answer("bought"))).collect();
         until("all but ten are refused", async || all.iter().filter(|asked| asked.is_over()).count() == 190).await;
         work.started(10).await;
         work.gate.open();
@@ -41,7 +46,7 @@ async fn i13_only_so_many_run_at_once() {
         assert_eq!((refused.len(), work.runs()), (190, 10));
         assert!(refused.into_iter().all(|answer| answer.refused() == Refused::Quota(quota)));
         // Their places are free again.
-        ask(&engine, of(&scope(0), 1_000), answer("bought")).await.unwrap().ran();
+        ask(&engine, request(1_000), answer("bought")).await.unwrap().ran();
     }
 }
 
@@ -49,7 +54,7 @@ async fn i13_only_so_many_run_at_once() {
 #[tokio::test]
 async fn a_limit_of_zero_refuses_all() {
     let world = World::new();
-    let running: [fn(&mut Limits); 2] = [|limits| limits.running_max = 0, |limits| limits.running_per_scope_max = 0];
+    let running: [fn(&mut Limits); 2] = [|limits| limits.running_max = 0, |limits| limits.running_per_caller_max = 0];
     for nothing in running {
         let engine = engine(&world, nothing);
         let refused = ask(&engine, of("one", 1), answer("never")).await.unwrap().refused();

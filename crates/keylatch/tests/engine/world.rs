@@ -50,6 +50,10 @@ impl World {
         Engine::at_most_once(store, Policy::default(), Limits::default()).expect("the policy can be kept")
     }
 
+    pub(crate) fn at_most_once_with(&self, policy: Policy) -> Engine {
+        Engine::at_most_once(self.store.clone(), policy, Limits::default()).expect("the policy can be kept")
+    }
+
     /// Every lease that is not renewed ends now.
     pub(crate) fn leases_end(&self) {
         self.clock.advance(Policy::default().lease);

@@ -166,7 +166,7 @@ fn is_over_quota(reply: &crate::wire::Reply) {
 async fn too_many_running_requests_are_429() {
     type Limit = fn(&mut keylatch::Limits);
     let limits: [(Limit, u16); 2] =
-        [(|limits| limits.running_per_scope_max = 2, 200), (|limits| limits.running_max = 2, 429)];
+        [(|limits| limits.running_per_caller_max = 2, 200), (|limits| limits.running_max = 2, 429)];
     for (limit, others) in limits {
         let gate = Gate::closed();
         let handler = gate.clone();
