@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Inner;
 use super::flight::Flight;
+use super::steps::{Begun, Steps};
 use crate::store::{self, Applied};
 use crate::tx::{Database, Tx, TxSlot};
-use crate::{Epoch, Key, Lease, Notes, Record, Scope, State};
+use crate::{Epoch, Fingerprint, Key, Lease, Notes, Record, RecordId, Scope, State};
 
 /// A run on a lease, as its handler sees it. Clones are the same run.
 #[derive(Clone)]
@@ -32,8 +33,8 @@ struct This {
     key: Key,
     attempt: u32,
     after_crash: bool,
-    /// Results of the finished steps of this and of earlier attempts, by name.
-    steps: Mutex<Vec<(String, Bytes)>>,
+    fingerprint: Fingerprint,
+    steps: Steps,
     on_error: Mutex<Option<Ended>>,
 }
 
@@ -51,7 +52,7 @@ pub enum Ended {
 
 /// The largest result of a step, in bytes of JSON: all steps of a run stand in its record.
 pub const STEP_BYTES_MAX: usize = 64 << 10;
-/// The most steps that a run may have: each is written together with all before it.
+/// The most steps that a run may have, with those under way: each is written together with all before it.
 pub const STEPS_MAX: usize = 64;
 
 /// A step that did not come to be recorded.
@@ -85,9 +86,15 @@ impl Run {
             State::Completed { .. } => Notes::default(),
         };
         let Notes { steps, after_crash, .. } = notes;
-        let Record { scope, key, attempt, .. } = record;
-        let (steps, on_error) = (Mutex::new(steps), Mutex::default());
-        Self(Arc::new(This { engine, flight, lease, scope, key, attempt, after_crash, steps, on_error }))
+        let Record { scope, key, attempt, fingerprint, .. } = record;
+        let (steps, on_error) = (Steps::new(steps), Mutex::default());
+        Self(Arc::new(This { engine, flight, lease, scope, key, attempt, after_crash, fingerprint, steps, on_error }))
+    }
+
+    /// The identity of the run's record: what to write into a log in place of scope and key, which it does not show. The
+    /// spans have it, and operators read a record by it.
+    pub fn id(&self) -> RecordId {
+        self.0.lease.id
     }
 
     /// The fencing number: higher than that of every earlier attempt. A resource that keeps the highest it has
@@ -101,7 +108,7 @@ impl Run {
         self.0.lease
     }
 
-    /// The how-manieth attempt at this request it is, from 1.
+    /// The attempt number, from 1.
     pub fn attempt(&self) -> u32 {
         self.0.attempt
     }
@@ -121,20 +128,24 @@ impl Run {
         &self.0.key
     }
 
-    /// A key to hand to the next service: derived from scope, key and `name`, so the same on every attempt, and
-    /// different for every request. 64 hexadecimal digits.
+    /// A key to hand to the next service: derived from scope, key, fingerprint and `name`, so the same on every attempt,
+    /// and different for every request, also where a key was freed and used again. 64 hexadecimal digits.
     pub fn key_for(&self, name: &str) -> Key {
-        let hash = Sha256::new_with_prefix(b"keylatch derived key 1")
+        let hash = Sha256::new_with_prefix(b"keylatch derived key 2")
             .chain_update(self.0.lease.id.as_bytes())
+            .chain_update(self.0.fingerprint.as_bytes())
             .chain_update(name)
             .finalize();
         let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
         Key::new(&digits).expect("hexadecimal digits are a key")
     }
 
-    /// Does a step of the work once: its result is recorded under the lease, as JSON, and whoever asks for the step of
-    /// this name again, in this attempt or a later one, gets it back instead of calling again. `call` gets a
-    /// [derived key](Self::key_for) to hand on, for the moment between its effect and the record of it.
+    /// Does a step of the work once: its result is recorded under the lease, as JSON. Another call of the step of this
+    /// name, in this attempt or a later one, returns the recorded result. `call` gets a [derived key](Self::key_for) to
+    /// hand on, for the moment between its effect and the record of it.
+    ///
+    /// Steps of different names may be under way at once. A call for a name that is under way waits for it, and calls
+    /// only if that one fails; so a step must not ask for itself.
     ///
     /// A step that another attempt's record does not know runs before the lease is checked; a resource that must not
     /// hear of a late attempt wants the [epoch](Self::epoch).
@@ -147,24 +158,19 @@ impl Run {
         T: Serialize + DeserializeOwned,
         F: Future<Output = Result<T, E>>,
     {
-        if let Some(noted) = self.noted(name) {
-            return Ok(serde_json::from_slice(&noted)?);
-        }
-        if self.0.steps.lock().len() >= STEPS_MAX {
-            return Err(StepError::TooMany);
-        }
+        let place = match self.0.steps.begin(name).await {
+            Begun::Noted(noted) => return Ok(serde_json::from_slice(&noted)?),
+            Begun::TooMany => return Err(StepError::TooMany),
+            Begun::Place(place) => place,
+        };
         let result = call(self.key_for(name)).await.map_err(StepError::Step)?;
         let noted = Bytes::from(serde_json::to_vec(&result)?);
         if noted.len() > STEP_BYTES_MAX {
             return Err(StepError::TooLarge);
         }
         self.renew(Some((name.to_owned(), noted.clone()))).await?;
-        self.0.steps.lock().push((name.to_owned(), noted));
+        place.note(noted);
         Ok(result)
-    }
-
-    fn noted(&self, name: &str) -> Option<Bytes> {
-        self.0.steps.lock().iter().find(|(noted, _)| noted == name).map(|(_, result)| result.clone())
     }
 
     /// Checks, in the store, that this attempt still holds the lease, and renews it: just before an effect that
@@ -202,8 +208,13 @@ impl Run {
         *self.0.on_error.lock()
     }
 
-    /// Cancelled when another attempt takes over. What this one still writes will change nothing, and its client
-    /// gets the winner's answer.
+    /// Cancelled when another attempt may run: one has taken over, or the lease has ended on this process's clock and
+    /// could not be renewed, as when the store cannot be reached. Then stop, or at least begin nothing that must not be
+    /// done twice.
+    ///
+    /// After a takeover, what this attempt writes changes nothing, and its client gets the winner's answer. Where nobody
+    /// has taken over, the lease is renewed once the store is back, and the end of this attempt counts; the token stays
+    /// cancelled. [`assert_owner`](Self::assert_owner) tells the two apart.
     pub fn lease_lost(&self) -> CancellationToken {
         self.0.flight.token()
     }
