@@ -48,7 +48,6 @@ pub use self::run::{Ended, Handed, Run, STEP_BYTES_MAX, STEPS_MAX, StepError};
 use self::telemetry::Metrics;
 #[cfg(feature = "http")]
 pub(crate) use self::telemetry::{is_traced, span, within};
-use self::tracked::Tracked;
 use crate::machine::{self, Claim, Decision, Refusal, Terms};
 use crate::store::{At, Durability, Store, Swept};
 use crate::tx::{Transactional, Verdict};
@@ -146,8 +145,8 @@ impl Engine {
     /// `start` gets what a handler may ask for: a [`Run`] on a lease, a [`Tx`](crate::Tx) in `Atomic`. The work must
     /// not panic; the doors of this crate turn a panic into a verdict.
     ///
-    /// Dropping the future before its work has begun drops the request. After that the work moves to a task of its
-    /// own and comes to its end all the same.
+    /// The work runs on a task of its own: dropping this future, once it was polled, does not stop it. So the work never
+    /// sees a task-local of its caller, and is in the caller's [span](tracing::Span::current) all the same.
     ///
     /// # Errors
     ///
@@ -286,7 +285,7 @@ impl Engine {
             None => Box::pin(drive::on_lease(inner, leader, request, start)),
             Some(transact) => Box::pin(drive::in_transaction(inner, transact.clone(), leader, request, start)),
         };
-        Tracked::new(token, driving).await
+        tracked::outlive(token, driving).await.unwrap_or_else(|| Driven::Done(Err(Error::ShuttingDown)))
     }
 
     /// Takes the answers from expired records and removes those past their tombstone, `limit` records at most. Call it again

@@ -101,7 +101,9 @@ impl Engine {
     /// Asks the resolver about `record`, whose outcome is unknown, and writes what it says; `None` if that is nothing.
     /// It is not asked about a run that is under way here: the lease has ended, and the run is alive.
     pub(super) async fn ask_resolver(&self, record: &Record) -> Result<Option<Resolved>, Error> {
-        let Some(resolver) = self.resolver.as_ref().filter(|_| !self.inner.flights.has(record)) else { return Ok(None) };
+        let Some(resolver) = self.resolver.as_ref().filter(|_| !self.inner.flights.has(record)) else {
+            return Ok(None);
+        };
         let Some(resolution) = resolver.resolve(record).await else { return Ok(None) };
         Ok(Some(self.write(record, resolution).await?))
     }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use keylatch::door::{Answer, Request};
 use keylatch::sqlite::{Sqlite, Store};
 use keylatch::tx::Verdict;
-use keylatch::{Answer, Engine, Limits, Outcome, Policy, Refused, Request};
+use keylatch::{Engine, Limits, Outcome, Policy, Refused};
 use tokio::sync::oneshot;
 
 use crate::{input, key, scope};
@@ -35,7 +36,7 @@ async fn i7_another_request_is_told_of_reuse_only_after_the_commit() {
     let running = tokio::spawn({
         let engine = engine.clone();
         async move {
-            let start = |handed: keylatch::Handed| async move {
+            let start = |handed: keylatch::door::Handed| async move {
                 let mut tx = handed.tx::<Sqlite>().expect("it is in a transaction");
                 begun.send(()).expect("the test listens");
                 may_go_on.await.expect("the test lets it go on");

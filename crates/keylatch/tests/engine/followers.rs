@@ -75,11 +75,10 @@ async fn patience_may_be_endless() {
 
 #[tokio::test]
 async fn i13_only_so_many_may_wait() {
-    let world = World::new();
     for limits in
         [Limits { waiters_max: 2, ..Limits::default() }, Limits { waiters_per_caller_max: 2, ..Limits::default() }]
     {
-        only_two_wait(&world, limits).await;
+        only_two_wait(&World::new(), limits).await;
     }
 }
 
@@ -146,7 +145,7 @@ async fn a_failing_run_is_run_once_more_for_all_who_wait() {
     failing.ran().await;
     let answers = join_all(following).await;
     let refused = answers.into_iter().filter_map(|answer| match answer.unwrap() {
-        keylatch::Answer::Refused(refused) => Some(refused),
+        keylatch::door::Answer::Refused(refused) => Some(refused),
         _ => None,
     });
     assert_eq!(refused.collect::<Vec<_>>(), [Refused::InProgress; 19]);

@@ -39,8 +39,11 @@ async fn a_request_dropped_at_work_runs_to_its_end() {
     let world = World::new();
     let (engine, work) = (world.fenced(), Work::new());
     let mut asked = Box::pin(engine.answer(request("buy"), work.start(|_| async { answer("bought") })));
-    assert!(futures_util::poll!(&mut asked).is_pending());
-    assert_eq!(work.runs(), 1);
+    until("it is at work", async || {
+        assert!(futures_util::poll!(&mut asked).is_pending());
+        work.runs() == 1
+    })
+    .await;
     drop(asked);
     let follower = work.ask(&engine, patient("buy"), answer("never"));
     work.gate.open();
@@ -64,6 +67,42 @@ async fn a_request_dropped_while_it_completes_is_completed() {
     world.store.gate().open();
     assert_eq!(world.recorded().await, "bought");
     assert_eq!(ask(&engine, request("buy"), answer("never")).await.unwrap().replayed(), "bought");
+}
+
+tokio::task_local! {
+    static OF_CALLER: &'static str;
+}
+
+/// What a layer outside has left on the caller's task is never there for the work: not only from when the caller goes.
+#[tokio::test]
+async fn task_locals_of_the_caller_are_never_seen() {
+    for hangs_up in [false, true] {
+        let world = World::new();
+        let (engine, work) = (world.fenced(), Work::new());
+        let seen = || OF_CALLER.try_with(|seen| *seen).unwrap_or("nothing");
+        let start = {
+            let work = work.clone();
+            move |handed| async move {
+                let before = seen();
+                let verdict = work.start(|_| async { answer("bought") })(handed).await;
+                assert_eq!((before, seen()), ("nothing", "nothing"));
+                verdict
+            }
+        };
+        let mut asked = Box::pin(OF_CALLER.scope("what the layer has left", engine.answer(request("buy"), start)));
+        until("it is at work", async || {
+            assert!(futures_util::poll!(&mut asked).is_pending());
+            work.runs() == 1
+        })
+        .await;
+        work.gate.open();
+        if hangs_up {
+            drop(asked);
+        } else {
+            asked.await.unwrap().ran();
+        }
+        assert_eq!(world.recorded().await, "bought");
+    }
 }
 
 /// One that waits for another process holds nothing that stays behind.
