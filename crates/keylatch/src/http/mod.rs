@@ -7,7 +7,8 @@
 //!    `Idempotent-Replayed: true`; those that come meanwhile get 409, or wait as long as `Prefer: wait=N` says.
 //! 5. Another request with the same key gets 422, and sees nothing of the stored answer.
 //! 6. The outcome is in the store before the first byte of the answer is sent.
-//! 7. A client that hangs up does not cancel the work.
+//! 7. A client that hangs up does not cancel the work. It runs on a task of its own, where no task-local of a layer
+//!    outside is seen: layers that set task-locals go inside. Spans are carried over.
 //! 8. Of an answer's headers only those on a list are kept; never `Set-Cookie` or what concerns one connection.
 //! 9. A 2xx, 3xx or 4xx is recorded, except 408, 425 and 429, which in `AtMostOnce` leave the outcome unknown. A 5xx is
 //!    recorded in `AtMostOnce` only. A handler says otherwise by a [`Disposition`].
