@@ -17,7 +17,7 @@ async fn engine() -> (tempfile::TempDir, Engine) {
 }
 
 fn request(text: &str) -> Request {
-    Request { scope: scope(), key: key("k"), fingerprint: input(text), wait: Duration::ZERO, sealed: None }
+    Request { scope: scope(), key: key("k"), fingerprint: input(text), wait: Duration::ZERO }
 }
 
 async fn refused(engine: &Engine, text: &str) -> Refused {
