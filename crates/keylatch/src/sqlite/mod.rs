@@ -33,6 +33,7 @@ mod poll;
 mod replies;
 mod rows;
 mod savepoint;
+mod sweep;
 mod tx;
 mod unit;
 mod worker;

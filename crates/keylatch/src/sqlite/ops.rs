@@ -8,6 +8,7 @@ use super::Store;
 use super::db::Db;
 use super::error::Fault;
 use super::rows::{self, Damaged, Found};
+use super::sweep;
 use crate::machine::{self, Change, Claim, Claimed, Completion, End, Resolution, Terms};
 use crate::store::{Applied, At, Durability, Error, PAGE_RECORDS_MAX, PageRequest, Swept};
 use crate::{Lease, Record, RecordId, Scope, Timestamp};
@@ -57,7 +58,7 @@ impl crate::store::Store for Store {
     }
 
     fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
-        Box::pin(self.0.writer.call(move |db| sweep(db, limit)))
+        Box::pin(sweep::sweep(&self.0.writer, limit))
     }
 
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
@@ -133,48 +134,6 @@ fn change(db: &Db, id: RecordId, decide: impl FnOnce(&Record, Timestamp) -> Chan
         Change::Remove => db.delete(rowid)?,
     }
     Ok(Applied::Applied(now))
-}
-
-/// The most that one sweep does, whatever its limit: others wait meanwhile.
-const SWEEP_RECORDS_MAX: usize = 10_000;
-
-fn sweep(db: &Db, limit: usize) -> Result<Swept, Fault> {
-    let now = db.now();
-    let limit = limit.min(SWEEP_RECORDS_MAX);
-    let mut swept = Swept::default();
-    for Found { rowid, record } in due(db, now, limit)? {
-        match machine::sweep(&record, now) {
-            Change::None => {}
-            Change::Write(next) => {
-                db.put(next.id(), Some(rowid), &next)?;
-                swept.buried += 1;
-            }
-            Change::Remove => {
-                db.delete(rowid)?;
-                swept.removed += 1;
-            }
-        }
-    }
-    Ok(swept.within(limit))
-}
-
-/// Up to `limit` records in which a sweep has something to do. One that cannot be read stays, for someone to look at;
-/// the others must not wait for that.
-fn due(db: &Db, now: Timestamp, limit: usize) -> Result<Vec<Found>, Fault> {
-    let mut statement = db.prepare(include_str!("sql/due.sql"))?;
-    let mut rows = db.done(statement.query([now.as_millis()]))?;
-    let (mut found, mut damaged) = (Vec::new(), None);
-    while found.len() < limit {
-        match db.done(rows.next())?.map(rows::decode) {
-            Some(Ok(due)) => found.push(due),
-            Some(Err(error)) => damaged = damaged.or(Some(error)),
-            None => break,
-        }
-    }
-    if let Some(first) = damaged {
-        tracing::error!(%first, "records that are due to be removed cannot be read, and are left");
-    }
-    Ok(found)
 }
 
 fn list(db: &Db, page: &PageRequest) -> Result<At<Vec<Record>>, Fault> {

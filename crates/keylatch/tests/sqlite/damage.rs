@@ -1,5 +1,9 @@
 //! A record that cannot be read is never taken for absent.
 
+use std::task::Poll;
+
+use futures_util::future::join_all;
+use futures_util::poll;
 use keylatch::machine::{Claim, Completion, End};
 use keylatch::sqlite::Options;
 use keylatch::store::{ErrorKind, PageRequest, Store as _, Swept};
@@ -74,11 +78,49 @@ async fn a_sweep_goes_round_what_it_cannot_read() {
     for n in 0..6 {
         completed(&fixture, &claim_of(&n.to_string(), Guarantee::Fenced)).await;
     }
-    let damaged = fixture.raw().execute("UPDATE keylatch_record SET outcome = x'09' WHERE key < '3'", []);
+    let damaged = fixture.raw().execute("UPDATE keylatch_record SET state = 'dreaming' WHERE key < '3'", []);
     assert_eq!(damaged.unwrap(), 3);
     clock.advance(Policy::default().retention);
     assert_eq!(fixture.store.sweep(2).await.unwrap(), Swept { buried: 2, removed: 0, more: true });
     assert_eq!(fixture.store.sweep(2).await.unwrap(), Swept { buried: 1, removed: 0, more: false });
     assert_eq!(fixture.store.sweep(2).await.unwrap(), Swept::default());
     assert_eq!(fixture.store.count(scope(), 10).await.unwrap(), 6);
+}
+
+#[tokio::test]
+async fn a_sweep_reads_no_answer() {
+    let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+    let fixture = Fixture::with(Options::default().with_clock(clock.clone())).await;
+    for n in 0..3 {
+        completed(&fixture, &claim_of(&n.to_string(), Guarantee::Fenced)).await;
+    }
+    // Whoever reads this one says so.
+    fixture.raw().execute("UPDATE keylatch_record SET outcome = x'09'", []).unwrap();
+    clock.advance(Policy::default().retention);
+    assert_eq!(fixture.store.sweep(10).await.unwrap(), Swept { buried: 3, removed: 0, more: false });
+    clock.advance(Policy::default().tombstone);
+    assert_eq!(fixture.store.sweep(10).await.unwrap(), Swept { buried: 0, removed: 3, more: false });
+}
+
+#[tokio::test]
+async fn other_writes_go_between_the_slices_of_a_sweep() {
+    let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+    let fixture = Fixture::with(Options::default().with_clock(clock.clone())).await;
+    const RECORDS: usize = 250;
+    let claims: Vec<_> = (0..RECORDS).map(|n| claim_of(&n.to_string(), Guarantee::Fenced)).collect();
+    join_all(claims.iter().map(|claim| completed(&fixture, claim))).await;
+    clock.advance(Policy::default().retention);
+    let mut sweep = fixture.store.sweep(RECORDS);
+    let mut between = 0;
+    let swept = loop {
+        if let Poll::Ready(swept) = poll!(&mut sweep) {
+            break swept.unwrap();
+        }
+        // It comes after the slice that is under way, and before the next, for which nobody has asked yet.
+        fixture.win(&claim(Guarantee::Fenced)).await;
+        between += 1;
+    };
+    assert_eq!(swept, Swept { buried: RECORDS, removed: 0, more: true });
+    assert!(between >= 2, "{between} writes between");
+    assert_eq!(fixture.store.sweep(RECORDS).await.unwrap(), Swept::default());
 }
