@@ -4,6 +4,8 @@
 //! Here a thread of its own does the bulk beside the writer. While the writer goes on writing, that never reaches
 //! the end of the log, which therefore would never start anew. So the writer does the short rest itself, between
 //! two batches, and its next batch starts at the head of the log.
+//!
+//! It can do so only while nobody reads from the log. Where queries overlap, that moment has to be made: see `gate.rs`.
 
 use std::cell::Cell;
 use std::io;
@@ -11,9 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
+
+use super::gate::{Gate, Queries};
+use super::options::Options;
 
 thread_local! {
     /// How many pages the log had after the last commit of this thread. SQLite calls the hook on the thread that
@@ -30,6 +36,14 @@ pub(super) struct Checkpoints {
     /// From how many pages the next checkpoint is due. Higher than `pages_max` while a long read keeps the log from
     /// starting anew.
     due_at: u32,
+    gate: Arc<Gate>,
+    /// From how many pages queries are kept from beginning.
+    gap_at: u32,
+    /// For how long, at most.
+    patience: Duration,
+    /// From how many pages queries are interrupted.
+    log_pages_max: u32,
+    busy_timeout: Duration,
 }
 
 #[derive(Default)]
@@ -51,15 +65,33 @@ const REST_PAGES_MAX: u32 = 1_000;
 /// How often the thread tries to leave no more than that. Under a load that outruns the disk it never would.
 const BULK_PASSES_MAX: usize = 4;
 
+/// How long queries are kept from beginning, so that those under way can end: at first, and at most. It is doubled after
+/// each time in vain, and halved after each that was not.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long the writer waits for reads of single records, and for those of other processes, that are under way.
+const RESTART_TIME_MAX: Duration = Duration::from_millis(50);
+
 impl Checkpoints {
     /// Watches the log of the writer's connection, and starts the thread, which works on `conn`.
-    pub(super) fn start(writer: &Connection, conn: Connection, pages_max: u32) -> io::Result<Self> {
+    pub(super) fn start(writer: &Connection, conn: Connection, gate: Arc<Gate>, options: &Options) -> io::Result<Self> {
+        let pages_max = options.checkpoint_pages;
         let shared = Arc::new(Shared::default());
         watch(writer);
         let (wake, woken) = mpsc::sync_channel(1);
         let bulk = shared.clone();
         let thread = thread::Builder::new().name("keylatch-log".into()).spawn(move || bulk.serve(&conn, &woken))?;
-        Ok(Self { shared, wake, thread, pages_max, due_at: pages_max })
+        Ok(Self {
+            shared,
+            wake,
+            thread,
+            pages_max,
+            due_at: pages_max,
+            gate,
+            gap_at: pages_max.saturating_mul(2),
+            patience: PATIENCE.0,
+            log_pages_max: options.log_pages_max.max(pages_max.saturating_mul(4)),
+            busy_timeout: options.busy_timeout,
+        })
     }
 
     /// Lets the thread end.
@@ -89,6 +121,46 @@ impl Checkpoints {
             }
             _ => {}
         }
+        if stage.load(Ordering::Acquire) != BULK {
+            self.make_gap(writer, logged);
+        }
+    }
+
+    /// Sees to it that there is a moment when no query reads from the log, if it is too long. Waits for none of them.
+    fn make_gap(&mut self, writer: &Connection, logged: u32) {
+        if self.gate.queries() == Queries::Free {
+            if logged < self.gap_at {
+                return;
+            }
+            self.gate.close(self.patience);
+            if logged >= self.log_pages_max {
+                self.gate.interrupt();
+            }
+        }
+        match self.gate.queries() {
+            Queries::Ending => return,
+            Queries::Ended if self.restart(writer) => {
+                LOGGED.set(0);
+                self.patience = (self.patience / 2).max(PATIENCE.0);
+                self.gap_at = self.pages_max.saturating_mul(2);
+                return self.gate.open();
+            }
+            Queries::Waited => self.patience = (self.patience * 2).min(PATIENCE.1),
+            Queries::Free | Queries::Ended => {}
+        }
+        // In vain: again when it has grown a little.
+        self.gap_at = logged.saturating_add(self.pages_max / 4);
+        self.gate.open();
+    }
+
+    /// Writes all of the log back, so that the next batch starts at its head. Says whether it does.
+    fn restart(&self, writer: &Connection) -> bool {
+        let restarted = writer.busy_timeout(RESTART_TIME_MAX.min(self.busy_timeout)).and_then(|()| {
+            let hindered = writer.query_row(RESTART, [], |row| row.get::<_, i64>(0))?;
+            Ok(hindered == 0)
+        });
+        let _ = writer.busy_timeout(self.busy_timeout);
+        restarted.unwrap_or(false)
     }
 }
 
@@ -129,3 +201,5 @@ fn write_back(conn: &Connection) -> u32 {
 
 /// Returns whether it was hindered, the pages of the log, and how many of them are in the database now.
 const CHECKPOINT: &str = "PRAGMA main.wal_checkpoint(PASSIVE)";
+/// The same, after waiting until nobody reads from the log.
+const RESTART: &str = "PRAGMA main.wal_checkpoint(RESTART)";

@@ -30,6 +30,10 @@ impl Db {
         Self { conn: Some(conn), guard, deferred, clock }
     }
 
+    pub(super) fn guard(&self) -> Guard {
+        self.guard.clone()
+    }
+
     pub(super) fn conn(&self) -> &Connection {
         self.conn.as_ref().expect("a connection that was lent is taken back before anything else is done")
     }

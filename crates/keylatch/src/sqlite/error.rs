@@ -79,6 +79,13 @@ pub enum TxError {
     /// [`Options::with_closure_time_max`](super::Options::with_closure_time_max) allows, and nothing of it stays.
     #[error("{}", Misuse::TooLong)]
     TooLong,
+    /// It read for so long that the log beside the file came to its limit, which is
+    /// [`Options::with_log_pages_max`](super::Options::with_log_pages_max).
+    #[error(
+        "the query was interrupted: while it runs, the log beside the file cannot start anew, and it had come to its \
+         limit; read less at once, or raise `sqlite::Options::with_log_pages_max`"
+    )]
+    LogTooLong,
     /// It changed how its connection works, by other ways than statements, and nothing of it stays.
     #[error("{}", Misuse::Reconfigured)]
     Reconfigured,
@@ -90,7 +97,7 @@ impl From<TxError> for rusqlite::Error {
         let code = match error {
             TxError::Sql(error) => return error,
             TxError::Over => ffi::SQLITE_ABORT,
-            TxError::TooLong => ffi::SQLITE_INTERRUPT,
+            TxError::TooLong | TxError::LogTooLong => ffi::SQLITE_INTERRUPT,
             TxError::Reconfigured => ffi::SQLITE_AUTH,
         };
         Self::SqliteFailure(ffi::Error::new(code), Some(error.to_string()))

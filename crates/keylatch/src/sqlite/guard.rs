@@ -109,6 +109,11 @@ impl Guard {
         }
     }
 
+    /// Ends the time of the closure that has the connection now, if one has.
+    pub(super) fn interrupt(&self) {
+        self.0.until_ms.store(0, Ordering::Relaxed);
+    }
+
     /// Whether the closure's time is over.
     pub(super) fn is_over(&self) -> bool {
         self.0.is_over()

@@ -36,6 +36,25 @@ pub(super) enum Stop {
     Failed(rusqlite::Error),
 }
 
+/// A job that does nothing: the writer looks round after it, as after each batch.
+pub(super) struct Nudge;
+
+impl Job for Nudge {
+    fn is_abandoned(&self) -> bool {
+        true
+    }
+
+    fn runtime(&self) -> Option<&Handle> {
+        None
+    }
+
+    fn run(&mut self, _: &mut Db) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    fn reply(self: Box<Self>, _: Option<&BatchFailed>) {}
+}
+
 /// A job that is a closure, with its result as the reply.
 pub(super) struct Call<F, T, E> {
     work: Option<F>,

@@ -23,6 +23,7 @@ mod db;
 mod deferred;
 mod error;
 mod fence;
+mod gate;
 mod guard;
 mod job;
 mod loan;
@@ -49,8 +50,8 @@ use tokio::sync::oneshot;
 pub use error::{OpenError, TxError};
 pub use fence::{LeaseLost, assert_owner};
 pub use options::{
-    BATCH_JOBS_MAX, BUSY_TIMEOUT, CACHE_BYTES, CHECKPOINT_PAGES, CLOSURE_TIME_MAX, Options, QUERY_THREADS,
-    QUEUE_JOBS_MAX,
+    BATCH_JOBS_MAX, BUSY_TIMEOUT, CACHE_BYTES, CHECKPOINT_PAGES, CLOSURE_TIME_MAX, LOG_PAGES_MAX, Options,
+    QUERY_THREADS, QUEUE_JOBS_MAX,
 };
 /// The version of rusqlite whose [`Connection`] closures get.
 pub use rusqlite;
@@ -125,11 +126,12 @@ impl Store {
     /// Runs a read-only query of the user's own, on a state of the file that does not change meanwhile.
     ///
     /// It sees all that was acknowledged before it began. The closure may read everything, and write nothing. While it
-    /// runs, the log beside the file cannot start anew, and grows.
+    /// runs, the log beside the file cannot start anew, and grows. When the log is too long, a query waits for a moment
+    /// before it begins, and one under which the log comes to its limit is interrupted.
     ///
     /// # Errors
     ///
-    /// [`TxError::Sql`] if the closure fails.
+    /// [`TxError::Sql`] if the closure fails. [`TxError::LogTooLong`] if it was interrupted for the log's sake.
     ///
     /// # Panics
     ///

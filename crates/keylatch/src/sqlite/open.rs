@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use super::checkpoint::Checkpoints;
 use super::db::Db;
 use super::deferred::Deferred;
 use super::error::OpenError;
+use super::gate::Gate;
 use super::guard::{Guard, STATEMENTS_MAX};
 use super::options::Options;
 use super::worker::{Lane, Worker};
@@ -58,10 +60,16 @@ impl Opening<'_> {
             self.sql(writer.pragma_update(None, "max_page_count", pages))?;
         }
         let checkpointer = self.connect(self.options.cache_bytes / 4)?;
-        let checkpoints = Checkpoints::start(&writer, checkpointer, self.options.checkpoint_pages);
+        let gate = Arc::new(Gate::default());
+        let checkpoints = Checkpoints::start(&writer, checkpointer, gate.clone(), self.options);
         let checkpoints = checkpoints.map_err(OpenError::Thread)?;
         // One query is one batch: it sees one state of the file, and no other waits for it.
-        let queriers = (0..self.options.query_threads).map(|_| self.reader(1)).collect::<Result<_, _>>()?;
+        let queriers = (0..self.options.query_threads).map(|_| {
+            let querier = Worker { gate: Some(gate.clone()), ..self.reader(1)? };
+            gate.add(querier.db.guard());
+            Ok(querier)
+        });
+        let queriers = queriers.collect::<Result<_, OpenError>>()?;
         let (querier, mut outlasts) = self.start("keylatch-query", queriers)?;
         let (reader, thread) = self.start("keylatch-read", vec![self.reader(self.options.batch_jobs_max)?])?;
         outlasts.extend(thread);
@@ -71,9 +79,11 @@ impl Opening<'_> {
             batch_jobs_max: self.options.batch_jobs_max,
             batch_time_max: self.options.closure_time_max,
             checkpoints: Some(checkpoints),
+            gate: None,
             outlasts,
         };
         let (writer, _) = self.start("keylatch-write", vec![writer])?;
+        gate.leads_to(writer.downgrade());
         Ok(Inner { writer, reader, querier, path: self.path.to_owned() })
     }
 
@@ -86,6 +96,7 @@ impl Opening<'_> {
             batch_jobs_max,
             batch_time_max: Duration::MAX,
             checkpoints: None,
+            gate: None,
             outlasts: Vec::new(),
         })
     }

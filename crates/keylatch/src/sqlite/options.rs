@@ -15,6 +15,7 @@ pub struct Options {
     pub(super) closure_time_max: Duration,
     pub(super) cache_bytes: usize,
     pub(super) checkpoint_pages: u32,
+    pub(super) log_pages_max: u32,
     pub(super) file_pages_max: Option<u32>,
 }
 
@@ -40,6 +41,10 @@ pub const CACHE_BYTES: usize = 8 << 20;
 /// the database file once in many commits.
 pub const CHECKPOINT_PAGES: u32 = 10_000;
 
+/// The default of [`Options::with_log_pages_max`]: 1 GB, so that a report or a backup that takes a minute under a heavy load
+/// comes to its end.
+pub const LOG_PAGES_MAX: u32 = 250_000;
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -51,6 +56,7 @@ impl Default for Options {
             closure_time_max: CLOSURE_TIME_MAX,
             cache_bytes: CACHE_BYTES,
             checkpoint_pages: CHECKPOINT_PAGES,
+            log_pages_max: LOG_PAGES_MAX,
             file_pages_max: None,
         }
     }
@@ -115,6 +121,16 @@ impl Options {
     #[must_use]
     pub fn with_checkpoint_pages(self, pages: u32) -> Self {
         Self { checkpoint_pages: pages.max(100), ..self }
+    }
+
+    /// From how many pages of the log queries are interrupted, for it starts anew only when nobody reads from it, at least
+    /// four times [`checkpoint_pages`](Self::with_checkpoint_pages); [`LOG_PAGES_MAX`] by default. From twice
+    /// `checkpoint_pages`, queries wait for each other before they begin, for a second at most.
+    ///
+    /// Reads of other processes cannot be interrupted: while they overlap without end, the log grows.
+    #[must_use]
+    pub fn with_log_pages_max(self, pages: u32) -> Self {
+        Self { log_pages_max: pages, ..self }
     }
 
     /// How many pages (4 KiB in a file that this store made) the file may have. Beyond it, writes fail as unavailable

@@ -46,7 +46,7 @@ pub(super) fn write<T>(
 ) -> Result<T, Fault<Undone>> {
     db.savepoint().map_err(Fault::Batch)?;
     let (done, returned) = db.lend(closure);
-    let mut done = outcome(db, done, returned);
+    let mut done = outcome(db, done, returned, TxError::TooLong);
     if !db.in_transaction() {
         return Err(Fault::Ended(match done {
             Ok(_) | Err(Undone::Error(TxError::Sql(_))) => transaction_ended().into(),
@@ -66,13 +66,18 @@ pub(super) fn read<T>(
     closure: impl FnOnce(&Connection) -> rusqlite::Result<T>,
 ) -> Result<T, Fault<Undone>> {
     let (done, returned) = db.lend(closure);
-    outcome(db, done, returned).map_err(Fault::Job)
+    outcome(db, done, returned, TxError::LogTooLong).map_err(Fault::Job)
 }
 
-fn outcome<T>(db: &Db, done: thread::Result<rusqlite::Result<T>>, returned: Returned) -> Result<T, Undone> {
+fn outcome<T>(
+    db: &Db,
+    done: thread::Result<rusqlite::Result<T>>,
+    returned: Returned,
+    late: TxError,
+) -> Result<T, Undone> {
     match (done, returned) {
         (Err(panic), _) => Err(Undone::Panic(panic)),
-        (_, Returned::Late) => Err(TxError::TooLong.into()),
+        (_, Returned::Late) => Err(late.into()),
         (_, Returned::Changed) => Err(TxError::Reconfigured.into()),
         (Ok(done), Returned::Fine) => done.map_err(|error| TxError::Sql(db.explain(error)).into()),
     }

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::checkpoint::Checkpoints;
 use super::db::Db;
 use super::error::{BatchFailed, Fault};
+use super::gate::Gate;
 use super::job::{Call, Job, Stop};
 use super::replies;
 
@@ -33,6 +34,8 @@ pub(super) struct Worker {
     pub(super) batch_time_max: Duration,
     /// What the writer does between batches.
     pub(super) checkpoints: Option<Checkpoints>,
+    /// Where its batches begin, if they may have to wait.
+    pub(super) gate: Option<Arc<Gate>>,
     /// Threads to wait for at the end: the connection that is closed last removes the log, and of two that are closed
     /// at once, neither would.
     pub(super) outlasts: Vec<JoinHandle<()>>,
@@ -53,6 +56,11 @@ impl Lane {
         };
         let threads = workers.into_iter().map(start).collect::<Result<_, _>>()?;
         Ok((Self(sender), threads))
+    }
+
+    /// The way in, which does not keep the lane open.
+    pub(super) fn downgrade(&self) -> mpsc::WeakSender<Box<dyn Job>> {
+        self.0.downgrade()
     }
 
     /// Has `work` done, and waits for the end of its batch.
@@ -119,7 +127,7 @@ impl Worker {
             }
             latest = batch.len();
             while !batch.is_empty() {
-                let Part { jobs, culprit, mut committed } = self.commit(&mut batch);
+                let Part { jobs, culprit, mut committed } = self.commit_gated(&mut batch);
                 alone = match &committed {
                     Err(failed) if failed.is_of_one() && jobs > 1 => ALONE_JOBS,
                     _ => alone.saturating_sub(jobs),
@@ -138,6 +146,15 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// As `commit`, when the gate is open.
+    fn commit_gated(&mut self, batch: &mut [Box<dyn Job>]) -> Part {
+        let Some(gate) = self.gate.clone() else { return self.commit(batch) };
+        gate.enter();
+        let part = self.commit(batch);
+        gate.leave();
+        part
     }
 
     /// Does the first jobs of `batch` in one transaction: all, unless one ends it or they take too long. A panic in the
