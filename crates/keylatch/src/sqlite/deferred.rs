@@ -11,6 +11,8 @@
 
 use rusqlite::{Connection, StatementStatus};
 
+use super::migrate;
+
 /// What is known of the deferred foreign keys on a connection.
 #[derive(Debug)]
 pub(super) struct Deferred {
@@ -39,10 +41,12 @@ impl Deferred {
         Ok(Self { steps, is_used: false, schema: None })
     }
 
-    /// Notes at the start of a transaction whether there is anything to look for.
+    /// Notes at the start of a transaction whether there is anything to look for. Another process may have changed the
+    /// schema, also to one that this process may not use.
     pub(super) fn look(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let schema = conn.prepare_cached("PRAGMA main.schema_version")?.query_row([], |row| row.get(0))?;
         if self.schema != Some(schema) {
+            migrate::refuse_later(conn)?;
             self.is_used = is_used(conn)?;
             self.schema = Some(schema);
         }

@@ -1,7 +1,7 @@
 //! What can go wrong, and what to do about it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rusqlite::ffi::{self, ErrorCode};
 
@@ -43,22 +43,30 @@ pub enum OpenError {
         /// The journal mode that it has.
         journal: String,
     },
-    /// A later version of Keylatch has changed the tables.
+    /// A later version of Keylatch has changed the tables, so that this one may not use them.
     #[error(
-        "{path} has Keylatch's schema {found}, and this version knows no later one than {known}; upgrade this \
-         process, or give it another file"
+        "{path} has Keylatch's schema {found}, for versions that know schema {min_reader} at least, and this one knows \
+         {known}; upgrade this process, or give it another file"
     )]
     NewerSchema {
         /// The file.
         path: PathBuf,
         /// The schema that it has.
         found: i64,
+        /// The lowest schema that a version must know to use it.
+        min_reader: i64,
         /// The latest schema that this version knows.
         known: i64,
     },
     /// A thread of the store could not be started.
     #[error("cannot start a thread for the store; raise this user's limit of threads")]
     Thread(#[source] io::Error),
+}
+
+impl OpenError {
+    pub(super) fn database(path: &Path, source: rusqlite::Error) -> Self {
+        Self::Database { path: path.to_owned(), source }
+    }
 }
 
 /// Why a closure on the database did not take place.
@@ -226,6 +234,7 @@ impl BatchFailed {
                 "make the file and its directory writable again"
             }
             ErrorCode::SystemIoFailure => "check its disk",
+            ErrorCode::SchemaChanged => "upgrade this process",
             ErrorCode::OutOfMemory => "give the process more memory",
             ErrorCode::OperationAborted => {
                 "free space on its disk, and let no statement end the transaction, as OR ROLLBACK does"

@@ -27,6 +27,7 @@ mod gate;
 mod guard;
 mod job;
 mod loan;
+mod migrate;
 mod open;
 mod ops;
 mod options;

@@ -2,12 +2,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags};
 
 use super::Inner;
 use super::checkpoint::Checkpoints;
@@ -16,6 +16,7 @@ use super::deferred::Deferred;
 use super::error::OpenError;
 use super::gate::Gate;
 use super::guard::{Guard, STATEMENTS_MAX};
+use super::migrate::migrate;
 use super::options::Options;
 use super::worker::{Lane, Worker};
 use crate::planted::{self, Bug};
@@ -55,7 +56,7 @@ impl Opening<'_> {
         let mut writer = self.connect(self.options.cache_bytes)?;
         self.refuse_read_only(&writer)?;
         self.use_write_ahead_log(&writer)?;
-        self.migrate(&mut writer)?;
+        migrate(&mut writer, self.path, &self.options.clock)?;
         if let Some(pages) = self.options.file_pages_max {
             self.sql(writer.pragma_update(None, "max_page_count", pages))?;
         }
@@ -163,46 +164,14 @@ impl Opening<'_> {
         }
     }
 
-    /// Brings the tables to the latest schema; refuses those of a later version.
-    fn migrate(&self, conn: &mut Connection) -> Result<(), OpenError> {
-        let transaction = self.sql(conn.transaction_with_behavior(TransactionBehavior::Immediate))?;
-        let exists = transaction.query_row(include_str!("sql/schema_exists.sql"), [], |row| row.get::<_, bool>(0));
-        let mut version = 0;
-        if self.sql(exists)? {
-            let found = transaction.query_row(include_str!("sql/schema_version.sql"), [], |row| row.get(0));
-            version = self.sql::<Option<i64>>(found)?.unwrap_or(0);
-        }
-        let known = i64::try_from(SCHEMAS.len()).unwrap_or(i64::MAX);
-        if version > known {
-            return Err(OpenError::NewerSchema { path: self.path.to_owned(), found: version, known });
-        }
-        self.sql(transaction.execute_batch(include_str!("sql/create_schema.sql")))?;
-        for (version, statements) in (1_i64..).zip(SCHEMAS).skip_while(|(known, _)| *known <= version) {
-            for statement in *statements {
-                self.sql(transaction.execute_batch(statement))?;
-            }
-            let applied = params![version, self.options.clock.now().as_millis()];
-            self.sql(transaction.execute(include_str!("sql/schema_applied.sql"), applied))?;
-        }
-        self.sql(transaction.commit())
-    }
-
     fn sql<T>(&self, result: rusqlite::Result<T>) -> Result<T, OpenError> {
         result.map_err(|error| self.error(error))
     }
 
     fn error(&self, source: rusqlite::Error) -> OpenError {
-        OpenError::Database { path: PathBuf::from(self.path), source }
+        OpenError::database(self.path, source)
     }
 }
-
-/// The schemas, from the first: the statements that lead from each to the next.
-const SCHEMAS: &[&[&str]] = &[&[
-    include_str!("sql/create_record.sql"),
-    include_str!("sql/create_record_id.sql"),
-    include_str!("sql/create_record_due.sql"),
-    include_str!("sql/create_record_running.sql"),
-]];
 
 fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))

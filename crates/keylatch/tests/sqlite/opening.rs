@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use keylatch::Guarantee;
-use keylatch::machine::Completion;
+use keylatch::machine::{Completion, End};
 use keylatch::sqlite::{OpenError, Store};
-use keylatch::store::{Durability, Store as _};
+use keylatch::store::{Durability, ErrorKind, Store as _};
 use keylatch::{Outcome, Policy};
 
 use crate::support::{Fixture, claim};
@@ -37,12 +37,56 @@ async fn what_cannot_be_opened_says_what_to_do() {
     assert!(matches!(error, OpenError::Database { .. }), "{error:?}");
 }
 
+/// What a next version may do to the file.
+const NEXT: &str = "
+    ALTER TABLE keylatch_record ADD COLUMN region TEXT;
+    CREATE TABLE keylatch_inbox (id BLOB NOT NULL PRIMARY KEY) STRICT;
+    CREATE INDEX keylatch_record_region ON keylatch_record (region) WHERE region IS NOT NULL;
+    INSERT INTO keylatch_schema (version, min_reader, applied_at) VALUES (2, 1, 0)";
+/// And one after it, which a process of this version would not understand.
+const NEXT_BUT_ONE: &str = "
+    ALTER TABLE keylatch_record RENAME COLUMN outcome TO answer;
+    INSERT INTO keylatch_schema (version, min_reader, applied_at) VALUES (3, 2, 0)";
+
+/// All that a store does with records.
+async fn assert_works(fixture: &Fixture) {
+    let (completed, running) = (claim(Guarantee::Fenced), claim(Guarantee::Fenced));
+    let lease = fixture.win(&completed).await.lease();
+    let completion = Completion::new(Outcome::bytes("done"), &Policy::default());
+    let _ = fixture.store.complete(lease, completion).await.unwrap();
+    assert!(matches!(fixture.record(&completed).await.unwrap().state, keylatch::store::State::Completed { .. }));
+    let lease = fixture.win(&running).await.lease();
+    let _ = fixture.store.release(lease, End::Free).await.unwrap();
+    let committed = fixture.attempt(claim(Guarantee::Atomic), async |_| crate::support::keep("done")).await;
+    crate::support::committed(committed);
+    fixture.store.sweep(10).await.unwrap();
+}
+
 #[tokio::test]
-async fn a_later_schema_is_refused() {
+async fn a_process_of_the_version_before_goes_on_and_restarts_on_the_next_schema() {
     let fixture = Fixture::new().await;
-    fixture.raw().execute_batch("INSERT INTO keylatch_schema (version, applied_at) VALUES (99, 0)").unwrap();
+    assert_works(&fixture).await;
+    fixture.raw().execute_batch(NEXT).unwrap();
+    assert_works(&fixture).await;
+    let restarted = Fixture { store: Store::open(fixture.path()).await.unwrap(), directory: fixture.directory };
+    assert_works(&restarted).await;
+    drop(fixture.store);
+    assert_works(&restarted).await;
+    let version = restarted.raw().query_row("SELECT max(version) FROM keylatch_schema", [], |row| row.get::<_, i64>(0));
+    assert_eq!(version.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_schema_that_this_version_may_not_use_is_refused() {
+    let fixture = Fixture::new().await;
+    assert_works(&fixture).await;
+    fixture.raw().execute_batch(&format!("{NEXT}; {NEXT_BUT_ONE}")).unwrap();
     let error = Store::open(fixture.path()).await.unwrap_err();
-    assert!(matches!(error, OpenError::NewerSchema { found: 99, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, OpenError::NewerSchema { found: 3, min_reader: 2, known: 1, .. }), "{error:?}");
+    assert!(error.to_string().contains("upgrade this process"), "{error}");
+    // One that runs is told as well, and writes nothing.
+    let error = fixture.store.claim(claim(Guarantee::Fenced)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("upgrade this process"), "{error}");
 }
 
