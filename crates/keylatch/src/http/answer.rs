@@ -16,8 +16,8 @@ use crate::planted::{self, Bug};
 use crate::tx::Verdict;
 use crate::{Body, Final, Guarantee, Outcome, Timestamp};
 
-/// What a handler says is to become of its answer's record, against the rule for its status. Put it into the
-/// extensions of the response.
+/// What a handler says is to become of its answer's record, against the [rule for its status](crate::manual::statuses).
+/// Put it into the extensions of the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Disposition {
@@ -28,7 +28,7 @@ pub enum Disposition {
     /// It failed: nothing is recorded, in `Atomic` the writes are taken back, and the same request may run again.
     Retry,
     /// It did not happen: as `Retry`, and the key is free for any request. The handler's word counts for the attempts
-    /// before this one as well.
+    /// before this one as well. In `AtMostOnce` only this and `Retry` let a request start again: no status does.
     Free,
     /// Whether it happened is not known: nobody runs it again until it is resolved. In `Atomic` as `Free`, for a
     /// transaction always knows.

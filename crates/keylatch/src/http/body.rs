@@ -274,3 +274,25 @@ impl Read {
         GuardedBody::Partly { read: Some(self.bytes()).filter(|read| !read.is_empty()), rest: Rest::new(rest) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Full, Limited};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_limit_on_the_length_is_told_from_other_errors() {
+        let limited = || async { Limited::new(Full::new(Bytes::from_static(b"ab")), 1).collect().await.unwrap_err() };
+        let boxed: Box<dyn Error + Send + Sync> = limited().await;
+        assert!(is_over_a_limit(&boxed));
+        assert!(is_over_a_limit(boxed.downcast_ref::<LengthLimitError>().expect("it is one")));
+        let other: Box<dyn Error + Send + Sync> = "the connection broke".into();
+        assert!(!is_over_a_limit(&other) && !is_over_a_limit(&std::io::Error::other("it broke")));
+        #[cfg(feature = "axum")]
+        {
+            assert!(is_over_a_limit(&axum_core::Error::new(axum_core::Error::new(limited().await))));
+            assert!(!is_over_a_limit(&axum_core::Error::new(other)));
+        }
+    }
+}
