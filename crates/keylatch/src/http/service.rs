@@ -98,9 +98,7 @@ where
         let (asked, received) = {
             match admit(&config, unshared(&mut stage)).await {
                 Ok(Some(asked)) => asked,
-                Ok(None) => {
-                    return Ok(Box::pin(pass(&stage, |_| {})).await?);
-                }
+                Ok(None) => return Box::pin(pass(&stage, |_| {})).await,
                 Err(problem) => return Ok(refuse(unshared(&mut stage), &problem)),
             }
         };
