@@ -79,6 +79,12 @@ impl TxSlot {
         Self(Arc::new(Mutex::new(Some(tx))))
     }
 
+    /// Whether the transaction is one of `D`.
+    #[cfg(feature = "axum")]
+    pub(crate) fn is_of<D: Database>(&self) -> bool {
+        self.0.is::<Mutex<Option<Tx<D>>>>()
+    }
+
     /// The transaction, for the first who asks, if it is one of `D`.
     pub(crate) fn take<D: Database>(&self) -> Option<Tx<D>> {
         self.0.downcast_ref::<Mutex<Option<Tx<D>>>>()?.lock().take()

@@ -1,78 +1,194 @@
-//! Extractors for axum handlers: `Key`, `Scope`, `Tx`, `Run`.
+//! Extractors for axum handlers: `Key`, `Scope`, `Tx`, `Run`, and each of them as an `Option`.
+//!
+//! An `Option` is `None` for a request that its layer lets pass unguarded: without a key where none is required, of another
+//! method, by [`skip_if`](super::IdempotencyLayer::skip_if), or where the layer fails open. A mistake in the set-up, such as
+//! a route without a layer, is [`NotGuarded`] all the same: `None` would hide it.
 
+use std::fmt;
+
+use axum_core::body::Body;
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::Extensions;
 use http::request::Parts;
 
+use super::answer::Disposition;
+use super::problem::Problem;
 use super::request::identity;
+use super::unguarded::Unguarded;
 use crate::tx::{Database, TxSlot};
 use crate::{Key, Run, Scope, Tx};
 
-/// A handler asked for what its route's layer does not give: a mistake in the service, answered with 500.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotGuarded {
-    /// The request has no key: the route has no layer, or one that does not require a key.
-    #[error(
-        "this handler asks for the idempotency key, but its request has none; add `IdempotencyLayer` with `.require_key()` to the route"
-    )]
-    Key,
-    /// The route's guarantee is not `Atomic`, its database is another, or the transaction was taken before.
-    #[error(
-        "this handler asks for a `Tx`, but its route has none to give; add `IdempotencyLayer::atomic` with a store of that database, and ask once"
-    )]
-    Tx,
-    /// The route's guarantee is `Atomic`, or it has no layer.
-    #[error(
-        "this handler asks for a `Run`, but its route has none to give; add `IdempotencyLayer::fenced` or `::at_most_once`"
-    )]
-    Run,
+/// A handler asked for what its route's layer does not give: a mistake in the service.
+///
+/// As an answer it is [`Problem::NotSetUp`], and the log has its text, which says what to change. Where the layer fails open
+/// while the store is unavailable, it is [`Problem::StoreUnavailable`]. Nothing is recorded, whatever the guarantee.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotGuarded {
+    asked: &'static str,
+    why: Unguarded,
+}
+
+impl NotGuarded {
+    /// What the handler asked for: `Key`, `Scope`, `Tx` or `Run`.
+    pub fn asked(&self) -> &'static str {
+        self.asked
+    }
+
+    /// Why it is not there.
+    pub fn why(&self) -> &Unguarded {
+        &self.why
+    }
+}
+
+impl std::error::Error for NotGuarded {}
+
+impl fmt::Display for NotGuarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { asked, why } = self;
+        let made = match *asked {
+            "Tx" => "`IdempotencyLayer::atomic`",
+            "Run" => "`IdempotencyLayer::fenced` or `IdempotencyLayer::at_most_once`",
+            _ => "an `IdempotencyLayer`",
+        };
+        write!(f, "this handler asks for `{asked}`, but ")?;
+        match why {
+            Unguarded::NoLayer => write!(f, "no layer is around its route; add {made} to it by `.layer(…)`"),
+            Unguarded::Method(method) if method.is_safe() => write!(
+                f,
+                "the layer never guards {method}, which has no effect to guard; use another method, or ask for \
+                 `Option<{asked}>`"
+            ),
+            Unguarded::Method(method) => write!(
+                f,
+                "the layer does not guard {method}; name it in `.with_methods([…])`, or ask for `Option<{asked}>`"
+            ),
+            Unguarded::NoKey => write!(
+                f,
+                "the request has no key, and the layer lets such requests pass; add `.require_key()` to the layer, or \
+                 ask for `Option<{asked}>`"
+            ),
+            Unguarded::Skipped => {
+                write!(f, "the layer was told by `.skip_if(…)` to let this request pass; ask for `Option<{asked}>`")
+            }
+            Unguarded::Bypassed => write!(
+                f,
+                "the store is unavailable, and the layer was told by `.fail_open()` to let requests pass; ask for \
+                 `Option<{asked}>`, or remove `.fail_open()`"
+            ),
+            Unguarded::OtherGuarantee => write!(f, "its layer has another guarantee; make it by {made}"),
+            Unguarded::OtherDatabase => {
+                f.write_str("its layer has a store of another database; ask for a `Tx` of that database")
+            }
+            Unguarded::Taken => {
+                f.write_str("it was taken before, by another argument or a middleware; ask for it once")
+            }
+        }
+    }
 }
 
 impl IntoResponse for NotGuarded {
     fn into_response(self) -> Response {
-        tracing::error!(error = %self, "a handler and its route do not fit");
-        (StatusCode::INTERNAL_SERVER_ERROR, "the service is not set up for this request\n").into_response()
+        tracing::error!(error = %self, "a handler and its layer do not fit");
+        let problem = match self.why {
+            Unguarded::Bypassed => Problem::StoreUnavailable,
+            _ => Problem::NotSetUp,
+        };
+        let mut response = problem.response().map(Body::from);
+        // The handler has not run; an attempt before this one may have.
+        response.extensions_mut().insert(Disposition::Retry);
+        response.extensions_mut().insert(self);
+        response
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Key {
-    type Rejection = NotGuarded;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NotGuarded> {
-        identity(&parts.extensions).map(|(_, key)| key.clone()).ok_or(NotGuarded::Key)
+/// Why what was asked for is not in the request.
+fn why(extensions: &Extensions) -> Unguarded {
+    match extensions.get() {
+        Some(Unguarded::Bypassed) => Unguarded::Bypassed,
+        // What a layer further out let pass, one further in may guard.
+        _ if identity(extensions).is_some() => Unguarded::OtherGuarantee,
+        Some(passed) => passed.clone(),
+        None => Unguarded::NoLayer,
     }
 }
 
-/// `None` for a request without a key, where the layer does not require one.
-impl<S: Send + Sync> OptionalFromRequestParts<S> for Key {
-    type Rejection = std::convert::Infallible;
+/// What a handler may ask for.
+trait Asked: Sized {
+    const NAME: &'static str;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Self::Rejection> {
-        Ok(identity(&parts.extensions).map(|(_, key)| key.clone()))
+    fn find(extensions: &Extensions) -> Result<Self, Unguarded>;
+
+    fn required(extensions: &Extensions) -> Result<Self, NotGuarded> {
+        Self::find(extensions).map_err(|why| NotGuarded { asked: Self::NAME, why })
+    }
+
+    fn optional(extensions: &Extensions) -> Result<Option<Self>, NotGuarded> {
+        match Self::find(extensions) {
+            Ok(found) => Ok(Some(found)),
+            Err(why) if why.was_passed() => Ok(None),
+            Err(why) => Err(NotGuarded { asked: Self::NAME, why }),
+        }
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Scope {
-    type Rejection = NotGuarded;
+impl Asked for Key {
+    const NAME: &'static str = "Key";
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NotGuarded> {
-        identity(&parts.extensions).map(|(scope, _)| scope.clone()).ok_or(NotGuarded::Key)
+    fn find(extensions: &Extensions) -> Result<Self, Unguarded> {
+        identity(extensions).map(|(_, key)| key.clone()).ok_or_else(|| why(extensions))
     }
 }
 
-impl<S: Send + Sync, D: Database> FromRequestParts<S> for Tx<D> {
-    type Rejection = NotGuarded;
+impl Asked for Scope {
+    const NAME: &'static str = "Scope";
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NotGuarded> {
-        parts.extensions.get().and_then(TxSlot::take).ok_or(NotGuarded::Tx)
+    fn find(extensions: &Extensions) -> Result<Self, Unguarded> {
+        identity(extensions).map(|(scope, _)| scope.clone()).ok_or_else(|| why(extensions))
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Run {
-    type Rejection = NotGuarded;
+impl Asked for Run {
+    const NAME: &'static str = "Run";
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NotGuarded> {
-        parts.extensions.get().cloned().ok_or(NotGuarded::Run)
+    fn find(extensions: &Extensions) -> Result<Self, Unguarded> {
+        extensions.get().cloned().ok_or_else(|| why(extensions))
     }
+}
+
+impl<D: Database> Asked for Tx<D> {
+    const NAME: &'static str = "Tx";
+
+    fn find(extensions: &Extensions) -> Result<Self, Unguarded> {
+        let slot: &TxSlot = extensions.get().ok_or_else(|| why(extensions))?;
+        let missing = if slot.is_of::<D>() { Unguarded::Taken } else { Unguarded::OtherDatabase };
+        slot.take().ok_or(missing)
+    }
+}
+
+macro_rules! extractor {
+    ($($asked:ty $(, $database:ident)?;)+) => {$(
+        impl<S: Send + Sync $(, $database: Database)?> FromRequestParts<S> for $asked {
+            type Rejection = NotGuarded;
+
+            async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NotGuarded> {
+                Self::required(&parts.extensions)
+            }
+        }
+
+        impl<S: Send + Sync $(, $database: Database)?> OptionalFromRequestParts<S> for $asked {
+            type Rejection = NotGuarded;
+
+            async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, NotGuarded> {
+                Self::optional(&parts.extensions)
+            }
+        }
+    )+};
+}
+
+extractor! {
+    Key;
+    Scope;
+    Run;
+    Tx<D>, D;
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -10,12 +11,14 @@ use http::Response;
 use pin_project_lite::pin_project;
 
 use super::body::GuardedBody;
+use super::words::WordsTo;
 
 pin_project! {
     /// The answer to a request: the handler's own future for one that passes unguarded.
     pub struct ResponseFuture<F, R, E> {
         #[pin]
         kind: Kind<F, R, E>,
+        words: Option<Arc<WordsTo>>,
     }
 }
 
@@ -29,11 +32,16 @@ pin_project! {
 
 impl<F, R, E> ResponseFuture<F, R, E> {
     pub(super) fn passed(future: F) -> Self {
-        Self { kind: Kind::Passed { future } }
+        Self { kind: Kind::Passed { future }, words: None }
     }
 
     pub(super) fn guarded(future: BoxFuture<'static, Result<R, E>>) -> Self {
-        Self { kind: Kind::Guarded { future } }
+        Self { kind: Kind::Guarded { future }, words: None }
+    }
+
+    /// Says a problem of ours in these words.
+    pub(super) fn in_words(self, words: Option<Arc<WordsTo>>) -> Self {
+        Self { words, ..self }
     }
 }
 
@@ -45,13 +53,17 @@ where
     type Output = Result<Response<GuardedBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().kind.project() {
+        let this = self.project();
+        let answered = match this.kind.project() {
             KindProject::Passed { future } => {
-                let answered = ready!(future.poll(context));
-                Poll::Ready(answered.map(|response| response.map(|body| GuardedBody::Inner { body })))
+                ready!(future.poll(context)).map(|response| response.map(|body| GuardedBody::Inner { body }))
             }
-            KindProject::Guarded { future } => future.as_mut().poll(context),
-        }
+            KindProject::Guarded { future } => ready!(future.as_mut().poll(context)),
+        };
+        Poll::Ready(match this.words.take() {
+            None => answered,
+            Some(words) => answered.map(|response| words.of(response)),
+        })
     }
 }
 

@@ -1,17 +1,25 @@
 //! The layer, and what can be chosen of it.
 
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{HeaderName, Method};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, Method, Response};
+use http_body::Body;
 use tower_layer::Layer;
 
 use super::answer::Keeping;
 use super::body::Pace;
 use super::headers::{IDEMPOTENCY_KEY, Kept, NeverKept};
+use super::problem::Problem;
 use super::request::KeyFrom;
 use super::scope::{ScopeFrom, named_header};
 use super::service::Idempotency;
+use super::unguarded::Unguarded;
+use super::words::Words;
 use crate::store::Store;
 use crate::tx::Transactional;
 use crate::{Engine, Limits, Policy};
@@ -52,7 +60,7 @@ pub struct IdempotencyLayer {
 pub(super) struct Config {
     pub(super) engine: Engine,
     pub(super) scope: ScopeFrom,
-    pub(super) methods: Vec<Method>,
+    pub(super) methods: Methods,
     pub(super) key_from: KeyFrom,
     pub(super) canonical_json: bool,
     pub(super) key_required: bool,
@@ -60,6 +68,8 @@ pub(super) struct Config {
     pub(super) body_pace: Pace,
     pub(super) keeping: Keeping,
     pub(super) fail_open: bool,
+    pub(super) skip_if: Option<SkipIf>,
+    pub(super) words: Option<Words>,
 }
 
 /// The default limit of a request's body: 2 MiB, as axum's own. It is held in memory while it is hashed.
@@ -100,7 +110,7 @@ impl IdempotencyLayer {
         let config = Config {
             engine,
             scope,
-            methods: vec![Method::POST, Method::PATCH],
+            methods: Methods::default(),
             key_from: KeyFrom::Header(IDEMPOTENCY_KEY),
             canonical_json: false,
             key_required: false,
@@ -108,20 +118,71 @@ impl IdempotencyLayer {
             body_pace: Pace { stall_max: BODY_STALL_MAX, bytes_per_second_min: BODY_BYTES_PER_SECOND_MIN },
             keeping: Keeping { kept: Kept::default(), bytes_max: ANSWER_BYTES_MAX, end_max: ANSWER_END_MAX },
             fail_open: false,
+            skip_if: None,
+            words: None,
         };
         Self { config: Arc::new(config) }
     }
 
     /// Refuses requests without a key, with 400. Otherwise they pass unguarded.
+    ///
+    /// This is for the methods that the layer guards: POST and PATCH, unless [`with_methods`](Self::with_methods) says
+    /// otherwise. A PUT or a DELETE passes without a key. The first that does is named in the log, unless the methods were
+    /// chosen.
     pub fn require_key(self) -> Self {
         self.with(|config| config.key_required = true)
     }
 
-    /// Guards these methods instead of POST and PATCH. GET, HEAD, OPTIONS and TRACE have no effect to guard, and
-    /// always pass.
+    /// Guards these methods instead of POST and PATCH.
+    ///
+    /// # Panics
+    ///
+    /// If one of them is GET, HEAD, OPTIONS or TRACE, which have no effect to guard and always pass; or if there is none.
     pub fn with_methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
-        let guarded = methods.into_iter().filter(|method| !method.is_safe()).collect();
-        self.with(|config| config.methods = guarded)
+        let methods = Methods::chosen(methods.into_iter().collect());
+        self.with(|config| config.methods = methods)
+    }
+
+    /// Lets the requests pass unguarded for which `skip` says so, whether they have a key or not.
+    ///
+    /// ```
+    /// use keylatch::http::{IdempotencyLayer, ScopeFrom};
+    ///
+    /// let store = keylatch::memory::Store::new();
+    /// let layer = IdempotencyLayer::fenced(store, ScopeFrom::header("x-user-id"))
+    ///     .require_key()
+    ///     .skip_if(|head| head.uri.path() == "/orders/price");
+    /// ```
+    pub fn skip_if(self, skip: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.with(|config| config.skip_if = Some(SkipIf(Arc::new(skip))))
+    }
+
+    /// Answers in your own words where the layer has a [`Problem`] to tell, instead of as `application/problem+json`.
+    /// `answer` gets the problem and the head of the request.
+    ///
+    /// ```
+    /// use axum::Json;
+    /// use axum::response::IntoResponse;
+    /// use keylatch::http::{IdempotencyLayer, ScopeFrom};
+    ///
+    /// let store = keylatch::memory::Store::new();
+    /// let layer = IdempotencyLayer::fenced(store, ScopeFrom::header("x-user-id")).with_problem(|problem, _head| {
+    ///     let body = serde_json::json!({ "error": { "code": problem.code(), "message": problem.title() } });
+    ///     (problem.status(), Json(body)).into_response()
+    /// });
+    /// ```
+    ///
+    /// Headers of our answer that yours does not set are kept, such as `Retry-After` and `Cache-Control: no-store`. The
+    /// problem is in the extensions of your answer, as it is in ours. So is that of a handler that asks for what its layer
+    /// does not give ([`NotGuarded`](super::NotGuarded)). The head of every request is copied for this.
+    ///
+    /// The body of your answer must be there at once, as one made of text, bytes or JSON is; otherwise ours is given, and
+    /// the log says so.
+    pub fn with_problem<B>(self, answer: impl Fn(&Problem, &Parts) -> Response<B> + Send + Sync + 'static) -> Self
+    where
+        B: Body<Data = Bytes>,
+    {
+        self.with(|config| config.words = Some(Words::new(answer)))
     }
 
     /// Takes the key from the header `name` instead, for senders that know nothing of `Idempotency-Key`, such as
@@ -196,9 +257,90 @@ impl IdempotencyLayer {
         self.with(|config| config.fail_open = true)
     }
 
+    /// The engine behind the layer: to sweep, to resolve unknown outcomes, to shut down.
+    pub fn engine(&self) -> &Engine {
+        &self.config.engine
+    }
+
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(Arc::make_mut(&mut self.config));
         self
+    }
+}
+
+impl Config {
+    /// Why a request with this head passes unguarded; `None` if it does not, as far as its head tells.
+    pub(super) fn passes(&self, head: &Parts) -> Option<Unguarded> {
+        if !self.methods.guards(&head.method) {
+            if self.key_required {
+                self.methods.name_unguarded(&head.method);
+            }
+            return Some(Unguarded::Method(head.method.clone()));
+        }
+        if self.skip_if.as_ref().is_some_and(|skip| skip.skips(head)) {
+            return Some(Unguarded::Skipped);
+        }
+        let keyed = self.key_required || self.key_from.may_be_in(&head.headers);
+        (!keyed).then_some(Unguarded::NoKey)
+    }
+}
+
+/// The methods that are guarded.
+#[derive(Debug, Clone)]
+pub(super) struct Methods {
+    guarded: Vec<Method>,
+    /// Whether the log has named one that passes although a key is required; so it has from the start where the methods
+    /// were chosen.
+    named: Arc<AtomicBool>,
+}
+
+impl Default for Methods {
+    fn default() -> Self {
+        Self { guarded: vec![Method::POST, Method::PATCH], named: Arc::default() }
+    }
+}
+
+impl Methods {
+    fn chosen(guarded: Vec<Method>) -> Self {
+        assert!(!guarded.is_empty(), "`with_methods` needs a method to guard");
+        for method in &guarded {
+            assert!(
+                !method.is_safe(),
+                "{method} has no effect to guard: leave it out of `with_methods`, and it passes"
+            );
+        }
+        Self { guarded, named: Arc::new(AtomicBool::new(true)) }
+    }
+
+    pub(super) fn guards(&self, method: &Method) -> bool {
+        self.guarded.contains(method)
+    }
+
+    /// Names `method` in the log, which passes although the layer requires a key: once, for it may be on purpose.
+    pub(super) fn name_unguarded(&self, method: &Method) {
+        if !method.is_safe() && !self.named.load(Ordering::Relaxed) && !self.named.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                %method,
+                "a request passes without a key, although the layer requires one: it guards POST and PATCH; choose the \
+                 methods by `with_methods`"
+            );
+        }
+    }
+}
+
+/// Which requests pass unguarded.
+#[derive(Clone)]
+pub(super) struct SkipIf(Arc<dyn Fn(&Parts) -> bool + Send + Sync>);
+
+impl SkipIf {
+    pub(super) fn skips(&self, head: &Parts) -> bool {
+        (self.0)(head)
+    }
+}
+
+impl fmt::Debug for SkipIf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SkipIf")
     }
 }
 
@@ -207,5 +349,57 @@ impl<S> Layer<S> for IdempotencyLayer {
 
     fn layer(&self, inner: S) -> Idempotency<S> {
         Idempotency::new(self.config.clone(), inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// What is logged while `work` runs.
+    fn logged(work: impl FnOnce()) -> String {
+        #[derive(Clone, Default)]
+        struct Log(Arc<Mutex<Vec<u8>>>);
+
+        impl io::Write for Log {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+        tracing::subscriber::with_default(subscriber, work);
+        String::from_utf8(log.0.lock().clone()).expect("a log is text")
+    }
+
+    #[test]
+    fn a_method_that_passes_a_layer_that_requires_a_key_is_named_once() {
+        let layer = || IdempotencyLayer::fenced(crate::memory::Store::new(), ScopeFrom::header("x-user-id"));
+        let (post, put) = (Method::POST, Method::PUT);
+        let pass = |layer: &IdempotencyLayer, methods: &[&Method]| {
+            logged(|| {
+                for method in methods {
+                    let (head, ()) = http::Request::builder().method(*method).body(()).expect("a request").into_parts();
+                    let _ = layer.config.passes(&head);
+                }
+            })
+        };
+        let required = layer().require_key();
+        assert_eq!(pass(&required, &[&Method::GET, &post]), "");
+        let log = pass(&required, &[&put, &put, &Method::DELETE]);
+        assert!(log.contains("PUT") && log.contains("with_methods") && log.lines().count() == 1, "{log}");
+        assert_eq!(pass(&layer(), &[&put]), "", "no key is required");
+        assert_eq!(pass(&layer().require_key().with_methods([post]), &[&put]), "", "the methods were chosen");
     }
 }

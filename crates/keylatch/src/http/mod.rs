@@ -36,6 +36,8 @@ mod route;
 mod scope;
 mod service;
 mod trace;
+mod unguarded;
+mod words;
 mod work;
 
 pub use answer::Disposition;
@@ -51,3 +53,4 @@ pub use problem::Problem;
 pub use route::Route;
 pub use scope::ScopeFrom;
 pub use service::Idempotency;
+pub use unguarded::Unguarded;

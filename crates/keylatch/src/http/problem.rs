@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
-use crate::{InvalidKey, Outcome, Quota};
+use crate::{InvalidKey, Quota};
 
 /// Why a request got an answer of ours instead of the handler's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub enum Problem {
     },
     /// 500: two layers guard this request under one key. Neither ran it. Remove one of them.
     GuardedTwice,
+    /// 500: the handler asks for what its layer does not give; see [`Unguarded`](super::Unguarded). Nothing was recorded.
+    NotSetUp,
     /// 503: the store cannot say whether this ran before.
     StoreUnavailable,
 }
@@ -72,6 +74,16 @@ impl Problem {
     /// The machine-readable code, such as `IDEMPOTENCY_KEY_REUSED`.
     pub fn code(&self) -> &'static str {
         self.kind().code
+    }
+
+    /// What went wrong, in a few words of English.
+    pub fn title(&self) -> &'static str {
+        self.kind().title
+    }
+
+    /// Whether the same request, sent again with the same key, may succeed.
+    pub fn is_retryable(&self) -> bool {
+        self.kind().retryable
     }
 
     fn kind(&self) -> Kind {
@@ -138,9 +150,9 @@ impl Problem {
                 *retryable,
                 None,
             ),
-            Self::GuardedTwice => kind(
+            Self::GuardedTwice | Self::NotSetUp => kind(
                 StatusCode::INTERNAL_SERVER_ERROR,
-                "HANDLER_FAILED",
+                "IDEMPOTENCY_NOT_SET_UP",
                 "The service is not set up for this request",
                 false,
                 None,
@@ -155,7 +167,8 @@ impl Problem {
         }
     }
 
-    fn detail(&self) -> String {
+    /// What the client should know and do, in sentences of English.
+    pub fn detail(&self) -> String {
         match self {
             Self::KeyRequired => "Send an Idempotency-Key header: a new value for every new request, such as a UUID, \
                                   and the same value when you send a request again."
@@ -188,6 +201,9 @@ impl Problem {
             Self::HandlerFailed { retryable: true } => "Nothing was recorded. Send the request again with the same key.".into(),
             Self::HandlerFailed { retryable: false } => "The failure was recorded: this request is not run again.".into(),
             Self::GuardedTwice => "Two layers of this service guard this request. Nothing ran, and nothing was recorded.".into(),
+            Self::NotSetUp => "The handler of this request and the layer around it do not fit. Nothing was recorded. The \
+                               log of the service says what to change."
+                .into(),
             Self::StoreUnavailable => "Whether this request ran before cannot be determined now. Send it again with \
                                        the same key: if it has an answer, you get that one."
                 .into(),
@@ -221,13 +237,6 @@ impl Problem {
         }
         response.extensions_mut().insert(self.clone());
         response
-    }
-
-    /// The answer as an outcome to record.
-    pub(super) fn outcome(&self) -> Outcome {
-        let (parts, body) = self.response().into_parts();
-        let headers = parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        Outcome { status: parts.status, headers, body: crate::Body::Kept(body) }
     }
 }
 
@@ -276,7 +285,8 @@ mod tests {
             Problem::KeyReused => Some(Problem::Quota(Quota::Running)),
             Problem::Quota(_) => Some(Problem::HandlerFailed { retryable: true }),
             Problem::HandlerFailed { .. } => Some(Problem::GuardedTwice),
-            Problem::GuardedTwice => Some(Problem::StoreUnavailable),
+            Problem::GuardedTwice => Some(Problem::NotSetUp),
+            Problem::NotSetUp => Some(Problem::StoreUnavailable),
             Problem::StoreUnavailable => None,
         };
         std::iter::successors(Some(Problem::KeyRequired), next).collect()

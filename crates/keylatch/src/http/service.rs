@@ -23,6 +23,8 @@ use super::layer::Config;
 use super::problem::Problem;
 use super::request::{self, KeyFrom, identity};
 use super::trace;
+use super::unguarded::Unguarded;
+use super::words::WordsTo;
 use super::work::{Shared, Stage, Waiting, ready, work};
 use crate::engine::{Identity, is_traced, within};
 use crate::failpoint::{self, Point};
@@ -59,25 +61,27 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let guarded = self.config.methods.contains(request.method());
-        let keyed = self.config.key_required || self.config.key_from.may_be_in(request.headers());
-        if !(guarded && keyed) {
-            let mut request = request;
-            if guarded {
-                drop_internal(request.headers_mut());
+        let (parts, body) = request.into_parts();
+        let words = self.config.words.as_ref().map(|words| Arc::new(words.to(parts.clone())));
+        if let Some(why) = self.config.passes(&parts) {
+            let mut parts = parts;
+            if !matches!(why, Unguarded::Method(_)) {
+                drop_internal(&mut parts.headers);
             }
-            return ResponseFuture::passed(self.inner.call(request.map(|body| GuardedBody::Inner { body })));
+            parts.extensions.insert(why);
+            let request = Request::from_parts(parts, GuardedBody::Inner { body });
+            return ResponseFuture::passed(self.inner.call(request)).in_words(words);
         }
         // What the service reserved when it was found ready is given back, for the body is still to be read; a clone is
         // asked again when the handler is to run.
         let inner = self.inner.clone();
         self.inner = inner.clone();
-        let span = trace::span(request.headers(), self.config.engine.guarantee());
-        let (parts, body) = request.into_parts();
+        let span = trace::span(&parts.headers, self.config.engine.guarantee());
         let waiting = Waiting { inner, parts, body: GuardedBody::Inner { body } };
         // There from the start, so that it lies in one place only.
         let stage = Arc::new(Mutex::new(Stage::Waiting(waiting)));
-        ResponseFuture::guarded(Box::pin(within(span, guard(self.config.clone(), stage))))
+        let guarded = guard(self.config.clone(), stage, words.clone());
+        ResponseFuture::guarded(Box::pin(within(span, guarded))).in_words(words)
     }
 }
 
@@ -86,6 +90,7 @@ where
 fn guard<S, B, R>(
     config: Arc<Config>,
     mut stage: Shared<S, B, R, S::Error>,
+    words: Option<Arc<WordsTo>>,
 ) -> impl Future<Output = Result<Response<GuardedBody<R>>, S::Error>> + Send + 'static
 where
     S: Service<Request<GuardedBody<B>>, Response = Response<R>> + Send + 'static,
@@ -98,14 +103,16 @@ where
         let (asked, received) = {
             match admit(&config, unshared(&mut stage)).await {
                 Ok(Some(asked)) => asked,
-                Ok(None) => return Box::pin(pass(&stage, |_| {})).await,
+                Ok(None) => {
+                    return Box::pin(pass(&stage, |extensions| drop(extensions.insert(Unguarded::NoKey)))).await;
+                }
                 Err(problem) => return Ok(refuse(unshared(&mut stage), &problem)),
             }
         };
         let wait = asked.wait;
         let start = {
             let (config, stage) = (config.clone(), stage.clone());
-            move |handed| work(config, stage, handed)
+            move |handed| work(config, stage, words, handed)
         };
         let answer = config.engine.answer_to(&asked, start).await;
         failpoint::hit(Point::BeforeAnswer);
@@ -241,7 +248,11 @@ where
 {
     let identity = Identity { scope: asked.scope, key: asked.key };
     metrics::counter!("keylatch_bypassed_total").increment(1);
-    let mut response = pass(stage, |extensions| drop(extensions.insert(identity))).await?;
+    let mut response = pass(stage, |extensions| {
+        extensions.insert(identity);
+        extensions.insert(Unguarded::Bypassed);
+    })
+    .await?;
     response.headers_mut().insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("bypassed"));
     Ok(response)
 }
@@ -300,10 +311,10 @@ mod tests {
             Arc::new(Mutex::new(Stage::Waiting(Waiting { inner, parts, body })));
         let working = {
             let (config, stage) = (config.clone(), stage.clone());
-            move |handed: Handed| work(config, stage, handed)
+            move |handed: Handed| work(config, stage, None, handed)
         };
         assert!(bytes_of_output(&working) <= 600, "{} bytes", bytes_of_output(&working));
-        let guarded = guard(config, stage);
+        let guarded = guard(config, stage, None);
         assert!(size_of_val(&guarded) <= 1_024, "{} bytes", size_of_val(&guarded));
     }
 }

@@ -13,12 +13,13 @@ use http_body::Body;
 use parking_lot::Mutex;
 use tower_service::Service;
 
-use super::answer::judge;
+use super::answer::{Keeping, judge};
 use super::body::GuardedBody;
 use super::layer::Config;
 use super::problem::Problem;
+use super::words::WordsTo;
 use crate::tx::Verdict;
-use crate::{Guarantee, Handed};
+use crate::{Guarantee, Handed, Outcome};
 
 /// A request on its way to its handler.
 pub(super) struct Waiting<S, B> {
@@ -40,8 +41,11 @@ impl<S, B> Waiting<S, B> {
 pub(super) enum Stage<S, B, R, E> {
     Waiting(Waiting<S, B>),
     Begun,
-    Ended(Result<Response<GuardedBody<R>>, E>),
+    Ended(End<R, E>),
 }
+
+/// What a handler's service gave.
+type End<R, E> = Result<Response<GuardedBody<R>>, E>;
 
 pub(super) type Shared<S, B, R, E> = Arc<Mutex<Stage<S, B, R, E>>>;
 
@@ -60,7 +64,7 @@ impl<S, B, R, E> Stage<S, B, R, E> {
     }
 
     /// What the handler answered, if it did.
-    pub(super) fn end(&mut self) -> Option<Result<Response<GuardedBody<R>>, E>> {
+    pub(super) fn end(&mut self) -> Option<End<R, E>> {
         match std::mem::replace(self, Self::Begun) {
             Self::Ended(end) => Some(end),
             Self::Begun | Self::Waiting(..) => None,
@@ -69,7 +73,13 @@ impl<S, B, R, E> Stage<S, B, R, E> {
 }
 
 /// The work of one run: the handler, and the verdict on its answer.
-pub(super) async fn work<S, B, R>(config: Arc<Config>, stage: Shared<S, B, R, S::Error>, handed: Handed) -> Verdict
+#[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
+pub(super) fn work<S, B, R>(
+    config: Arc<Config>,
+    stage: Shared<S, B, R, S::Error>,
+    words: Option<Arc<WordsTo>>,
+    handed: Handed,
+) -> impl Future<Output = Verdict> + Send
 where
     S: Service<Request<GuardedBody<B>>, Response = Response<R>> + Send,
     S::Future: Send,
@@ -77,29 +87,31 @@ where
     B: Body<Data = Bytes> + Send,
     R: Body<Data = Bytes> + Send + 'static,
 {
-    let guarantee = config.engine.guarantee();
-    let handling = async {
-        if let Err(error) = ready(&stage).await {
-            return (not_started(guarantee), Some(Err(error)));
-        }
-        let Some(answering) = begin(&stage, handed) else { return (Verdict::Free, None) };
-        let (parts, body) = match answering.await {
-            Ok(response) => response.into_parts(),
-            Err(error) => return (cut_short(guarantee, "its service failed"), Some(Err(error))),
+    async move {
+        let guarantee = config.engine.guarantee();
+        let handling = async {
+            if let Err(error) = ready(&stage).await {
+                return (not_started(guarantee), Some(Err(error)));
+            }
+            let Some(answering) = begin(&stage, handed) else { return (Verdict::Free, None) };
+            let (parts, body) = match answering.await {
+                Ok(response) => response.into_parts(),
+                Err(error) => return (cut_short(guarantee, "its service failed"), Some(Err(error))),
+            };
+            match judge(&parts, body, guarantee, &config.keeping).await {
+                Ok((verdict, body)) => (verdict, Some(Ok(Response::from_parts(parts, body)))),
+                Err(_) => (cut_short(guarantee, "the body of its answer broke off"), None),
+            }
         };
-        match judge(&parts, body, guarantee, &config.keeping).await {
-            Ok((verdict, body)) => (verdict, Some(Ok(Response::from_parts(parts, body)))),
-            Err(_) => (cut_short(guarantee, "the body of its answer broke off"), None),
+        let (verdict, end) = match AssertUnwindSafe(handling).catch_unwind().await {
+            Ok(ended) => ended,
+            Err(_) => panicked(guarantee, &config.keeping, words.as_deref()),
+        };
+        if let Some(end) = end {
+            *stage.lock() = Stage::Ended(end);
         }
-    };
-    let (verdict, end) = match AssertUnwindSafe(handling).catch_unwind().await {
-        Ok(ended) => ended,
-        Err(_) => (panicked(guarantee), None),
-    };
-    if let Some(end) = end {
-        *stage.lock() = Stage::Ended(end);
+        verdict
     }
-    verdict
 }
 
 /// Waits until the handler's service takes the request. Not before it is to run: what a service reserves when it is ready,
@@ -143,10 +155,15 @@ fn cut_short(guarantee: Guarantee, why: &str) -> Verdict {
 }
 
 /// A handler that panicked counts as one that answered 500.
-fn panicked(guarantee: Guarantee) -> Verdict {
+fn panicked<R, E>(guarantee: Guarantee, keeping: &Keeping, words: Option<&WordsTo>) -> (Verdict, Option<End<R, E>>) {
     tracing::error!("a handler panicked");
-    match guarantee {
-        Guarantee::AtMostOnce => Verdict::Keep(Problem::HandlerFailed { retryable: false }.outcome()),
-        Guarantee::Atomic | Guarantee::Fenced => Verdict::Retry,
+    if guarantee != Guarantee::AtMostOnce {
+        return (Verdict::Retry, None);
     }
+    // Made once, for it is recorded: whoever asks again gets the same.
+    let problem = Problem::HandlerFailed { retryable: false };
+    let response = words.map_or_else(|| problem.response(), |words| words.say(&problem));
+    let headers = keeping.kept.of(response.headers());
+    let outcome = Outcome { status: response.status(), headers, body: crate::Body::Kept(response.body().clone()) };
+    (Verdict::Keep(outcome), Some(Ok(response.map(GuardedBody::whole))))
 }

@@ -109,8 +109,7 @@ async fn get_head_options_and_trace_always_pass_untouched() {
         let both = format!("{} {}", header("idempotency-key"), header("idempotent-replayed"));
         (StatusCode::OK, [("x-seen", both)])
     }
-    let all = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::POST];
-    let app = Setup::fenced().layer(|layer| layer.with_methods(all).require_key()).start(seen).await;
+    let app = Setup::fenced().layer(|layer| layer.require_key()).start(seen).await;
     for method in ["GET", "HEAD", "OPTIONS", "TRACE"] {
         for _ in 0..2 {
             let reply = app.call(method, "/orders").key("a bad key").header("Idempotent-Replayed", "no").send().await;
