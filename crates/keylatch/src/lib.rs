@@ -58,6 +58,8 @@
 //! | `axum` | yes | extractors: [`Key`], [`Scope`], [`Tx`], [`Run`] |
 //! | `sqlite` | | the SQLite store |
 //! | `postgres` | | the PostgreSQL store; needs Rust 1.94 |
+//! | `tokio-postgres` | | claims in your own transactions of tokio-postgres: [`postgres::OwnTx`] |
+//! | `diesel` | | the same for diesel, by diesel-async |
 //! | `redis` | | the store in Redis or Valkey |
 //! | `conformance` | | the suite that every store passes |
 //! | `failpoints`, `planted` | | for Keylatch's own tests: places where a process kills itself, and mistakes that a test must catch |

@@ -1,10 +1,14 @@
 //! One attempt at a claim, in a transaction: look, enter, the handler's statements, the record, commit.
 
+use sqlx::postgres::PgRow;
+
 use super::batch::Lane;
 use super::error::{Fault, Sent};
-use super::link::{Link, PgQuery};
+use super::link::Link;
 use super::look::LookJob;
 use super::ops::scalar;
+use super::own::client::{Call, Param};
+use super::own::instant;
 use super::rows::{COMPLETED, RUNNING, guarantee_code};
 use super::tx::{Home, Postgres};
 use super::{Shared, packed, span_ms};
@@ -175,9 +179,9 @@ impl Shared {
             self.links.rollback(&mut link).await?;
             return self.record_alone(link, record, seen, completion).await;
         }
-        let query = self.finish(&record, &completion, seen, true);
+        let query = self.finish(&record, &completion, seen, true).into_query();
         let finished = match self.links.rows_inside(&mut link, query).await {
-            Ok(rows) => scalar::<Option<i64>>(&rows)?.map(Timestamp::from_millis),
+            Ok(rows) => finished_at(&rows)?,
             Err(fault) if fault.has_code("25P02") => return misused(Misuse::Failed),
             Err(fault) if fault.has_code("KL004") => return misused(Misuse::Ended),
             Err(fault) => return Err(fault),
@@ -219,11 +223,11 @@ impl Shared {
         completion: Completion,
     ) -> Result<At<Transacted>, Fault> {
         failpoint::hit(Point::BeforeCommit);
-        let query = || self.finish(&record, &completion, seen, false);
+        let query = || self.finish(&record, &completion, seen, false).into_query();
         let rows = self.links.rows_on(&mut link, Sent::Perhaps, query).await?;
         failpoint::hit(Point::AfterCommit);
         self.kept(&mut link).await?;
-        match scalar::<Option<i64>>(&rows)?.map(Timestamp::from_millis) {
+        match finished_at(&rows)? {
             Some(now) => Ok(At { value: Transacted::Committed(completed(&record, &completion, now)?), now }),
             None => {
                 drop(link);
@@ -245,31 +249,36 @@ impl Shared {
     }
 
     /// The statement that writes a finished record.
-    pub(super) fn finish<'q>(
-        &self,
-        record: &Record,
-        completion: &Completion,
-        seen: Seen,
-        entered: bool,
-    ) -> PgQuery<'q> {
-        self.query(&self.statements.finish)
-            .bind(record.id().as_bytes().as_slice())
-            .bind(record.scope.caller())
-            .bind(record.scope.operation())
-            .bind(record.key.as_str())
-            .bind(record.fingerprint.as_bytes().as_slice())
-            .bind(guarantee_code(record.guarantee))
-            .bind(record.owner.as_bytes().as_slice())
-            .bind(record.epoch.as_u64().cast_signed())
-            .bind(record.attempt.cast_signed())
-            .bind(record.created_at.as_millis())
-            .bind(packed::pack(&completion.outcome, self.options.compress_from_bytes))
-            .bind(span_ms(completion.retention))
-            .bind(span_ms(completion.tombstone))
-            .bind(seen.0.map(|(epoch, ..)| epoch.as_u64().cast_signed()))
-            .bind(seen.0.map(|(_, owner, _)| *owner.as_bytes()))
-            .bind(entered)
+    pub(super) fn finish(&self, record: &Record, completion: &Completion, seen: Seen, entered: bool) -> Call {
+        let bytes = |bytes: &[u8]| Param::Bytes(Some(bytes.to_vec()));
+        let text = |text: &str| Param::Text(text.to_owned());
+        let number = |number: i64| Param::Number(Some(number));
+        let packed = packed::pack(&completion.outcome, self.options.compress_from_bytes);
+        let params = vec![
+            bytes(record.id().as_bytes()),
+            text(record.scope.caller()),
+            text(record.scope.operation()),
+            text(record.key.as_str()),
+            bytes(record.fingerprint.as_bytes()),
+            number(guarantee_code(record.guarantee).into()),
+            bytes(record.owner.as_bytes()),
+            number(record.epoch.as_u64().cast_signed()),
+            number(record.attempt.cast_signed().into()),
+            number(record.created_at.as_millis()),
+            Param::Bytes(Some(packed)),
+            number(span_ms(completion.retention)),
+            number(span_ms(completion.tombstone)),
+            Param::Number(seen.0.map(|(epoch, ..)| epoch.as_u64().cast_signed())),
+            Param::Bytes(seen.0.map(|(_, owner, _)| owner.as_bytes().to_vec())),
+            number(entered.into()),
+        ];
+        self.call(&self.statements.finish, params)
     }
+}
+
+/// When [`Shared::finish`] wrote the record; `None` if another has it.
+fn finished_at(rows: &[PgRow]) -> Result<Option<Timestamp>, Fault> {
+    scalar::<Option<&[u8]>>(rows)?.map(instant).transpose()
 }
 
 /// The record that was written at `now`.

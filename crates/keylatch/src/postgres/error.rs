@@ -114,6 +114,11 @@ impl Fault {
         Self { unanswered: true, ..Self::new(sent.unanswered(), "the server took too long over a statement") }
     }
 
+    /// A connection that broke before a statement that has no effect was done.
+    pub(super) fn disconnected(what: impl Into<Arc<str>>) -> Self {
+        Self { disconnected: true, ..Self::new(ErrorKind::Unavailable, what) }
+    }
+
     /// All connections lead to a standby, a new one too.
     pub(super) fn standby() -> Self {
         Self::new(ErrorKind::Unavailable, format!("PostgreSQL refused{STANDBY}"))
@@ -123,7 +128,12 @@ impl Fault {
     pub(super) fn of(error: &sqlx::Error, sent: Sent) -> Self {
         use sqlx::Error as E;
         let (kind, disconnected) = match error {
-            E::Database(database) => return Self::of_server(database.downcast_ref::<PgDatabaseError>(), sent),
+            E::Database(database) => {
+                let error = database.downcast_ref::<PgDatabaseError>();
+                // After a fatal error the connection is closed; a commit may have been done before.
+                let fatal = matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
+                return Self::of_server(Some(error.code()), error.message(), fatal, sent);
+            }
             E::PoolTimedOut | E::PoolClosed | E::BeginFailed => (ErrorKind::Unavailable, false),
             E::Io(_) | E::Tls(_) | E::Protocol(_) | E::WorkerCrashed => (sent.unanswered(), true),
             E::Decode(_) | E::ColumnDecode { .. } | E::ColumnIndexOutOfBounds { .. } | E::ColumnNotFound(_) => {
@@ -135,10 +145,11 @@ impl Fault {
     }
 
     /// What an error of the server's means. See <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
-    fn of_server(error: &PgDatabaseError, sent: Sent) -> Self {
-        let code = error.code();
-        // After a fatal error the connection is closed; a commit may have been done before.
-        let fatal = matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
+    /// Not every client passes its code on; without one it may be one that passes.
+    pub(super) fn of_server(code: Option<&str>, message: &str, fatal: bool, sent: Sent) -> Self {
+        let Some(code) = code else {
+            return Self::new(ErrorKind::Unavailable, format!("PostgreSQL: {message}"));
+        };
         let (class, _) = code.split_at_checked(2).unwrap_or((code, ""));
         let kind = match (class, code) {
             _ if fatal => sent.unanswered(),
@@ -161,7 +172,7 @@ impl Fault {
             (_, "53100") => "; free space on the server's disk",
             _ => "",
         };
-        let what = format!("PostgreSQL: {} ({code}){advice}", error.message());
+        let what = format!("PostgreSQL: {message} ({code}){advice}");
         Self {
             kind,
             code: Some(code.into()),

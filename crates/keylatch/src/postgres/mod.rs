@@ -58,6 +58,7 @@ pub use options::{
     BATCH_RECORDS_MAX, BATCHES_AT_ONCE, COMPRESS_FROM_BYTES, CONNECT_MAX, CONNECTIONS_MAX, HANDLER_PAUSE_MAX,
     HANDLER_STATEMENT_MAX, Options, SCHEMA, STATEMENT_MAX,
 };
+pub use own::client::{Call, CallError, OwnTx, Param};
 pub use own::{Entered, InOwn};
 use sql::{Statement, Statements};
 pub use sqlx;
@@ -141,6 +142,10 @@ impl fmt::Debug for Store {
 impl Shared {
     fn query<'q>(&self, statement: &Statement) -> PgQuery<'q> {
         statement.query(!self.options.transaction_pooling)
+    }
+
+    fn call(&self, statement: &Statement, params: Vec<Param>) -> Call {
+        Call { statement: statement.clone(), prepared: !self.options.transaction_pooling, params }
     }
 }
 

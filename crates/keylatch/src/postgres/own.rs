@@ -1,15 +1,22 @@
 //! Claims in a transaction of the caller's own, outside HTTP.
 
-use sqlx::postgres::PgConnection;
+pub(super) mod client;
+#[cfg(feature = "diesel")]
+mod diesel;
+mod sent;
+#[cfg(feature = "tokio-postgres")]
+mod tokio_postgres;
 
-use super::Store;
+use client::{OwnTx, Param};
+use sent::SentFound;
+pub(super) use sent::instant;
+
 use super::attempt::{Seen, completed};
-use super::error::{Fault, Sent};
-use super::ops::scalar;
-use super::rows::Found;
+use super::rows::damaged;
+use super::{Store, span_ms};
+use crate::Record;
 use crate::machine::{self, Claim, Claimed, Completion};
 use crate::store::{At, Error};
-use crate::{Record, Timestamp};
 
 /// Who has the key after a claim in the caller's own transaction.
 #[derive(Debug)]
@@ -31,13 +38,17 @@ pub struct Entered {
 }
 
 impl Store {
-    /// Claims the key for the transaction that the caller has open on `conn`: until it ends, nobody else runs the
-    /// request. Then write what is to be written, [complete](Self::complete_in), and commit: all of it counts, or
-    /// nothing.
+    /// Claims the key for `tx`, a transaction that the caller has begun, of sqlx or [another client](OwnTx): until it
+    /// ends, nobody else runs the request. Then write what is to be written, [complete](Self::complete_in), and commit:
+    /// all of it counts, or nothing.
+    ///
+    /// It waits for no other transaction: if one has the key, that is the answer. Roll back then before you wait and ask
+    /// again, so that no connection is held meanwhile. [`machine::decide`] says what a record that is held means.
     ///
     /// The transaction is best at READ COMMITTED, which is the default: a stricter one may fail where a concurrent claim
-    /// of the same key has just ended. If it is not won, roll back before waiting, so that no connection is held
-    /// meanwhile.
+    /// of the same key has just ended. Where it has no `idle_in_transaction_session_timeout`, it gets one of
+    /// [`Options::with_handler_pause_max`](super::Options::with_handler_pause_max), so that a process that stops in the
+    /// middle does not keep the key.
     ///
     /// ```no_run
     /// # async fn example(store: keylatch::postgres::Store, claim: keylatch::machine::Claim) -> Result<(), Box<dyn std::error::Error>> {
@@ -59,17 +70,20 @@ impl Store {
     /// # Errors
     ///
     /// If the store failed; the transaction can only be rolled back then.
-    pub async fn claim_in(&self, conn: &mut PgConnection, claim: &Claim) -> Result<InOwn, Error> {
-        let shared = &self.shared;
+    pub async fn claim_in<T: OwnTx + ?Sized>(&self, tx: &mut T, claim: &Claim) -> Result<InOwn, Error> {
         let id = claim.id();
-        let query = shared
-            .query(&shared.statements.enter_own)
-            .bind(id.as_bytes().as_slice())
-            .bind(claim.owner.as_bytes().as_slice())
-            .bind(shared.key_locks.of_key(&id));
-        let rows = query.fetch_all(conn).await.map_err(|error| Fault::of(&error, Sent::Harmless))?;
-        let found = Found::one(rows)?;
-        let (now, previous) = (found.now, found.record()?);
+        let params = vec![
+            Param::Bytes(Some(id.as_bytes().to_vec())),
+            Param::Bytes(Some(claim.owner.as_bytes().to_vec())),
+            Param::Number(Some(self.shared.key_locks.of_key(&id))),
+            Param::Number(self.shared.options.handler_pause_max.map(span_ms)),
+        ];
+        let call = self.shared.call(&self.shared.statements.enter_own, params);
+        let reply = tx.call(call).await.map_err(|error| error.0)?;
+        let reply = reply.ok_or_else(|| damaged("a claim has no reply"))?;
+        let found = SentFound::read(&reply)?;
+        let now = found.now;
+        let previous = found.record.map(|(id, fields)| fields.record(id)).transpose()?;
         let seen = Seen::of(previous.as_ref());
         Ok(match machine::claim(previous, claim, now) {
             Claimed::Held(record) => InOwn::Held(At { value: record, now }),
@@ -81,21 +95,22 @@ impl Store {
     /// Writes the record of what was [claimed](Self::claim_in) in this transaction. It counts once the caller has
     /// committed. `None` if another has the record after all, on a lease: then roll back, and ask again.
     ///
-    /// A commit whose reply is lost may have taken place: the record, if it is there, says so.
+    /// A commit whose reply is lost may have taken place. [Claim](Self::claim_in) again in a new transaction, and see: the
+    /// record is there; or the transaction has not ended yet, and the key is busy; or the claim wins, for nothing took
+    /// place.
     ///
     /// # Errors
     ///
     /// If the store failed, or the transaction is not the one that claimed; it can only be rolled back then.
-    pub async fn complete_in(
+    pub async fn complete_in<T: OwnTx + ?Sized>(
         &self,
-        conn: &mut PgConnection,
+        tx: &mut T,
         entered: Entered,
         completion: Completion,
     ) -> Result<Option<At<Record>>, Error> {
         let Entered { record, seen } = entered;
-        let query = self.shared.finish(&record, &completion, seen, true);
-        let rows = query.fetch_all(conn).await.map_err(|error| Fault::of(&error, Sent::Harmless))?;
-        let Some(now) = scalar::<Option<i64>>(&rows)?.map(Timestamp::from_millis) else { return Ok(None) };
+        let reply = tx.call(self.shared.finish(&record, &completion, seen, true)).await.map_err(|error| error.0)?;
+        let Some(now) = reply.as_deref().map(instant).transpose()? else { return Ok(None) };
         Ok(Some(At { value: completed(&record, &completion, now)?, now }))
     }
 }

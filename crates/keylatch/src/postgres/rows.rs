@@ -54,68 +54,116 @@ impl Found {
     /// The record, if there is one, and if it is the one that belongs under its identity.
     pub(super) fn record(&self) -> Result<Option<Record>, Fault> {
         let Some(id) = self.id else { return Ok(None) };
-        let record = self.whole()?;
-        if record.id() != id {
-            return Err(damaged("a record of another scope or key is stored under this identity"));
-        }
-        Ok(Some(record))
+        Fields::of(&self.row)?.record(id).map(Some)
+    }
+}
+
+/// What a row says of a record, however it was read.
+pub(super) struct Fields<'r> {
+    pub(super) owner: &'r [u8],
+    pub(super) epoch: i64,
+    pub(super) attempt: i32,
+    pub(super) guarantee: i16,
+    pub(super) state: i16,
+    pub(super) created_at: i64,
+    pub(super) takeover_at: Option<i64>,
+    pub(super) free_at: Option<i64>,
+    pub(super) lease_ends_at: Option<i64>,
+    pub(super) expires_at: Option<i64>,
+    pub(super) released: bool,
+    pub(super) after_crash: bool,
+    pub(super) fingerprint: &'r [u8],
+    pub(super) caller: &'r str,
+    pub(super) operation: &'r str,
+    pub(super) key: &'r str,
+    pub(super) step_names: Option<Vec<Vec<u8>>>,
+    pub(super) step_results: Option<Vec<Vec<u8>>>,
+    pub(super) outcome: Option<&'r [u8]>,
+}
+
+impl<'r> Fields<'r> {
+    fn of(row: &'r PgRow) -> Result<Self, Fault> {
+        Ok(Self {
+            owner: get(row, "owner")?,
+            epoch: get(row, "epoch")?,
+            attempt: get(row, "attempt")?,
+            guarantee: get(row, "guarantee")?,
+            state: get(row, "state")?,
+            created_at: get(row, "created_at")?,
+            takeover_at: get(row, "takeover_at")?,
+            free_at: get(row, "free_at")?,
+            lease_ends_at: get(row, "lease_ends_at")?,
+            expires_at: get(row, "expires_at")?,
+            released: get(row, "released")?,
+            after_crash: get(row, "after_crash")?,
+            fingerprint: get(row, "fingerprint")?,
+            caller: get(row, "caller")?,
+            operation: get(row, "operation")?,
+            key: get(row, "key")?,
+            step_names: get(row, "step_names")?,
+            step_results: get(row, "step_results")?,
+            outcome: get(row, "outcome")?,
+        })
     }
 
-    fn whole(&self) -> Result<Record, Fault> {
-        let row = &self.row;
-        let scope = Scope::new(get(row, "caller")?)
-            .and_then(|scope| scope.for_operation(get(row, "operation").unwrap_or("\0")))
+    /// The record, if it is the one that belongs under this identity.
+    pub(super) fn record(self, id: RecordId) -> Result<Record, Fault> {
+        let scope = Scope::new(self.caller)
+            .and_then(|scope| scope.for_operation(self.operation))
             .map_err(|_| damaged("a scope is not one"))?;
-        let attempt: i32 = get(row, "attempt")?;
-        Ok(Record {
+        let record = Record {
             scope,
-            key: Key::new(get(row, "key")?).map_err(|_| damaged("a key is not one"))?,
-            fingerprint: Fingerprint::from_bytes(bytes(get(row, "fingerprint")?)?),
-            guarantee: match get(row, "guarantee")? {
-                1i16 => Guarantee::Atomic,
+            key: Key::new(self.key).map_err(|_| damaged("a key is not one"))?,
+            fingerprint: Fingerprint::from_bytes(bytes(self.fingerprint)?),
+            guarantee: match self.guarantee {
+                1 => Guarantee::Atomic,
                 2 => Guarantee::Fenced,
                 3 => Guarantee::AtMostOnce,
                 _ => return Err(unknown("guarantee")),
             },
-            epoch: Epoch::from_u64(get::<i64>(row, "epoch")?.cast_unsigned()),
-            owner: self.owner()?,
-            attempt: attempt.cast_unsigned(),
-            created_at: Timestamp::from_millis(get(row, "created_at")?),
-            takeover_at: get::<Option<i64>>(row, "takeover_at")?.map(Timestamp::from_millis),
-            free_at: get::<Option<i64>>(row, "free_at")?.map(Timestamp::from_millis),
-            state: match get(row, "state")? {
+            epoch: Epoch::from_u64(self.epoch.cast_unsigned()),
+            owner: bytes(self.owner).map(Owner::from_bytes)?,
+            attempt: self.attempt.cast_unsigned(),
+            created_at: Timestamp::from_millis(self.created_at),
+            takeover_at: self.takeover_at.map(Timestamp::from_millis),
+            free_at: self.free_at.map(Timestamp::from_millis),
+            state: match self.state {
                 RUNNING => State::Running {
-                    lease_ends_at: Timestamp::from_millis(get(row, "lease_ends_at")?),
-                    notes: notes(row)?,
+                    lease_ends_at: instant(self.lease_ends_at)?,
+                    notes: Notes {
+                        steps: steps(self.step_names, self.step_results)?,
+                        released: self.released,
+                        after_crash: self.after_crash,
+                    },
                 },
                 COMPLETED => State::Completed {
-                    outcome: get::<Option<&[u8]>>(row, "outcome")?
-                        .map(|stored| packed::unpack(stored).map(Arc::new))
-                        .transpose()?,
-                    expires_at: Timestamp::from_millis(get(row, "expires_at")?),
+                    outcome: self.outcome.map(|stored| packed::unpack(stored).map(Arc::new)).transpose()?,
+                    expires_at: instant(self.expires_at)?,
                 },
                 _ => return Err(unknown("state")),
             },
-        })
+        };
+        if record.id() != id {
+            return Err(damaged("a record of another scope or key is stored under this identity"));
+        }
+        Ok(record)
     }
 }
 
-fn notes(row: &PgRow) -> Result<Notes, Fault> {
-    let names: Option<Vec<Vec<u8>>> = get(row, "step_names")?;
-    let results: Option<Vec<Vec<u8>>> = get(row, "step_results")?;
+fn instant(millis: Option<i64>) -> Result<Timestamp, Fault> {
+    millis.map(Timestamp::from_millis).ok_or_else(|| damaged("an instant is missing"))
+}
+
+fn steps(names: Option<Vec<Vec<u8>>>, results: Option<Vec<Vec<u8>>>) -> Result<Vec<(String, Bytes)>, Fault> {
     let (names, results) = (names.unwrap_or_default(), results.unwrap_or_default());
     if names.len() != results.len() {
         return Err(damaged("the steps of a run are not whole"));
     }
     let step = |(name, result)| {
         let name = String::from_utf8(name).map_err(|_| damaged("the name of a step is not text"))?;
-        Ok::<_, Fault>((name, Bytes::from(result)))
+        Ok((name, Bytes::from(result)))
     };
-    Ok(Notes {
-        steps: names.into_iter().zip(results).map(step).collect::<Result<_, _>>()?,
-        released: get(row, "released")?,
-        after_crash: get(row, "after_crash")?,
-    })
+    names.into_iter().zip(results).map(step).collect()
 }
 
 /// A column, by its name: a later schema may have put others before it.

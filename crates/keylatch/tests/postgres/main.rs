@@ -4,6 +4,7 @@ mod atomic;
 mod busy;
 mod compression;
 mod cost;
+mod doors;
 mod failover;
 mod faults;
 mod frozen;
