@@ -40,10 +40,13 @@ need_postgres() {
     has_postgres || fail "the PostgreSQL server is still missing after installing postgresql"
 }
 
-has_postgres() {
+has_postgres() { postgres_bin >/dev/null; }
+
+# postgres_bin: the directory of the server's programs.
+postgres_bin() {
     local initdb
     for initdb in "$(pg_config --bindir 2>/dev/null)"/initdb /usr/lib/postgresql/*/bin/initdb; do
-        [ -x "$initdb" ] && return
+        [ -x "$initdb" ] && dirname "$initdb" && return
     done
     return 1
 }

@@ -1,0 +1,79 @@
+//! Exactly once in a transaction of diesel's: the payment and the record of it commit together, or not at all.
+//!
+//! It needs a server at `DATABASE_URL`. It pays the same salary from ten tasks at once, with one key: one pays, and all get
+//! the number of that payment. So does another process that does the same, or this one when it is started again.
+#![expect(clippy::print_stdout, reason = "it shows what it does")]
+
+use std::error::Error;
+use std::time::Duration;
+
+use diesel::ExpressionMethods as _;
+use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
+use keylatch::machine::{self, Claim, Completion, Decision};
+use keylatch::postgres::{InOwn, Options, Store};
+use keylatch::{Body, Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+diesel::table! {
+    /// What was paid.
+    salary (id) {
+        /// The number of the payment.
+        id -> BigInt,
+        /// How much.
+        cents -> BigInt,
+    }
+}
+
+/// Pays `cents` once under `key`, and returns the number of the payment, and whether it was made here. After an error, call
+/// it again with the same key: if the money was paid all the same, for only the reply was lost, that is what it says.
+async fn pay(conn: &mut AsyncPgConnection, store: &Store, key: Key, cents: i64) -> Result<(String, bool), Failure> {
+    let (scope, policy) = (Scope::new("salaries-by-diesel")?, Policy::default());
+    let claim = Claim::new(scope, key, Fingerprint::of([cents.to_be_bytes().as_slice()]), Guarantee::Atomic, &policy);
+    for _ in 0..100 {
+        let transaction = conn.transaction(async |conn| match store.claim_in(conn, &claim).await? {
+            InOwn::Entered(entered) => {
+                let insert = diesel::insert_into(salary::table).values(salary::cents.eq(cents));
+                let number = insert.returning(salary::id).get_result::<i64>(conn).await?.to_string();
+                let completion = Completion::new(Outcome::bytes(number.clone()), &policy);
+                store.complete_in(conn, entered, completion).await?.ok_or("another has the record after all")?;
+                Ok::<_, Failure>(Some((number, true)))
+            }
+            InOwn::Held(held) => match machine::decide(Some(&held.value), claim.fingerprint, held.now) {
+                Decision::Replay(Outcome { body: Body::Kept(number), .. }) => {
+                    Ok(Some((String::from_utf8(number.to_vec())?, false)))
+                }
+                // Another amount under this key, or paid longer ago than answers are kept.
+                decision => Err(format!("{decision:?}").into()),
+            },
+            // This transaction ends, and the other one too: then another claim says.
+            InOwn::Busy => Ok(None),
+        });
+        if let Some(paid) = transaction.await? {
+            return Ok(paid);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Err("another transaction keeps the key".into())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    let url = std::env::var("DATABASE_URL").map_err(|_| "set DATABASE_URL, such as postgres://postgres@localhost")?;
+    // Beside your connections it needs a few of its own, for its tables.
+    let store = Store::connect_with(&url, Options::default().with_connections_max(2)).await?;
+    let table = "SELECT pg_advisory_xact_lock(7);
+        CREATE TABLE IF NOT EXISTS salary (id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, cents bigint NOT NULL)";
+    AsyncPgConnection::establish(&url).await?.batch_execute(table).await?;
+
+    let mut paying = tokio::task::JoinSet::new();
+    for _ in 0..10 {
+        let (mut conn, store) = (AsyncPgConnection::establish(&url).await?, store.clone());
+        paying.spawn(async move { pay(&mut conn, &store, Key::new("ada-2026-11")?, 512_300).await });
+    }
+    let paid = paying.join_all().await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let here = paid.iter().filter(|(_, here)| *here).count();
+    let same = paid.iter().filter(|(number, _)| *number == paid[0].0).count();
+    println!("10 calls, {here} paid here, {same} told: payment {}", paid[0].0);
+    if same == paid.len() { Ok(()) } else { Err(format!("not one answer: {paid:?}").into()) }
+}
