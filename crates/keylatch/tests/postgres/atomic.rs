@@ -133,7 +133,7 @@ async fn a_record_that_has_had_its_time_is_replaced() {
 #[tokio::test]
 async fn a_run_on_a_lease_holds_the_key_until_it_ends() {
     let service = service().await;
-    let scope = Scope::new("user").unwrap().for_operation("POST /items/{how}").unwrap();
+    let scope = Scope::new("user").unwrap().for_operation("POST /items/{}").unwrap();
     let claim = |lease| {
         let mut claim = Claim::new(
             scope.clone(),

@@ -117,3 +117,69 @@ fn split<const N: usize>(bytes: &[u8]) -> Result<([u8; N], &[u8]), Fault> {
 fn cut() -> Fault {
     damaged("a row was cut short")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(fields: &[Option<&[u8]>]) -> Vec<u8> {
+        let mut reply = u32::try_from(fields.len()).unwrap().to_be_bytes().to_vec();
+        for field in fields {
+            reply.extend(17u32.to_be_bytes());
+            reply.extend(field.map_or(-1, |field| i32::try_from(field.len()).unwrap()).to_be_bytes());
+            reply.extend(field.unwrap_or_default());
+        }
+        reply
+    }
+
+    fn whole() -> Vec<u8> {
+        let number = 7i64.to_be_bytes();
+        let number = Some(number.as_slice());
+        // One dimension, of two: `a` and nothing.
+        let list = b"\0\0\0\x01\0\0\0\0\0\0\0\x11\0\0\0\x02\0\0\0\x01\0\0\0\x01a\0\0\0\0";
+        let none = b"\0\0\0\0\0\0\0\0\0\0\0\x11";
+        let mut fields = vec![number, number, Some(&[1; 32]), Some(&[2; 16])];
+        fields.extend([number; 11]);
+        // When the lease ends.
+        fields[11] = None;
+        fields.extend([Some([3; 32].as_slice()), Some(b"caller"), Some(b""), Some(b"key")]);
+        fields.extend([Some(list.as_slice()), Some(none), None]);
+        sent(&fields)
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let reply = whole();
+        let found = SentFound::read(&reply).unwrap();
+        let (id, fields) = found.record.unwrap();
+        assert_eq!((found.now, found.flag, id), (Timestamp::from_millis(7), 7, RecordId::from_bytes([1; 32])));
+        assert_eq!((fields.owner, fields.epoch, fields.attempt, fields.lease_ends_at), (&[2; 16][..], 7, 7, None));
+        assert_eq!((fields.caller, fields.operation, fields.key), ("caller", "", "key"));
+        assert_eq!(fields.step_names, Some(vec![b"a".to_vec(), Vec::new()]));
+        assert_eq!((fields.step_results, fields.outcome), (Some(Vec::new()), None));
+    }
+
+    #[test]
+    fn no_record_is_none() {
+        let number = 7i64.to_be_bytes();
+        let reply = sent(&[Some(&number), Some(&number), None]);
+        assert!(SentFound::read(&reply).unwrap().record.is_none());
+    }
+
+    #[test]
+    fn what_is_cut_short_is_an_error() {
+        let reply = whole();
+        for end in 0..reply.len() {
+            assert!(SentFound::read(&reply[..end]).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn lengths_that_cannot_be_are_an_error() {
+        for length in [i32::MIN, i32::MAX] {
+            let mut reply = whole();
+            reply[8..12].copy_from_slice(&length.to_be_bytes());
+            assert!(SentFound::read(&reply).is_err());
+        }
+    }
+}
