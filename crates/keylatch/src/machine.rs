@@ -157,7 +157,7 @@ impl Terms {
         match guarantee {
             Guarantee::AtMostOnce => Self { lease, takeover: None, free: None },
             Guarantee::Atomic | Guarantee::Fenced => {
-                Self { lease, takeover: Some(lease), free: Some(lease + policy.retention + policy.tombstone) }
+                Self { lease, takeover: Some(lease), free: Some(lease + policy.keep()) }
             }
         }
     }
@@ -184,8 +184,10 @@ impl Completion {
 /// How a run ends without an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It did not happen: the record goes, and the key is free.
-    Free,
+    /// It did not happen: the key is free, for any request. Of the record only the epoch is kept, for this long: so that
+    /// the next claim has a higher one, and a resource that fences does not refuse it. Zero, where nothing can have seen
+    /// the epoch, removes the record at once.
+    Free(Duration),
     /// The same request may run again at once, with the next epoch and this attempt's notes. The record
     /// stays for this long for it to do so.
     Retry(Duration),
@@ -198,8 +200,8 @@ pub enum End {
 pub enum Resolution {
     /// It took effect, and this is its outcome.
     Completed(Completion),
-    /// It did not happen: the key is free.
-    NeverHappened,
+    /// It did not happen: the key is free, and the epoch is kept for this long, as in [`End::Free`].
+    NeverHappened(Duration),
 }
 
 /// Who has the key after a claim.
@@ -308,7 +310,11 @@ pub fn release(record: &Record, lease: &Lease, end: End, now: Timestamp) -> Chan
     }
     let notes = Notes { released: true, ..notes.clone() };
     let (takeover_at, free_at) = match end {
-        End::Free => return Change::Remove,
+        End::Free(Duration::ZERO) => return Change::Remove,
+        End::Free(keep) => {
+            let state = State::Completed { outcome: None, expires_at: now + keep };
+            return Change::Write(next(record, None, Some(now), state));
+        }
         End::Retry(keep) => (Some(now), Some(now + keep)),
         End::Unknown => (None, None),
     };
@@ -331,14 +337,14 @@ pub fn resolve(record: &Record, lease: &Lease, resolution: &Resolution, now: Tim
         Resolution::Completed(completion) => {
             complete(record, lease, completion, now).map_or(Change::None, Change::Write)
         }
-        Resolution::NeverHappened => release(record, lease, End::Free, now),
+        Resolution::NeverHappened(keep) => release(record, lease, End::Free(*keep), now),
     }
 }
 
 /// What becomes of the record when it is cleaned at `now`: past its retention it loses its answer, past its
-/// tombstone it goes. A running or an unexpired record stays.
+/// tombstone it goes. A running or an unexpired record stays, and so does one that was freed while its epoch is kept.
 pub fn sweep(record: &Record, now: Timestamp) -> Change {
-    if reached(record.free_at, now) {
+    if reached(removable_at(record), now) {
         return Change::Remove;
     }
     match record.state {
@@ -356,7 +362,16 @@ pub fn due_at(record: &Record) -> Option<Timestamp> {
     match record.state {
         State::Running { lease_ends_at, .. } if planted::has(Bug::SweepRunning) => Some(lease_ends_at),
         State::Completed { outcome: Some(_), expires_at } => Some(expires_at),
-        _ => record.free_at,
+        _ => removable_at(record),
+    }
+}
+
+/// From when [`sweep`] removes the record; `None` for never.
+fn removable_at(record: &Record) -> Option<Timestamp> {
+    match record.state {
+        State::Running { .. } => record.free_at,
+        // Of a freed record, its epoch is kept until then; of any other, the tombstone ends later.
+        State::Completed { expires_at, .. } => record.free_at.map(|free_at| free_at.max(expires_at)),
     }
 }
 

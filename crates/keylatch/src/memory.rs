@@ -229,7 +229,7 @@ mod tests {
             let lease = record.lease();
             let applied = match at % 4 {
                 0 => store.complete(lease, Completion::new(Outcome::bytes("answer"), &policy)),
-                1 => store.release(lease, End::Free),
+                1 => store.release(lease, End::Free(Duration::ZERO)),
                 2 => store.release(lease, End::Unknown),
                 _ => store.renew(lease, Terms::of(Guarantee::Fenced, &policy), None),
             };

@@ -66,6 +66,11 @@ pub enum InvalidPolicy {
 }
 
 impl Policy {
+    /// How long a record is kept that nobody completes: as long as its answer and its tombstone would be.
+    pub(crate) fn keep(&self) -> Duration {
+        self.retention + self.tombstone
+    }
+
     /// Checks that it can be kept.
     ///
     /// # Errors

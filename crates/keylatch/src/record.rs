@@ -25,7 +25,7 @@ pub struct Record {
     pub fingerprint: Fingerprint,
     /// What was promised when the run started.
     pub guarantee: Guarantee,
-    /// The fencing number: one higher with every claim that is won.
+    /// The fencing number: one higher with every claim that is won, until the record is removed.
     pub epoch: Epoch,
     /// Who won the latest claim.
     pub owner: Owner,
@@ -35,7 +35,8 @@ pub struct Record {
     pub created_at: Timestamp,
     /// From when the *same* request may take over; `None` for never.
     pub takeover_at: Option<Timestamp>,
-    /// From when *anyone* may claim it anew, and a sweep may remove it; `None` for never.
+    /// From when *anyone* may claim it anew; `None` for never. A sweep may remove it from then on, unless its
+    /// [`expires_at`](State::Completed::expires_at) is later.
     pub free_at: Option<Timestamp>,
     /// How far the run has come.
     pub state: State,
@@ -55,7 +56,7 @@ pub enum State {
     Completed {
         /// The answer; `None` once a sweep has made the record a tombstone.
         outcome: Option<Arc<Outcome>>,
-        /// When the answer stops being given.
+        /// When the answer stops being given; of a record that was freed, when its epoch need not be kept any more.
         expires_at: Timestamp,
     },
 }

@@ -71,6 +71,8 @@ pub enum Bug {
     CommitWithoutClaim,
     /// A completion that finds another outcome under its own epoch is told that it was written.
     ForeignOutcomeIsOurs,
+    /// A key that is freed leaves no record, and so no epoch.
+    FreeForgetsEpoch,
     /// The store writes a resolution although the owner has renewed its lease.
     ResolutionIgnoresLease,
 }

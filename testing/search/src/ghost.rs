@@ -26,6 +26,8 @@ pub struct Ghost {
     said_unknown: bool,
     /// When the lease of the latest run ends.
     lease_ends_at: Option<Timestamp>,
+    /// The epoch of the latest claim, and until when no claim may have a lower one.
+    epoch: Option<(Epoch, Until)>,
     /// The owners whose claims were written, one bit each.
     granted: u16,
 }
@@ -84,7 +86,7 @@ fn check(holds: bool, invariant: &'static str, what: &'static str) -> Checked {
 
 impl Ghost {
     /// A claim was written that was not there before.
-    pub fn claimed(&mut self, request: u8, owner: u8, now: Timestamp, config: &Config) -> Checked {
+    pub fn claimed(&mut self, request: u8, owner: u8, epoch: Epoch, now: Timestamp, config: &Config) -> Checked {
         let same = is_same(request);
         check(!self.is_remembered(now, config), "I4", "a key is claimed anew before its tombstone has ended")?;
         let bound = self.bound(now);
@@ -96,6 +98,9 @@ impl Ghost {
             self.started = false;
         }
         self.said_unknown = false;
+        let known = self.epoch.filter(|(_, until)| !until.is_past(now));
+        check(known.is_none_or(|(latest, _)| epoch >= latest), "I5", "a claim has a lower epoch than the one before")?;
+        self.epoch = Some((epoch, held_until(now, config)));
         self.bound = Some(Bound { same, until: held_until(now, config) });
         self.lease_ends_at = Some(now + config.policy.lease);
         self.granted |= 1 << owner;
@@ -108,6 +113,7 @@ impl Ghost {
         if let Some(bound) = &mut self.bound {
             bound.until = held_until(now, config);
         }
+        self.keep_epoch(held_until(now, config));
     }
 
     /// An outcome was written that was not there before.
@@ -119,6 +125,7 @@ impl Ghost {
         let until = Until(Some(now + config.keep()));
         self.answer = Some(Final { same, outcome, at: now });
         self.bound = Some(Bound { same, until });
+        self.keep_epoch(until);
         self.protect_effect(until, now);
         Ok(())
     }
@@ -131,6 +138,9 @@ impl Ghost {
     /// A run was ended without an outcome.
     pub fn released(&mut self, end: Ending, now: Timestamp, config: &Config) {
         self.lease_ends_at = None;
+        if !self.is_remembered(now, config) {
+            self.keep_epoch(Until((end != Ending::Unknown).then(|| now + config.keep())));
+        }
         match end {
             Ending::Free => {
                 self.bound = None;
@@ -145,6 +155,12 @@ impl Ghost {
                 self.said_unknown = true;
                 self.hold(Until(None));
             }
+        }
+    }
+
+    fn keep_epoch(&mut self, until: Until) {
+        if let Some((_, kept)) = &mut self.epoch {
+            *kept = until;
         }
     }
 
@@ -290,6 +306,12 @@ impl Ghost {
             Some(effect) => {
                 let epoch = u8::try_from(effect.epoch.as_u64()).expect("few epochs");
                 bytes.extend([1 + u8::from(effect.same), name(effect.owner), epoch, left(effect.until)]);
+            }
+        }
+        match self.epoch.filter(|(_, until)| !until.is_past(now)) {
+            None => bytes.push(0),
+            Some((epoch, until)) => {
+                bytes.extend([u8::try_from(epoch.as_u64()).expect("few epochs"), left(until)]);
             }
         }
         bytes.push(self.lease_ends_at.map_or(0, |end| millis(now.until(end))));

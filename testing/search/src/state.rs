@@ -302,7 +302,7 @@ pub(crate) fn terms(config: &Config) -> Terms {
 
 pub(crate) fn end(ending: Ending, config: &Config) -> End {
     match ending {
-        Ending::Free => End::Free,
+        Ending::Free => End::Free(config.keep()),
         Ending::Retry => End::Retry(config.keep()),
         Ending::Unknown => End::Unknown,
     }

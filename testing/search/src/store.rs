@@ -1,5 +1,7 @@
 //! The store: the real machine on one record, with the observer looking on.
 
+use std::time::Duration;
+
 use keylatch::machine::{self, Change, Claimed, Completion, Resolution};
 use keylatch::store::State as RecordState;
 use keylatch::{Lease, Record};
@@ -124,10 +126,10 @@ fn carry_out_claim(
             Ok(Reply::Won(record))
         }
         Claimed::Won(mut record) => {
-            state.ghost.claimed(request, owner, state.now, config)?;
             if let (true, Some(before)) = (config.has(Bug::EpochStays), before) {
                 record.epoch = before.epoch;
             }
+            state.ghost.claimed(request, owner, record.epoch, state.now, config)?;
             seen.takeovers += usize::from(record.attempt > 1);
             state.record = Some(record.clone());
             Ok(Reply::Won(record))
@@ -210,7 +212,12 @@ fn released(record: &Record, lease: &Lease, ending: Ending, state: &State, confi
     if completed && ours && config.has(Bug::ReleaseAfterComplete) {
         return Change::Remove;
     }
-    machine::release(record, lease, end(ending, config), state.now)
+    match ending {
+        Ending::Free if config.has(Bug::FreeForgetsEpoch) => {
+            machine::release(record, lease, machine::End::Free(Duration::ZERO), state.now)
+        }
+        _ => machine::release(record, lease, end(ending, config), state.now),
+    }
 }
 
 fn resolved(record: &Record, lease: &Lease, happened: bool, state: &State, config: &Config) -> Change {
@@ -220,6 +227,6 @@ fn resolved(record: &Record, lease: &Lease, happened: bool, state: &State, confi
             machine::complete(record, lease, &completion, state.now).map_or(Change::None, Change::Write)
         }
         true => machine::resolve(record, lease, &Resolution::Completed(completion), state.now),
-        false => machine::resolve(record, lease, &Resolution::NeverHappened, state.now),
+        false => machine::resolve(record, lease, &Resolution::NeverHappened(config.keep()), state.now),
     }
 }

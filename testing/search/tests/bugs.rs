@@ -90,3 +90,8 @@ fn finds_an_owner_that_takes_an_operators_outcome_for_its_own() {
 fn finds_a_resolution_of_a_run_that_goes_on() {
     finds(AT_MOST_ONCE, Bug::ResolutionIgnoresLease, "I5");
 }
+
+#[test]
+fn finds_a_freed_key_that_forgets_its_epoch() {
+    finds(FENCED_SHORT, Bug::FreeForgetsEpoch, "I5");
+}

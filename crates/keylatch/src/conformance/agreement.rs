@@ -2,8 +2,8 @@
 
 use super::Harness;
 use super::fixture::{
-    LEASE, MS, RETENTION, Subject, TOMBSTONE, again, at_most_once, completion, fenced, reused, with_other_owner,
-    with_stale_epoch,
+    FREE, GONE, LEASE, MS, NEVER_HAPPENED, RETENTION, Subject, TOMBSTONE, again, at_most_once, completion, fenced,
+    reused, with_other_owner, with_stale_epoch,
 };
 use crate::machine::{self, Change, Claim, Claimed, Decision, End, Resolution, Terms};
 use crate::store::{Applied, Swept};
@@ -23,18 +23,19 @@ enum History {
     Retried,
     Unknown,
     Freed,
+    Gone,
 }
 
-const HISTORIES: [History; 9] = {
+const HISTORIES: [History; 10] = {
     use History::*;
-    [Absent, Fenced, Noted, AtMostOnce, Completed, CompletedAtMostOnce, Retried, Unknown, Freed]
+    [Absent, Fenced, Noted, AtMostOnce, Completed, CompletedAtMostOnce, Retried, Unknown, Freed, Gone]
 };
 
 /// Every instant at which something changes for any of these records, 1 ms before it, and 1 ms after.
 fn instants(start: Timestamp) -> Vec<Timestamp> {
     let free = LEASE + RETENTION + TOMBSTONE;
     let mut instants = vec![start];
-    for span in [LEASE, RETRY, RETENTION, RETENTION + TOMBSTONE, free] {
+    for span in [LEASE, RETRY, RETENTION, TOMBSTONE, RETENTION + TOMBSTONE, free] {
         instants.extend([start + (span - MS), start + span, start + span + MS]);
     }
     instants.sort();
@@ -57,7 +58,8 @@ async fn lived(subject: &Subject<'_>, history: History, key: &str) -> (Claim, Op
         History::Completed | History::CompletedAtMostOnce => subject.complete(lease, completion("answer")).await,
         History::Retried => subject.release(lease, End::Retry(RETRY)).await,
         History::Unknown => subject.release(lease, End::Unknown).await,
-        History::Freed => subject.release(lease, End::Free).await,
+        History::Freed => subject.release(lease, FREE).await,
+        History::Gone => subject.release(lease, GONE).await,
     };
     subject.assert_applied(applied).await;
     (claim, Some(lease))
@@ -102,15 +104,16 @@ enum Write {
     Note,
     Complete,
     Free,
+    Remove,
     Retry,
     Unknown,
     Resolve,
     NeverHappened,
 }
 
-const WRITES: [Write; 9] = {
+const WRITES: [Write; 10] = {
     use Write::*;
-    [Renew, RenewForGood, Note, Complete, Free, Retry, Unknown, Resolve, NeverHappened]
+    [Renew, RenewForGood, Note, Complete, Free, Remove, Retry, Unknown, Resolve, NeverHappened]
 };
 
 async fn write(subject: &Subject<'_>, write: Write, lease: Lease) -> Applied {
@@ -119,11 +122,12 @@ async fn write(subject: &Subject<'_>, write: Write, lease: Lease) -> Applied {
         Write::RenewForGood => subject.renew(lease, at_most_once("any").terms).await,
         Write::Note => subject.note(lease, "mail", "sent").await,
         Write::Complete => subject.complete(lease, completion("written")).await,
-        Write::Free => subject.release(lease, End::Free).await,
+        Write::Free => subject.release(lease, FREE).await,
+        Write::Remove => subject.release(lease, GONE).await,
         Write::Retry => subject.release(lease, End::Retry(RETRY)).await,
         Write::Unknown => subject.release(lease, End::Unknown).await,
         Write::Resolve => subject.resolve(lease, Resolution::Completed(completion("written"))).await,
-        Write::NeverHappened => subject.resolve(lease, Resolution::NeverHappened).await,
+        Write::NeverHappened => subject.resolve(lease, NEVER_HAPPENED).await,
     }
 }
 
@@ -137,11 +141,12 @@ fn expected(record: &Record, write: Write, lease: &Lease, now: Timestamp) -> Cha
         Write::Complete => {
             machine::complete(record, lease, &completion("written"), now).map_or(Change::None, Change::Write)
         }
-        Write::Free => machine::release(record, lease, End::Free, now),
+        Write::Free => machine::release(record, lease, FREE, now),
+        Write::Remove => machine::release(record, lease, GONE, now),
         Write::Retry => machine::release(record, lease, End::Retry(RETRY), now),
         Write::Unknown => machine::release(record, lease, End::Unknown, now),
         Write::Resolve => machine::resolve(record, lease, &Resolution::Completed(completion("written")), now),
-        Write::NeverHappened => machine::resolve(record, lease, &Resolution::NeverHappened, now),
+        Write::NeverHappened => machine::resolve(record, lease, &NEVER_HAPPENED, now),
     }
 }
 

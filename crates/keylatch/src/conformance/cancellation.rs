@@ -5,9 +5,9 @@ use std::task::Poll;
 
 use super::Harness;
 use super::fixture::{
-    LEASE, POLICY, RETENTION, Subject, TOMBSTONE, again, completion, fenced, notes, outcome, reused, scope,
+    FREE, GONE, LEASE, POLICY, RETENTION, Subject, TOMBSTONE, again, completion, fenced, notes, outcome, reused, scope,
 };
-use crate::machine::{End, Terms};
+use crate::machine::Terms;
 use crate::store::{Applied, PageRequest};
 use crate::{Epoch, Guarantee, Outcome};
 
@@ -106,8 +106,8 @@ pub async fn release_can_be_cut_off(harness: &dyn Harness) {
     at_every_await(async |polls| {
         let claim = fenced(&format!("key-{polls}"));
         let lease = subject.win(&claim).await.lease();
-        let ended = cut_off(subject.store.release(lease, End::Free), polls).await;
-        match subject.release(lease, End::Free).await {
+        let ended = cut_off(subject.store.release(lease, FREE), polls).await;
+        match subject.release(lease, FREE).await {
             Applied::Applied(_) => assert!(!ended, "a release that ended left nothing to release"),
             Applied::Lost => {}
         }
@@ -138,7 +138,7 @@ pub async fn sweep_can_be_cut_off(harness: &dyn Harness) {
             }
         }
         assert_eq!(page().await, std::slice::from_ref(&running));
-        subject.assert_applied(subject.release(running.lease(), End::Free).await).await;
+        subject.assert_applied(subject.release(running.lease(), GONE).await).await;
         let usable = fenced(&format!("usable-{polls}"));
         assert_usable(&subject, polls).await;
         subject.advance(RETENTION + TOMBSTONE + LEASE).await;

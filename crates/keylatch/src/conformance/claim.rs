@@ -2,7 +2,7 @@
 
 use super::Harness;
 use super::fixture::{
-    LEASE, MS, PHASES, RETENTION, Subject, again, at_most_once, claim_of, completion, fenced, outcome, reused,
+    FREE, LEASE, MS, PHASES, RETENTION, Subject, again, at_most_once, claim_of, completion, fenced, outcome, reused,
 };
 use crate::machine::{self, Claim, Claimed, Phase};
 use crate::{Epoch, Guarantee, Outcome, State};
@@ -120,7 +120,7 @@ pub async fn repeated_claim_after_release_runs_anew(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
     let record = subject.win(&claim).await;
-    subject.assert_applied(subject.release(record.lease(), machine::End::Free).await).await;
+    subject.assert_applied(subject.release(record.lease(), FREE).await).await;
     subject.advance(MS).await;
     assert_eq!(subject.win(&claim).await.created_at, subject.now().await);
 }

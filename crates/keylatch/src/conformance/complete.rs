@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::Harness;
 use super::fixture::{
-    LEASE, MS, PHASES, POLICY, RETENTION, Subject, TOMBSTONE, again, completion, fenced, outcome, with_other_owner,
-    with_stale_epoch,
+    GONE, LEASE, MS, PHASES, POLICY, RETENTION, Subject, TOMBSTONE, again, completion, fenced, outcome,
+    with_other_owner, with_stale_epoch,
 };
 use crate::machine::{Completion, End, Phase};
 use crate::store::Applied;
@@ -148,7 +148,7 @@ pub async fn absent_record_is_not_completed(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
     let record = subject.win(&claim).await;
-    subject.assert_applied(subject.release(record.lease(), End::Free).await).await;
+    subject.assert_applied(subject.release(record.lease(), GONE).await).await;
     assert_eq!(subject.complete(record.lease(), completion("answer")).await, Applied::Lost);
     assert_eq!(subject.read(claim.id()).await, None);
 }

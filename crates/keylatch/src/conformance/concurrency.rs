@@ -8,9 +8,10 @@ use tokio::task::JoinSet;
 
 use super::Harness;
 use super::fixture::{
-    LEASE, POLICY, RETENTION, Subject, TOMBSTONE, YEARS, again, completion, fenced, notes, outcome, reused, scope,
+    FREE, GONE, LEASE, POLICY, RETENTION, Subject, TOMBSTONE, YEARS, again, completion, fenced, notes, outcome, reused,
+    scope,
 };
-use crate::machine::{Claim, Claimed, Completion, End, Phase, Terms};
+use crate::machine::{Claim, Claimed, Completion, Phase, Terms};
 use crate::store::{Applied, Store};
 use crate::{Epoch, Guarantee, Outcome, Record};
 
@@ -163,14 +164,17 @@ pub async fn release_or_takeover_applies(harness: &dyn Harness) {
     for round in 0..200 {
         let (claim, late) = subject.in_phase(Phase::Abandoned, &format!("key-{round}")).await;
         let (store, lease) = (subject.store.clone(), late.lease());
-        let releasing = tokio::spawn(async move { store.release(lease, End::Free).await });
+        let end = [FREE, GONE][round % 2];
+        let releasing = tokio::spawn(async move { store.release(lease, end).await });
         let (store, takeover) = (subject.store.clone(), again(&claim));
         let taking = tokio::spawn(async move { store.claim(takeover).await });
         let released = releasing.await.expect("the call ends").expect("the store releases");
         let Claimed::Won(won) = taking.await.expect("the call ends").expect("the store claims").value else {
             panic!("an abandoned or a freed key is won");
         };
-        assert_eq!(won.epoch == Epoch::FIRST, matches!(released, Applied::Applied(_)), "round {round}");
+        // A takeover is the second attempt; a key that was freed begins anew, with the next epoch if that was kept.
+        assert_eq!(won.attempt == 1, matches!(released, Applied::Applied(_)), "round {round}");
+        assert_eq!(won.epoch == Epoch::FIRST, won.attempt == 1 && end == GONE, "round {round}");
         assert_eq!(subject.record(claim.id()).await, won, "the late release takes nothing from the winner");
     }
 }
@@ -246,7 +250,7 @@ pub async fn many_sweeps_remove_each_record_once(harness: &dyn Harness) {
         let total = at_once(calls).await.into_iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         assert_eq!(total, expected);
         assert_eq!(subject.record(running.id()).await, running);
-        subject.assert_applied(subject.release(running.lease(), End::Free).await).await;
+        subject.assert_applied(subject.release(running.lease(), GONE).await).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! That an acknowledged write survives what the store claims that it survives.
 
 use super::Harness;
-use super::fixture::{LEASE, MS, Subject, again, at_most_once, completion, fenced, outcome};
+use super::fixture::{FREE, GONE, LEASE, MS, Subject, again, at_most_once, completion, fenced, outcome};
 use crate::machine::{Claimed, End};
 use crate::store::Durability;
 use crate::{Outcome, Record};
@@ -57,13 +57,17 @@ pub async fn running_record_survives(harness: &dyn Harness) {
 pub async fn ends_of_runs_survive(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let [freed, unknown, retried] = ["freed", "unknown", "retried"].map(fenced);
-    for (claim, end) in [(&freed, End::Free), (&unknown, End::Unknown), (&retried, End::Retry(LEASE))] {
+    for (claim, end) in [(&freed, FREE), (&unknown, End::Unknown), (&retried, End::Retry(LEASE))] {
         let record = subject.win(claim).await;
         subject.assert_applied(subject.release(record.lease(), end).await).await;
     }
-    let kept = [subject.record(unknown.id()).await, subject.record(retried.id()).await];
+    let gone = subject.win(&fenced("gone")).await;
+    subject.assert_applied(subject.release(gone.lease(), GONE).await).await;
+    let kept = [freed.id(), unknown.id(), retried.id()];
+    let kept = [subject.record(kept[0]).await, subject.record(kept[1]).await, subject.record(kept[2]).await];
     if let Some(subject) = restarted(subject, &kept).await {
-        assert_eq!(subject.read(freed.id()).await, None);
+        assert_eq!(subject.read(gone.id()).await, None);
+        assert_eq!(subject.win(&again(&freed)).await.epoch, kept[0].epoch.next());
         let _ = subject.lose(&again(&unknown)).await;
         assert_eq!(subject.win(&again(&retried)).await.attempt, 2);
     }

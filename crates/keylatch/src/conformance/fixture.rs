@@ -15,6 +15,12 @@ pub(super) const LEASE: Duration = Duration::from_secs(30);
 pub(super) const RETENTION: Duration = Duration::from_secs(60 * 60);
 pub(super) const TOMBSTONE: Duration = Duration::from_secs(3 * 60 * 60);
 pub(super) const POLICY: Policy = Policy { lease: LEASE, retention: RETENTION, tombstone: TOMBSTONE };
+/// An end that frees the key, and keeps its epoch as long as a tombstone.
+pub(super) const FREE: End = End::Free(TOMBSTONE);
+/// An end that frees the key and leaves no record.
+pub(super) const GONE: End = End::Free(Duration::ZERO);
+/// A resolution that frees the key, and keeps its epoch as long as a tombstone.
+pub(super) const NEVER_HAPPENED: Resolution = Resolution::NeverHappened(TOMBSTONE);
 pub(super) const MS: Duration = Duration::from_millis(1);
 /// Longer than anything is kept.
 pub(super) const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);

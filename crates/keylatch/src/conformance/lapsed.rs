@@ -1,7 +1,7 @@
 //! That runs which nobody is working on are found, and no others.
 
 use super::Harness;
-use super::fixture::{LEASE, MS, RETENTION, Subject, TOMBSTONE, again, at_most_once, completion, fenced};
+use super::fixture::{FREE, LEASE, MS, RETENTION, Subject, TOMBSTONE, again, at_most_once, completion, fenced};
 use crate::machine::{End, Phase};
 use crate::store::PAGE_RECORDS_MAX;
 use crate::{Record, RecordId};
@@ -50,7 +50,7 @@ pub async fn only_lapsed_runs_are_found(harness: &dyn Harness) {
 
     subject.assert_applied(subject.complete(late_lease, completion("late")).await).await;
     let _ = subject.win(&again(&taken)).await;
-    subject.assert_applied(subject.release(freed_lease, End::Free).await).await;
+    subject.assert_applied(subject.release(freed_lease, FREE).await).await;
     for (claim, end) in [(&unknown, End::Unknown), (&retried, End::Retry(LEASE))] {
         let lease = subject.win(claim).await.lease();
         subject.assert_applied(subject.release(lease, end).await).await;

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Harness;
-use super::fixture::{LEASE, MS, PHASES, Subject, again, claim_in, completion, fenced, key, scope};
-use crate::machine::End;
+use super::fixture::{FREE, GONE, LEASE, MS, PHASES, Subject, again, claim_in, completion, fenced, key, scope};
 use crate::store::{PAGE_RECORDS_MAX, PageRequest};
 use crate::{Record, RecordId, Scope};
 
@@ -80,7 +79,7 @@ pub async fn page_starts_after_an_identity(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let all: Vec<_> = fill(&subject, "caller", 10).await.into_iter().collect();
     let record = subject.record(all[4]).await;
-    subject.assert_applied(subject.release(record.lease(), End::Free).await).await;
+    subject.assert_applied(subject.release(record.lease(), GONE).await).await;
     let after = |id| PageRequest { scope: None, after: Some(id), limit: 3 };
     assert_eq!(ids(&[subject.list(after(all[4])).await]), all[5..8]);
     assert_eq!(ids(&[subject.list(after(all[3])).await]), all[5..8]);
@@ -152,11 +151,14 @@ pub async fn records_count_until_they_go(harness: &dyn Harness) {
     let completed = subject.win(&fenced("completed")).await;
     let freed = subject.win(&fenced("freed")).await;
     subject.assert_applied(subject.complete(completed.lease(), completion("answer")).await).await;
+    let gone = subject.win(&fenced("gone")).await;
+    assert_eq!(subject.count(scope("caller"), u64::MAX).await, 4);
+    subject.assert_applied(subject.release(freed.lease(), FREE).await).await;
+    assert_eq!(subject.count(scope("caller"), u64::MAX).await, 4);
+    subject.assert_applied(subject.release(gone.lease(), GONE).await).await;
     assert_eq!(subject.count(scope("caller"), u64::MAX).await, 3);
-    subject.assert_applied(subject.release(freed.lease(), End::Free).await).await;
-    assert_eq!(subject.count(scope("caller"), u64::MAX).await, 2);
     subject.advance(super::fixture::RETENTION + super::fixture::TOMBSTONE).await;
-    assert_eq!(subject.sweep(10).await.removed, 1);
+    assert_eq!(subject.sweep(10).await.removed, 2);
     assert_eq!(subject.count(scope("caller"), u64::MAX).await, 1);
     assert_eq!(subject.record(running.id()).await, running);
 }

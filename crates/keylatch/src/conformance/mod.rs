@@ -175,6 +175,9 @@ macro_rules! conformance {
             }
             release {
                 freed_key_is_won_by_anyone
+                freed_record_is_an_epoch
+                freed_key_keeps_its_epoch
+                freed_record_goes_in_the_end
                 at_most_once_is_freed
                 retry_runs_at_once
                 retry_is_waited_for_and_no_longer
@@ -191,6 +194,7 @@ macro_rules! conformance {
             resolve {
                 unknown_run_is_completed
                 unknown_run_never_happened
+                run_that_never_happened_leaves_no_record
                 run_that_does_not_know_is_resolved
                 run_is_resolved_from_the_end_of_its_lease
                 live_run_is_not_resolved

@@ -1,30 +1,87 @@
 //! How a run ends without an outcome.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::Harness;
 use super::fixture::{
-    LEASE, MS, PHASES, Subject, YEARS, again, at_most_once, completion, fenced, notes, outcome, reused,
-    with_other_owner, with_stale_epoch,
+    FREE, GONE, LEASE, MS, PHASES, Subject, TOMBSTONE, YEARS, again, at_most_once, completion, fenced, notes, outcome,
+    reused, with_other_owner, with_stale_epoch,
 };
-use crate::Outcome;
 use crate::machine::{End, Phase};
 use crate::store::Applied;
+use crate::{Outcome, Record, State};
 
-const ENDS: [End; 3] = [End::Free, End::Retry(LEASE), End::Unknown];
+const ENDS: [End; 4] = [FREE, GONE, End::Retry(LEASE), End::Unknown];
 
-/// A key that is given back is free at once, for any request, and nothing of the run is left.
+/// A key that is given back is free at once, for any request, and nothing of the run is left but its epoch.
 pub async fn freed_key_is_won_by_anyone(harness: &dyn Harness) {
     let subject = Subject::new(harness);
+    for (end, key) in [(FREE, "freed"), (GONE, "gone")] {
+        let claim = fenced(key);
+        let first = subject.win(&claim).await;
+        subject.assert_applied(subject.note(first.lease(), "charge", "paid").await).await;
+        subject.assert_applied(subject.release(first.lease(), end).await).await;
+        assert_eq!(subject.phase(claim.id()).await, Phase::Free);
+        subject.advance(MS).await;
+        let record = subject.win(&reused(&claim)).await;
+        assert_eq!((record.attempt, record.created_at), (1, subject.now().await));
+        assert!(notes(&record).steps.is_empty());
+    }
+}
+
+/// Of a record that is freed, only the epoch stays: everything of its run goes.
+pub async fn freed_record_is_an_epoch(harness: &dyn Harness) {
+    let subject = Subject::new(harness);
+    for claim in [fenced("fenced"), at_most_once("once")] {
+        let record = subject.win(&claim).await;
+        subject.assert_applied(subject.note(record.lease(), "charge", "paid").await).await;
+        subject.advance(MS).await;
+        subject.assert_applied(subject.release(record.lease(), FREE).await).await;
+        let now = subject.now().await;
+        let state = State::Completed { outcome: None, expires_at: now + TOMBSTONE };
+        let expected = Record { takeover_at: None, free_at: Some(now), state, ..record };
+        assert_eq!(subject.record(claim.id()).await, expected);
+    }
+    let gone = fenced("gone");
+    let record = subject.win(&gone).await;
+    subject.assert_applied(subject.release(record.lease(), GONE).await).await;
+    assert_eq!(subject.read(gone.id()).await, None, "an epoch that need not be kept is not");
+}
+
+/// As long as the epoch of a freed key is kept, a claim has a higher one, whoever makes it, and whatever is swept.
+pub async fn freed_key_keeps_its_epoch(harness: &dyn Harness) {
+    let subject = Subject::new(harness);
     let claim = fenced("key");
-    let lease = subject.win(&claim).await.lease();
-    subject.assert_applied(subject.note(lease, "charge", "paid").await).await;
-    subject.assert_applied(subject.release(lease, End::Free).await).await;
-    assert_eq!(subject.read(claim.id()).await, None);
+    let mut record = subject.win(&claim).await;
+    for (round, wait) in [Duration::ZERO, MS, TOMBSTONE - MS].into_iter().enumerate() {
+        subject.assert_applied(subject.release(record.lease(), FREE).await).await;
+        subject.advance(wait).await;
+        assert_eq!(subject.sweep(10).await.total(), 0, "round {round}");
+        let next = subject.win(&if round == 1 { reused(&claim) } else { again(&claim) }).await;
+        assert_eq!((next.epoch, next.attempt), (record.epoch.next(), 1), "round {round}");
+        record = next;
+    }
+    // Also if the claim that it wins ends in the same way, and its lease has ended meanwhile.
+    subject.advance(LEASE).await;
+    subject.assert_applied(subject.release(record.lease(), FREE).await).await;
+    assert_eq!(subject.win(&again(&claim)).await.epoch, record.epoch.next());
+}
+
+/// A sweep removes a freed record when its epoch need not be kept any more, and not 1 ms before.
+pub async fn freed_record_goes_in_the_end(harness: &dyn Harness) {
+    let subject = Subject::new(harness);
+    let claim = fenced("key");
+    let record = subject.win(&claim).await;
+    subject.assert_applied(subject.release(record.lease(), FREE).await).await;
+    let freed = subject.record(claim.id()).await;
+    subject.advance(TOMBSTONE - MS).await;
+    assert_eq!(subject.sweep(10).await.total(), 0);
+    assert_eq!(subject.record(claim.id()).await, freed);
     subject.advance(MS).await;
-    let record = subject.win(&reused(&claim)).await;
-    assert_eq!((record.attempt, record.created_at), (1, subject.now().await));
-    assert!(notes(&record).steps.is_empty());
+    assert_eq!(subject.sweep(10).await.removed, 1);
+    assert_eq!(subject.read(claim.id()).await, None);
 }
 
 /// A key can be given back also where nobody may take over: its owner knows that nothing happened.
@@ -32,7 +89,7 @@ pub async fn at_most_once_is_freed(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = at_most_once("key");
     let record = subject.win(&claim).await;
-    subject.assert_applied(subject.release(record.lease(), End::Free).await).await;
+    subject.assert_applied(subject.release(record.lease(), FREE).await).await;
     let _ = subject.win(&again(&claim)).await;
 }
 
@@ -84,8 +141,8 @@ pub async fn repeated_release_frees_nothing_else(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
     let record = subject.win(&claim).await;
-    subject.assert_applied(subject.release(record.lease(), End::Free).await).await;
-    assert_eq!(subject.release(record.lease(), End::Free).await, Applied::Lost);
+    subject.assert_applied(subject.release(record.lease(), FREE).await).await;
+    assert_eq!(subject.release(record.lease(), FREE).await, Applied::Lost);
     let next = subject.win(&again(&claim)).await;
     for end in ENDS {
         assert_eq!(subject.release(record.lease(), end).await, Applied::Lost);
@@ -97,8 +154,8 @@ pub async fn repeated_release_frees_nothing_else(harness: &dyn Harness) {
 pub async fn late_owner_releases(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, record) = subject.in_phase(Phase::Abandoned, "key").await;
-    subject.assert_applied(subject.release(record.lease(), End::Free).await).await;
-    assert_eq!(subject.read(claim.id()).await, None);
+    subject.assert_applied(subject.release(record.lease(), FREE).await).await;
+    assert_eq!(subject.phase(claim.id()).await, Phase::Free);
 }
 
 /// Once someone has taken over, the old owner's release changes nothing.
@@ -153,7 +210,7 @@ pub async fn absent_record_is_not_released(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
     let lease = subject.win(&claim).await.lease();
-    subject.assert_applied(subject.release(lease, End::Free).await).await;
+    subject.assert_applied(subject.release(lease, GONE).await).await;
     for end in ENDS {
         assert_eq!(subject.release(lease, end).await, Applied::Lost);
         assert_eq!(subject.read(claim.id()).await, None);

@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::Harness;
 use super::fixture::{
-    LEASE, MS, PHASES, Subject, again, at_most_once, fenced, notes, with_other_owner, with_stale_epoch,
+    GONE, LEASE, MS, PHASES, Subject, again, at_most_once, fenced, notes, with_other_owner, with_stale_epoch,
 };
-use crate::machine::{End, Phase};
+use crate::machine::Phase;
 use crate::store::Applied;
 use crate::{Record, State};
 
@@ -105,7 +105,7 @@ pub async fn absent_record_is_not_renewed(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
     let record = subject.win(&claim).await;
-    subject.assert_applied(subject.release(record.lease(), End::Free).await).await;
+    subject.assert_applied(subject.release(record.lease(), GONE).await).await;
     assert_eq!(subject.note(record.lease(), "step", "result").await, Applied::Lost);
     assert_eq!(subject.read(claim.id()).await, None);
 }

@@ -1,9 +1,11 @@
 //! How someone other than its owner ends a run whose outcome is unknown.
 
+use std::time::Duration;
+
 use super::Harness;
 use super::fixture::{
-    LEASE, MS, PHASES, RETENTION, Subject, TOMBSTONE, again, at_most_once, completion, fenced, outcome, reused,
-    with_other_owner, with_stale_epoch,
+    FREE, GONE, LEASE, MS, NEVER_HAPPENED, PHASES, RETENTION, Subject, TOMBSTONE, again, at_most_once, completion,
+    fenced, outcome, reused, with_other_owner, with_stale_epoch,
 };
 use crate::machine::{End, Phase, Resolution};
 use crate::store::Applied;
@@ -11,7 +13,7 @@ use crate::{Outcome, State};
 
 /// Every resolution.
 fn resolutions() -> [Resolution; 2] {
-    [happened("resolved"), Resolution::NeverHappened]
+    [happened("resolved"), NEVER_HAPPENED]
 }
 
 fn happened(answer: &'static str) -> Resolution {
@@ -37,10 +39,20 @@ pub async fn unknown_run_never_happened(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for other in [false, true] {
         let (claim, record) = subject.in_phase(Phase::Unknown, &format!("key-{other}")).await;
-        subject.assert_applied(subject.resolve(record.lease(), Resolution::NeverHappened).await).await;
+        subject.assert_applied(subject.resolve(record.lease(), NEVER_HAPPENED).await).await;
         assert_eq!(subject.phase(claim.id()).await, Phase::Free);
-        let _ = subject.win(&if other { reused(&claim) } else { again(&claim) }).await;
+        let won = subject.win(&if other { reused(&claim) } else { again(&claim) }).await;
+        assert_eq!((won.epoch, won.attempt), (record.epoch.next(), 1));
     }
+}
+
+/// The key of a run that never happened leaves no record, if its epoch need not be kept.
+pub async fn run_that_never_happened_leaves_no_record(harness: &dyn Harness) {
+    let subject = Subject::new(harness);
+    let (claim, record) = subject.in_phase(Phase::Unknown, "key").await;
+    let resolution = Resolution::NeverHappened(Duration::ZERO);
+    subject.assert_applied(subject.resolve(record.lease(), resolution).await).await;
+    assert_eq!(subject.read(claim.id()).await, None);
 }
 
 /// A run that ended without knowing its outcome can be resolved at once, in every guarantee.
@@ -111,7 +123,7 @@ pub async fn only_an_unknown_run_is_resolved(harness: &dyn Harness) {
     }
     let absent = at_most_once("absent");
     let record = subject.win(&absent).await;
-    subject.assert_applied(subject.release(record.lease(), End::Free).await).await;
+    subject.assert_applied(subject.release(record.lease(), FREE).await).await;
     for resolution in resolutions() {
         assert_eq!(subject.resolve(record.lease(), resolution).await, Applied::Lost);
         assert_eq!(subject.phase(absent.id()).await, Phase::Free);
@@ -131,12 +143,12 @@ pub async fn resolution_sent_again_changes_nothing(harness: &dyn Harness) {
     }
 
     let (claim, record) = subject.in_phase(Phase::Unknown, "freed").await;
-    subject.assert_applied(subject.resolve(record.lease(), Resolution::NeverHappened).await).await;
-    assert_eq!(subject.resolve(record.lease(), Resolution::NeverHappened).await, Applied::Lost);
+    subject.assert_applied(subject.resolve(record.lease(), NEVER_HAPPENED).await).await;
+    assert_eq!(subject.resolve(record.lease(), NEVER_HAPPENED).await, Applied::Lost);
     assert_eq!(subject.phase(claim.id()).await, Phase::Free);
     let next = subject.win(&again(&claim)).await;
     subject.advance(LEASE).await;
-    assert_eq!(subject.resolve(record.lease(), Resolution::NeverHappened).await, Applied::Lost);
+    assert_eq!(subject.resolve(record.lease(), NEVER_HAPPENED).await, Applied::Lost);
     assert_eq!(subject.record(claim.id()).await, next);
 }
 
@@ -149,7 +161,7 @@ pub async fn owner_that_comes_back_finds_the_resolution(harness: &dyn Harness) {
         let resolved = subject.read(claim.id()).await;
         assert_eq!(subject.renew(record.lease(), claim.terms).await, Applied::Lost);
         assert_eq!(subject.complete(record.lease(), completion("late")).await, Applied::Lost);
-        for end in [End::Free, End::Retry(LEASE), End::Unknown] {
+        for end in [FREE, GONE, End::Retry(LEASE), End::Unknown] {
             assert_eq!(subject.release(record.lease(), end).await, Applied::Lost);
         }
         assert_eq!(subject.read(claim.id()).await, resolved);
@@ -159,9 +171,8 @@ pub async fn owner_that_comes_back_finds_the_resolution(harness: &dyn Harness) {
 /// Of two resolutions the first counts, and the second is told so.
 pub async fn first_resolution_counts(harness: &dyn Harness) {
     let subject = Subject::new(harness);
-    for second in [happened("another"), Resolution::NeverHappened] {
-        let (claim, record) =
-            subject.in_phase(Phase::Unknown, if second == Resolution::NeverHappened { "a" } else { "b" }).await;
+    for second in [happened("another"), NEVER_HAPPENED] {
+        let (claim, record) = subject.in_phase(Phase::Unknown, if second == NEVER_HAPPENED { "a" } else { "b" }).await;
         subject.assert_applied(subject.resolve(record.lease(), happened("first")).await).await;
         assert_eq!(subject.resolve(record.lease(), second).await, Applied::Lost);
         assert_eq!(outcome(&subject.record(claim.id()).await), Some(&Outcome::bytes("first")));
@@ -201,9 +212,7 @@ pub async fn renewal_or_resolution_applies(harness: &dyn Harness) {
         let (one, other) = (subject.store.clone(), harness.connect().await);
         let renewing = tokio::spawn(async move { one.renew(lease, terms, None).await.expect("the store renews") });
         let resolving =
-            tokio::spawn(
-                async move { other.resolve(lease, Resolution::NeverHappened).await.expect("the store resolves") },
-            );
+            tokio::spawn(async move { other.resolve(lease, NEVER_HAPPENED).await.expect("the store resolves") });
         let (renewed, resolved) = (renewing.await.expect("no panic"), resolving.await.expect("no panic"));
         let phase = subject.phase(claim.id()).await;
         match (renewed, resolved) {

@@ -223,7 +223,7 @@ fn complete<S: Send>(
                 let expires_at = earlier.unwrap_or(now + completion.retention);
                 engine.metrics.completed.increment(1);
                 if planted::has(Bug::ReleaseAfterComplete) {
-                    let _ = engine.store.release(lease, End::Free).await;
+                    let _ = engine.store.release(lease, End::Free(Duration::ZERO)).await;
                 }
                 if engine.cache.keeps() || leader.is_followed() {
                     engine.remember(&leader, &Final::new(request, &completion.outcome, expires_at, now, asked));
@@ -256,8 +256,10 @@ async fn recorded_until(engine: &Inner, lease: Lease) -> Option<Timestamp> {
 pub(super) async fn look<S>(engine: &Inner, leader: Leader, otherwise: Answer) -> Driven<S> {
     let asked = Instant::now();
     match engine.store.read(leader.id()).await {
-        Ok(At { value: Some(record), now }) => Driven::Held(leader, None, Found::new(At { value: record, now }, asked)),
-        Ok(At { value: None, .. }) => Driven::Done(Ok(otherwise)),
+        Ok(At { value: Some(record), now }) if machine::phase(Some(&record), now) != Phase::Free => {
+            Driven::Held(leader, None, Found::new(At { value: record, now }, asked))
+        }
+        Ok(_) => Driven::Done(Ok(otherwise)),
         Err(error) => Driven::Done(Err(error.into())),
     }
 }
@@ -265,10 +267,8 @@ pub(super) async fn look<S>(engine: &Inner, leader: Leader, otherwise: Answer) -
 async fn release<S>(engine: &Inner, leader: Leader, lease: Lease, verdict: Verdict) -> Driven<S> {
     let (end, counter) = match (verdict, engine.guarantee) {
         (Verdict::Unknown, _) => (End::Unknown, &engine.metrics.not_known),
-        (Verdict::Retry, Guarantee::Fenced) => {
-            (End::Retry(engine.policy.retention + engine.policy.tombstone), &engine.metrics.retried)
-        }
-        _ => (End::Free, &engine.metrics.freed),
+        (Verdict::Retry, Guarantee::Fenced) => (End::Retry(engine.policy.keep()), &engine.metrics.retried),
+        _ => (End::Free(engine.policy.keep()), &engine.metrics.freed),
     };
     counter.increment(1);
     leader.flight().ends();
@@ -417,8 +417,10 @@ async fn settle(
     let found = until_lease_ends(&engine.policy, Instant::now(), || engine.store.read(leader.id())).await.0?;
     match found.value {
         Some(record) if record.owner == owner => Ok(At { value: Transacted::Committed(record), now: found.now }),
-        Some(record) => Ok(At { value: Transacted::Held(record), now: found.now }),
-        None => Err(error),
+        Some(record) if machine::phase(Some(&record), found.now) != Phase::Free => {
+            Ok(At { value: Transacted::Held(record), now: found.now })
+        }
+        _ => Err(error),
     }
 }
 

@@ -115,7 +115,7 @@ impl Engine {
             Resolution::Completed(outcome) => {
                 machine::Resolution::Completed(Completion::new(outcome, &self.inner.policy))
             }
-            Resolution::NeverHappened => machine::Resolution::NeverHappened,
+            Resolution::NeverHappened => machine::Resolution::NeverHappened(self.inner.policy.keep()),
         };
         match store.resolve(record.lease(), resolution).await? {
             Applied::Applied(_) => Ok(Resolved::Applied),

@@ -97,8 +97,10 @@ impl Run {
         self.0.lease.id
     }
 
-    /// The fencing number: higher than that of every earlier attempt. A resource that keeps the highest it has
-    /// seen, and refuses lower ones, is safe from late attempts.
+    /// The fencing number: higher than that of every earlier attempt at this key, also after the key was free in between. A
+    /// resource that keeps the highest it has seen, and refuses lower ones, is safe from late attempts. It may forget a
+    /// number once retention and tombstone ([`Policy`](crate::Policy)) have passed since it last saw it: not before that do
+    /// epochs begin at 1 again.
     pub fn epoch(&self) -> Epoch {
         self.0.lease.epoch
     }

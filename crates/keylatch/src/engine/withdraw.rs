@@ -1,15 +1,16 @@
 //! Claims that may have been granted, and whose caller has given up.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Inner;
 use super::drive::{END_PAUSE, until_lease_ends};
-use crate::machine::End;
-use crate::{Owner, RecordId};
+use crate::machine::{self, End, Phase};
+use crate::store::At;
+use crate::{Epoch, Owner, RecordId};
 
 /// Takes back a claim that may have been granted although its reply never came, or came too late: nothing has run under
-/// it, so the record goes, if the store comes back before the lease ends. If others ran before, what they did is not to be
+/// it, so the key is freed, if the store comes back before the lease ends. If others ran before, what they did is not to be
 /// forgotten, nor that they died: then the record stays, and its lease ends by itself.
 pub(super) fn withdraw(engine: &Arc<Inner>, id: RecordId, owner: Owner) {
     let Ok(place) = engine.withdrawals.clone().try_acquire_owned() else {
@@ -44,13 +45,17 @@ async fn await_claim(engine: &Arc<Inner>, id: RecordId, owner: Owner, started: I
     }
 }
 
-/// Removes the record of a claim of `owner` under which nothing has run, if it is there. Says whether the key has a record
-/// at all: then a claim that comes later is not granted.
+/// Frees the key of a claim of `owner` under which nothing has run, if it was granted. Says whether someone had the key:
+/// then a claim that comes later is not granted.
 async fn take_back(engine: &Arc<Inner>, id: RecordId, owner: Owner, started: Instant) -> Result<bool, ()> {
     let once = || async {
-        let Some(record) = engine.store.read(id).await?.value else { return Ok(false) };
+        let At { value, now } = engine.store.read(id).await?;
+        let held = value.filter(|record| machine::phase(Some(record), now) != Phase::Free);
+        let Some(record) = held else { return Ok(false) };
         if record.owner == owner && record.attempt == 1 {
-            let _ = engine.store.release(record.lease(), End::Free).await?;
+            // This run has shown its epoch to nobody; an earlier one of the key may have.
+            let keep = if record.epoch == Epoch::FIRST { Duration::ZERO } else { engine.policy.keep() };
+            let _ = engine.store.release(record.lease(), End::Free(keep)).await?;
         }
         Ok(true)
     };

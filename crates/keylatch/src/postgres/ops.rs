@@ -71,7 +71,7 @@ impl crate::store::Store for Store {
         Box::pin(async move {
             let shared = &self.shared;
             let (ending, keep) = match end {
-                End::Free => (0i16, Duration::ZERO),
+                End::Free(keep) => (0i16, keep),
                 End::Retry(keep) => (1, keep),
                 End::Unknown => (2, Duration::ZERO),
             };
@@ -95,7 +95,7 @@ impl crate::store::Store for Store {
                 Resolution::Completed(Completion { outcome, retention, tombstone }) => {
                     (Some(packed::pack(outcome, shared.options.compress_from_bytes)), *retention, *tombstone)
                 }
-                Resolution::NeverHappened => (None, Duration::ZERO, Duration::ZERO),
+                Resolution::NeverHappened(keep) => (None, *keep, Duration::ZERO),
             };
             let query = || {
                 shared

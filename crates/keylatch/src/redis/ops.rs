@@ -1,5 +1,7 @@
 //! The contract of a store, on Redis.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
@@ -68,7 +70,7 @@ impl crate::store::Store for Store {
         Box::pin(async move {
             let target = Target::new(self, lease.id);
             let reply = match end {
-                End::Free => target.release(lease.epoch, lease.owner).await?,
+                End::Free(keep) => target.release(lease.epoch, lease.owner, keep).await?,
                 End::Retry(_) | End::Unknown => target.read().await?,
             };
             target.settle(reply, |record, now| machine::release(record, &lease, end, now)).await
@@ -202,8 +204,8 @@ impl<'s> Target<'s> {
         Ok(script::READ.run(&self.store.0.link, &[&self.key], &[self.store.now_arg()]).await?)
     }
 
-    async fn release(&self, epoch: Epoch, owner: Owner) -> Result<Reply, Error> {
-        self.run(&script::RELEASE, &[Arg::Bytes(&value::owned(epoch, owner))]).await
+    async fn release(&self, epoch: Epoch, owner: Owner, keep: Duration) -> Result<Reply, Error> {
+        self.run(&script::RELEASE, &[Arg::Bytes(&value::owned(epoch, owner)), Arg::span(keep)]).await
     }
 
     /// Writes `next` in place of the record that has `header`.

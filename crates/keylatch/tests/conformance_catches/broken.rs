@@ -257,7 +257,11 @@ impl Store for Broken {
                 if completed && record.lease() == lease && self.has(Bug::ReleaseFreesCompleted) {
                     return Change::Remove;
                 }
-                let end = if self.has(Bug::UnknownIsFreed) && end == End::Unknown { End::Free } else { end };
+                let end = match end {
+                    End::Unknown if self.has(Bug::UnknownIsFreed) => End::Free(Duration::ZERO),
+                    End::Free(_) if self.has(Bug::FreeForgetsEpoch) => End::Free(Duration::ZERO),
+                    end => end,
+                };
                 machine::release(record, &lease, end, now)
             })
         })
@@ -272,7 +276,7 @@ impl Store for Broken {
                         Resolution::Completed(completion) => {
                             machine::complete(record, &lease, completion, now).map_or(Change::None, Change::Write)
                         }
-                        Resolution::NeverHappened => machine::release(record, &lease, End::Free, now),
+                        Resolution::NeverHappened(keep) => machine::release(record, &lease, End::Free(*keep), now),
                     };
                 }
                 let late = Duration::from_millis(u64::from(self.has(Bug::ResolveTooEarly)));
@@ -289,10 +293,12 @@ impl Store for Broken {
             let mut swept = Swept::default();
             let changes = records.iter().map(|(id, record)| {
                 let lapsed = matches!(record.state, State::Running { lease_ends_at, .. } if lease_ends_at <= now);
+                let free = machine::phase(Some(record), now) == Phase::Free;
                 let change = machine::sweep(record, now);
                 match (self.0.bug, change) {
                     (Some(Bug::SweepTakesRunning), Change::None) if lapsed => (*id, Change::Remove),
                     (Some(Bug::SweepForgetsTombstone), Change::Write(_)) => (*id, Change::Remove),
+                    (Some(Bug::SweepForgetsEpoch), Change::None) if free => (*id, Change::Remove),
                     (_, change) => (*id, change),
                 }
             });

@@ -61,6 +61,7 @@ catches! {
     ReleaseIgnoresOwner: release::other_owner_releases_nothing;
     ReleaseFreesCompleted: release::completed_record_is_not_released;
     UnknownIsFreed: release::unknown_is_held_for_good;
+    FreeForgetsEpoch: release::freed_key_keeps_its_epoch;
     ResolveIgnoresEpoch: resolve::stale_epoch_resolves_nothing;
     ResolveIgnoresOwner: resolve::other_owner_resolves_nothing;
     ResolveIgnoresLease: resolve::live_run_is_not_resolved;
@@ -69,6 +70,7 @@ catches! {
     SweepTakesRunning: sweep::running_record_is_never_swept;
     SweepWithoutLimit: sweep::sweep_keeps_to_its_limit;
     SweepForgetsTombstone: sweep::buried_tombstone_holds_its_key;
+    SweepForgetsEpoch: release::freed_record_goes_in_the_end;
     SweepHidesMore: sweep::sweep_says_whether_there_is_more;
     SweepNeverEnds: sweep::sweep_says_whether_there_is_more;
     HeadersSorted: outcomes::repeated_headers_keep_their_order;

@@ -4,7 +4,7 @@ use keylatch::machine::{self, Claim, Claimed, Decision, Phase, Refusal, Terms, c
 use keylatch::store::{Notes, Owner, State};
 use keylatch::{Epoch, Guarantee, Record};
 
-use crate::records::Rec::{self, Absent, Buried, Completed, Leased, Once, Released, Retried};
+use crate::records::Rec::{self, Absent, Buried, Completed, Freed, Leased, Once, Released, Retried};
 use crate::records::When::{
     self, AtExpiry, AtFree, AtLeaseEnd, AtOnce, BeforeExpiry, BeforeFree, BeforeLeaseEnd, YearsLater,
 };
@@ -104,6 +104,15 @@ const DECISIONS: &[(Rec, When, Req, Phase, Says, Gets, Gets)] = &[
     (Buried,    AtFree,         Req::Other, Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
     (Buried,    YearsLater,     Req::Same,  Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
     (Buried,    YearsLater,     Req::Other, Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
+
+    (Freed,     AtOnce,         Req::Same,  Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
+    (Freed,     AtOnce,         Req::Other, Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
+    (Freed,     BeforeExpiry,   Req::Same,  Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
+    (Freed,     BeforeExpiry,   Req::Other, Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
+    (Freed,     AtExpiry,       Req::Same,  Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
+    (Freed,     AtExpiry,       Req::Other, Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
+    (Freed,     YearsLater,     Req::Same,  Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
+    (Freed,     YearsLater,     Req::Other, Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
 ];
 
 #[test]

@@ -9,7 +9,7 @@ use keylatch::machine::{Claim, Terms};
 use keylatch::store::{Notes, Owner, State};
 use keylatch::{Epoch, Fingerprint, Guarantee, Key, Outcome, Policy, Record, Scope, Timestamp};
 
-use Rec::{Absent, Buried, Completed, Leased, Once, Released, Retried};
+use Rec::{Absent, Buried, Completed, Freed, Leased, Once, Released, Retried};
 use When::{AtExpiry, AtFree, AtLeaseEnd, AtOnce, BeforeExpiry, BeforeFree, BeforeLeaseEnd, YearsLater};
 
 /// What was written to the record last.
@@ -28,6 +28,8 @@ pub(crate) enum Rec {
     Completed,
     /// A sweep of a completed record.
     Buried,
+    /// A release of a run that did not happen.
+    Freed,
 }
 
 /// An instant that matters, at it or 1 ms before.
@@ -51,7 +53,7 @@ pub(crate) enum Req {
 }
 
 /// Every record, with every instant that matters for it.
-pub(crate) const RECORDS: [(Rec, &[When]); 7] = [
+pub(crate) const RECORDS: [(Rec, &[When]); 8] = [
     (Absent, &[AtOnce, YearsLater]),
     (Leased, &[AtOnce, BeforeLeaseEnd, AtLeaseEnd, BeforeFree, AtFree, YearsLater]),
     (Once, &[AtOnce, BeforeLeaseEnd, AtLeaseEnd, YearsLater]),
@@ -59,6 +61,7 @@ pub(crate) const RECORDS: [(Rec, &[When]); 7] = [
     (Released, &[AtOnce, YearsLater]),
     (Completed, &[AtOnce, BeforeExpiry, AtExpiry, BeforeFree, AtFree, YearsLater]),
     (Buried, &[AtExpiry, BeforeFree, AtFree, YearsLater]),
+    (Freed, &[AtOnce, BeforeExpiry, AtExpiry, YearsLater]),
 ];
 
 pub(crate) const START: Timestamp = Timestamp::from_millis(1_000_000);
@@ -121,6 +124,7 @@ pub(crate) fn record(rec: Rec) -> Option<Record> {
         Once => (None, None, State::Running { lease_ends_at: lease_end, notes }),
         Retried => (Some(START), Some(START + KEEP), State::Running { lease_ends_at: START, notes: released }),
         Released => (None, None, State::Running { lease_ends_at: START, notes: released }),
+        Freed => (None, Some(START), State::Completed { outcome: None, expires_at: expiry }),
         Completed | Buried => {
             let outcome = (rec == Completed).then(answer);
             (

@@ -1,11 +1,13 @@
 //! What the writes by lease make of a record.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use keylatch::machine::{Change, Completion, End, Resolution, complete, release, renew, resolve};
 use keylatch::store::{Notes, Owner, State};
 use keylatch::{Epoch, Lease, Record, Timestamp};
 
-use crate::records::Rec::{self, Absent, Buried, Completed, Leased, Once, Released, Retried};
+use crate::records::Rec::{self, Absent, Buried, Completed, Freed, Leased, Once, Released, Retried};
 use crate::records::When::{
     self, AtExpiry, AtFree, AtLeaseEnd, AtOnce, BeforeExpiry, BeforeFree, BeforeLeaseEnd, YearsLater,
 };
@@ -36,8 +38,8 @@ enum Makes {
     Completed,
     /// A record completed with the first outcome.
     First,
-    /// No record.
-    Gone,
+    /// A free key, and its epoch.
+    Freed,
     /// A record that waits for its retry.
     Waiting,
     /// A record that holds the key until it is resolved.
@@ -48,16 +50,16 @@ enum Makes {
 #[rustfmt::skip]
 const WRITES: &[(Rec, By, [Makes; 6])] = &[
     //                            renew           complete          the first outcome  release: free, retry, unknown
-    (Leased,    By::Owner,      [Makes::Renewed, Makes::Completed, Makes::First,      Makes::Gone, Makes::Waiting, Makes::Unknown]),
+    (Leased,    By::Owner,      [Makes::Renewed, Makes::Completed, Makes::First,      Makes::Freed, Makes::Waiting, Makes::Unknown]),
     (Leased,    By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
     (Leased,    By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Once,      By::Owner,      [Makes::Renewed, Makes::Completed, Makes::First,      Makes::Gone, Makes::Waiting, Makes::Unknown]),
+    (Once,      By::Owner,      [Makes::Renewed, Makes::Completed, Makes::First,      Makes::Freed, Makes::Waiting, Makes::Unknown]),
     (Once,      By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
     (Once,      By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Retried,   By::Owner,      [Makes::Renewed, Makes::Completed, Makes::First,      Makes::Gone, Makes::Waiting, Makes::Unknown]),
+    (Retried,   By::Owner,      [Makes::Renewed, Makes::Completed, Makes::First,      Makes::Freed, Makes::Waiting, Makes::Unknown]),
     (Retried,   By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
     (Retried,   By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Released,  By::Owner,      [Makes::Renewed, Makes::Completed, Makes::First,      Makes::Gone, Makes::Waiting, Makes::Unknown]),
+    (Released,  By::Owner,      [Makes::Renewed, Makes::Completed, Makes::First,      Makes::Freed, Makes::Waiting, Makes::Unknown]),
     (Released,  By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
     (Released,  By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
     (Completed, By::Owner,      [Makes::Lost,    Makes::Lost,      Makes::Same,       Makes::Lost, Makes::Lost,    Makes::Lost]),
@@ -66,6 +68,9 @@ const WRITES: &[(Rec, By, [Makes; 6])] = &[
     (Buried,    By::Owner,      [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
     (Buried,    By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
     (Buried,    By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Freed,     By::Owner,      [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost,  Makes::Lost,    Makes::Lost]),
+    (Freed,     By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost,  Makes::Lost,    Makes::Lost]),
+    (Freed,     By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost,  Makes::Lost,    Makes::Lost]),
 ];
 
 #[test]
@@ -88,14 +93,14 @@ const RESOLUTIONS: &[(Rec, When, [Makes; 3])] = &[
     (Leased,    YearsLater,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
     (Once,      AtOnce,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
     (Once,      BeforeLeaseEnd, [Makes::Lost,      Makes::Lost,           Makes::Lost]),
-    (Once,      AtLeaseEnd,     [Makes::Completed, Makes::First,          Makes::Gone]),
-    (Once,      YearsLater,     [Makes::Completed, Makes::First,          Makes::Gone]),
+    (Once,      AtLeaseEnd,     [Makes::Completed, Makes::First,          Makes::Freed]),
+    (Once,      YearsLater,     [Makes::Completed, Makes::First,          Makes::Freed]),
     (Retried,   AtOnce,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
     (Retried,   BeforeFree,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
     (Retried,   AtFree,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
     (Retried,   YearsLater,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
-    (Released,  AtOnce,         [Makes::Completed, Makes::First,          Makes::Gone]),
-    (Released,  YearsLater,     [Makes::Completed, Makes::First,          Makes::Gone]),
+    (Released,  AtOnce,         [Makes::Completed, Makes::First,          Makes::Freed]),
+    (Released,  YearsLater,     [Makes::Completed, Makes::First,          Makes::Freed]),
     (Completed, AtOnce,         [Makes::Lost,      Makes::Same,           Makes::Lost]),
     (Completed, BeforeExpiry,   [Makes::Lost,      Makes::Same,           Makes::Lost]),
     (Completed, AtExpiry,       [Makes::Lost,      Makes::Same,           Makes::Lost]),
@@ -106,6 +111,10 @@ const RESOLUTIONS: &[(Rec, When, [Makes; 3])] = &[
     (Buried,    BeforeFree,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
     (Buried,    AtFree,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
     (Buried,    YearsLater,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Freed,     AtOnce,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Freed,     BeforeExpiry,   [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Freed,     AtExpiry,       [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Freed,     YearsLater,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
 ];
 
 #[test]
@@ -118,7 +127,7 @@ fn each_resolution_makes_what_the_table_says() {
     for &(rec, when, made) in RESOLUTIONS {
         let (record, now) = (record(rec).expect("there is one"), instant(rec, when));
         let completed = |outcome| Resolution::Completed(Completion::new(outcome, &POLICY));
-        let resolutions = [completed(second_answer()), completed(answer()), Resolution::NeverHappened];
+        let resolutions = [completed(second_answer()), completed(answer()), Resolution::NeverHappened(KEEP)];
         for (resolution, makes) in resolutions.iter().zip(made) {
             let written = resolve(&record, &record.lease(), resolution, now);
             assert_eq!(written, expected(&record, makes, now), "{rec:?} {when:?} {resolution:?}: {makes:?}");
@@ -146,7 +155,7 @@ fn each_write_makes_what_the_table_says() {
                 applied(renew(&record, &lease, TERMS, Some(("mail", &step)), now)),
                 applied(complete(&record, &lease, &Completion::new(second_answer(), &POLICY), now)),
                 applied(complete(&record, &lease, &Completion::new(answer(), &POLICY), now)),
-                release(&record, &lease, End::Free, now),
+                release(&record, &lease, End::Free(KEEP), now),
                 release(&record, &lease, End::Retry(KEEP), now),
                 release(&record, &lease, End::Unknown, now),
             ];
@@ -175,7 +184,12 @@ fn expected(record: &Record, makes: Makes, now: Timestamp) -> Change {
     match makes {
         Makes::Lost => Change::None,
         Makes::Same => Change::Write(record.clone()),
-        Makes::Gone => Change::Remove,
+        Makes::Freed => Change::Write(Record {
+            takeover_at: None,
+            free_at: Some(now),
+            state: State::Completed { outcome: None, expires_at: now + KEEP },
+            ..record.clone()
+        }),
         Makes::Waiting => released(Some(now), Some(now + KEEP)),
         Makes::Unknown => released(None, None),
         Makes::Renewed => {
@@ -208,4 +222,16 @@ fn step_is_noted_once() {
     let renewed =
         renew(&record, &record.lease(), TERMS, Some(("charge", &again)), START).expect("the lease is its own");
     assert_eq!(notes(&renewed).steps, notes(&record).steps);
+}
+
+/// Where nobody can have seen the epoch, a key that is freed leaves no record.
+#[test]
+fn epoch_that_need_not_be_kept_is_not() {
+    for rec in [Leased, Once, Retried, Released] {
+        let record = record(rec).expect("there is one");
+        assert_eq!(release(&record, &record.lease(), End::Free(Duration::ZERO), START), Change::Remove, "{rec:?}");
+    }
+    let record = record(Released).expect("there is one");
+    let resolution = Resolution::NeverHappened(Duration::ZERO);
+    assert_eq!(resolve(&record, &record.lease(), &resolution, START), Change::Remove);
 }

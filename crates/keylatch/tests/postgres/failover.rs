@@ -82,7 +82,7 @@ async fn refuses(store: &Store, held: &Record) {
         store.claim(claim(held.key.as_str())).await.map(drop).unwrap_err(),
         store.complete(held.lease(), completion).await.map(drop).unwrap_err(),
         store.renew(held.lease(), claim("any").terms, None).await.map(drop).unwrap_err(),
-        store.release(held.lease(), End::Free).await.map(drop).unwrap_err(),
+        store.release(held.lease(), End::Free(Duration::ZERO)).await.map(drop).unwrap_err(),
         store.sweep(10).await.map(drop).unwrap_err(),
         store.read(held.id()).await.map(drop).unwrap_err(),
         store.list(page).await.map(drop).unwrap_err(),
@@ -169,6 +169,6 @@ async fn the_store_goes_where_the_primary_goes() {
         panic!("it is completed")
     };
     assert_eq!(outcome, Some(Outcome::bytes("done").into()));
-    assert!(matches!(store.release(lost.lease(), End::Free).await.unwrap(), Applied::Applied(_)));
+    assert!(matches!(store.release(lost.lease(), End::Free(Duration::ZERO)).await.unwrap(), Applied::Applied(_)));
     assert_eq!(old.sql("postgres", "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"), "0");
 }

@@ -52,12 +52,12 @@ async fn everything(service: &Service) -> i64 {
     let brief = Policy { retention: Duration::from_millis(1), tombstone: Duration::ZERO, ..Policy::default() };
     let completion = Completion::new(Outcome::bytes("done"), &brief);
     assert!(matches!(store.complete(record.lease(), completion).await.unwrap(), Applied::Applied(_)));
-    for end in [End::Free, End::Retry(Duration::ZERO), End::Unknown] {
+    for end in [End::Free(Duration::ZERO), End::Retry(Duration::ZERO), End::Unknown] {
         let record = won(&claim(&scope, Duration::from_secs(60))).await;
         assert!(matches!(store.release(record.lease(), end).await.unwrap(), Applied::Applied(_)));
     }
     let completed = Resolution::Completed(Completion::new(Outcome::bytes("done"), &Policy::default()));
-    for resolution in [completed, Resolution::NeverHappened] {
+    for resolution in [completed, Resolution::NeverHappened(Duration::ZERO)] {
         let record = won(&claim(&scope, Duration::from_secs(60))).await;
         assert!(matches!(store.release(record.lease(), End::Unknown).await.unwrap(), Applied::Applied(_)));
         assert!(matches!(store.resolve(record.lease(), resolution).await.unwrap(), Applied::Applied(_)));

@@ -1,6 +1,7 @@
 //! A record that cannot be read is never taken for absent.
 
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::poll;
@@ -56,7 +57,7 @@ async fn no_use_of_a_damaged_record_takes_it_for_absent() {
             store.claim(again).await.map(drop),
             store.complete(lease, completion).await.map(drop),
             store.renew(lease, damaged.terms, None).await.map(drop),
-            store.release(lease, End::Free).await.map(drop),
+            store.release(lease, End::Free(Duration::ZERO)).await.map(drop),
             store.list(PageRequest { limit: 10, ..PageRequest::default() }).await.map(drop),
             fixture.attempt(attempt, async |_| keep("again")).await.map(drop),
         ];

@@ -47,7 +47,7 @@ async fn a_late_owner_writes_nothing() {
     assert!(matches!(fixture.store.complete(second, completion).await.unwrap(), Applied::Applied(_)));
     assert!(!write(&fixture, second, "after the end").await);
     let third = won(&fixture, "l").await;
-    assert!(matches!(fixture.store.release(third, End::Free).await.unwrap(), Applied::Applied(_)));
+    assert!(matches!(fixture.store.release(third, End::Free(Duration::ZERO)).await.unwrap(), Applied::Applied(_)));
     assert!(!write(&fixture, third, "after the release").await);
 
     assert_eq!(fixture.items().await, ["in time", "late, and alone", "the winner's"]);

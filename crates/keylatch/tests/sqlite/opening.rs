@@ -56,7 +56,7 @@ async fn assert_works(fixture: &Fixture) {
     let _ = fixture.store.complete(lease, completion).await.unwrap();
     assert!(matches!(fixture.record(&completed).await.unwrap().state, keylatch::store::State::Completed { .. }));
     let lease = fixture.win(&running).await.lease();
-    let _ = fixture.store.release(lease, End::Free).await.unwrap();
+    let _ = fixture.store.release(lease, End::Free(Duration::ZERO)).await.unwrap();
     let committed = fixture.attempt(claim(Guarantee::Atomic), async |_| crate::support::keep("done")).await;
     crate::support::committed(committed);
     fixture.store.sweep(10).await.unwrap();

@@ -20,7 +20,9 @@ end
 -- From when anyone may claim the key: 8 bytes, the least number for never.
 local free_stored = header:sub(79, 86)
 local free = free_stored ~= '\128\0\0\0\0\0\0\0' and struct.unpack('>i8', free_stored)
-if free and free <= now then
+-- Of a record that was freed, the epoch is kept until `ends_at`; of any other, the tombstone ends later.
+local is_kept = header:sub(2, 2) ~= 'R' and struct.unpack('>i8', header, 87) > now
+if free and free <= now and not is_kept then
     redis.call('DEL', KEYS[1])
     redis.call('ZREM', KEYS[2], ARGV[2])
     redis.call('ZREM', KEYS[3], ARGV[2])

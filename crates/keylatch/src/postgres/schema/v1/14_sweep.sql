@@ -14,12 +14,14 @@ DECLARE
     spent  tid[];
 BEGIN
     WITH due AS (
-        SELECT r.ctid AS place, coalesce(r.free_at <= now_ms, false) AS is_over
+        SELECT r.ctid AS place,
+            coalesce(r.free_at <= now_ms AND coalesce(r.expires_at <= now_ms, true), false) AS is_over
         FROM keylatch.record AS r
         WHERE r.due_at <= now_ms
             AND (
-                -- Past its tombstone, or past the time in which a retry was waited for.
-                r.free_at <= now_ms
+                -- Past its tombstone; or past the time in which a retry was waited for, or for which the epoch of a key
+                -- that was freed is kept.
+                (r.free_at <= now_ms AND coalesce(r.expires_at <= now_ms, true))
                 -- An answer past its retention.
                 OR (r.state = 2 AND r.outcome IS NOT NULL AND r.expires_at <= now_ms)
             )

@@ -1,6 +1,6 @@
--- Writes what became of a run whose outcome is unknown, as someone other than its owner has found out: its outcome, or
--- null if it did not happen. Returns the time, null if it was lost, and -1
--- if another transaction has locked the record, so that nothing was changed: ask again.
+-- Writes what became of a run whose outcome is unknown, as someone other than its owner has found out: its outcome; or
+-- null if it did not happen, and then `retention` says how long the epoch is kept. Returns the time, null if it was lost,
+-- and -1 if another transaction has locked the record, so that nothing was changed: ask again.
 CREATE FUNCTION keylatch.resolve(
     id bytea, epoch bigint, owner bytea, outcome bytea, retention bigint, tombstone bigint
 ) RETURNS bigint
@@ -18,7 +18,7 @@ BEGIN
     END IF;
     -- In both: only the run that the caller looked at, only while it has no outcome, and only while it is unknown. The
     -- owner may be alive, and may have renewed its lease since.
-    IF resolve.outcome IS NULL THEN
+    IF resolve.outcome IS NULL AND resolve.retention = 0 THEN
         DELETE FROM keylatch.record AS r
         WHERE r.id = resolve.id AND r.epoch = resolve.epoch AND r.owner = resolve.owner AND r.state = 1
             AND r.takeover_at IS NULL AND r.lease_ends_at <= now_ms AND coalesce(r.free_at > now_ms, true);
@@ -27,7 +27,9 @@ BEGIN
             state         = 2,
             outcome       = resolve.outcome,
             expires_at    = keylatch.later(now_ms, retention),
-            free_at       = keylatch.later(keylatch.later(now_ms, retention), tombstone),
+            -- Free at once, if it did not happen.
+            free_at       = CASE WHEN resolve.outcome IS NULL THEN now_ms
+                            ELSE keylatch.later(keylatch.later(now_ms, retention), tombstone) END,
             due_at        = keylatch.later(now_ms, retention),
             lease_ends_at = NULL,
             released      = false,
