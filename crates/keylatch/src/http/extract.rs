@@ -22,7 +22,8 @@ use crate::{Key, Run, Scope, Tx};
 /// A handler asked for what its route's layer does not give: a mistake in the service.
 ///
 /// As an answer it is [`Problem::NotSetUp`], and the log has its text, which says what to change. Where the layer fails open
-/// while the store is unavailable, it is [`Problem::StoreUnavailable`]. Nothing is recorded, whatever the guarantee.
+/// while the store is unavailable, it is [`Problem::StoreUnavailable`]. Nothing is recorded, whatever the guarantee, for the
+/// handler was not called: a handler that asks by hand answers with this only where it has done nothing yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotGuarded {
     asked: &'static str,

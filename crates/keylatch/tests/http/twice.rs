@@ -37,7 +37,11 @@ async fn two_layers_on_one_route_fail_loudly_and_record_no_answer() {
                 .layer(IdempotencyLayer::new(outer.clone(), scope()));
             let (address, server) = serve(app).await;
             let call = Call::new(address, "POST", "/orders").caller("alice").key("k");
-            assert_eq!(call.send().await.is_problem(500, "HANDLER_FAILED")["retryable"], false, "{guarantee:?}");
+            assert_eq!(
+                call.send().await.is_problem(500, "IDEMPOTENCY_NOT_SET_UP")["retryable"],
+                false,
+                "{guarantee:?}"
+            );
             // Without a key neither has anything to do.
             assert_eq!(call.clone().without("Idempotency-Key").send().await.body_text(), "made");
             server.abort();
