@@ -58,7 +58,7 @@
 //! | `axum` | yes | extractors: [`Key`], [`Scope`], [`Tx`], [`Run`] |
 //! | `sqlite` | | the SQLite store |
 //! | `postgres` | | the PostgreSQL store; needs Rust 1.94 |
-//! | `tokio-postgres` | | claims in your own transactions of tokio-postgres: [`postgres::OwnTx`] |
+//! | `tokio-postgres` | | claims in your own transactions of tokio-postgres: `postgres::OwnTx` |
 //! | `diesel` | | the same for diesel, by diesel-async |
 //! | `redis` | | the store in Redis or Valkey |
 //! | `conformance` | | the suite that every store passes |
