@@ -31,6 +31,7 @@ mod migrate;
 mod open;
 mod ops;
 mod options;
+mod own;
 mod poll;
 mod replies;
 mod rows;
@@ -48,12 +49,14 @@ use std::thread;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use crate::Clock;
 pub use error::{OpenError, TxError};
 pub use fence::{LeaseLost, assert_owner};
 pub use options::{
     BATCH_JOBS_MAX, BUSY_TIMEOUT, CACHE_BYTES, CHECKPOINT_PAGES, CLOSURE_TIME_MAX, LOG_PAGES_MAX, Options,
     QUERY_THREADS, QUEUE_JOBS_MAX,
 };
+pub use own::{Entered, InOwn};
 /// The version of rusqlite whose [`Connection`] closures get.
 pub use rusqlite;
 pub use savepoint::savepoint;
@@ -73,6 +76,9 @@ struct Inner {
     /// Everything that may take longer: pages, counts, the user's queries.
     querier: Lane,
     path: PathBuf,
+    /// The same, from the root.
+    canonical: PathBuf,
+    clock: Clock,
 }
 
 impl Store {

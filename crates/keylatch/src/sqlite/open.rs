@@ -85,7 +85,9 @@ impl Opening<'_> {
         };
         let (writer, _) = self.start("keylatch-write", vec![writer])?;
         gate.leads_to(writer.downgrade());
-        Ok(Inner { writer, reader, querier, path: self.path.to_owned() })
+        let canonical = fs::canonicalize(self.path);
+        let canonical = canonical.map_err(|source| OpenError::Directory { path: self.path.to_owned(), source })?;
+        Ok(Inner { writer, reader, querier, path: self.path.to_owned(), canonical, clock: self.options.clock.clone() })
     }
 
     fn reader(&self, batch_jobs_max: usize) -> Result<Worker, OpenError> {

@@ -11,6 +11,7 @@ mod guard;
 mod log;
 mod opening;
 mod overtime;
+mod own;
 mod queries;
 mod replies;
 mod sharing;
