@@ -17,6 +17,10 @@ pub mod statuses {}
 #[doc = include_str!("layers.md")]
 pub mod layers {}
 
+#[cfg(feature = "sqlite")]
+#[doc = include_str!("sqlite.md")]
+pub mod sqlite {}
+
 #[cfg(feature = "postgres")]
 #[doc = include_str!("postgres.md")]
 pub mod postgres {}

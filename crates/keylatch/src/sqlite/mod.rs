@@ -15,7 +15,8 @@
 //!
 //! The file is the user's too: `Atomic` is for tables in the same file, through [`Tx::run`](crate::Tx::run), and
 //! [`Store::execute`] makes such tables. Keylatch's own tables begin with `keylatch_`; their columns can be read
-//! with any tool, and must be written by nobody else.
+//! with any tool, and must be written by nobody else. The [manual](crate::manual::sqlite) says what a closure may do, how
+//! to migrate, and how the file and its log stay bounded.
 
 mod attempt;
 mod checkpoint;
@@ -112,11 +113,14 @@ impl Store {
     /// Runs a write of the user's own, such as one that makes tables at start. It is one unit: if the closure fails,
     /// nothing of it stays. It is durable when this returns.
     ///
-    /// The closure may not begin or end transactions, attach databases, set pragmas, or write to Keylatch's tables.
+    /// The closure may not begin or end transactions, attach databases, set pragmas, or write to Keylatch's tables; an
+    /// error names the rule. Everyone waits while it runs, so that its time is limited
+    /// ([`Options::with_closure_time_max`]). A migration that does any of this, or takes long, runs on a connection of its
+    /// own before the store is opened: see the [manual](crate::manual::sqlite).
     ///
     /// # Errors
     ///
-    /// [`TxError::Sql`] if the closure or the commit fails.
+    /// [`TxError::Sql`] if the closure or the commit fails. [`TxError::TooLong`] and [`TxError::Reconfigured`], as they say.
     ///
     /// # Panics
     ///

@@ -85,6 +85,7 @@ impl Store {
     /// # Errors
     ///
     /// As [`claim_in`](Self::claim_in); the transaction can only be rolled back then.
+    #[expect(clippy::needless_pass_by_value, reason = "as on the other stores, where it goes into a statement")]
     pub fn complete_in(
         &self,
         conn: &Connection,

@@ -164,7 +164,7 @@ async fn awaiting_before_the_first_use_is_fine() {
     assert_eq!(fixture.items().await, ["a"]);
 }
 
-fn assert_awaited_inside(transacted: Transacted) {
+fn assert_awaited_inside(transacted: &Transacted) {
     let Transacted::Misused(misuse @ Misuse::AwaitedInside { after: Some(_) }) = transacted else {
         panic!("{transacted:?}")
     };
@@ -189,7 +189,7 @@ async fn awaiting_inside_is_misuse_also_of_what_is_there_at_once() {
             }
             keep("done")
         });
-        assert_awaited_inside(result.await.unwrap().value);
+        assert_awaited_inside(&result.await.unwrap().value);
     }
     receiver.close();
     assert!(fixture.items().await.is_empty());
@@ -220,7 +220,7 @@ async fn awaiting_inside_is_misuse_and_harms_nobody_else() {
         keep("done")
     });
     let (misused, fine) = tokio::join!(misused, fine);
-    assert_awaited_inside(misused.unwrap().value);
+    assert_awaited_inside(&misused.unwrap().value);
     committed(fine);
     assert_eq!(fixture.record(&claim).await, None);
     assert_eq!(fixture.items().await, ["c"]);
