@@ -48,9 +48,9 @@ impl<'b> Walk<'b> {
             b'"' => self.string(),
             _ => {
                 let rest = &self.json[self.at..];
-                let ends = rest.find([',', ']', '}', ' ', '\t', '\n', '\r']).unwrap_or(rest.len());
-                let word = &rest[..ends];
-                self.at += ends;
+                let ends = |byte| matches!(byte, b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
+                let word = &rest[..rest.bytes().position(ends).unwrap_or(rest.len())];
+                self.at += word.len();
                 if word.starts_with(['t', 'f', 'n']) {
                     self.text.extend_from_slice(word.as_bytes());
                 } else {
