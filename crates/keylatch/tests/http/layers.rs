@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
+use axum::middleware::{Next, from_fn};
 use axum::routing::post;
+use axum::{Extension, Router};
 use http::{HeaderName, Method, Request, Response, StatusCode};
 use keylatch::http::{IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, IdempotencyLayer, ScopeFrom};
 use keylatch::memory;
@@ -241,4 +243,33 @@ async fn tracing_outside_sees_replays_and_refusals() {
     assert!(served.call().send().await.replayed());
     assert_eq!(served.call().without("Idempotency-Key").send().await.status, 400);
     assert_eq!((outside.count(), inside.count()), (3, 1));
+}
+
+// ---- Task-locals ---------------------------------------------------------------------------------------
+
+tokio::task_local! {
+    static CONTEXT: u32;
+}
+
+/// Outside it is another task's. An extension is the request's.
+#[tokio::test]
+async fn a_task_local_inside_reaches_the_handler() {
+    async fn with_context(mut request: Request<Body>, next: Next) -> Response<Body> {
+        request.extensions_mut().insert(7_u32);
+        CONTEXT.scope(7, next.run(request)).await
+    }
+    async fn seen(Extension(extension): Extension<u32>) -> String {
+        let context = CONTEXT.try_with(|context| *context).ok();
+        assert_eq!(extension, 7);
+        format!("{context:?}")
+    }
+    let app = || Router::new().route("/orders", post(seen));
+    let outside = Served::new(app().layer(guard()).layer(from_fn(with_context))).await;
+    let inside = Served::new(app().layer(from_fn(with_context)).layer(guard())).await;
+    for (served, expected) in [(outside, "None"), (inside, "Some(7)")] {
+        for replayed in [false, true] {
+            let reply = served.call().send().await;
+            assert_eq!((reply.body_text(), reply.replayed()), (expected, replayed));
+        }
+    }
 }
