@@ -200,7 +200,7 @@ impl Problem {
             Self::Quota(Quota::Running) => "This service has too many requests running.".into(),
             Self::HandlerFailed { retryable: true } => "Nothing was recorded. Send the request again with the same key.".into(),
             Self::HandlerFailed { retryable: false } => "The failure was recorded: this request is not run again.".into(),
-            Self::GuardedTwice => "Two layers of this service guard this request. Nothing ran, and nothing was recorded.".into(),
+            Self::GuardedTwice => "Two layers of this service guard this request, so its handler did not run.".into(),
             Self::NotSetUp => "The handler of this request and the layer around it do not fit. Nothing was recorded. The \
                                log of the service says what to change."
                 .into(),
