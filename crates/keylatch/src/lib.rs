@@ -105,8 +105,8 @@ pub mod tx;
 
 pub use clock::Clock;
 pub use engine::{
-    Done, Ended, Engine, Error, Quota, Refused, Resolution, Resolved, Resolver, Run, RunError, STEP_BYTES_MAX,
-    STEPS_MAX, StepError,
+    CLEANUP_PAUSE, CLEANUP_PAUSE_RANGE, Cleanup, Done, Ended, Engine, Error, Quota, Refused, Resolution, Resolved,
+    Resolver, Run, RunError, STEP_BYTES_MAX, STEPS_MAX, StepError,
 };
 pub use fingerprint::Fingerprint;
 pub use key::{InvalidKey, KEY_BYTES_MAX, Key};

@@ -4,6 +4,8 @@ mod common;
 
 #[path = "engine/cache.rs"]
 mod cache;
+#[path = "engine/cleanup.rs"]
+mod cleanup;
 #[path = "engine/epochs.rs"]
 mod epochs;
 #[path = "engine/faults.rs"]

@@ -109,7 +109,8 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
             Engine::atomic(store.clone(), policy, limits).unwrap(),
             Engine::fenced(store, policy, limits).unwrap(),
             Engine::at_most_once(memory, policy, limits).unwrap(),
-        ];
+        ]
+        .map(|engine| engine.with_cleanup(keylatch::Cleanup::off()));
         let apps = [
             layered(engines[0].clone(), post(atomic)),
             layered(engines[1].clone(), post(leased)),

@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::request::Parts;
-use keylatch::Engine;
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -81,7 +80,7 @@ async fn serve<D: Orders>(
     let signals = serve::Signals::new()?;
     serve::greet(listener.local_addr()?, &storing, &admin);
 
-    let housekeeping = tokio::spawn(keep_house(engine.clone(), metrics.clone()));
+    let housekeeping = tokio::spawn(keep_house(metrics.clone()));
     let app = Arc::new(App { reader, engine: engine.clone(), admin, metrics });
     let router = routes::router(app, create.layer(layer));
     serve::until_told(signals, listener, router, &engine).await;
@@ -110,19 +109,12 @@ fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         .install_recorder()
 }
 
-/// Removes records that have had their time, and keeps what is measured from piling up.
-async fn keep_house(engine: Engine, metrics: PrometheusHandle) {
+/// Keeps what is measured from piling up.
+async fn keep_house(metrics: PrometheusHandle) {
     const UPKEEP: Duration = Duration::from_secs(5);
-    const SWEEP_EVERY: u32 = 12;
     let mut rounds = tokio::time::interval(UPKEEP);
-    rounds.tick().await;
-    for round in 1_u32.. {
+    loop {
         rounds.tick().await;
         metrics.run_upkeep();
-        if round % SWEEP_EVERY == 0
-            && let Err(error) = admin::clean(&engine).await
-        {
-            tracing::warn!(%error, "could not clean up; it is tried again in a minute");
-        }
     }
 }

@@ -11,6 +11,7 @@
 
 mod answer;
 mod cache;
+mod cleaner;
 mod drive;
 mod flight;
 mod function;
@@ -36,6 +37,8 @@ use tokio_util::task::TaskTracker;
 
 pub use self::answer::{Answer, Error, Final, Quota, Ran, Refused, Request};
 use self::cache::Cache;
+use self::cleaner::Cleaner;
+pub use self::cleaner::{CLEANUP_PAUSE, CLEANUP_PAUSE_RANGE, Cleanup};
 use self::drive::{Driven, Transact};
 use self::flight::{End, Flight, Flights, Joined, Leader};
 pub use self::function::{Done, RunError};
@@ -77,6 +80,7 @@ struct Inner {
     closing: AtomicBool,
     /// The task that renews leases, once there is one.
     renewing: Mutex<Option<JoinHandle<()>>>,
+    cleaner: Mutex<Cleaner>,
     /// Places for claims that are being withdrawn.
     withdrawals: Arc<Semaphore>,
     metrics: Metrics,
@@ -134,6 +138,7 @@ impl Engine {
             tracker: TaskTracker::new(),
             closing: AtomicBool::new(false),
             renewing: Mutex::default(),
+            cleaner: Mutex::default(),
             withdrawals: Arc::new(Semaphore::new(limits.running_max.min(Semaphore::MAX_PERMITS))),
             metrics,
         };
@@ -280,6 +285,7 @@ impl Engine {
             let recorded = Box::pin(self.inner.recorded(leader.id(), request)).await;
             return Driven::Done(recorded.and_then(|answer| answer.ok_or(Error::ShuttingDown)));
         }
+        cleaner::start(&self.inner);
         let (inner, request) = (self.inner.clone(), request.clone());
         let driving: BoxFuture<'static, _> = match &self.inner.transact {
             None => Box::pin(drive::on_lease(inner, leader, request, start)),
@@ -288,17 +294,30 @@ impl Engine {
         tracked::outlive(token, driving).await.unwrap_or_else(|| Driven::Done(Err(Error::ShuttingDown)))
     }
 
+    /// Cleans the store in this way from now on, in place of the default [`Cleanup`]. All handles of the engine share it.
+    #[must_use]
+    pub fn with_cleanup(self, cleanup: Cleanup) -> Self {
+        cleaner::set(&self.inner, cleanup);
+        self
+    }
+
+    /// An engine with another policy and other limits, on the same store. It shares nothing else with this one.
+    #[cfg(feature = "http")]
+    pub(crate) fn anew(&self, policy: Policy, limits: Limits) -> Result<Self, InvalidPolicy> {
+        let Inner { store, transact, guarantee, cleaner, .. } = &*self.inner;
+        let engine = Self::new(store.clone(), transact.clone(), *guarantee, policy, limits)?;
+        let cleanup = cleaner.lock().cleanup();
+        Ok(Self { resolver: self.resolver.clone(), ..engine }.with_cleanup(cleanup))
+    }
+
     /// Takes the answers from expired records and removes those past their tombstone, `limit` records at most. Call it again
-    /// while it says that there is [`more`](Swept::more).
+    /// while it says that there is [`more`](Swept::more). The engine does so by itself: see [`Cleanup`].
     ///
     /// # Errors
     ///
     /// If the store failed.
     pub async fn sweep(&self, limit: usize) -> Result<Swept, Error> {
-        let swept = self.inner.store.sweep(limit).await?;
-        self.inner.metrics.buried.increment(swept.buried as u64);
-        self.inner.metrics.removed.increment(swept.removed as u64);
-        Ok(swept)
+        self.inner.sweep(limit).await
     }
 
     /// Starts nothing new from now on, though what is recorded is still replayed, and waits until all runs have come to

@@ -22,7 +22,7 @@ use super::unguarded::Unguarded;
 use super::words::Words;
 use crate::store::Store;
 use crate::tx::Transactional;
-use crate::{Engine, Limits, Policy};
+use crate::{Cleanup, Engine, Limits, Policy};
 
 /// Makes every request with an `Idempotency-Key` to the services behind it take effect once.
 ///
@@ -122,6 +122,33 @@ impl IdempotencyLayer {
             words: None,
         };
         Self { config: Arc::new(config) }
+    }
+
+    /// Keeps leases and answers as `policy` says. The layer gets a new engine on the same store: ask for
+    /// [`engine`](Self::engine) after this.
+    ///
+    /// # Panics
+    ///
+    /// If the policy cannot be kept; see [`Policy::check`].
+    pub fn with_policy(self, policy: Policy) -> Self {
+        self.with(|config| {
+            let limits = *config.engine.limits();
+            config.engine = config.engine.anew(policy, limits).expect("the policy of a layer can be kept");
+        })
+    }
+
+    /// Has as much of anything as `limits` say. The layer gets a new engine on the same store: ask for
+    /// [`engine`](Self::engine) after this.
+    pub fn with_limits(self, limits: Limits) -> Self {
+        self.with(|config| {
+            let policy = *config.engine.policy();
+            config.engine = config.engine.anew(policy, limits).expect("its policy was kept before");
+        })
+    }
+
+    /// Cleans the store in this way, in place of the default [`Cleanup`].
+    pub fn with_cleanup(self, cleanup: Cleanup) -> Self {
+        self.with(|config| config.engine = config.engine.clone().with_cleanup(cleanup))
     }
 
     /// Refuses requests without a key, with 400. Otherwise they pass unguarded.

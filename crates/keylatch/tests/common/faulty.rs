@@ -22,6 +22,7 @@ pub(crate) enum Op {
     Resolve,
     Read,
     Count,
+    Sweep,
     Other,
 }
 
@@ -109,7 +110,8 @@ impl Faulty {
 
     /// Nothing works any more, until it is mended.
     pub(crate) fn goes_down(&self) {
-        let all = [Op::Claim, Op::Renew, Op::Complete, Op::Release, Op::Resolve, Op::Read, Op::Count, Op::Other];
+        let all =
+            [Op::Claim, Op::Renew, Op::Complete, Op::Release, Op::Resolve, Op::Read, Op::Count, Op::Sweep, Op::Other];
         all.into_iter().for_each(|op| self.always(op, Fault::Unavailable));
     }
 
@@ -231,7 +233,7 @@ impl Store for Faulty {
     }
 
     fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
-        Box::pin(self.call(Op::Other, self.0.store.sweep(limit), no_record))
+        Box::pin(self.call(Op::Sweep, self.0.store.sweep(limit), no_record))
     }
 
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {

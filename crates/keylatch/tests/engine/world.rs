@@ -9,8 +9,8 @@ use keylatch::door::{Answer, Final, Handed, Ran, Request};
 use keylatch::store::{At, Durability, State, Store};
 use keylatch::tx::Verdict;
 use keylatch::{
-    Body, Clock, Engine, Error, Fingerprint, Key, Limits, Outcome, Policy, Record, RecordId, Run, Scope, Timestamp,
-    memory,
+    Body, Cleanup, Clock, Engine, Error, Fingerprint, Key, Limits, Outcome, Policy, Record, RecordId, Run, Scope,
+    Timestamp, memory,
 };
 use tokio::task::JoinHandle;
 
@@ -42,16 +42,16 @@ impl World {
     }
 
     pub(crate) fn fenced_with(&self, policy: Policy, limits: Limits) -> Engine {
-        Engine::fenced(self.store.clone(), policy, limits).expect("the policy can be kept")
+        at_rest(Engine::fenced(self.store.clone(), policy, limits))
     }
 
     pub(crate) fn at_most_once(&self) -> Engine {
         let store = self.store.clone();
-        Engine::at_most_once(store, Policy::default(), Limits::default()).expect("the policy can be kept")
+        at_rest(Engine::at_most_once(store, Policy::default(), Limits::default()))
     }
 
     pub(crate) fn at_most_once_with(&self, policy: Policy) -> Engine {
-        Engine::at_most_once(self.store.clone(), policy, Limits::default()).expect("the policy can be kept")
+        at_rest(Engine::at_most_once(self.store.clone(), policy, Limits::default()))
     }
 
     /// Every lease that is not renewed ends now.
@@ -78,6 +78,11 @@ impl World {
     async fn state(&self) -> Option<State> {
         self.record().await.map(|record| record.state)
     }
+}
+
+/// An engine that does nothing by itself, so that tests see what they asked for and nothing else.
+fn at_rest(engine: Result<Engine, keylatch::InvalidPolicy>) -> Engine {
+    engine.expect("the policy can be kept").with_cleanup(Cleanup::off())
 }
 
 /// A request for `what`, under the one key.

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use http::request::Parts;
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
 use keylatch::store::PageRequest;
-use keylatch::{Clock, Engine, Guarantee, Limits, Policy, Record, Timestamp, memory, sqlite};
+use keylatch::{Cleanup, Clock, Engine, Guarantee, Limits, Policy, Record, Timestamp, memory, sqlite};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -91,7 +91,7 @@ impl Setup {
                 Engine::atomic(store.expect("a new file opens"), policy, limits)
             }
         };
-        let engine = engine.expect("the policy can be kept");
+        let engine = engine.expect("the policy can be kept").with_cleanup(Cleanup::off());
         let (run, runs) = watch::channel(0);
         let run = Arc::new(run);
         let handler = Arc::new(handler);

@@ -1,0 +1,171 @@
+//! Cleans up in the background, from one task.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Error, Inner};
+use crate::Owner;
+use crate::store::Swept;
+
+/// The default pause of a [`Cleanup`]. What is due waits for so long on average, beside days of retention; and a look into a
+/// store in which nothing is due costs as much as one read.
+pub const CLEANUP_PAUSE: Duration = Duration::from_secs(60);
+/// The shortest pause of a [`Cleanup`], and the longest.
+pub const CLEANUP_PAUSE_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(24 * 60 * 60));
+
+/// Records in one slice. Other writes go between two slices, and none waits for more than one: on SQLite it is one
+/// transaction of the one writer.
+const SLICE_RECORDS: usize = 100;
+/// After a slice nothing is cleaned for so many times as long as it took: cleaning has a quarter of the store at the most.
+const REST_PART: u32 = 3;
+
+/// How an engine cleans its store by itself: it takes the answers from expired records and removes those past their
+/// tombstone, in slices of 100 that leave the store to others between them.
+///
+/// It cleans whenever a pause has passed, and goes on until nothing is due. It begins with the first request of a process
+/// and ends with the engine or at [`shutdown`](crate::Engine::shutdown). An error is logged, and it tries again after the
+/// next pause.
+///
+/// With several processes on one store each does so, after a pause of its own that is longer or shorter by chance: so the
+/// first one to come cleans, and the others find nothing to do. Should two come at once, each record is still cleaned once:
+/// on PostgreSQL one passes over what the other has in hand, and elsewhere they take turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cleanup {
+    pause: Option<Duration>,
+}
+
+impl Cleanup {
+    /// Cleans after each `pause`, longer or shorter by up to a half. It is at least 10 ms and at most a day.
+    pub fn every(pause: Duration) -> Self {
+        let (shortest, longest) = CLEANUP_PAUSE_RANGE;
+        Self { pause: Some(pause.clamp(shortest, longest)) }
+    }
+
+    /// Never. Then someone must call [`Engine::sweep`](crate::Engine::sweep), or the store grows without end.
+    pub const fn off() -> Self {
+        Self { pause: None }
+    }
+}
+
+/// After each [`CLEANUP_PAUSE`].
+impl Default for Cleanup {
+    fn default() -> Self {
+        Self::every(CLEANUP_PAUSE)
+    }
+}
+
+/// The task that cleans, once there is one, and what it is told.
+#[derive(Debug, Default)]
+pub(super) struct Cleaner {
+    cleanup: Cleanup,
+    task: Option<AbortOnDropHandle<()>>,
+}
+
+impl Cleaner {
+    /// What was asked for.
+    #[cfg(feature = "http")]
+    pub(super) fn cleanup(&self) -> Cleanup {
+        self.cleanup
+    }
+}
+
+/// Starts the task, if it is wanted and not there: it ends with its runtime, and an engine may outlive one.
+pub(super) fn start(engine: &Arc<Inner>) {
+    let mut cleaner = engine.cleaner.lock();
+    let Some(pause) = cleaner.cleanup.pause else { return };
+    if cleaner.task.as_ref().is_none_or(AbortOnDropHandle::is_finished) {
+        cleaner.task = Some(AbortOnDropHandle::new(tokio::spawn(clean(Arc::downgrade(engine), pause))));
+    }
+}
+
+/// Cleans in this way from now on. The task begins anew with the next request.
+pub(super) fn set(engine: &Inner, cleanup: Cleanup) {
+    *engine.cleaner.lock() = Cleaner { cleanup, task: None };
+}
+
+async fn clean(engine: Weak<Inner>, pause: Duration) {
+    loop {
+        sleep(by_chance(pause)).await;
+        loop {
+            let Some(engine) = engine.upgrade() else { return };
+            if engine.closing.load(Ordering::Acquire) {
+                return;
+            }
+            let begun = Instant::now();
+            match engine.sweep(SLICE_RECORDS).await {
+                Ok(Swept { more: true, .. }) => {}
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "the store could not be cleaned; it is tried again");
+                    break;
+                }
+            }
+            let rest = begun.elapsed() * REST_PART;
+            drop(engine);
+            sleep(rest).await;
+        }
+    }
+}
+
+/// Between a half of `pause` and one and a half, so that processes that began together do not stay together.
+fn by_chance(pause: Duration) -> Duration {
+    let [low, high, ..] = *Owner::random().as_bytes();
+    pause / 2 + pause * u32::from(u16::from_le_bytes([low, high])) / (1 << 16)
+}
+
+impl Inner {
+    /// Cleans up to `limit` records, and counts them.
+    pub(super) async fn sweep(&self, limit: usize) -> Result<Swept, Error> {
+        let swept = self.store.sweep(limit).await?;
+        self.metrics.buried.increment(swept.buried as u64);
+        self.metrics.removed.increment(swept.removed as u64);
+        Ok(swept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nobody has to ask for it.
+    #[tokio::test]
+    async fn an_engine_cleans_unless_it_is_told_not_to() {
+        use crate::{Engine, Fingerprint, Key, Limits, Policy, Scope, memory};
+
+        let engine = Engine::fenced(memory::Store::new(), Policy::default(), Limits::default()).unwrap();
+        let is_at_it =
+            |engine: &Engine| engine.inner.cleaner.lock().task.as_ref().is_some_and(|task| !task.is_finished());
+        assert!(!is_at_it(&engine), "it may not be in a runtime yet");
+        let asks = async |engine: &Engine| {
+            let (scope, key) = (Scope::new("caller").unwrap(), Key::new("key").unwrap());
+            let work = |_| async { Ok::<_, std::convert::Infallible>(1) };
+            engine.run(scope, key, Fingerprint::of([b"input".as_slice()]), work).await.unwrap();
+        };
+        asks(&engine).await;
+        assert!(is_at_it(&engine));
+        assert_eq!(engine.inner.cleaner.lock().cleanup, Cleanup::every(CLEANUP_PAUSE));
+        let off = Engine::fenced(memory::Store::new(), Policy::default(), Limits::default()).unwrap();
+        let off = off.with_cleanup(Cleanup::off());
+        asks(&off).await;
+        assert!(!is_at_it(&off));
+    }
+
+    #[test]
+    fn a_pause_is_neither_short_nor_long() {
+        for (asked, got) in [
+            (Duration::ZERO, Duration::from_millis(10)),
+            (CLEANUP_PAUSE, CLEANUP_PAUSE),
+            (Duration::MAX, Duration::from_secs(24 * 60 * 60)),
+        ] {
+            assert_eq!(Cleanup::every(asked), Cleanup { pause: Some(got) });
+            for _ in 0..100 {
+                let pause = by_chance(got);
+                assert!(got / 2 <= pause && pause < got + got / 2 + Duration::from_nanos(1), "{pause:?}");
+            }
+        }
+    }
+}
