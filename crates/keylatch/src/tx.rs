@@ -170,6 +170,12 @@ pub enum Misuse {
         "the handler ended its transaction itself, so its writes are apart from its answer; leave that to the layer"
     )]
     Ended,
+    /// On PostgreSQL: the record could not be written with the rights that the transaction had at its end.
+    #[error(
+        "the record of the handler's transaction could not be written, for the role has no right to; if the handler sets \
+         another role (`SET LOCAL ROLE`), it must `RESET ROLE` before it ends; otherwise see `keylatch::postgres::grant`"
+    )]
+    OtherRole,
     /// On SQLite: it held the one writer of the file for longer than the store allows.
     #[error(
         "the closure held the one writer of the file for too long, and what it wrote was taken back; write less in one \

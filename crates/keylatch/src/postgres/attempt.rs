@@ -18,6 +18,7 @@ use crate::store::{At, ErrorKind};
 use crate::tx::{Misuse, Start, Transacted, Verdict};
 use crate::{Epoch, Lease, Owner, Policy, Record, RecordId, State, Timestamp};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// How often the record may change between the look and the entry.
 const TRIES_MAX: u32 = 8;
@@ -93,9 +94,10 @@ impl Shared {
                 Looked::Free(free) => free,
                 Looked::Decided(decided) => return Ok(decided),
             };
+            let turn = self.links.turn().await?;
             let mut link = self.links.link().await?;
             match self.enter(&mut link, id, &free.value).await? {
-                Entry::Entered => return self.run(looks, link, free, policy, start).await,
+                Entry::Entered => return self.run(looks, link, turn, free, policy, start).await,
                 // Who has it, if anyone, is seen by another look.
                 Entry::Busy => busy_at = Some(free.now),
                 Entry::Changed => {}
@@ -150,6 +152,7 @@ impl Shared {
         &self,
         looks: &Lane<LookJob>,
         link: Link,
+        turn: OwnedSemaphorePermit,
         free: At<(Record, Seen)>,
         policy: Policy,
         start: Start<Postgres>,
@@ -184,12 +187,13 @@ impl Shared {
             Ok(rows) => finished_at(&rows)?,
             Err(fault) if fault.has_code("25P02") => return misused(Misuse::Failed),
             Err(fault) if fault.has_code("KL004") => return misused(Misuse::Ended),
+            Err(fault) if fault.has_code("42501") => return misused(Misuse::OtherRole),
             Err(fault) => return Err(fault),
         };
         let Some(now) = finished else {
             self.links.rollback(&mut link).await?;
             // Nobody holds a connection while he waits for another.
-            drop(link);
+            drop((link, turn));
             return self.held(&record, now).await;
         };
         failpoint::hit(Point::BeforeCommit);

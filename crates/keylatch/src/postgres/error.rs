@@ -49,13 +49,18 @@ pub enum OpenError {
         /// The version that this build needs.
         needed: i32,
     },
-    /// A later version of Keylatch has changed the schema.
-    #[error("the schema {schema:?} has version {found}, and this version knows no later one than {known}; upgrade")]
+    /// A later version of Keylatch has changed the schema, so that this one may not use it.
+    #[error(
+        "the schema {schema:?} has version {found}, for processes that know version {min_reader} at least, and this one \
+         knows {known}; upgrade this process, or give it another schema"
+    )]
     NewerSchema {
         /// The schema.
         schema: String,
         /// The version that it has.
         found: i32,
+        /// The lowest version that a process must know to use it.
+        min_reader: i32,
         /// The latest version that this build knows.
         known: i32,
     },

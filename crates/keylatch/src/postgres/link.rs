@@ -1,17 +1,20 @@
 //! A connection of the pool, and the bounds within which it is used.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, PgTransactionManager as Manager};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgRow, PgTransactionManager as Manager};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Postgres, Row as _, SqlSafeStr as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Postgres, Row as _, SqlSafeStr as _};
 use sqlx_core::transaction::TransactionManager as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::error::{Fault, Sent};
+use super::options::Options;
 use super::sql::Statement;
 use crate::store::ErrorKind;
 
@@ -30,6 +33,9 @@ pub(super) struct Links {
     outage: Mutex<Option<Fault>>,
     /// Held by the one who tries again then.
     trying: tokio::sync::Mutex<()>,
+    /// A permit for each handler that may have a transaction.
+    handlers: Arc<Semaphore>,
+    handlers_max: usize,
 }
 
 /// A connection. One that is dropped with a transaction open, or in doubt, is closed instead of going back.
@@ -41,20 +47,20 @@ pub(super) struct Link {
 
 pub(super) type PgQuery<'q> = Query<'q, Postgres, PgArguments>;
 
+/// How long a server may take to refuse a connection.
+const PROBE_MAX: Duration = Duration::from_millis(250);
 /// How often a statement is tried whose connection breaks: on that one, and on one that has just answered.
 const TRIES: u32 = 2;
 
 impl Links {
-    pub(super) fn new(
-        pool: PgPool,
-        connect_max: Duration,
-        statement_max: Duration,
-        wrapped: Option<Statement>,
-    ) -> Self {
+    pub(super) fn new(pool: PgPool, options: &Options, wrapped: Option<Statement>) -> Self {
+        let handlers_max = options.handlers_max(pool.options().get_max_connections());
         Self {
             pool,
-            connect_max,
-            statement_max,
+            connect_max: options.connect_max,
+            statement_max: options.statement_max,
+            handlers: Arc::new(Semaphore::new(handlers_max)),
+            handlers_max,
             wrapped,
             suspicious: AtomicBool::new(false),
             outage: Mutex::new(None),
@@ -75,6 +81,38 @@ impl Links {
         self.pool.size() >= self.pool.options().get_max_connections()
     }
 
+    /// The turn of a handler to have a transaction, within the time for a connection.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        match timeout(self.connect_max, self.handlers.clone().acquire_owned()).await {
+            Ok(turn) => Ok(turn.expect("nobody closes it")),
+            Err(_) => Err(self.used_up()),
+        }
+    }
+
+    /// Why there is no connection to be had while the server is there.
+    fn used_up(&self) -> Fault {
+        let handlers = self.handlers_max - self.handlers.available_permits();
+        let max = self.pool.options().get_max_connections();
+        let what = format!(
+            "no connection of the pool was free in time: of {max}, handlers hold {handlers} by their `Tx` (at most {}). A \
+             handler that holds one must not take another connection of the same pool: use the `Tx`, or another pool. \
+             Otherwise raise the pool's number of connections (with_connections_max)",
+            self.handlers_max
+        );
+        Fault::new(ErrorKind::Unavailable, what)
+    }
+
+    /// Why no connection could be made in time.
+    async fn unreachable(&self) -> Fault {
+        if self.is_full() {
+            return self.used_up();
+        }
+        match refusal(&self.pool.connect_options(), self.connect_max).await {
+            Some(error) => Fault::of(&error, Sent::Harmless),
+            None => Fault::new(ErrorKind::Unavailable, "no connection to the PostgreSQL server in time"),
+        }
+    }
+
     /// A connection, within the time for that. While none can be made, one caller at a time tries, and the others fail
     /// at once.
     pub(super) async fn link(&self) -> Result<Link, Fault> {
@@ -83,8 +121,10 @@ impl Links {
             Some(fault) => Some(self.trying.try_lock().map_err(|_| fault)?),
             None => None,
         };
-        let timed_out = || Fault::new(ErrorKind::Unavailable, "no connection to the PostgreSQL server in time");
-        let linked = timeout(self.connect_max, self.answering()).await.unwrap_or_else(|_| Err(timed_out()));
+        let linked = match timeout(self.connect_max, self.answering()).await {
+            Ok(Some(linked)) => linked,
+            Ok(None) | Err(_) => Err(self.unreachable().await),
+        };
         match &linked {
             Ok(_) => *self.outage.lock() = None,
             // Connections that are used up, the pool's or the server's, are no outage: one may be given back at any time.
@@ -94,13 +134,18 @@ impl Links {
         linked
     }
 
-    async fn answering(&self) -> Result<Link, Fault> {
+    /// A connection that leads to a primary; `None` if the pool has none in its own time.
+    async fn answering(&self) -> Option<Result<Link, Fault>> {
         // All that are open may lead to where the primary was. A new one goes to where the address leads now.
         let mut old = self.pool.size();
         loop {
-            let conn = self.pool.acquire().await.map_err(|error| Fault::of(&error, Sent::Harmless))?;
+            let conn = match self.pool.acquire().await {
+                Ok(conn) => conn,
+                Err(sqlx::Error::PoolTimedOut) => return None,
+                Err(error) => return Some(Err(Fault::of(&error, Sent::Harmless))),
+            };
             if !self.suspicious.load(Ordering::Relaxed) {
-                return Ok(Link { conn, fit: true });
+                return Some(Ok(Link { conn, fit: true }));
             }
             let mut link = Link { conn, fit: false };
             match link.leads_to_standby().await {
@@ -110,9 +155,9 @@ impl Links {
                     if self.pool.num_idle() == 0 {
                         self.suspicious.store(false, Ordering::Relaxed);
                     }
-                    return Ok(link);
+                    return Some(Ok(link));
                 }
-                Ok(true) if old == 0 => return Err(Fault::standby()),
+                Ok(true) if old == 0 => return Some(Err(Fault::standby())),
                 Ok(true) => old -= 1,
                 Err(_) => {}
             }
@@ -190,6 +235,12 @@ impl Links {
         }
         done
     }
+}
+
+/// Why the server at `address` refuses a connection, if it does so at once: the pool, which tries again until its time is
+/// up, does not say.
+pub(super) async fn refusal(address: &PgConnectOptions, connect_max: Duration) -> Option<sqlx::Error> {
+    timeout(connect_max.min(PROBE_MAX), address.connect()).await.ok()?.err()
 }
 
 impl Link {

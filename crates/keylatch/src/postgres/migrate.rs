@@ -10,38 +10,57 @@ use super::error::OpenError;
 use super::options::Options;
 use super::sql::{Statement, begin_own, in_schema};
 
-/// The versions of the schema, each as the statements that lead to it from the one before. What was released is never
-/// changed: a function that a released version calls keeps its name, its arguments and its meaning, so that processes
-/// of both versions can run while a new one is rolled out.
-const VERSIONS: [&[&str]; 1] = [&[
-    include_str!("schema/v1/01_schema.sql"),
-    include_str!("schema/v1/02_schema_version.sql"),
-    include_str!("schema/v1/03_record.sql"),
-    include_str!("schema/v1/04_indexes.sql"),
-    include_str!("schema/v1/05_stored.sql"),
-    include_str!("schema/v1/06_clock.sql"),
-    include_str!("schema/v1/07_later.sql"),
-    include_str!("schema/v1/08_refuse_standby.sql"),
-    include_str!("schema/v1/09_claim_now.sql"),
-    include_str!("schema/v1/10_claim.sql"),
-    include_str!("schema/v1/11_renew.sql"),
-    include_str!("schema/v1/11_complete_now.sql"),
-    include_str!("schema/v1/12_complete.sql"),
-    include_str!("schema/v1/13_release.sql"),
-    include_str!("schema/v1/14_sweep.sql"),
-    include_str!("schema/v1/15_read.sql"),
-    include_str!("schema/v1/16_list.sql"),
-    include_str!("schema/v1/17_lapsed.sql"),
-    include_str!("schema/v1/18_count.sql"),
-    include_str!("schema/v1/19_forget_statements.sql"),
-    include_str!("schema/v1/20_entered.sql"),
-    include_str!("schema/v1/21_look.sql"),
-    include_str!("schema/v1/22_enter.sql"),
-    include_str!("schema/v1/23_enter_own.sql"),
-    include_str!("schema/v1/24_finish.sql"),
-    include_str!("schema/v1/25_synced.sql"),
-    include_str!("schema/v1/26_resolve.sql"),
-]];
+/// The versions of the schema, from the first. What was released is never changed: a function that a released version calls
+/// keeps its name, its arguments and its meaning, so that processes of both versions can run, and restart, while a new one
+/// is rolled out.
+const VERSIONS: [Version; 1] = [Version {
+    min_reader: 1,
+    statements: &[
+        include_str!("schema/v1/01_schema.sql"),
+        include_str!("schema/v1/02_schema_version.sql"),
+        include_str!("schema/v1/03_record.sql"),
+        include_str!("schema/v1/04_indexes.sql"),
+        include_str!("schema/v1/05_stored.sql"),
+        include_str!("schema/v1/06_clock.sql"),
+        include_str!("schema/v1/07_later.sql"),
+        include_str!("schema/v1/08_refuse_standby.sql"),
+        include_str!("schema/v1/09_claim_now.sql"),
+        include_str!("schema/v1/10_claim.sql"),
+        include_str!("schema/v1/11_renew.sql"),
+        include_str!("schema/v1/11_complete_now.sql"),
+        include_str!("schema/v1/12_complete.sql"),
+        include_str!("schema/v1/13_release.sql"),
+        include_str!("schema/v1/14_sweep.sql"),
+        include_str!("schema/v1/15_read.sql"),
+        include_str!("schema/v1/16_list.sql"),
+        include_str!("schema/v1/17_lapsed.sql"),
+        include_str!("schema/v1/18_count.sql"),
+        include_str!("schema/v1/19_forget_statements.sql"),
+        include_str!("schema/v1/20_entered.sql"),
+        include_str!("schema/v1/21_look.sql"),
+        include_str!("schema/v1/22_enter.sql"),
+        include_str!("schema/v1/23_enter_own.sql"),
+        include_str!("schema/v1/24_finish.sql"),
+        include_str!("schema/v1/25_synced.sql"),
+        include_str!("schema/v1/26_resolve.sql"),
+    ],
+}];
+
+/// One version of the schema.
+struct Version {
+    /// The lowest version that a process may know and still use it. It stays what it was while the statements only add
+    /// tables, indexes, functions, and columns that may be absent.
+    min_reader: i32,
+    /// What leads to it from the one before.
+    statements: &'static [&'static str],
+}
+
+/// What is there; 0 for nothing.
+#[derive(Debug, Clone, Copy, Default)]
+struct Found {
+    version: i32,
+    min_reader: i32,
+}
 
 /// The version that this build needs.
 #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "there will be few")]
@@ -101,15 +120,49 @@ pub async fn grant(pool: &PgPool, options: &Options, role: &str) -> Result<(), O
     Ok(tx.commit().await?)
 }
 
-/// Checks that the schema is the one that this build needs, and makes it so where it `may`.
+/// What makes the tables and functions of this version in `schema`, as SQL: for those who keep all changes of a database
+/// as files (migrations of sqlx, Flyway), or whose administrators apply them by hand. It is to be run once, in one
+/// transaction, in a database in which [`migrate`] has not made the schema. A store that is opened then finds it up to
+/// date, and needs no right to create.
+///
+/// The role that runs it owns what it makes. What another role needs to use it is listed in the
+/// [manual](crate::manual::postgres_operations).
+///
+/// ```
+/// std::fs::write(
+///     std::env::temp_dir().join("0001_keylatch.sql"),
+///     keylatch::postgres::schema_sql(keylatch::postgres::SCHEMA)?,
+/// )?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// If `schema` cannot be the name of one: see [`Options::with_schema`].
+pub fn schema_sql(schema: &str) -> Result<String, OpenError> {
+    let options = Options::default().with_schema(schema);
+    options.check()?;
+    let mut sql = String::new();
+    for (number, version) in (1..).zip(VERSIONS) {
+        for statement in version.statements {
+            sql += in_schema(statement, schema).trim_end().trim_end_matches(';');
+            sql += ";\n\n";
+        }
+        let applied = in_schema(include_str!("sql/schema_applied.sql"), schema);
+        let applied = applied.replace("$1", &number.to_string()).replace("$2", &version.min_reader.to_string());
+        sql += applied.trim_end();
+        sql += ";\n";
+    }
+    Ok(sql)
+}
+
+/// Checks that this build can use the schema that is there, and brings it to the version that it knows where it `may`.
 pub(super) async fn ensure(conn: &mut PgConnection, options: &Options, may: bool) -> Result<(), OpenError> {
     // At READ COMMITTED, so that what is looked at after the wait is what whoever had the lock has committed.
     let mut tx = conn.begin_with(AssertSqlSafe(begin_own(options))).await?;
-    let found = version(&mut tx, options).await?;
-    if !behind(found, options)? {
-        return Ok(tx.commit().await?);
-    }
-    let not_migrated = OpenError::NotMigrated { schema: options.schema.clone(), found, needed: SCHEMA_VERSION };
+    let Some(Found { version, .. }) = behind(&mut tx, options).await? else { return Ok(tx.commit().await?) };
+    let not_migrated =
+        OpenError::NotMigrated { schema: options.schema.clone(), found: version, needed: SCHEMA_VERSION };
     let allowed =
         sqlx::query_scalar::<_, bool>(include_str!("sql/may_migrate.sql")).persistent(false).bind(&options.schema);
     if !may || !allowed.fetch_one(&mut *tx).await? {
@@ -118,34 +171,37 @@ pub(super) async fn ensure(conn: &mut PgConnection, options: &Options, may: bool
     let lock = Statement::new(include_str!("sql/migration_lock.sql"), &options.schema);
     lock.query(false).bind(MIGRATION_LOCK).execute(&mut *tx).await?;
     // Another may have done it meanwhile.
-    let found = version(&mut tx, options).await?;
-    if behind(found, options)? {
+    if let Some(found) = behind(&mut tx, options).await? {
         let applied = Statement::new(include_str!("sql/schema_applied.sql"), &options.schema);
-        for (at, statements) in (1..).zip(VERSIONS).skip(found.cast_unsigned() as usize) {
-            for statement in statements {
+        for (number, version) in (1..).zip(VERSIONS).skip(found.version.cast_unsigned() as usize) {
+            for statement in version.statements {
                 sqlx::raw_sql(AssertSqlSafe(in_schema(statement, &options.schema))).execute(&mut *tx).await?;
             }
-            applied.query(false).bind(at).execute(&mut *tx).await?;
+            applied.query(false).bind(number).bind(version.min_reader).execute(&mut *tx).await?;
         }
-        tracing::info!(schema = options.schema, from = found, to = SCHEMA_VERSION, "the schema was brought up to date");
+        let from = found.version;
+        tracing::info!(schema = options.schema, from, to = SCHEMA_VERSION, "the schema was brought up to date");
     }
     Ok(tx.commit().await?)
 }
 
-/// Whether the version `found` is one to migrate.
-fn behind(found: i32, options: &Options) -> Result<bool, OpenError> {
-    if found > SCHEMA_VERSION {
-        return Err(OpenError::NewerSchema { schema: options.schema.clone(), found, known: SCHEMA_VERSION });
+/// What is there, if it is older than what this build knows. A later one is left as it is, if this build may use it.
+async fn behind(conn: &mut PgConnection, options: &Options) -> Result<Option<Found>, OpenError> {
+    let found = find(conn, options).await?;
+    let Found { version, min_reader } = found;
+    if min_reader > SCHEMA_VERSION {
+        let schema = options.schema.clone();
+        return Err(OpenError::NewerSchema { schema, found: version, min_reader, known: SCHEMA_VERSION });
     }
-    Ok(found < SCHEMA_VERSION)
+    Ok((version < SCHEMA_VERSION).then_some(found))
 }
 
-/// The version that is there; 0 for none.
-async fn version(conn: &mut PgConnection, options: &Options) -> Result<i32, OpenError> {
+async fn find(conn: &mut PgConnection, options: &Options) -> Result<Found, OpenError> {
     let exists = in_schema(include_str!("sql/schema_exists.sql"), &options.schema);
     if !sqlx::query_scalar(AssertSqlSafe(exists)).persistent(false).fetch_one(&mut *conn).await? {
-        return Ok(0);
+        return Ok(Found::default());
     }
     let read = in_schema(include_str!("sql/schema_version.sql"), &options.schema);
-    Ok(sqlx::query_scalar(AssertSqlSafe(read)).persistent(false).fetch_one(conn).await?)
+    let (version, min_reader) = sqlx::query_as(AssertSqlSafe(read)).persistent(false).fetch_one(conn).await?;
+    Ok(Found { version, min_reader })
 }

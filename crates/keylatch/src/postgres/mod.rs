@@ -43,6 +43,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sqlx::PgPool;
 
 use attempt::KeyLocks;
@@ -53,7 +54,7 @@ pub use error::OpenError;
 use link::{Links, PgQuery};
 use look::LookJob;
 use metrics::BatchMetrics;
-pub use migrate::{SCHEMA_VERSION, grant, migrate};
+pub use migrate::{SCHEMA_VERSION, grant, migrate, schema_sql};
 pub use options::{
     BATCH_RECORDS_MAX, BATCHES_AT_ONCE, COMPRESS_FROM_BYTES, CONNECT_MAX, CONNECTIONS_MAX, HANDLER_PAUSE_MAX,
     HANDLER_STATEMENT_MAX, Options, SCHEMA, STATEMENT_MAX,
@@ -87,6 +88,8 @@ struct Shared {
     options: Options,
     durability: Durability,
     sweeps: BatchMetrics,
+    /// Where the next sweep goes on: when the last record was due that one has changed, if there may be more.
+    swept_to: Mutex<Option<i64>>,
 }
 
 impl Store {

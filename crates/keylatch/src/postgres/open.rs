@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use parking_lot::Mutex;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgSslMode};
 use sqlx::{Connection as _, PgPool, Row as _};
 use tokio::time::timeout;
@@ -9,7 +10,7 @@ use tokio::time::timeout;
 use super::Shared;
 use super::attempt::KeyLocks;
 use super::error::OpenError;
-use super::link::Links;
+use super::link::{Links, refusal};
 use super::metrics::BatchMetrics;
 use super::migrate::{ensure, migrate};
 use super::options::Options;
@@ -30,7 +31,14 @@ pub(super) async fn pool(address: PgConnectOptions, options: &Options) -> Result
         .acquire_timeout(options.connect_max)
         // A round trip for each use; connections that have broken are found all the same, at the price of one try.
         .test_before_acquire(false);
-    Ok(pool.connect_with(address).await?)
+    match pool.connect_with(address.clone()).await {
+        // The pool tries again and again where nobody listens, and does not say why in the end.
+        Err(sqlx::Error::PoolTimedOut) => {
+            let cause = refusal(&address, options.connect_max).await.unwrap_or(sqlx::Error::PoolTimedOut);
+            Err(cause.into())
+        }
+        connected => Ok(connected?),
+    }
 }
 
 /// What all parts of a store use, once its server has been looked at and its schema is there.
@@ -42,6 +50,12 @@ pub(super) async fn shared(pool: PgPool, options: Options) -> Result<Shared, Ope
     let server = server(&pool, &options).await?;
     if server.standby {
         return Err(OpenError::Standby);
+    }
+    if !server.durable {
+        tracing::warn!(
+            "fsync is off on the PostgreSQL server: a crash of its machine can lose acknowledged effects and records, and \
+             damage the database; turn it on wherever that matters"
+        );
     }
     if options.replay == Replay::Synced {
         server.check_synchronous()?;
@@ -55,12 +69,13 @@ pub(super) async fn shared(pool: PgPool, options: Options) -> Result<Shared, Ope
     let statements = Statements::new(&options);
     let wrapped = wrapped.then(|| statements.begin.clone());
     Ok(Shared {
-        links: Links::new(pool, options.connect_max, options.statement_max, wrapped),
+        links: Links::new(pool, &options, wrapped),
         statements,
         key_locks: KeyLocks::of(&options.schema),
         durability: if server.durable { Durability::Disk } else { Durability::Replica },
         options,
         sweeps: BatchMetrics::new("sweep"),
+        swept_to: Mutex::new(None),
     })
 }
 

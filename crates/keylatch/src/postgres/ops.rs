@@ -116,10 +116,10 @@ impl crate::store::Store for Store {
             let mut swept = Swept::default();
             loop {
                 let batch = (limit - swept.total()).min(SWEEP_RECORDS_MAX);
-                let more = self.shared.sweep(batch).await?;
+                let (more, nothing_left) = self.shared.sweep(batch).await?;
                 swept.buried += more.buried;
                 swept.removed += more.removed;
-                if more.total() < batch || swept.total() >= limit {
+                if nothing_left || swept.total() >= limit {
                     return Ok(swept.within(limit));
                 }
             }
@@ -195,16 +195,21 @@ impl Shared {
         Ok(At { value, now: found.now })
     }
 
-    async fn sweep(&self, limit: usize) -> Result<Swept, Fault> {
+    /// Sweeps on from where the last one ended; says whether nothing is left.
+    async fn sweep(&self, limit: usize) -> Result<(Swept, bool), Fault> {
         let started = Instant::now();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let query = || self.query(&self.statements.sweep).bind(limit);
+        let from = *self.swept_to.lock();
+        let query = || self.query(&self.statements.sweep).bind(limit).bind(from.unwrap_or(i64::MIN));
         let rows = self.links.rows(Sent::Perhaps, query).await?;
         let row = rows.first().ok_or_else(|| damaged("a row is missing"))?;
         let count = |column| Ok::<_, Fault>(usize::try_from(get::<i64>(row, column)?).unwrap_or(0));
         let swept = Swept { buried: count("buried")?, removed: count("removed")?, more: false };
         self.sweeps.record(swept.total(), started);
-        Ok(swept)
+        // At the end the next begins anew, with what was passed over because another had it in hand.
+        let at_end = i64::try_from(swept.total()).is_ok_and(|total| total < limit);
+        *self.swept_to.lock() = if at_end { None } else { get(row, "reached")? };
+        Ok((swept, at_end && from.is_none()))
     }
 }
 

@@ -15,6 +15,7 @@ pub struct Options {
     pub(super) statement_max: Duration,
     pub(super) handler_statement_max: Option<Duration>,
     pub(super) handler_pause_max: Option<Duration>,
+    pub(super) handlers_max: Option<usize>,
     pub(super) batch_records_max: usize,
     pub(super) batches_at_once: usize,
     pub(super) compress_from_bytes: Option<usize>,
@@ -56,6 +57,7 @@ impl Default for Options {
             statement_max: STATEMENT_MAX,
             handler_statement_max: Some(HANDLER_STATEMENT_MAX),
             handler_pause_max: Some(HANDLER_PAUSE_MAX),
+            handlers_max: None,
             batch_records_max: BATCH_RECORDS_MAX,
             batches_at_once: BATCHES_AT_ONCE,
             compress_from_bytes: Some(COMPRESS_FROM_BYTES),
@@ -115,6 +117,17 @@ impl Options {
         Self { handler_pause_max: time, ..self }
     }
 
+    /// How many handlers in `Atomic` hold a connection of the pool at once, at least 1; by default all of the pool's
+    /// connections but one, or all where there are fewer than three. Others wait for their turn.
+    ///
+    /// A handler that holds a [`Tx`](crate::Tx) should take no other connection of the same pool: if all of them are held by
+    /// handlers that want one more, none can go on. The one that is left is for those that do so all the same, one after
+    /// the other. If they want more at once, set this to a half, or give them a pool of their own.
+    #[must_use]
+    pub fn with_handlers_max(self, handlers: usize) -> Self {
+        Self { handlers_max: Some(handlers.max(1)), ..self }
+    }
+
     /// How many claims, or completions, share a statement at most, at least 1; [`BATCH_RECORDS_MAX`] by default.
     #[must_use]
     pub fn with_batch_records_max(self, records: usize) -> Self {
@@ -149,6 +162,13 @@ impl Options {
     #[must_use]
     pub fn with_replay(self, replay: Replay) -> Self {
         Self { replay, ..self }
+    }
+
+    /// How many handlers may hold a connection of a pool of so many.
+    pub(super) fn handlers_max(&self, connections: u32) -> usize {
+        let connections = connections as usize;
+        let spared = if connections < 3 { connections } else { connections - 1 };
+        self.handlers_max.unwrap_or(spared).max(1)
     }
 
     /// Checks that the schema's name is one, for it is written into statements.

@@ -94,6 +94,17 @@ async fn a_transaction_that_its_handler_ends_has_no_record() {
     assert_eq!(service.post("created", "b", 0).await.status, 201);
 }
 
+/// A handler may take another role, if it gives it back: the record is written with the rights of the pool's.
+#[tokio::test]
+async fn a_role_that_is_not_given_back_is_a_mistake_of_the_handler() {
+    let service = service().await;
+    let answer = service.post("another-role", "a", 0).await;
+    assert_eq!((answer.status, answer.code().as_str()), (500, "HANDLER_FAILED"));
+    assert_eq!((service.items().await.len(), records(&service.store).await), (0, 0));
+    assert_eq!(service.post("role-and-back", "b", 0).await.status, 201);
+    assert_eq!(service.items().await, ["b"]);
+}
+
 #[tokio::test]
 async fn a_statement_that_takes_too_long_is_stopped() {
     let options = Options::default().with_handler_statement_max(Some(Duration::from_millis(100)));

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use keylatch::machine::{Claim, Claimed, Completion, Terms};
-use keylatch::postgres::Store;
-use keylatch::postgres::sqlx::{self, PgPool};
+use keylatch::postgres::sqlx::{self, Connection as _, PgPool};
+use keylatch::postgres::{Options, Store};
 use keylatch::store::{Applied, Store as _, Swept};
 use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
 use testing_support::eventually;
 use testing_support::postgres::Cluster;
 
-use crate::support::{database, fresh, records, store};
+use crate::support::{cluster, database, fresh, records, store, store_with};
 
 fn claim(policy: &Policy) -> Claim {
     let (scope, key) = (Scope::new("user").unwrap(), Key::new(&fresh("key")).unwrap());
@@ -111,6 +111,43 @@ async fn renewals_are_heap_only() {
         updated == RENEWALS
     })
     .await;
+}
+
+/// A transaction that is open for long keeps what is removed from being cleaned away. Sweeps do not walk over all of it
+/// again and again.
+#[tokio::test]
+async fn under_an_old_snapshot_a_sweep_reads_each_entry_once() {
+    const RECORDS: i64 = 6_000;
+    const SLICE: usize = 100;
+    let database = database().await;
+    let store = store_with(&database, Options::default().with_connections_max(1)).await;
+    let fill = format!(
+        "INSERT INTO keylatch.record (id, owner, epoch, attempt, guarantee, state, created_at, free_at, expires_at, \
+         due_at, fingerprint, caller, operation, key) \
+         SELECT sha256(n::text::bytea), decode(repeat('00', 16), 'hex'), 1, 1, 2, 2, 0, n, n, n, \
+         sha256(n::text::bytea), 'user', '', n::text FROM generate_series(1, {RECORDS}) AS n"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(fill)).execute(store.pool()).await.unwrap();
+    let mut old = sqlx::PgConnection::connect(&cluster().url(&database)).await.unwrap();
+    let snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM keylatch.record";
+    sqlx::raw_sql(snapshot).execute(&mut old).await.unwrap();
+
+    let read = async || -> i64 {
+        sqlx::query("SELECT pg_stat_force_next_flush()").execute(store.pool()).await.unwrap();
+        let entries = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'record_due'";
+        sqlx::query_scalar(entries).fetch_one(store.pool()).await.unwrap()
+    };
+    let before = read().await;
+    let mut removed = 0;
+    while removed < usize::try_from(RECORDS).unwrap() {
+        let swept = store.sweep(SLICE).await.unwrap();
+        assert_eq!(swept.removed, SLICE);
+        removed += swept.removed;
+    }
+    let entries = read().await - before;
+    assert!(entries >= RECORDS && entries < 3 * RECORDS, "{entries} entries were read for {RECORDS} records");
+    // It begins anew, in case something was passed over, and finds nothing.
+    assert_eq!(store.sweep(SLICE).await.unwrap(), Swept::default());
 }
 
 #[tokio::test]

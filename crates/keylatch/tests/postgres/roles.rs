@@ -9,7 +9,7 @@ use keylatch::{Key, RecordId, Scope};
 use crate::support::{Service, cluster, database, fresh, items, records};
 
 /// A role that may log in, and use the table of the user's own.
-async fn role(database: &str) -> String {
+pub(crate) async fn role(database: &str) -> String {
     let (role, database) = (fresh("role"), database.to_owned());
     let made = role.clone();
     tokio::task::spawn_blocking(move || {
@@ -20,11 +20,11 @@ async fn role(database: &str) -> String {
     role
 }
 
-fn url(database: &str, role: &str) -> String {
+pub(crate) fn url(database: &str, role: &str) -> String {
     cluster().url(database).replacen("postgres@", &format!("{role}@"), 1)
 }
 
-async fn owner(database: &str) -> PgPool {
+pub(crate) async fn owner(database: &str) -> PgPool {
     PgPool::connect(&cluster().url(database)).await.unwrap()
 }
 
@@ -60,7 +60,7 @@ async fn a_role_with_few_grants_is_enough() {
         "DROP FUNCTION keylatch.clock()",
         "TRUNCATE keylatch.record",
         "UPDATE keylatch.schema_version SET version = 2",
-        "INSERT INTO keylatch.schema_version (version) VALUES (2)",
+        "INSERT INTO keylatch.schema_version (version, min_reader) VALUES (2, 2)",
     ] {
         let error = sqlx::raw_sql(forbidden).execute(&mut conn).await.unwrap_err();
         let code = error.as_database_error().and_then(|error| error.code()).unwrap().into_owned();
@@ -133,7 +133,8 @@ async fn a_role_without_the_right_does_not_migrate() {
     sqlx::raw_sql("DELETE FROM keylatch.schema_version").execute(&owner).await.unwrap();
     refused(0).await;
     // And one of a release to come is no business of this one's.
-    let later = format!("INSERT INTO keylatch.schema_version (version) VALUES ({})", SCHEMA_VERSION + 1);
+    let later = SCHEMA_VERSION + 1;
+    let later = format!("INSERT INTO keylatch.schema_version (version, min_reader) VALUES ({later}, {later})");
     sqlx::raw_sql(AssertSqlSafe(later)).execute(&owner).await.unwrap();
     for who in [role.as_str(), "postgres"] {
         let error = Store::connect(&url(&database, who)).await.expect_err("it is newer");

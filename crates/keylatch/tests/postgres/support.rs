@@ -77,6 +77,8 @@ pub(crate) struct Gate {
     pub(crate) open: Semaphore,
     /// Whether they fail then.
     pub(crate) fails: AtomicBool,
+    /// The pool from which their transactions come.
+    pub(crate) pool: sqlx::PgPool,
 }
 
 impl Service {
@@ -90,7 +92,12 @@ impl Service {
         let engine = Engine::atomic(store.clone(), policy, limits).expect("the policy can be kept");
         // Tests count what is asked of the server.
         let engine = engine.with_cleanup(Cleanup::off());
-        let gate = Arc::new(Gate { reached: Notify::new(), open: Semaphore::new(0), fails: AtomicBool::new(false) });
+        let gate = Arc::new(Gate {
+            reached: Notify::new(),
+            open: Semaphore::new(0),
+            fails: AtomicBool::new(false),
+            pool: store.pool().clone(),
+        });
         let layer = IdempotencyLayer::new(engine, ScopeFrom::header("x-user-id")).require_key();
         let app = Router::new().route("/items/{how}", post(add)).layer(layer).with_state(gate.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -192,6 +199,19 @@ async fn add(
             std::mem::forget(tx.begin().await.expect("a savepoint"));
             StatusCode::CREATED
         }
+        // It takes another role, and does or does not give it back.
+        "another-role" | "role-and-back" => {
+            sqlx::raw_sql("SET LOCAL ROLE pg_monitor").execute(&mut *tx).await.expect("it may");
+            if how == "role-and-back" {
+                sqlx::raw_sql("RESET ROLE").execute(&mut *tx).await.expect("it may");
+            }
+            StatusCode::CREATED
+        }
+        // It asks the pool for another connection while it holds one.
+        "greedy" => match sqlx::query("SELECT 1").execute(&gate.pool).await {
+            Ok(_) => StatusCode::CREATED,
+            Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        },
         "ended" => {
             sqlx::raw_sql("COMMIT").execute(&mut *tx).await.expect("it commits");
             StatusCode::CREATED

@@ -1,1 +1,1 @@
-INSERT INTO keylatch.schema_version (version) VALUES ($1)
+INSERT INTO keylatch.schema_version (version, min_reader) VALUES ($1, $2)

@@ -1,1 +1,1 @@
-SELECT buried, removed FROM keylatch.sweep($1)
+SELECT buried, removed, reached FROM keylatch.sweep($1, $2)
