@@ -150,9 +150,13 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
         assert!(statuses.contains(&status), "no answer with {status} among {statuses:?}");
     }
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    for expected in
-        ["keylatch.request", "keylatch.run", "keylatch.transaction", "4bf92f3577b34da6a3ce929d0e0e4736", "it panicked"]
-    {
+    for expected in [
+        "keylatch.request",
+        "keylatch.run",
+        "keylatch.transaction",
+        "4bf92f3577b34da6a3ce929d0e0e4736",
+        "a handler panicked",
+    ] {
         assert!(log.contains(expected), "{expected} is not in the log");
     }
     let metrics = prometheus.render();
