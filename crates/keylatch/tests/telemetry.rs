@@ -159,6 +159,23 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
     ] {
         assert!(log.contains(expected), "{expected} is not in the log");
     }
+    // The manual's page names every span and its fields.
+    let page = include_str!("../src/manual/observability.md");
+    let spans = page.lines().filter(|line| line.starts_with("| `keylatch.")).map(|line| line.split('|').collect());
+    let spans: Vec<Vec<_>> = spans.collect();
+    assert_eq!(spans.len(), 3);
+    for span in spans {
+        let name = span[1].trim().trim_matches('`');
+        for field in span[2].split('`').skip(1).step_by(2) {
+            let opened = |line: &str| line.split(&format!("{name}{{")).nth(1).map(|fields| fields.to_owned());
+            let has = |fields: String| fields.split('}').next().is_some_and(|own| own.contains(&format!("{field}=")));
+            assert!(log.lines().filter_map(opened).any(has), "{name} has no {field}");
+        }
+    }
+    for inner in ["keylatch.run", "keylatch.transaction"] {
+        let mut lines = log.lines().filter(|line| line.contains(&format!("{inner}{{")));
+        assert!(lines.all(|line| line.contains("keylatch.request{") && line.contains(&format!("}}:{inner}{{"))));
+    }
     let metrics = prometheus.render();
     for expected in [
         "keylatch_answers_total",
@@ -167,7 +184,6 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
         "keylatch_refused_total{code=\"REQUEST_TIMEOUT\"} 3",
         "keylatch_refused_total{code=\"REQUEST_TOO_LARGE\"} 3",
         "keylatch_store_seconds",
-        "keylatch_waiters",
         "keylatch_running",
     ] {
         assert!(metrics.contains(expected), "{expected} is not among the metrics");

@@ -121,8 +121,7 @@ impl Inner {
     /// Cleans up to `limit` records, and counts them.
     pub(super) async fn sweep(&self, limit: usize) -> Result<Swept, Error> {
         let swept = self.store.sweep(limit).await?;
-        self.metrics.buried.increment(swept.buried as u64);
-        self.metrics.removed.increment(swept.removed as u64);
+        super::telemetry::swept(swept);
         Ok(swept)
     }
 }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::flight::Leader;
 use super::run::{Identity, Kind};
-use super::telemetry::{Within, span, within};
+use super::telemetry::{self, Within, span, within};
 use super::withdraw::withdraw;
 use super::{Answer, Error, Final, Found, Handed, Inner, Quota, Ran, Refused, Request, Run, renewer};
 use crate::failpoint::{self, Point};
@@ -135,7 +135,7 @@ async fn claim(engine: &Arc<Inner>, leader: &Leader, request: &Request) -> Resul
     match claim_lease(engine, leader.id(), request, owner).await? {
         At { value: Claimed::Won(record), .. } => Ok((record, asked)),
         At { value: Claimed::Held(record), now } => {
-            engine.metrics.claim.record(asked.elapsed());
+            telemetry::claim_took(asked.elapsed());
             Err(Instead::Held(Found::new(At { value: record, now }, asked)))
         }
     }
@@ -154,7 +154,7 @@ where
     F: Future,
 {
     let (now, until) = (Instant::now(), engine.held_until(asked));
-    engine.metrics.claim.record(now - asked);
+    telemetry::claim_took(now - asked);
     if now >= until {
         return None;
     }
@@ -163,9 +163,12 @@ where
     leader.flight().begins();
     renewer::start(engine);
     if record.attempt > 1 {
-        engine.metrics.takeovers.increment(1);
+        telemetry::follows(matches!(&record.state, State::Running { notes, .. } if notes.after_crash));
     }
-    let span = span(|| tracing::info_span!("keylatch.run", epoch = lease.epoch.as_u64(), attempt = record.attempt));
+    let span = span(|| {
+        let (epoch, attempt) = (lease.epoch.as_u64(), record.attempt);
+        tracing::info_span!("keylatch.run", record = %lease.id, epoch, attempt)
+    });
     let run = Run::new(engine.clone(), leader.flight().clone(), lease, record);
     Some((lease, within(span, start(Handed(Kind::Run(run))))))
 }
@@ -214,14 +217,14 @@ fn complete<S: Send>(
         }
         let (applied, tries) =
             until_lease_ends(&engine.policy, asked, || engine.store.complete(lease, completion.clone())).await;
-        engine.metrics.complete.record(asked.elapsed());
+        telemetry::complete_took(asked.elapsed());
         failpoint::hit(Point::AfterCommit);
         match applied {
             Ok(Applied::Applied(now)) => {
                 // If the reply of an earlier try was lost, the answer has been there since then.
                 let earlier = if tries > 1 { Box::pin(recorded_until(engine, lease)).await } else { None };
                 let expires_at = earlier.unwrap_or(now + completion.retention);
-                engine.metrics.completed.increment(1);
+                telemetry::completed();
                 if planted::has(Bug::ReleaseAfterComplete) {
                     let _ = engine.store.release(lease, End::Free(Duration::ZERO)).await;
                 }
@@ -238,9 +241,10 @@ fn complete<S: Send>(
 
 /// Another has taken over: its answer is the answer, or `otherwise` if there is no record any more.
 async fn lost<S>(engine: &Inner, leader: Leader, otherwise: Answer) -> Driven<S> {
-    tracing::warn!("a run lost its lease; its client gets the answer of the run that took over");
+    let record = leader.id();
+    tracing::warn!(%record, "a run lost its lease; its client gets the answer of the run that took over");
     leader.flight().lose();
-    engine.metrics.lost.increment(1);
+    telemetry::lost();
     look(engine, leader, otherwise).await
 }
 
@@ -265,12 +269,12 @@ pub(super) async fn look<S>(engine: &Inner, leader: Leader, otherwise: Answer) -
 }
 
 async fn release<S>(engine: &Inner, leader: Leader, lease: Lease, verdict: Verdict) -> Driven<S> {
-    let (end, counter) = match (verdict, engine.guarantee) {
-        (Verdict::Unknown, _) => (End::Unknown, &engine.metrics.not_known),
-        (Verdict::Retry, Guarantee::Fenced) => (End::Retry(engine.policy.keep()), &engine.metrics.retried),
-        _ => (End::Free(engine.policy.keep()), &engine.metrics.freed),
+    let (end, count): (_, fn()) = match (verdict, engine.guarantee) {
+        (Verdict::Unknown, _) => (End::Unknown, telemetry::not_known),
+        (Verdict::Retry, Guarantee::Fenced) => (End::Retry(engine.policy.keep()), telemetry::retried),
+        _ => (End::Free(engine.policy.keep()), telemetry::freed),
     };
-    counter.increment(1);
+    count();
     leader.flight().ends();
     let ran = Answer::Ran(Ran { expires_at: None });
     match until_lease_ends(&engine.policy, Instant::now(), || engine.store.release(lease, end)).await {
@@ -278,7 +282,7 @@ async fn release<S>(engine: &Inner, leader: Leader, lease: Lease, verdict: Verdi
         // An earlier try was carried out, although its reply was lost.
         (Ok(Applied::Applied(_) | Applied::Lost), _) => {}
         (Err(error), _) => {
-            tracing::warn!(%error, "a run that ended without an outcome could not say so; its lease will end");
+            tracing::warn!(%error, record = %lease.id, "a run that ended without an outcome could not say so; its lease will end");
         }
     }
     Driven::Done(Ok(ran))
@@ -364,7 +368,8 @@ where
         let waiting = Arc::new(Mutex::new(Some(start)));
         let begin: Begin = {
             let waiting = waiting.clone();
-            let span = span(|| tracing::info_span!("keylatch.transaction"));
+            let record = leader.id();
+            let span = span(|| tracing::info_span!("keylatch.transaction", %record));
             let flight = leader.flight().clone();
             let identity = Identity { scope: request.scope.clone(), key: request.key.clone() };
             Box::new(move |slot| {
@@ -375,7 +380,7 @@ where
         };
         let claim = engine.claim(leader.id(), &request, owner);
         let begun = transact.transact(claim, engine.policy, begin).await;
-        engine.metrics.transact.record(asked.elapsed());
+        telemetry::transact_took(asked.elapsed());
         let start = waiting.lock().take();
         let transacted = match begun {
             Err(error) if error.kind() == ErrorKind::NotKnown => Box::pin(settle(&engine, &leader, owner, error)).await,
@@ -383,7 +388,7 @@ where
         };
         match transacted {
             Ok(At { value: Transacted::Committed(record), now }) => {
-                engine.metrics.completed.increment(1);
+                telemetry::completed();
                 let found = Final::of(record, now, asked);
                 if let Some(found) = &found {
                     engine.remember(&leader, found);
@@ -391,7 +396,7 @@ where
                 Driven::Done(Ok(Answer::Ran(Ran { expires_at: found.map(|found| found.expires_at()) })))
             }
             Ok(At { value: Transacted::RolledBack, .. }) => {
-                engine.metrics.freed.increment(1);
+                telemetry::freed();
                 Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })))
             }
             Ok(At { value: Transacted::Held(record), now }) => {

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Final, Quota};
-use super::telemetry::Metrics;
+use super::telemetry::Counted;
 use crate::{Fingerprint, Lease, Limits, Record, RecordId};
 
 const SHARDS: usize = 64;
@@ -31,7 +31,6 @@ pub(super) struct Flights {
     running: AtomicUsize,
     waiters: AtomicUsize,
     limits: Limits,
-    metrics: Metrics,
 }
 
 /// Some of the runs, chosen by their callers: all that a caller has here is in one shard.
@@ -106,16 +105,16 @@ pub(super) struct Leader {
     flights: Arc<Flights>,
     id: RecordId,
     flight: Arc<Flight>,
+    _counted: Counted,
 }
 
 impl Flights {
-    pub(super) fn new(limits: Limits, metrics: Metrics) -> Arc<Self> {
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             shards: std::iter::repeat_with(Mutex::default).take(SHARDS).collect(),
             running: AtomicUsize::new(0),
             waiters: AtomicUsize::new(0),
             limits,
-            metrics,
         })
     }
 
@@ -135,7 +134,6 @@ impl Flights {
             self.running.fetch_sub(1, Ordering::Relaxed);
             return Joined::Refused(Quota::Running);
         }
-        self.metrics.running.increment(1.0);
         let flight = Arc::new(Flight {
             caller,
             fingerprint,
@@ -148,7 +146,7 @@ impl Flights {
             token: OnceLock::new(),
         });
         shard.flights.insert(id, flight.clone());
-        Joined::Leader(Leader { flights: self.clone(), id, flight })
+        Joined::Leader(Leader { flights: self.clone(), id, flight, _counted: Counted::running() })
     }
 
     /// Lets one more request of `caller` wait; `None` if too many do, of this caller or of all.
@@ -157,8 +155,7 @@ impl Flights {
             self.waiters.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        self.metrics.waiters.increment(1.0);
-        let waiter = Waiter { flights: self.clone(), caller };
+        let waiter = Waiter { flights: self.clone(), caller, _counted: Counted::waiting() };
         let of_caller = {
             let mut shard = self.shard(caller).lock();
             let waiters = shard.waiters.entry(caller).or_default();
@@ -331,7 +328,6 @@ impl Drop for Leader {
         drop(shard);
         let alone = Arc::strong_count(&self.flight) == 1;
         self.flights.running.fetch_sub(1, Ordering::Relaxed);
-        self.flights.metrics.running.decrement(1.0);
         // Out of the map, it finds no more followers: then there is nobody to be told.
         if !alone {
             let begun = self.flight.begun.load(Ordering::Acquire);
@@ -364,6 +360,7 @@ impl Drop for Renewal {
 pub(super) struct Waiter {
     flights: Arc<Flights>,
     caller: u64,
+    _counted: Counted,
 }
 
 impl Drop for Waiter {
@@ -375,6 +372,5 @@ impl Drop for Waiter {
             }
         }
         self.flights.waiters.fetch_sub(1, Ordering::Relaxed);
-        self.flights.metrics.waiters.decrement(1.0);
     }
 }

@@ -48,7 +48,6 @@ pub use self::resolve::{Resolution, Resolved, Resolver};
 #[cfg(feature = "http")]
 pub(crate) use self::run::Identity;
 pub use self::run::{Ended, Handed, Run, STEP_BYTES_MAX, STEPS_MAX, StepError};
-use self::telemetry::Metrics;
 #[cfg(feature = "http")]
 pub(crate) use self::telemetry::{is_traced, span, within};
 use crate::machine::{self, Claim, Decision, Refusal, Terms};
@@ -83,7 +82,6 @@ struct Inner {
     cleaner: Mutex<Cleaner>,
     /// Places for claims that are being withdrawn.
     withdrawals: Arc<Semaphore>,
-    metrics: Metrics,
 }
 
 impl Engine {
@@ -125,7 +123,7 @@ impl Engine {
         policy.check()?;
         // What already is in this process's memory gains nothing from a copy.
         let cache_bytes_max = if store.durability() == Durability::Process { 0 } else { limits.cache_bytes_max };
-        let metrics = Metrics::new();
+        telemetry::describe();
         let inner = Inner {
             store,
             transact,
@@ -133,14 +131,13 @@ impl Engine {
             policy,
             limits,
             cache: Cache::new(cache_bytes_max),
-            flights: Flights::new(limits, metrics.clone()),
+            flights: Flights::new(limits),
             quotas: Quotas::new(&limits),
             tracker: TaskTracker::new(),
             closing: AtomicBool::new(false),
             renewing: Mutex::default(),
             cleaner: Mutex::default(),
             withdrawals: Arc::new(Semaphore::new(limits.running_max.min(Semaphore::MAX_PERMITS))),
-            metrics,
         };
         Ok(Self { inner: Arc::new(inner), resolver: None })
     }
@@ -187,7 +184,7 @@ impl Engine {
     {
         async move {
             let answer = self.find(request, start).await;
-            self.inner.metrics.count(&answer);
+            telemetry::answered(&answer);
             answer
         }
     }

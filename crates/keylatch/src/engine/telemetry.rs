@@ -1,34 +1,23 @@
-//! What the engine and its doors count and trace. All names stand in these tables:
-//!
-//! | name | kind | labels | meaning |
-//! |---|---|---|---|
-//! | `keylatch_answers_total` | counter | `answer`: `run`, `replay`, `in_progress`, `mismatch`, `unknown`, `expired`, `quota`, `failed` | what requests got |
-//! | `keylatch_takeovers_total` | counter | | runs that followed an abandoned one |
-//! | `keylatch_leases_lost_total` | counter | | runs whose record another owner took over |
-//! | `keylatch_released_total` | counter | `end`: `free`, `retry`, `unknown` | runs that ended without an outcome |
-//! | `keylatch_records_total` | counter | `change`: `completed`, `buried`, `removed` | records that got an outcome; that a sweep took the answer from; that it removed |
-//! | `keylatch_refused_total` | counter | `code`: `REQUEST_TIMEOUT` or that of any other 400, 408 or 413 | requests that were refused before their key was claimed |
-//! | `keylatch_bypassed_total` | counter | | requests that ran unguarded, because their route fails open |
-//! | `keylatch_running` | gauge | | runs under way |
-//! | `keylatch_waiters` | gauge | | requests that wait for a run of the same key |
-//! | `keylatch_store_seconds` | histogram | `operation`: `claim`, `complete`, `transact` | latency of the store |
-//! | `keylatch_batch_records`, `keylatch_batch_seconds` | histogram | `operation`: `claim`, `complete`, `look`, `sweep` | on PostgreSQL: how many records a statement was for, and how long it took |
-//!
-//! | span | fields | around |
-//! |---|---|---|
-//! | `keylatch.request` | `guarantee`, `trace_id`, `parent_id` (from `traceparent`), `status` | a guarded HTTP request |
-//! | `keylatch.run` | `epoch`, `attempt` | a handler on a lease |
-//! | `keylatch.transaction` | | a handler in a transaction |
+//! What the engine and its doors count and trace. All names stand in the manual's page on
+//! [observability](crate::manual::observability), and those of the metrics in [`METRICS`]; tests hold the two and what is
+//! emitted together.
 //!
 //! No label, field or event ever has a key, a scope, a header or a body.
+//!
+//! Each count looks its metric up, so that the recorder may be installed at any time. A gauge is looked up once for what it
+//! counts, so that whatever is counted up is counted down where it was counted up.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::future::Either;
-use metrics::{Counter, Gauge, Histogram};
+use metrics::{Gauge, KeyName, Unit, counter, gauge, histogram};
 use tracing::instrument::Instrumented;
 use tracing::level_filters::LevelFilter;
 use tracing::{Instrument as _, Span};
 
 use super::{Answer, Error, Refused};
+use crate::store::Swept;
 
 /// Whether anyone listens to the spans: to make and to enter them takes time also if nobody does.
 pub(crate) fn is_traced() -> bool {
@@ -48,82 +37,194 @@ pub(crate) fn within<F: Future>(span: Span, work: F) -> Within<F> {
     if span.is_none() { Either::Right(work) } else { Either::Left(work.instrument(span)) }
 }
 
-/// Handles made once: install the recorder before the engine is built.
-#[derive(Clone)]
-pub(super) struct Metrics {
-    pub(super) run: Counter,
-    pub(super) replay: Counter,
-    pub(super) in_progress: Counter,
-    pub(super) mismatch: Counter,
-    pub(super) unknown: Counter,
-    pub(super) expired: Counter,
-    pub(super) quota: Counter,
-    pub(super) failed: Counter,
-    pub(super) takeovers: Counter,
-    pub(super) lost: Counter,
-    pub(super) freed: Counter,
-    pub(super) retried: Counter,
-    pub(super) not_known: Counter,
-    pub(super) completed: Counter,
-    pub(super) buried: Counter,
-    pub(super) removed: Counter,
-    pub(super) running: Gauge,
-    pub(super) waiters: Gauge,
-    pub(super) claim: Histogram,
-    pub(super) complete: Histogram,
-    pub(super) transact: Histogram,
+/// A metric, as the recorder is told of it.
+struct Metric {
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
 }
 
-impl Metrics {
-    pub(super) fn new() -> Self {
-        let answer = |name: &'static str| metrics::counter!("keylatch_answers_total", "answer" => name);
-        let released = |end: &'static str| metrics::counter!("keylatch_released_total", "end" => end);
-        let records = |change: &'static str| metrics::counter!("keylatch_records_total", "change" => change);
-        let seconds = |operation: &'static str| metrics::histogram!("keylatch_store_seconds", "operation" => operation);
-        Self {
-            run: answer("run"),
-            replay: answer("replay"),
-            in_progress: answer("in_progress"),
-            mismatch: answer("mismatch"),
-            unknown: answer("unknown"),
-            expired: answer("expired"),
-            quota: answer("quota"),
-            failed: answer("failed"),
-            takeovers: metrics::counter!("keylatch_takeovers_total"),
-            lost: metrics::counter!("keylatch_leases_lost_total"),
-            freed: released("free"),
-            retried: released("retry"),
-            not_known: released("unknown"),
-            completed: records("completed"),
-            buried: records("buried"),
-            removed: records("removed"),
-            running: metrics::gauge!("keylatch_running"),
-            waiters: metrics::gauge!("keylatch_waiters"),
-            claim: seconds("claim"),
-            complete: seconds("complete"),
-            transact: seconds("transact"),
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// All metrics.
+const METRICS: [Metric; 13] = [
+    Metric { name: "keylatch_answers_total", kind: Kind::Counter, help: "What requests got." },
+    Metric {
+        name: "keylatch_takeovers_total",
+        kind: Kind::Counter,
+        help: "Runs that followed one that had died: its lease ended without a word.",
+    },
+    Metric {
+        name: "keylatch_retries_total",
+        kind: Kind::Counter,
+        help: "Runs that followed one that had ended with an error, and said so.",
+    },
+    Metric {
+        name: "keylatch_leases_lost_total",
+        kind: Kind::Counter,
+        help: "Runs whose record another owner took over.",
+    },
+    Metric { name: "keylatch_released_total", kind: Kind::Counter, help: "Runs that ended without an outcome." },
+    Metric {
+        name: "keylatch_records_total",
+        kind: Kind::Counter,
+        help: "Records that got an outcome; from which a sweep took the answer; that it removed.",
+    },
+    Metric {
+        name: "keylatch_refused_total",
+        kind: Kind::Counter,
+        help: "Requests that were refused before their key was claimed, by the code of the problem.",
+    },
+    Metric {
+        name: "keylatch_bypassed_total",
+        kind: Kind::Counter,
+        help: "Requests that ran unguarded, because their route fails open.",
+    },
+    Metric { name: "keylatch_running", kind: Kind::Gauge, help: "Runs under way." },
+    Metric { name: "keylatch_waiters", kind: Kind::Gauge, help: "Requests that wait for a run of the same key." },
+    Metric {
+        name: "keylatch_store_seconds",
+        kind: Kind::Histogram,
+        help: "Time that the store took, in seconds; with the handler for a transaction.",
+    },
+    Metric { name: "keylatch_batch_records", kind: Kind::Histogram, help: "Records in a batch, on PostgreSQL." },
+    Metric {
+        name: "keylatch_batch_seconds",
+        kind: Kind::Histogram,
+        help: "Time that a batch took, in seconds, on PostgreSQL.",
+    },
+];
+
+/// Tells the recorder that is there of all metrics, once.
+pub(super) fn describe() {
+    /// The address of the recorder that was told last.
+    static TOLD: AtomicUsize = AtomicUsize::new(0);
+    metrics::with_recorder(|recorder| {
+        let this = std::ptr::from_ref(recorder).cast::<()>().addr();
+        if TOLD.load(Ordering::Relaxed) == this || TOLD.swap(this, Ordering::Relaxed) == this {
+            return;
         }
+        for Metric { name, kind, help } in &METRICS {
+            let unit = Some(if name.ends_with("_seconds") { Unit::Seconds } else { Unit::Count });
+            let (name, help) = (KeyName::from_const_str(name), (*help).into());
+            match kind {
+                Kind::Counter => recorder.describe_counter(name, unit, help),
+                Kind::Gauge => recorder.describe_gauge(name, unit, help),
+                Kind::Histogram => recorder.describe_histogram(name, unit, help),
+            }
+        }
+    });
+}
+
+pub(super) fn answered(answer: &Result<Answer, Error>) {
+    describe();
+    let answers = match answer {
+        Ok(Answer::Ran(_)) => counter!("keylatch_answers_total", "answer" => "run"),
+        Ok(Answer::Replayed(_)) => counter!("keylatch_answers_total", "answer" => "replay"),
+        Ok(Answer::Refused(Refused::InProgress)) => counter!("keylatch_answers_total", "answer" => "in_progress"),
+        Ok(Answer::Refused(Refused::Mismatch)) => counter!("keylatch_answers_total", "answer" => "mismatch"),
+        Ok(Answer::Refused(Refused::Unknown)) => counter!("keylatch_answers_total", "answer" => "unknown"),
+        Ok(Answer::Refused(Refused::Expired)) => counter!("keylatch_answers_total", "answer" => "expired"),
+        Ok(Answer::Refused(Refused::Quota(_))) => counter!("keylatch_answers_total", "answer" => "quota"),
+        Err(_) => counter!("keylatch_answers_total", "answer" => "failed"),
+    };
+    answers.increment(1);
+}
+
+/// A run is not the first of its request; `after_crash` if the one before it died.
+pub(super) fn follows(after_crash: bool) {
+    let runs = if after_crash { counter!("keylatch_takeovers_total") } else { counter!("keylatch_retries_total") };
+    runs.increment(1);
+}
+
+pub(super) fn lost() {
+    counter!("keylatch_leases_lost_total").increment(1);
+}
+
+pub(super) fn freed() {
+    counter!("keylatch_released_total", "end" => "free").increment(1);
+}
+
+pub(super) fn retried() {
+    counter!("keylatch_released_total", "end" => "retry").increment(1);
+}
+
+pub(super) fn not_known() {
+    counter!("keylatch_released_total", "end" => "unknown").increment(1);
+}
+
+pub(super) fn completed() {
+    counter!("keylatch_records_total", "change" => "completed").increment(1);
+}
+
+pub(super) fn swept(swept: Swept) {
+    counter!("keylatch_records_total", "change" => "buried").increment(swept.buried as u64);
+    counter!("keylatch_records_total", "change" => "removed").increment(swept.removed as u64);
+}
+
+pub(super) fn claim_took(time: Duration) {
+    histogram!("keylatch_store_seconds", "operation" => "claim").record(time);
+}
+
+pub(super) fn complete_took(time: Duration) {
+    histogram!("keylatch_store_seconds", "operation" => "complete").record(time);
+}
+
+pub(super) fn transact_took(time: Duration) {
+    histogram!("keylatch_store_seconds", "operation" => "transact").record(time);
+}
+
+/// Something that is counted in a gauge until it is dropped.
+pub(super) struct Counted(Gauge);
+
+impl Counted {
+    pub(super) fn running() -> Self {
+        Self::up(gauge!("keylatch_running"))
+    }
+
+    pub(super) fn waiting() -> Self {
+        Self::up(gauge!("keylatch_waiters"))
+    }
+
+    fn up(gauge: Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge)
     }
 }
 
-impl Metrics {
-    pub(super) fn count(&self, answer: &Result<Answer, Error>) {
-        let counter = match answer {
-            Ok(Answer::Ran(_)) => &self.run,
-            Ok(Answer::Replayed(_)) => &self.replay,
-            Ok(Answer::Refused(Refused::InProgress)) => &self.in_progress,
-            Ok(Answer::Refused(Refused::Mismatch)) => &self.mismatch,
-            Ok(Answer::Refused(Refused::Unknown)) => &self.unknown,
-            Ok(Answer::Refused(Refused::Expired)) => &self.expired,
-            Ok(Answer::Refused(Refused::Quota(_))) => &self.quota,
-            Err(_) => &self.failed,
-        };
-        counter.increment(1);
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
     }
 }
 
-impl std::fmt::Debug for Metrics {
+impl std::fmt::Debug for Counted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Metrics")
+        f.write_str("Counted")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_every_metric_and_its_meaning() {
+        let page = include_str!("../manual/observability.md");
+        let rows: Vec<Vec<&str>> = page
+            .lines()
+            .filter(|line| line.starts_with("| `keylatch_"))
+            .map(|line| line.split('|').map(str::trim).collect())
+            .collect();
+        assert_eq!(rows.len(), METRICS.len());
+        for (row, Metric { name, kind, help }) in rows.iter().zip(&METRICS) {
+            let kind = format!("{kind:?}").to_lowercase();
+            assert_eq!((row[1], row[2], row[4]), (format!("`{name}`").as_str(), kind.as_str(), *help));
+        }
     }
 }

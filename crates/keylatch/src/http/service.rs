@@ -28,7 +28,7 @@ use super::words::WordsTo;
 use super::work::{Shared, Stage, Waiting, ready, work};
 use crate::engine::{Identity, is_traced, within};
 use crate::failpoint::{self, Point};
-use crate::{Answer, Error, Guarantee, Key, Refused, Scope};
+use crate::{Answer, Error, Guarantee, Key, RecordId, Refused, Scope};
 
 /// A service whose requests take effect once. Made by [`IdempotencyLayer`](super::IdempotencyLayer).
 #[derive(Debug, Clone)]
@@ -110,6 +110,9 @@ where
             }
         };
         let wait = asked.wait;
+        if is_traced() {
+            Span::current().record("record", tracing::field::display(RecordId::of(&asked.scope, &asked.key)));
+        }
         let start = {
             let (config, stage) = (config.clone(), stage.clone());
             move |handed| work(config, stage, words, handed)

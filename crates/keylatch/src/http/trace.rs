@@ -11,7 +11,14 @@ use crate::{Guarantee, engine};
 /// as it is.
 pub(super) fn span(headers: &HeaderMap, guarantee: Guarantee) -> Span {
     let span = engine::span(|| {
-        tracing::info_span!("keylatch.request", ?guarantee, trace_id = Empty, parent_id = Empty, status = Empty)
+        tracing::info_span!(
+            "keylatch.request",
+            ?guarantee,
+            record = Empty,
+            trace_id = Empty,
+            parent_id = Empty,
+            status = Empty
+        )
     });
     if !span.is_disabled()
         && let Some((trace, parent)) = headers.get("traceparent").and_then(|value| parse(value.to_str().ok()?))

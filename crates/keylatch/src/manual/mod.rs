@@ -9,6 +9,9 @@ pub mod defaults {}
 #[doc = include_str!("failures.md")]
 pub mod failures {}
 
+#[doc = include_str!("observability.md")]
+pub mod observability {}
+
 #[cfg(feature = "http")]
 #[doc = include_str!("statuses.md")]
 pub mod statuses {}

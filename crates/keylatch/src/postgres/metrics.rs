@@ -1,27 +1,22 @@
-//! What the store counts: see the table of all names in `engine/telemetry.rs`.
+//! What the store counts: see the manual's page on [observability](crate::manual::observability).
 
 use std::time::Instant;
 
-use metrics::Histogram;
-
-/// Handles made once, for one kind of batch.
+/// Counts one kind of batch.
 pub(super) struct BatchMetrics {
-    records: Histogram,
-    seconds: Histogram,
+    operation: &'static str,
 }
 
 impl BatchMetrics {
     pub(super) fn new(operation: &'static str) -> Self {
-        Self {
-            records: metrics::histogram!("keylatch_batch_records", "operation" => operation),
-            seconds: metrics::histogram!("keylatch_batch_seconds", "operation" => operation),
-        }
+        Self { operation }
     }
 
     /// Notes a batch of so many records that was begun at `started`.
     pub(super) fn record(&self, records: usize, started: Instant) {
+        let operation = self.operation;
         #[expect(clippy::cast_precision_loss, reason = "a batch has a few hundred records")]
-        self.records.record(records as f64);
-        self.seconds.record(started.elapsed());
+        metrics::histogram!("keylatch_batch_records", "operation" => operation).record(records as f64);
+        metrics::histogram!("keylatch_batch_seconds", "operation" => operation).record(started.elapsed());
     }
 }

@@ -1,0 +1,184 @@
+//! The manual's page on observability, the recorder and what is counted agree, whenever the recorder is installed.
+#![cfg(all(feature = "axum", feature = "sqlite"))]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request as HttpRequest, StatusCode};
+use axum::routing::post;
+use common::faulty::{Fault, Faulty, Op};
+use common::{Gate, until};
+use keylatch::door::{Answer, Request};
+use keylatch::http::{IdempotencyLayer, ScopeFrom};
+use keylatch::tx::Verdict;
+use keylatch::{Cleanup, Clock, Engine, Fingerprint, Key, Limits, Outcome, Policy, Scope, Timestamp, memory, sqlite};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tower::ServiceExt;
+
+mod common;
+
+const PAGE: &str = include_str!("../src/manual/observability.md");
+
+/// A metric on the page.
+struct Row {
+    kind: &'static str,
+    label: Option<&'static str>,
+    values: BTreeSet<&'static str>,
+    meaning: &'static str,
+}
+
+/// Those of the page that this test can count: the others need PostgreSQL.
+fn page() -> BTreeMap<&'static str, Row> {
+    let cells = |line: &'static str| line.split('|').map(str::trim).collect::<Vec<_>>();
+    let code = |cell: &'static str| cell.split('`').skip(1).step_by(2).collect::<Vec<_>>();
+    let rows = PAGE.lines().filter(|line| line.starts_with("| `keylatch_")).map(cells);
+    let rows = rows.filter(|cells| !cells[4].contains("PostgreSQL"));
+    rows.map(|cells| {
+        let labels = code(cells[3]);
+        let values = labels.iter().skip(1).copied().collect();
+        let row = Row { kind: cells[2], label: labels.first().copied(), values, meaning: cells[4] };
+        (code(cells[1])[0], row)
+    })
+    .collect()
+}
+
+fn request(key: &str, what: &str) -> Request {
+    Request {
+        scope: Scope::new("caller").unwrap(),
+        key: Key::new(key).unwrap(),
+        fingerprint: Fingerprint::of([what.as_bytes()]),
+        wait: Duration::ZERO,
+    }
+}
+
+fn kept() -> Verdict {
+    Verdict::Keep(Outcome::bytes("answer"))
+}
+
+async fn ask(engine: &Engine, key: &str, what: &str, verdict: Verdict) -> Option<Answer> {
+    engine.answer(request(key, what), |_| async { verdict }).await.ok()
+}
+
+/// Asks for work that waits for `gate`, and returns once it runs.
+async fn begin(engine: &Engine, key: &str, gate: &Gate) -> tokio::task::JoinHandle<Answer> {
+    let (engine, key, gate) = (engine.clone(), key.to_owned(), gate.clone());
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let asked = tokio::spawn(async move {
+        let work = |_| async move {
+            tell.send(()).expect("the test listens");
+            gate.pass().await;
+            kept()
+        };
+        engine.answer(request(&key, "buy"), work).await.expect("the engine answers")
+    });
+    told.await.expect("it runs");
+    asked
+}
+
+async fn post_to(layer: IdempotencyLayer, key: Option<&str>) -> StatusCode {
+    let app = Router::new().route("/", post(|| async { "done" })).layer(layer.require_key());
+    let request = HttpRequest::post("/").header("x-user-id", "caller");
+    let request = key.into_iter().fold(request, |request, key| request.header("idempotency-key", key));
+    app.oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status()
+}
+
+/// Lets everything happen that is counted.
+async fn everything(store: &Faulty, clock: &Clock, engine: &Engine) {
+    let (policy, limits) = (Policy::default(), Limits::default());
+    let other = || Engine::fenced(store.clone(), policy, limits).unwrap().with_cleanup(Cleanup::off());
+    for what in ["buy", "buy", "sell"] {
+        assert!(ask(engine, "kept", what, kept()).await.is_some());
+    }
+    // A duplicate that waits, and one that does not.
+    let gate = Gate::closed();
+    let running = begin(engine, "running", &gate).await;
+    assert!(ask(engine, "running", "buy", kept()).await.is_some());
+    let waiting = Request { wait: Duration::from_secs(20), ..request("running", "buy") };
+    let mut waiting = Box::pin(engine.answer(waiting, |_| async { kept() }));
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    gate.open();
+    assert!(matches!(running.await.unwrap(), Answer::Ran(_)));
+    assert!(matches!(waiting.await.unwrap(), Answer::Replayed(_)));
+    for verdict in [Verdict::Retry, Verdict::Free] {
+        assert!(ask(engine, "retried", "buy", verdict).await.is_some());
+    }
+    // One that is taken for dead, and goes on.
+    let gate = Gate::closed();
+    let late = begin(engine, "late", &gate).await;
+    clock.advance(policy.lease);
+    assert!(matches!(ask(&other(), "late", "buy", kept()).await, Some(Answer::Ran(_))));
+    gate.open();
+    assert!(matches!(late.await.unwrap(), Answer::Replayed(_)));
+    let careful = Engine::at_most_once(store.clone(), policy, limits).unwrap().with_cleanup(Cleanup::off());
+    for _ in 0..2 {
+        assert!(ask(&careful, "unknown", "buy", Verdict::Unknown).await.is_some());
+    }
+    let full = Engine::fenced(store.clone(), policy, Limits { running_max: 0, ..limits })
+        .unwrap()
+        .with_cleanup(Cleanup::off());
+    assert!(ask(&full, "refused", "buy", kept()).await.is_some());
+    store.always(Op::Claim, Fault::Unavailable);
+    assert!(ask(engine, "failed", "buy", kept()).await.is_none());
+    let open = || IdempotencyLayer::fenced(store.clone(), ScopeFrom::header("x-user-id")).fail_open();
+    assert_eq!(post_to(open(), Some("bypassed")).await, 200);
+    store.is_mended();
+    assert_eq!(post_to(open(), None).await, 400);
+    let directory = tempfile::tempdir().unwrap();
+    let atomic = sqlite::Store::open(directory.path().join("k.db")).await.unwrap();
+    let atomic = Engine::atomic(atomic, policy, limits).unwrap();
+    assert!(ask(&atomic, "kept", "buy", kept()).await.is_some());
+    clock.advance(policy.retention);
+    assert!(ask(engine, "kept", "buy", kept()).await.is_some());
+    assert!(engine.sweep(1_000).await.unwrap().buried > 0);
+    clock.advance(policy.tombstone);
+    assert!(engine.sweep(1_000).await.unwrap().removed > 0);
+}
+
+/// The value of a gauge.
+fn gauge(prometheus: &PrometheusHandle, name: &str) -> Option<f64> {
+    let rendered = prometheus.render();
+    let value = rendered.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    Some(value.parse().expect("a gauge is a number"))
+}
+
+#[tokio::test]
+async fn the_page_says_what_is_counted() {
+    let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+    let store = Faulty::new(memory::Store::with_clock(clock.clone()));
+    let engine = Engine::fenced(store.clone(), Policy::default(), Limits::default()).unwrap();
+    let engine = engine.with_cleanup(Cleanup::off());
+    let gate = Gate::closed();
+    let early = begin(&engine, "early", &gate).await;
+
+    let prometheus = PrometheusBuilder::new().install_recorder().unwrap();
+    everything(&store, &clock, &engine).await;
+    gate.open();
+    drop(early.await.unwrap());
+    // What began before the recorder was there is not counted down either.
+    until("nothing runs", async || gauge(&prometheus, "keylatch_running") == Some(0.0)).await;
+    assert_eq!(gauge(&prometheus, "keylatch_waiters"), Some(0.0));
+
+    let rendered = prometheus.render();
+    let page = page();
+    for (name, row) in &page {
+        let kind = if row.kind == "histogram" { "summary" } else { row.kind };
+        assert!(rendered.contains(&format!("# TYPE {name} {kind}\n")), "{name} is no {kind}, or is not counted");
+        assert!(rendered.contains(&format!("# HELP {name} {}\n", row.meaning)), "{name} has another meaning");
+    }
+    let mut counted: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for line in rendered.lines().filter(|line| line.starts_with("keylatch_")) {
+        let (series, _) = line.rsplit_once(' ').expect("a value");
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let name = name.strip_suffix("_sum").or(name.strip_suffix("_count")).unwrap_or(name);
+        let row = page.get(name).unwrap_or_else(|| panic!("{name} is not on the page"));
+        let labels = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
+        let labels: Vec<_> = labels.filter(|(label, _)| *label != "quantile").collect();
+        assert_eq!(labels.first().map(|(label, _)| *label), row.label, "{name}");
+        counted.entry(name).or_default().extend(labels.iter().map(|(_, value)| value.trim_matches('"')));
+    }
+    for (name, row) in page.iter().filter(|(_, row)| !row.values.is_empty()) {
+        assert_eq!(counted[name], row.values, "{name}");
+    }
+}
