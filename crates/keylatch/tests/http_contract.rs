@@ -6,6 +6,8 @@ mod common;
 mod answers;
 #[path = "http/app.rs"]
 mod app;
+#[path = "http/choices.rs"]
+mod choices;
 #[path = "http/clients.rs"]
 mod clients;
 #[path = "http/extractors.rs"]

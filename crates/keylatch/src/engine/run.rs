@@ -115,6 +115,12 @@ impl Run {
         self.0.attempt
     }
 
+    /// Whether nothing of this request is known to have had an effect: it is the first attempt, and no step of it has begun.
+    #[cfg(feature = "http")]
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.0.attempt == 1 && !self.0.steps.any_begun()
+    }
+
     /// Whether the attempt before this one died: it may have done any part of its work.
     pub fn after_crash(&self) -> bool {
         self.0.after_crash

@@ -18,6 +18,8 @@ struct List {
     noted: Vec<(String, Bytes)>,
     /// The names of those under way.
     under_way: Vec<String>,
+    /// Whether one was ever under way.
+    any_begun: bool,
 }
 
 /// What a call for a step leads to.
@@ -39,7 +41,14 @@ pub(super) struct Place<'s> {
 impl Steps {
     /// Those of earlier attempts.
     pub(super) fn new(noted: Vec<(String, Bytes)>) -> Self {
-        Self { list: Mutex::new(List { noted, under_way: Vec::new() }), over: Notify::new() }
+        Self { list: Mutex::new(List { noted, under_way: Vec::new(), any_begun: false }), over: Notify::new() }
+    }
+
+    /// Whether a step has begun, in this attempt or an earlier one: then it may have had its effect, also if it failed.
+    #[cfg(feature = "http")]
+    pub(super) fn any_begun(&self) -> bool {
+        let list = self.list.lock();
+        list.any_begun || !list.noted.is_empty()
     }
 
     /// Begins the step of `name`, once nobody else is at it.
@@ -57,6 +66,7 @@ impl Steps {
                         return Begun::TooMany;
                     }
                     list.under_way.push(name.to_owned());
+                    list.any_begun = true;
                     return Begun::Place(Place { steps: self, name });
                 }
             }

@@ -17,7 +17,36 @@ use crate::tx::Verdict;
 use crate::{Body, Final, Guarantee, Outcome, Timestamp};
 
 /// What a handler says is to become of its answer's record, against the [rule for its status](crate::manual::statuses).
-/// Put it into the extensions of the response.
+/// Put it into the extensions of the response. For all answers of a status, there is
+/// [`free_on`](super::IdempotencyLayer::free_on).
+///
+/// A handler that frees the key where nothing happened, so that the client may mend its request and keep its key:
+///
+/// ```
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// use axum::{Router, body::Body, response::{IntoResponse, Response}, routing::post};
+/// use http::{Request, StatusCode};
+/// use keylatch::http::{Disposition, IdempotencyLayer, ScopeFrom};
+/// use tower::ServiceExt;
+///
+/// async fn order(pieces: String) -> Response {
+///     if pieces.parse::<u32>().is_err() {
+///         let mut response = (StatusCode::UNPROCESSABLE_ENTITY, "pieces is a number").into_response();
+///         response.extensions_mut().insert(Disposition::Free);
+///         return response;
+///     }
+///     StatusCode::CREATED.into_response()
+/// }
+///
+/// let layer = IdempotencyLayer::fenced(keylatch::memory::Store::new(), ScopeFrom::header("x-user-id"));
+/// let app = Router::new().route("/orders", post(order)).layer(layer);
+/// for (pieces, status) in [("two", 422), ("2", 201), ("3", 422)] {
+///     let request = Request::post("/orders").header("x-user-id", "alice").header("idempotency-key", "k");
+///     let response = app.clone().oneshot(request.body(Body::from(pieces))?).await?;
+///     assert_eq!(response.status().as_u16(), status); // the last is "key reused": the key belongs to the order of 2
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Disposition {
@@ -39,6 +68,8 @@ pub enum Disposition {
 #[derive(Debug, Clone)]
 pub(super) struct Keeping {
     pub(super) kept: Kept,
+    /// The statuses that free the key.
+    pub(super) free_on: Vec<StatusCode>,
     pub(super) bytes_max: usize,
     pub(super) end_max: Duration,
 }
@@ -53,11 +84,12 @@ pub(super) async fn judge<B>(
     body: B,
     guarantee: Guarantee,
     keeping: &Keeping,
+    untouched: bool,
 ) -> Result<(Verdict, GuardedBody<B>), B::Error>
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
 {
-    let disposition = parts.extensions.get().copied().unwrap_or_else(|| by_rule(parts, guarantee));
+    let disposition = parts.extensions.get().copied().unwrap_or_else(|| by_rule(parts, guarantee, keeping, untouched));
     match disposition {
         Disposition::Record | Disposition::RecordAlone => {}
         Disposition::Retry => return Ok((Verdict::Retry, GuardedBody::Inner { body })),
@@ -93,11 +125,15 @@ fn to_keep(bytes: &Bytes) -> Bytes {
 }
 
 /// The rule where the handler says nothing: what its answer says of the effect.
-fn by_rule(parts: &Parts, guarantee: Guarantee) -> Disposition {
+///
+/// `untouched` says that this is the first attempt, and that no step of it has begun.
+fn by_rule(parts: &Parts, guarantee: Guarantee, keeping: &Keeping, untouched: bool) -> Disposition {
     let status = parts.status;
     match status {
         // A refusal of ours, made by another layer further in: it says something of this moment, and nothing for ever.
         _ if parts.extensions.get::<Problem>().is_some() => without_effect(guarantee),
+        // The service says that such an answer means that nothing happened.
+        _ if untouched && keeping.free_on.contains(&status) => Disposition::Free,
         // The server did not take the request on, or so it says.
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
             without_effect(guarantee)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, Method, Response};
+use http::{HeaderName, Method, Response, StatusCode};
 use http_body::Body;
 use tower_layer::Layer;
 
@@ -22,7 +22,7 @@ use super::unguarded::Unguarded;
 use super::words::Words;
 use crate::store::Store;
 use crate::tx::Transactional;
-use crate::{Cleanup, Engine, Limits, Policy};
+use crate::{Cleanup, Engine, Fingerprint, Guarantee, Limits, Policy};
 
 /// Makes every request with an `Idempotency-Key` to the services behind it take effect once.
 ///
@@ -63,6 +63,10 @@ pub(super) struct Config {
     pub(super) methods: Methods,
     pub(super) key_from: KeyFrom,
     pub(super) canonical_json: bool,
+    pub(super) counted_headers: Vec<HeaderName>,
+    pub(super) fingerprint: Option<FingerprintBy>,
+    /// How long a duplicate waits that does not say how long.
+    pub(super) wait: Duration,
     pub(super) key_required: bool,
     pub(super) body_bytes_max: usize,
     pub(super) body_pace: Pace,
@@ -113,10 +117,18 @@ impl IdempotencyLayer {
             methods: Methods::default(),
             key_from: KeyFrom::Header(IDEMPOTENCY_KEY),
             canonical_json: false,
+            counted_headers: Vec::new(),
+            fingerprint: None,
+            wait: Duration::ZERO,
             key_required: false,
             body_bytes_max: BODY_BYTES_MAX,
             body_pace: Pace { stall_max: BODY_STALL_MAX, bytes_per_second_min: BODY_BYTES_PER_SECOND_MIN },
-            keeping: Keeping { kept: Kept::default(), bytes_max: ANSWER_BYTES_MAX, end_max: ANSWER_END_MAX },
+            keeping: Keeping {
+                kept: Kept::default(),
+                free_on: Vec::new(),
+                bytes_max: ANSWER_BYTES_MAX,
+                end_max: ANSWER_END_MAX,
+            },
             fail_open: false,
             skip_if: None,
             words: None,
@@ -210,6 +222,82 @@ impl IdempotencyLayer {
         B: Body<Data = Bytes>,
     {
         self.with(|config| config.words = Some(Words::new(answer)))
+    }
+
+    /// Lets a duplicate of a running request wait this long for its answer, where it does not say how long by
+    /// `Prefer: wait=N`, instead of getting 409 at once. At most [`Limits::wait_max`] counts.
+    pub fn with_wait(self, wait: Duration) -> Self {
+        self.with(|config| config.wait = wait)
+    }
+
+    /// Frees the key where the handler answers with one of these statuses: nothing is recorded, in `Atomic` the writes are
+    /// taken back, and the client may mend its request and send it with the same key. For validation that fails before
+    /// anything has happened.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// use axum::{Router, body::Body, routing::post};
+    /// use http::{Request, StatusCode};
+    /// use keylatch::http::{IdempotencyLayer, ScopeFrom};
+    /// use tower::ServiceExt;
+    ///
+    /// async fn order(pieces: String) -> StatusCode {
+    ///     if pieces.parse::<u32>().is_ok() { StatusCode::CREATED } else { StatusCode::UNPROCESSABLE_ENTITY }
+    /// }
+    ///
+    /// let layer = IdempotencyLayer::fenced(keylatch::memory::Store::new(), ScopeFrom::header("x-user-id"));
+    /// let app = Router::new().route("/orders", post(order)).layer(layer.free_on([400, 422]));
+    /// for (pieces, status) in [("two", 422), ("2", 201)] {
+    ///     let request = Request::post("/orders").header("x-user-id", "alice").header("idempotency-key", "k");
+    ///     let response = app.clone().oneshot(request.body(Body::from(pieces))?).await?;
+    ///     assert_eq!(response.status().as_u16(), status);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    ///
+    /// It does not count for a run that may have had an effect all the same: one after an earlier attempt, or with a step
+    /// that began. For one answer a handler says it by a [`Disposition`](super::Disposition), against this rule too.
+    ///
+    /// # Panics
+    ///
+    /// If one is not a status, or is under 400; or, in `AtMostOnce`, if it is 408, 425, 429 or a 5xx: a layer inside may
+    /// make these once the handler has started, so only a `Disposition` can say that nothing happened.
+    pub fn free_on<T: TryInto<StatusCode>>(self, statuses: impl IntoIterator<Item = T>) -> Self {
+        let guarantee = self.config.engine.guarantee();
+        let statuses = statuses.into_iter().map(|status| status.try_into().unwrap_or_else(|_| panic!("not a status")));
+        let statuses: Vec<StatusCode> = statuses.inspect(|status| check_free(*status, guarantee)).collect();
+        self.with(|config| config.keeping.free_on = statuses)
+    }
+
+    /// Counts the request's header `name` as part of the request: with another value it is another request.
+    ///
+    /// # Panics
+    ///
+    /// If `name` is not the name of a header.
+    pub fn with_counted_header<N: TryInto<HeaderName>>(self, name: N) -> Self {
+        let name = named_header(name);
+        self.with(|config| config.counted_headers.push(name))
+    }
+
+    /// Takes what `fingerprint` makes of a request's head and body for what makes it the same request, instead of method,
+    /// path, query, content type, content encoding and body. What it leaves out may differ between two tries: a time stamp,
+    /// or the boundary of a form.
+    ///
+    /// Two requests with one key and one fingerprint are one request: the second gets the answer of the first. So leave
+    /// nothing out that changes what the handler does.
+    ///
+    /// ```
+    /// use keylatch::Fingerprint;
+    /// use keylatch::http::{IdempotencyLayer, ScopeFrom};
+    ///
+    /// let store = keylatch::memory::Store::new();
+    /// let layer = IdempotencyLayer::fenced(store, ScopeFrom::header("x-user-id")).with_fingerprint(|head, body| {
+    ///     // The query has a time stamp, which does not count.
+    ///     Fingerprint::of([head.method.as_str().as_bytes(), head.uri.path().as_bytes(), body])
+    /// });
+    /// ```
+    pub fn with_fingerprint(self, fingerprint: impl Fn(&Parts, &[u8]) -> Fingerprint + Send + Sync + 'static) -> Self {
+        self.with(|config| config.fingerprint = Some(FingerprintBy(Arc::new(fingerprint))))
     }
 
     /// Takes the key from the header `name` instead, for senders that know nothing of `Idempotency-Key`, such as
@@ -352,6 +440,34 @@ impl Methods {
                  methods by `with_methods`"
             );
         }
+    }
+}
+
+/// Refuses a rule that would free the key of a request which may have had its effect.
+fn check_free(status: StatusCode, guarantee: Guarantee) {
+    assert!(status.as_u16() >= 400, "{status} tells of an effect, so it cannot free the key");
+    let of_layers = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
+    let may_have_started = status.is_server_error() || of_layers.contains(&status);
+    assert!(
+        guarantee != Guarantee::AtMostOnce || !may_have_started,
+        "in `AtMostOnce` {status} cannot free the key: a layer inside may make it once the handler has started; \
+         let the handler say so by `Disposition::Free`"
+    );
+}
+
+/// What makes a request the same request.
+#[derive(Clone)]
+pub(super) struct FingerprintBy(Arc<dyn Fn(&Parts, &[u8]) -> Fingerprint + Send + Sync>);
+
+impl FingerprintBy {
+    pub(super) fn fingerprint(&self, head: &Parts, body: &[u8]) -> Fingerprint {
+        (self.0)(head, body)
+    }
+}
+
+impl fmt::Debug for FingerprintBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FingerprintBy")
     }
 }
 

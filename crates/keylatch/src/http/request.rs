@@ -77,8 +77,8 @@ pub(super) fn wait(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The fingerprint: method, path, raw query, content type, content encoding, body; of a JSON body its canonical form,
-/// where that is wanted.
-pub(super) fn fingerprint(parts: &Parts, body: &[u8], canonical_json: bool) -> Fingerprint {
+/// where that is wanted; and these headers.
+pub(super) fn fingerprint(parts: &Parts, body: &[u8], canonical_json: bool, headers: &[HeaderName]) -> Fingerprint {
     let mut hasher = Hasher::default();
     hasher.field(parts.method.as_str().as_bytes());
     hasher.field(uri(parts).path().as_bytes());
@@ -92,6 +92,10 @@ pub(super) fn fingerprint(parts: &Parts, body: &[u8], canonical_json: bool) -> F
             hasher.field(&canonical);
         }
         None => hasher.field(body),
+    }
+    for name in headers {
+        hasher.field(name.as_str().as_bytes());
+        hasher.optional(all_of(&parts.headers, name.clone()).as_deref());
     }
     hasher.finish()
 }

@@ -3,7 +3,6 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
@@ -100,7 +99,7 @@ where
     R: Body<Data = Bytes> + Send + 'static,
 {
     async move {
-        let (asked, received) = {
+        let (asked, received, prefers) = {
             match admit(&config, unshared(&mut stage)).await {
                 Ok(Some(asked)) => asked,
                 Ok(None) => {
@@ -119,8 +118,9 @@ where
         };
         let answer = config.engine.answer_to(&asked, start).await;
         failpoint::hit(Point::BeforeAnswer);
-        let preferred =
-            !wait.is_zero() && matches!(answer, Ok(Answer::Replayed(_) | Answer::Refused(Refused::InProgress)));
+        let preferred = prefers
+            && !wait.is_zero()
+            && matches!(answer, Ok(Answer::Replayed(_) | Answer::Refused(Refused::InProgress)));
         let mut response = match answer {
             Ok(Answer::Ran(ran)) => match stage.lock().end() {
                 Some(Ok(response)) => answer::first(response, &received, ran.expires_at),
@@ -164,9 +164,10 @@ fn unshared<S, B, R, E>(stage: &mut Shared<S, B, R, E>) -> &mut Waiting<S, B> {
     }
 }
 
-/// What a request asks of the engine, and the header of its key as it was received, to be sent back; `None` if it has no
+/// What a request asks of the engine, the header of its key as it was received, to be sent back, and whether it said for how
+/// long it is ready to wait; `None` if it has no
 /// key, and need not have one.
-type Asked = Option<(crate::Request, HeaderValue)>;
+type Asked = Option<(crate::Request, HeaderValue, bool)>;
 
 /// Reads everything of the request, before anything is claimed: a slow client never holds a lease. Leaves its body whole.
 async fn admit<S, B>(config: &Config, waiting: &mut Waiting<S, B>) -> Result<Asked, Problem>
@@ -220,9 +221,13 @@ fn asked(
         );
         return Err(Problem::GuardedTwice);
     }
-    let wait = request::wait(&parts.headers).unwrap_or(Duration::ZERO).min(config.engine.limits().wait_max);
-    let fingerprint = request::fingerprint(parts, body, config.canonical_json);
-    Ok(Some((crate::Request { scope, key, fingerprint, wait }, received)))
+    let preferred = request::wait(&parts.headers);
+    let wait = preferred.unwrap_or(config.wait).min(config.engine.limits().wait_max);
+    let fingerprint = match &config.fingerprint {
+        Some(by) => by.fingerprint(parts, body),
+        None => request::fingerprint(parts, body, config.canonical_json, &config.counted_headers),
+    };
+    Ok(Some((crate::Request { scope, key, fingerprint, wait }, received, preferred.is_some())))
 }
 
 /// Refuses a request before its key was claimed.

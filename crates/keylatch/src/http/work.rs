@@ -93,12 +93,14 @@ where
             if let Err(error) = ready(&stage).await {
                 return (not_started(guarantee), Some(Err(error)));
             }
+            let run = if config.keeping.free_on.is_empty() { None } else { handed.run().cloned() };
             let Some(answering) = begin(&stage, handed) else { return (Verdict::Free, None) };
             let (parts, body) = match answering.await {
                 Ok(response) => response.into_parts(),
                 Err(error) => return (cut_short(guarantee, "its service failed"), Some(Err(error))),
             };
-            match judge(&parts, body, guarantee, &config.keeping).await {
+            let untouched = run.is_none_or(|run| run.is_untouched());
+            match judge(&parts, body, guarantee, &config.keeping, untouched).await {
                 Ok((verdict, body)) => (verdict, Some(Ok(Response::from_parts(parts, body)))),
                 Err(_) => (cut_short(guarantee, "the body of its answer broke off"), None),
             }

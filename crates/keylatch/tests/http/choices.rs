@@ -1,0 +1,116 @@
+//! What a layer is told to do otherwise.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use keylatch::http::{IdempotencyLayer, ScopeFrom};
+use keylatch::{Guarantee, Limits, Policy, Run, memory};
+
+use crate::app::{Seen, Setup};
+use crate::common::Gate;
+
+const ALL: [Guarantee; 3] = [Guarantee::Atomic, Guarantee::Fenced, Guarantee::AtMostOnce];
+
+fn layer() -> IdempotencyLayer {
+    IdempotencyLayer::fenced(memory::Store::new(), ScopeFrom::header("x-user-id"))
+}
+
+/// Says no to the first.
+async fn no_then_yes(seen: Seen) -> StatusCode {
+    if seen.nth == 1 { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::CREATED }
+}
+
+#[tokio::test]
+async fn a_status_frees_the_key_where_the_layer_says_so() {
+    for guarantee in ALL {
+        let app = Setup::new(guarantee).layer(|layer| layer.free_on([400, 422])).start(no_then_yes).await;
+        let first = app.order().send().await;
+        assert_eq!((first.status, first.text("idempotency-expires")), (422, None), "{guarantee:?}");
+        // Another request, for the key is free for any.
+        let mended = app.call("POST", "/orders").key("k").json("{\"item\":2}").send().await;
+        assert_eq!((mended.status, mended.replayed(), app.runs()), (201, false, 2), "{guarantee:?}");
+    }
+}
+
+/// A step that has begun may have had its effect, also if it failed: the answer after it is the answer.
+#[tokio::test]
+async fn a_status_frees_no_key_after_a_step() {
+    for guarantee in [Guarantee::Fenced, Guarantee::AtMostOnce] {
+        let handler = |seen: Seen| async move {
+            let run = seen.parts.extensions.get::<Run>().expect("it is on a lease").clone();
+            let failed = run.step("charge", |_| async { Err::<(), _>(std::io::Error::other("timed out")) }).await;
+            assert!(failed.is_err());
+            no_then_yes(seen).await
+        };
+        let app = Setup::new(guarantee).layer(|layer| layer.free_on([422])).start(handler).await;
+        for replayed in [false, true] {
+            let reply = app.order().send().await;
+            assert_eq!((reply.status, reply.replayed(), app.runs()), (422, replayed, 1), "{guarantee:?}");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "once the handler has started")]
+fn at_most_once_refuses_a_rule_that_could_start_twice() {
+    let layer = IdempotencyLayer::at_most_once(memory::Store::new(), ScopeFrom::header("x-user-id"));
+    let _ = layer.free_on([422, 408]);
+}
+
+#[test]
+#[should_panic(expected = "cannot free the key")]
+fn a_success_frees_no_key() {
+    let _ = layer().free_on([StatusCode::CREATED]);
+}
+
+#[tokio::test]
+async fn a_duplicate_waits_as_long_as_the_layer_says() {
+    let gate = Gate::closed();
+    let passed = gate.clone();
+    let handler = move |_: Seen| {
+        let gate = passed.clone();
+        async move {
+            gate.pass().await;
+            "made"
+        }
+    };
+    let app = Setup::fenced().layer(|layer| layer.with_wait(Duration::from_secs(30))).start(handler).await;
+    let running = app.order().begin().await;
+    app.ran(1).await;
+    // Its own word counts before the layer's.
+    app.order().header("Prefer", "wait=0").send().await.is_problem(409, "IDEMPOTENCY_KEY_IN_PROGRESS");
+    let waiting = app.order().begin().await;
+    gate.open();
+    assert_eq!(running.reply().await.status, 200);
+    let reply = waiting.reply().await;
+    assert_eq!((reply.status, reply.replayed(), reply.text("preference-applied")), (200, true, None));
+}
+
+#[tokio::test]
+async fn a_header_counts_where_the_layer_says_so() {
+    let app =
+        Setup::fenced().layer(|layer| layer.with_counted_header("x-version")).start(|_: Seen| async { "made" }).await;
+    let call = |version: &str| app.order().header("X-Version", version);
+    assert_eq!(call("1").send().await.status, 200);
+    assert!(call("1").send().await.replayed());
+    call("2").send().await.is_problem(422, "IDEMPOTENCY_KEY_REUSED");
+    app.order().send().await.is_problem(422, "IDEMPOTENCY_KEY_REUSED");
+}
+
+#[tokio::test]
+async fn what_makes_a_request_the_same_can_be_chosen() {
+    let by_path = |layer: IdempotencyLayer| {
+        layer.with_fingerprint(|head, _| keylatch::Fingerprint::of([head.uri.path().as_bytes()]))
+    };
+    let app = Setup::fenced().layer(by_path).start(|_: Seen| async { "made" }).await;
+    assert_eq!(app.order().send().await.status, 200);
+    assert!(app.call("POST", "/orders?at=2").key("k").json("{}").send().await.replayed());
+}
+
+#[test]
+fn policy_and_limits_are_chosen_on_the_layer() {
+    let policy = Policy { lease: Duration::from_secs(5), ..Policy::default() };
+    let limits = Limits { running_max: 7, ..Limits::default() };
+    let layer = layer().with_policy(policy).with_limits(limits);
+    assert_eq!((layer.engine().policy(), layer.engine().limits()), (&policy, &limits));
+}
