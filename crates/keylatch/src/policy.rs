@@ -107,7 +107,7 @@ pub struct Limits {
     /// under the idle time-out of common proxies.
     pub wait_max: Duration,
     /// Live records in one scope. Default 1,000,000. It is counted now and then, not at every claim, so
-    /// that a few more may pass.
+    /// that a few more may pass. On Redis it holds only where the store is told to count (`Options::with_counts`).
     pub records_per_scope_max: u64,
     /// Bytes of final outcomes that this process keeps, to replay without asking the store. Default 32 MiB;
     /// 0 for none.

@@ -8,7 +8,7 @@ use redis::{Cmd, Value, cmd};
 use tokio::sync::Semaphore;
 
 use super::error::Failed;
-use super::value::{self, HEADER_BYTES};
+use super::value::{self, HEADER_BYTES, KEEP_MS_MAX};
 use super::{ConnectError, Options, Store};
 use crate::store::{Durability, Error, ErrorKind};
 use crate::{Record, RecordId};
@@ -50,7 +50,7 @@ impl Cache {
     async fn ask(&self, command: &Cmd) -> Result<Value, Error> {
         let link = &self.store.0.link;
         if link.is_connected() {
-            return Ok(link.read(command).await?);
+            return Ok(link.ask(command).await?);
         }
         if let Ok(place) = self.connecting.clone().try_acquire_owned() {
             let store = self.store.clone();
@@ -70,7 +70,7 @@ impl crate::tiered::Cache for Cache {
         Box::pin(async move {
             match self.ask(cmd("GET").arg(self.store.0.keys.record(id))).await? {
                 Value::Nil => Ok(None),
-                Value::BulkString(bytes) => Ok(Some(value::decode(id, &bytes)?.record)),
+                Value::BulkString(bytes) => Ok(Some(value::decode(id, &bytes, None)?.record)),
                 _ => Err(Failed::Nonsense.into()),
             }
         })
@@ -78,15 +78,13 @@ impl crate::tiered::Cache for Cache {
 
     fn keep(&self, record: Record, keep: Duration) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
-            let bytes = value::encode(&record, &[0; HEADER_BYTES], self.store.0.compress_from_bytes);
-            let millis = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX).clamp(1, KEEP_MS_MAX);
+            let now = record.created_at;
+            let value = value::encode(&record, &[0; HEADER_BYTES], now, self.store.0.compress_from_bytes);
+            let millis = value::millis_of(keep).clamp(1, KEEP_MS_MAX);
             let mut set = cmd("SET");
-            set.arg(self.store.0.keys.record(record.id())).arg(bytes).arg("PX").arg(millis);
+            set.arg(self.store.0.keys.record(record.id())).arg(value.bytes).arg("PX").arg(millis);
             self.ask(&set).await?;
             Ok(())
         })
     }
 }
-
-/// The longest time to live: a hundred years, which no clock of a server runs over at.
-const KEEP_MS_MAX: u64 = 100 * 365 * 24 * 60 * 60 * 1_000;

@@ -26,6 +26,12 @@ pub enum ConnectError {
     /// The server is a replica, which takes no writes.
     #[error("the server is a replica; give the address of its primary, or of the Sentinels that know it")]
     Replica,
+    /// The server is older than the commands that are needed.
+    #[error("the server is Redis {version}; 7.0 or later is needed, or any Valkey")]
+    Version {
+        /// The version that it has.
+        version: String,
+    },
     /// The prefix has braces, which decide where a Cluster keeps a key.
     #[error(
         "the prefix has braces, by which a Cluster would keep a record and what belongs to it apart; leave them out"
@@ -111,6 +117,11 @@ fn kind_of(error: &RedisError) -> ErrorKind {
         // The server refused before it did anything.
         Some(_) => ErrorKind::Unavailable,
     }
+}
+
+/// Whether it is one that a server gives to every command that writes, also where that would have written nothing.
+pub(super) fn is_of_writes(error: &RedisError) -> bool {
+    matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
 }
 
 /// What whoever runs the server can do.

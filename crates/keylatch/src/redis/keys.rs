@@ -4,73 +4,91 @@ use std::sync::{Arc, LazyLock};
 
 use crate::RecordId;
 
-/// Into how many parts the records are divided, each with indexes of its own. Chosen by the key's half of an identity,
-/// so that one busy scope is spread over all nodes of a Cluster. Part of the format.
+/// Into how many parts the records are divided. Chosen by the key's half of an identity, so that one busy scope is spread
+/// over all nodes of a Cluster. Part of the format.
 pub(super) const BUCKETS: usize = 64;
 
 /// The keys of one store.
 #[derive(Debug, Clone)]
-pub(super) struct Keys(Arc<[Bucket]>);
+pub(super) struct Keys(Arc<Names>);
+
+#[derive(Debug)]
+struct Names {
+    /// What `SCAN` matches.
+    pattern: Vec<u8>,
+    buckets: Box<[Bucket]>,
+}
 
 /// What the keys of one bucket are made of: the same for every call.
 #[derive(Debug)]
 struct Bucket {
     /// What a record's key begins with.
     records: Box<[u8]>,
-    ids: Box<[u8]>,
+    running: Box<[u8]>,
     due: Box<[u8]>,
-    leases: Box<[u8]>,
-}
-
-/// The keys of one record, in the order in which the scripts take them: its own, and its bucket's indexes.
-pub(super) type RecordKeys<'k> = [&'k [u8]; 4];
-
-/// An index of a bucket; its members are identities.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Index {
-    /// Every record; the score is 0, so that they are in the order of their identities.
-    Ids,
-    /// Those that are completed, by when a sweep has something to do.
-    Due,
-    /// Those that are running, by when their lease ends.
-    Leases,
+    /// What the key of a scope's records begins with.
+    scopes: Box<[u8]>,
 }
 
 impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
-        Self(TAGS.iter().map(|tag| Bucket::new(prefix, *tag)).collect())
+        let buckets = TAGS.iter().map(|tag| Bucket::new(prefix, *tag)).collect();
+        Self(Arc::new(Names { pattern: pattern(prefix), buckets }))
     }
 
     /// The key of a record.
     pub(super) fn record(&self, id: RecordId) -> Vec<u8> {
-        [&*self.0[bucket_of(id)].records, id.as_bytes()].concat()
+        [&*self.0.buckets[bucket_of(id)].records, id.as_bytes()].concat()
     }
 
-    /// The key `record` of a record, and those of the indexes that it stands in.
-    pub(super) fn all<'k>(&'k self, id: RecordId, record: &'k [u8]) -> RecordKeys<'k> {
-        let Bucket { ids, due, leases, .. } = &self.0[bucket_of(id)];
-        [record, ids, due, leases]
+    /// Whose record has this key; `None` if it is no record's.
+    pub(super) fn id_of(&self, key: &[u8]) -> Option<RecordId> {
+        let id = RecordId::from_bytes(*key.last_chunk()?);
+        (self.record(id) == key).then_some(id)
     }
 
-    /// The key of an index of a bucket.
-    pub(super) fn index(&self, bucket: usize, index: Index) -> &[u8] {
-        let bucket = &self.0[bucket];
-        match index {
-            Index::Ids => &bucket.ids,
-            Index::Due => &bucket.due,
-            Index::Leases => &bucket.leases,
-        }
+    /// What matches the keys of all records, among others.
+    pub(super) fn pattern(&self) -> &[u8] {
+        &self.0.pattern
+    }
+
+    /// The set of what runs.
+    pub(super) fn running(&self, bucket: usize) -> &[u8] {
+        &self.0.buckets[bucket].running
+    }
+
+    /// The sorted set of long answers, by when they are to go.
+    pub(super) fn due(&self, bucket: usize) -> &[u8] {
+        &self.0.buckets[bucket].due
+    }
+
+    /// The sorted set of a scope's records, by when they go.
+    pub(super) fn scope(&self, bucket: usize, scope: [u8; 16]) -> Vec<u8> {
+        [&*self.0.buckets[bucket].scopes, &scope].concat()
     }
 }
 
 impl Bucket {
     fn new(prefix: &str, tag: u32) -> Self {
         let key = |name: &str| format!("{prefix}:{{{tag}}}:{name}").into_bytes().into_boxed_slice();
-        Self { records: key(""), ids: key("ids"), due: key("due"), leases: key("leases") }
+        Self { records: key(""), running: key("running"), due: key("due"), scopes: key("s:") }
     }
 }
 
-fn bucket_of(id: RecordId) -> usize {
+/// A pattern for the keys that begin with `prefix` as it is, whatever is special to `SCAN` in it.
+fn pattern(prefix: &str) -> Vec<u8> {
+    let mut pattern = Vec::with_capacity(prefix.len() + 8);
+    for byte in prefix.bytes() {
+        if matches!(byte, b'*' | b'?' | b'[' | b']' | b'^' | b'\\') {
+            pattern.push(b'\\');
+        }
+        pattern.push(byte);
+    }
+    pattern.extend(b":{*}:*");
+    pattern
+}
+
+pub(super) fn bucket_of(id: RecordId) -> usize {
     usize::from(id.as_bytes()[16]) % BUCKETS
 }
 
@@ -104,6 +122,19 @@ mod tests {
     #[test]
     fn slots_are_those_of_the_specification() {
         assert_eq!(slot_of(b"123456789"), 0x31c3);
+    }
+
+    #[test]
+    fn the_key_of_a_record_names_it_and_no_other_key_does() {
+        let keys = Keys::new("a*b");
+        for byte in 0..=u8::MAX {
+            let id = RecordId::from_bytes([byte; 32]);
+            assert_eq!(keys.id_of(&keys.record(id)), Some(id));
+            assert_eq!(keys.id_of(&keys.record(id)[1..]), None);
+        }
+        assert_eq!(keys.id_of(keys.running(0)), None);
+        assert_eq!(keys.id_of(&keys.scope(0, [0; 16])), None);
+        assert_eq!(keys.pattern(), b"a\\*b:{*}:*");
     }
 
     #[test]

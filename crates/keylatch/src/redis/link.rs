@@ -1,5 +1,6 @@
 //! The connection: one for all calls at once, made anew when it is lost.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -8,13 +9,18 @@ use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::sentinel::SentinelClient;
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value, cmd};
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError, Value, cmd};
 
-use super::batch::{Batches, Reply, millis};
+use super::batch::{Batches, ONE_BUCKET, Reply};
+use super::cluster;
 use super::error::{ConnectError, Failed};
+use super::keys::{BUCKETS, Keys, bucket_of};
+use super::marks::{Beside, Ended, Marks};
 use super::options::{Options, Wait};
 use super::server::{Needs, Settings};
+use crate::{RecordId, Timestamp};
 
 /// The way to the server, or servers. Each call is sent behind those before it, without waiting for their replies, and
 /// its reply is told from theirs by the order; a call that is given up leaves its place, so that nobody gets another's.
@@ -24,6 +30,9 @@ pub(super) struct Link {
     connecting: tokio::sync::Mutex<Source>,
     /// How many attempts to connect have ended; the number of a connection is that of its attempt.
     attempts: AtomicU64,
+    is_cluster: bool,
+    keys: Keys,
+    ended: Arc<Ended>,
     config: AsyncConnectionConfig,
     connect_timeout: Duration,
     /// No call takes longer that has to connect, whatever becomes of it on its way; one that lost its connection before has
@@ -65,6 +74,9 @@ const SENDS_MAX: usize = 2;
 impl Link {
     pub(super) fn new(source: Source, options: &Options) -> Self {
         Self {
+            is_cluster: matches!(source, Source::Cluster(_)),
+            keys: Keys::new(&options.prefix),
+            ended: Arc::default(),
             current: Arc::default(),
             connecting: tokio::sync::Mutex::new(source),
             attempts: AtomicU64::new(0),
@@ -84,22 +96,34 @@ impl Link {
         self.wait.is_some()
     }
 
-    /// Sends a call that writes nothing.
-    pub(super) async fn read(&self, command: &Cmd) -> Result<Value, Failed> {
-        self.send(Call { command, wait: None }).await
+    /// In which bucket the indexes are that have a record: a Cluster keeps them where the record is.
+    pub(super) fn bucket_of(&self, id: RecordId) -> usize {
+        if self.is_cluster { bucket_of(id) } else { ONE_BUCKET }
     }
 
-    /// Sends a call that may write, and waits for the replicas that must have it.
-    pub(super) async fn write(&self, command: &Cmd) -> Result<Value, Failed> {
-        self.send(Call { command, wait: self.wait }).await
+    /// The buckets that this store writes indexes into.
+    pub(super) fn buckets(&self) -> Range<usize> {
+        if self.is_cluster { 0..BUCKETS } else { ONE_BUCKET..ONE_BUCKET + 1 }
     }
 
-    async fn send(&self, call: Call<'_>) -> Result<Value, Failed> {
+    /// A run has ended, and nobody begins another under its key for [`ENDED_KEEP_MS_MIN`](super::marks::ENDED_KEEP_MS_MIN).
+    pub(super) fn ended(&self, id: RecordId) {
+        self.ended.push(self.bucket_of(id), id);
+    }
+
+    /// Sends a command that is no write of a record.
+    pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Failed> {
+        Ok(self.call(Call { command, marks: Marks::NONE, waits: false }).await?.value)
+    }
+
+    /// Sends a call; if it waits, until the replicas that must have it have what it wrote.
+    pub(super) async fn call(&self, call: Call<'_>) -> Result<Told, Failed> {
+        let call = Call { waits: call.waits && self.waits(), ..call };
         let mut sends = 0;
         // A connection that is there has a reply in time, or says that it has none: no other clock is needed.
         if let Some((number, batches)) = self.batches() {
-            let reply = batches.send(call.command.clone(), call.wait.is_some()).await;
-            match reply.map_err(|error| self.failed(number, false, error)).and_then(|reply| call.acknowledged(reply)) {
+            let reply = batches.send(call.command.clone(), call.marks, call.waits).await;
+            match reply.map_err(|error| self.failed(number, error)).and_then(|reply| self.acknowledged(call, reply)) {
                 Err(Failed::Unanswered(error)) if error.is_connection_dropped() => sends = 1,
                 done => return done,
             }
@@ -109,14 +133,19 @@ impl Link {
     }
 
     /// Sends a call that has been sent so often.
-    async fn connect_and_send(&self, call: Call<'_>, mut sends: usize) -> Result<Value, Failed> {
+    async fn connect_and_send(&self, call: Call<'_>, mut sends: usize) -> Result<Told, Failed> {
         let sending = async {
             loop {
-                let connected = self.connect().await.map_err(Failed::Unreachable)?;
+                let (number, connection) = self.connect().await.map_err(Failed::Unreachable)?;
                 sends += 1;
-                match self.send_over(connected, call).await {
+                let reply = match connection {
+                    Connection::One { batches, .. } => batches.send(call.command.clone(), call.marks, call.waits).await,
+                    Connection::Cluster(cluster) => self.send_to_cluster(cluster, call).await,
+                };
+                match reply.map_err(|error| self.failed(number, error)) {
                     Err(Failed::Unanswered(error)) if sends < SENDS_MAX && error.is_connection_dropped() => {}
-                    done => return done,
+                    Err(failed) => return Err(failed),
+                    Ok(reply) => return self.acknowledged(call, reply),
                 }
             }
         };
@@ -124,18 +153,68 @@ impl Link {
         tokio::time::timeout(self.call_max, sending).await.map_err(timed_out)?
     }
 
-    async fn send_over(&self, (number, connection): (u64, Connection), call: Call<'_>) -> Result<Value, Failed> {
-        let is_cluster = matches!(connection, Connection::Cluster(_));
-        let reply = call.send(connection).await.map_err(|error| self.failed(number, is_cluster, error))?;
-        call.acknowledged(reply)
+    /// The reply, if as many replicas have what was written as must.
+    fn acknowledged(
+        &self,
+        call: Call<'_>,
+        Reply { value, replicas: have, now, marked }: Reply,
+    ) -> Result<Told, Failed> {
+        match (self.wait.filter(|_| call.waits), have) {
+            (Some(Wait { replicas, .. }), Some(have)) if have < replicas.into() => Err(Failed::TooFewReplicas(have)),
+            (Some(_), None) => Err(Failed::Nonsense),
+            _ => Ok(Told { value, now, marked }),
+        }
+    }
+
+    async fn send_to_cluster(&self, cluster: ClusterConnection, call: Call<'_>) -> Result<Reply, RedisError> {
+        let Call { command, marks, waits } = call;
+        let bucket = bucket_of(marks.id);
+        let ended = if marks.runs { self.ended.take(bucket) } else { Vec::new() };
+        let beside = Beside::of(&[marks], bucket, &self.keys, &ended);
+        cluster::Sending { cluster, command, beside, wait: self.wait.filter(|_| waits) }.send().await
+    }
+
+    /// Of every key of the server, or of all primaries of a Cluster, those that match.
+    pub(super) async fn scan(&self, pattern: &[u8], mut found: impl FnMut(Vec<u8>)) -> Result<(), Failed> {
+        /// How many keys the server looks at in one go: others wait for no more.
+        const LOOKED_AT: usize = 1_000;
+        let mut nodes = match self.connect().await.map_err(Failed::Unreachable)?.1 {
+            Connection::One { .. } => vec![None],
+            Connection::Cluster(mut cluster) => cluster::primaries(&mut cluster).await?.into_iter().map(Some).collect(),
+        };
+        while let Some(node) = nodes.pop() {
+            let mut cursor: u64 = 0;
+            loop {
+                let mut command = cmd("SCAN");
+                command.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(LOOKED_AT);
+                let reply = match &node {
+                    None => self.ask(&command).await?,
+                    Some((host, port)) => {
+                        let (number, connection) = self.connect().await.map_err(Failed::Unreachable)?;
+                        let Connection::Cluster(mut cluster) = connection else { return Err(Failed::Nonsense) };
+                        let node = SingleNodeRoutingInfo::ByAddress { host: host.clone(), port: *port };
+                        let reply = cluster.route_command(command, RoutingInfo::SingleNode(node)).await;
+                        reply.map_err(|error| self.failed(number, error))?
+                    }
+                };
+                let (next, keys): (u64, Vec<Vec<u8>>) =
+                    FromRedisValue::from_redis_value(reply).map_err(|_| Failed::Nonsense)?;
+                keys.into_iter().for_each(&mut found);
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What a failure on the connection of this number is. Gives the connection up, if it cannot be used again.
-    fn failed(&self, number: u64, is_cluster: bool, error: RedisError) -> Failed {
+    fn failed(&self, number: u64, error: RedisError) -> Failed {
         let is_slow = error.is_timeout();
         let failed = Failed::of(error).after_sending();
         // A Cluster's makes lost connections to nodes anew. One that does not get over something is replaced as a whole.
-        let give_up = if is_cluster { is_slow } else { failed.is_of_connection() };
+        let give_up = if self.is_cluster { is_slow } else { failed.is_of_connection() };
         if give_up {
             let mut current = self.current.lock();
             if current.as_ref().is_some_and(|(at, _)| *at == number) {
@@ -205,6 +284,10 @@ impl Link {
         tokio::time::timeout(limit, self.open_and_check(source)).await.map_err(timed_out)?
     }
 
+    fn batches_of(&self, connection: MultiplexedConnection) -> Batches {
+        Batches::new(connection, self.keys.clone(), self.ended.clone(), self.wait)
+    }
+
     /// The next primary may be set up in another way than the one before, so that each is asked.
     async fn open_and_check(&self, source: &mut Source) -> Result<Connection, ConnectError> {
         let opened = match source {
@@ -220,7 +303,7 @@ impl Link {
         };
         let mut connection = opened.map_err(ConnectError::Unreachable)?;
         Settings::read(&mut connection).await?.check(self.needs)?;
-        Ok(Connection::One { batches: Batches::new(connection.clone(), self.wait), connection })
+        Ok(Connection::One { batches: self.batches_of(connection.clone()), connection })
     }
 }
 
@@ -251,39 +334,23 @@ async fn check(current: Weak<Current>, number: u64, needs: Needs, every: Duratio
     }
 }
 
-/// A command, and the replicas that must have what it writes.
+/// A call: a command, and what goes beside it.
 #[derive(Clone, Copy)]
-struct Call<'c> {
-    command: &'c Cmd,
-    wait: Option<Wait>,
+pub(super) struct Call<'c> {
+    pub(super) command: &'c Cmd,
+    pub(super) marks: Marks,
+    /// Whether the replicas must have what it writes.
+    pub(super) waits: bool,
 }
 
-impl Call<'_> {
-    async fn send(self, connection: Connection) -> Result<Reply, RedisError> {
-        let Self { command, wait } = self;
-        match (connection, wait) {
-            (Connection::One { batches, .. }, _) => batches.send(command.clone(), wait.is_some()).await,
-            (Connection::Cluster(mut cluster), None) => {
-                Ok(Reply { value: command.query_async(&mut cluster).await?, replicas: None })
-            }
-            (Connection::Cluster(mut cluster), Some(Wait { replicas, timeout })) => {
-                let mut both = Pipeline::with_capacity(2);
-                both.add_command(command.clone());
-                both.add_command(cmd("WAIT").arg(replicas).arg(millis(timeout)).to_owned());
-                let (value, replicas) = both.query_async(&mut cluster).await?;
-                Ok(Reply { value, replicas: Some(replicas) })
-            }
-        }
-    }
-
-    /// The reply, if as many replicas have what was written as must.
-    fn acknowledged(self, Reply { value, replicas: have }: Reply) -> Result<Value, Failed> {
-        match (self.wait, have) {
-            (Some(Wait { replicas, .. }), Some(have)) if have < replicas.into() => Err(Failed::TooFewReplicas(have)),
-            (Some(_), None) => Err(Failed::Nonsense),
-            _ => Ok(value),
-        }
-    }
+/// What a call is told.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) value: Value,
+    /// The server's time just before, where it was asked for and could be told.
+    pub(super) now: Option<Timestamp>,
+    /// Whether its run is written down, where it may begin one.
+    pub(super) marked: Result<(), RedisError>,
 }
 
 /// How long a reply may take.

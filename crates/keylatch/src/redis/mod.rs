@@ -5,26 +5,29 @@
 //! [manual](crate::manual::redis) says how often that was measured, and which uses that rules out. `Atomic` is not
 //! offered: what a handler writes is elsewhere.
 //!
-//! Records stand in 64 buckets, each in one slot of a Cluster with its indexes:
+//! Records are spread over 64 buckets, each in one slot of a Cluster:
 //!
 //! ```text
-//! keylatch:{tag}:<identity>   one record: a header that the scripts compare, and what only the machine reads
-//! keylatch:{tag}:ids          sorted set of all identities, for pages and counts
-//! keylatch:{tag}:leases       sorted set of running records, by when their lease ends
-//! keylatch:{tag}:due          sorted set of completed records, by when a sweep has something to do
+//! keylatch:{tag}:<identity>   one record; its key has a time to live, and Redis removes it by itself
+//! keylatch:{tag}:running      set of the identities that run: what is under way, and what was abandoned
+//! keylatch:{tag}:due          sorted set by the end of retention: only long answers, to take them out in time
+//! keylatch:{tag}:s:<scope>    sorted set of a scope's records by their end; only where records are counted
 //! ```
 //!
-//! A write is one script, atomic with its indexes. Claims of new keys, plain renewals, completions and
-//! removals are decided there, in one round trip, for only the server knows what time it is. Where the machine has
-//! more to say (a takeover, a noted step, a retry), the record is read, and replaced on the condition that it has not
-//! changed since. No key has a time to live: a record goes when it is swept, so that neither a restart nor a primary
-//! with another clock can drop one unseen.
+//! The three below are those of the record's bucket on a Cluster, and of the first one on any other server, where one
+//! command writes them for many calls at once. Nothing is decided by them.
+//!
+//! A claim of a new key is one native command, `SET … NX GET PX`: it writes the record, or hands back the one that is there.
+//! Every other write is a script that compares the record's header and writes what the machine made of it. The store
+//! remembers what it has written for the runs under way, so that completions and renewals need no look first.
 
 mod batch;
 mod cache;
+mod cluster;
 mod error;
 mod keys;
 mod link;
+mod marks;
 mod ops;
 mod options;
 mod pages;
@@ -32,10 +35,14 @@ mod script;
 mod server;
 mod tls;
 mod value;
+mod written;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use redis::cluster::ClusterClientBuilder;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
@@ -43,12 +50,14 @@ use redis::{Client, IntoConnectionInfo as _};
 
 #[cfg(feature = "conformance")]
 use crate::Clock;
+use crate::Timestamp;
 use crate::store::Durability;
 pub use cache::Cache;
 pub use error::ConnectError;
-use keys::Keys;
+use keys::{BUCKETS, Keys};
 use link::{Link, Source};
 pub use options::{CHECK_EVERY, COMPRESS_FROM_BYTES, CONNECT_TIMEOUT, Options, PREFIX, RESPONSE_TIMEOUT};
+use written::Runs;
 
 /// A store in Redis or Valkey. A clone is the same store, on the same connection.
 #[derive(Clone)]
@@ -59,6 +68,15 @@ struct Inner {
     keys: Keys,
     durability: Durability,
     compress_from_bytes: Option<usize>,
+    counts_records: bool,
+    /// Whether it was said that nothing is counted.
+    said_that_nothing_counts: AtomicBool,
+    /// The runs under way that this process has written.
+    written: Runs,
+    /// What the clock of each bucket's server showed at last, and when it was asked.
+    clocks: [Mutex<Option<(Timestamp, Instant)>>; BUCKETS],
+    /// Where the next sweep goes on among what runs.
+    tidied: [AtomicU64; BUCKETS],
     /// Where the next sweep begins, so that a small limit reaches every bucket in turn.
     sweep_from: AtomicUsize,
     #[cfg(feature = "conformance")]
@@ -111,7 +129,9 @@ impl Store {
     ///
     /// See [`ConnectError`]; each says what to do.
     pub async fn connect_cluster(urls: &[&str], options: Options) -> Result<Self, ConnectError> {
-        const RETRIES: u32 = 3;
+        // An even number: while a slot moves, the client goes to its node and to the next by turns, and the last word must be
+        // that of the first, which says where the key is to be asked for.
+        const RETRIES: u32 = 2;
         const RETRY_WAIT_MS_MAX: u64 = 200;
         options.check()?;
         let mut builder = ClusterClientBuilder::new(urls.iter().copied())
@@ -137,14 +157,14 @@ impl Store {
     /// If there is no record `from`, or the server does not answer.
     #[cfg(feature = "conformance")]
     pub async fn misplace(&self, from: crate::RecordId, to: crate::RecordId) {
-        use redis::{Value, cmd};
+        use redis::{FromRedisValue, cmd};
         let Inner { link, keys, .. } = &*self.0;
-        let key = keys.record(to);
-        let [key, ids, ..] = keys.all(to, &key);
-        let record = link.read(cmd("GET").arg(keys.record(from))).await.expect("the server answers");
-        let Value::BulkString(record) = record else { panic!("there is a record to misplace") };
-        link.read(cmd("SET").arg(key).arg(record)).await.expect("the server answers");
-        link.read(cmd("ZADD").arg(ids).arg(0).arg(to.as_bytes())).await.expect("the server answers");
+        let (from, key) = (keys.record(from), keys.record(to));
+        let record = link.ask(cmd("GET").arg(&from)).await.expect("the server answers");
+        let record = Vec::<u8>::from_redis_value(record).expect("there is a record to misplace");
+        let end = link.ask(cmd("PEXPIRETIME").arg(&from)).await.expect("the server answers");
+        let end = i64::from_redis_value(end).expect("its key has an end");
+        link.ask(cmd("SET").arg(key).arg(record).arg("PXAT").arg(end)).await.expect("the server answers");
     }
 
     /// The way to the server at `url`, which is not connected yet.
@@ -164,6 +184,11 @@ impl Store {
             keys: Keys::new(&options.prefix),
             durability,
             compress_from_bytes: options.compress_from_bytes,
+            counts_records: options.counts_records,
+            said_that_nothing_counts: AtomicBool::new(false),
+            written: Runs::default(),
+            clocks: std::array::from_fn(|_| Mutex::default()),
+            tidied: std::array::from_fn(|_| AtomicU64::default()),
             sweep_from: AtomicUsize::new(0),
             #[cfg(feature = "conformance")]
             clock: options.clock.clone(),

@@ -20,6 +20,7 @@ pub struct Options {
     pub(super) wait: Option<Wait>,
     pub(super) root_certificate: Option<Vec<u8>>,
     pub(super) compress_from_bytes: Option<usize>,
+    pub(super) counts_records: bool,
     #[cfg(feature = "conformance")]
     pub(super) clock: Option<Clock>,
 }
@@ -43,7 +44,7 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// full, and nothing beside the calls of that time.
 pub const CHECK_EVERY: Duration = Duration::from_secs(30);
 /// The default of [`Options::with_compression`]: all that Redis keeps, it keeps in memory, and a kilobyte of text shrinks
-/// to a fraction in a few microseconds. Under that, the keys and indexes take more than the answer.
+/// to a fraction in a few microseconds. Under that, the key and the rest of the record take more than the answer.
 pub const COMPRESS_FROM_BYTES: usize = 1024;
 
 impl Default for Options {
@@ -58,6 +59,7 @@ impl Default for Options {
             wait: None,
             root_certificate: None,
             compress_from_bytes: Some(COMPRESS_FROM_BYTES),
+            counts_records: false,
             #[cfg(feature = "conformance")]
             clock: None,
         }
@@ -133,6 +135,18 @@ impl Options {
     #[must_use]
     pub fn with_compression(self, from_bytes: Option<usize>) -> Self {
         Self { compress_from_bytes: from_bytes, ..self }
+    }
+
+    /// Counts the records of each scope, so that [`Limits::records_per_scope_max`](crate::Limits::records_per_scope_max)
+    /// holds. Without this, which is the default, that limit is not enforced on Redis: [`count`](crate::store::Store::count)
+    /// says 0, and the log says so once.
+    ///
+    /// It costs a sorted set for each scope: a command for the claims of a scope that come together and one for the
+    /// completions, and about 100 bytes for each record. All processes that share the records should be set alike: what is
+    /// written without it does not count.
+    #[must_use]
+    pub fn with_counts(self) -> Self {
+        Self { counts_records: true, ..self }
     }
 
     /// A clock in place of the server's; for the conformance suite, which needs one that stands still.

@@ -1,64 +1,83 @@
-//! The scripts: one for each write, called by their hash.
+//! The scripts, called by their hash. None of them parses or copies a record: they compare its header, and write.
 
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use redis::{Cmd, RedisError, Script, Value};
 
 use super::error::Failed;
-use super::link::Link;
+use super::link::{Call, Link, Told};
+use super::marks::Marks;
 use crate::Timestamp;
 
 /// A script and its text, for a server that does not know it yet or has forgotten it.
 pub(super) struct Lua {
     text: &'static str,
     script: Script,
-    /// Whether replicas are waited for.
-    waits: bool,
 }
 
-/// Declares the scripts, each in a file of its own. All of them begin in the same way.
+/// Declares the scripts, each in a file of its own.
 macro_rules! scripts {
-    ($($name:ident = $file:literal, waits: $waits:literal;)*) => {$(
-        pub(super) static $name: LazyLock<Lua> =
-            LazyLock::new(|| Lua::new(concat!(include_str!("lua/prelude.lua"), include_str!($file)), $waits));
+    ($($name:ident = $file:literal;)*) => {$(
+        pub(super) static $name: LazyLock<Lua> = LazyLock::new(|| Lua::new(include_str!($file)));
     )*};
 }
 
 scripts! {
-    CLAIM = "lua/claim.lua", waits: true;
-    RENEW = "lua/renew.lua", waits: true;
-    COMPLETE = "lua/complete.lua", waits: true;
-    RELEASE = "lua/release.lua", waits: true;
-    REPLACE = "lua/replace.lua", waits: true;
-    SWEEP = "lua/sweep.lua", waits: false;
-    READ = "lua/read.lua", waits: false;
-    DUE = "lua/due.lua", waits: false;
+    READ = "lua/read.lua";
+    REPLACE = "lua/replace.lua";
+    TAKE = "lua/take.lua";
+    REMOVE = "lua/remove.lua";
+    TIDY = "lua/tidy.lua";
+    COUNT = "lua/count.lua";
 }
 
 impl Lua {
-    fn new(text: &'static str, waits: bool) -> Self {
-        Self { text, script: Script::new(text), waits }
+    fn new(text: &'static str) -> Self {
+        Self { text, script: Script::new(text) }
     }
 
-    /// Runs it on a record.
-    pub(super) async fn run(&self, link: &Link, keys: &[&[u8]], args: &[Arg<'_>]) -> Result<Reply, Failed> {
-        Reply::of(self.call(link, keys, args).await?).ok_or(Failed::Nonsense)
+    /// The call by its text, which no server can have forgotten.
+    pub(super) fn command_in_full(&self, keys: &[&[u8]], args: &[Arg<'_>]) -> Cmd {
+        command("EVAL", self.text, keys, args)
     }
 
     /// Calls it. A server that does not know it gets its text in the same call, and knows it from then on.
-    pub(super) async fn call(&self, link: &Link, keys: &[&[u8]], args: &[Arg<'_>]) -> Result<Value, Failed> {
-        match self.send(link, &command("EVALSHA", self.script.get_hash(), keys, args)).await {
+    pub(super) async fn call(
+        &self,
+        link: &Link,
+        keys: &[&[u8]],
+        args: &[Arg<'_>],
+        marks: Marks,
+        waits: bool,
+    ) -> Result<Told, Failed> {
+        let command = command("EVALSHA", self.script.get_hash(), keys, args);
+        match link.call(Call { command: &command, marks, waits }).await {
             Err(Failed::Refused(error)) if is_unknown_script(&error) => {
                 // In a box, as all that is rare, so that what is common stays small.
-                Box::pin(async { self.send(link, &command("EVAL", self.text, keys, args)).await }).await
+                Box::pin(async {
+                    let command = self.command_in_full(keys, args);
+                    link.call(Call { command: &command, marks, waits }).await
+                })
+                .await
             }
             done => done,
         }
     }
 
-    async fn send(&self, link: &Link, command: &Cmd) -> Result<Value, Failed> {
-        if self.waits { link.write(command).await } else { link.read(command).await }
+    /// Calls one that says whether it did something.
+    pub(super) async fn did(
+        &self,
+        link: &Link,
+        keys: &[&[u8]],
+        args: &[Arg<'_>],
+        marks: Marks,
+        waits: bool,
+    ) -> Result<(bool, Told), Failed> {
+        let told = self.call(link, keys, args, marks, waits).await?;
+        match told.value {
+            Value::Int(did) => Ok((did != 0, told)),
+            _ => Err(Failed::Nonsense),
+        }
     }
 }
 
@@ -67,49 +86,36 @@ impl Lua {
 pub(super) enum Arg<'a> {
     Bytes(&'a [u8]),
     Number(i64),
-    /// No time, where there could be one.
-    Nothing,
 }
 
-impl Arg<'_> {
-    /// A span, in milliseconds.
-    pub(super) fn span(span: Duration) -> Self {
-        Self::Number(i64::try_from(span.as_millis()).unwrap_or(i64::MAX))
-    }
-
-    /// A span that may be without end.
-    pub(super) fn optional_span(span: Option<Duration>) -> Self {
-        span.map_or(Self::Nothing, Self::span)
-    }
-
-    /// An instant, if there is one.
-    pub(super) fn instant(at: Option<Timestamp>) -> Self {
-        at.map_or(Self::Nothing, |at| Self::Number(at.as_millis()))
+impl<'a, const N: usize> From<&'a [u8; N]> for Arg<'a> {
+    fn from(bytes: &'a [u8; N]) -> Self {
+        Self::Bytes(bytes)
     }
 }
 
-/// What a script returns.
+/// What `read.lua` returns.
 #[derive(Debug)]
-pub(super) struct Reply {
+pub(super) struct Read {
     /// The server's clock.
     pub(super) now: Timestamp,
-    /// What it has done: 0 for nothing.
-    pub(super) done: i64,
-    /// The record that is there, where it has done nothing.
-    pub(super) record: Option<Vec<u8>>,
+    /// The record that is there, and when its key goes.
+    pub(super) record: Option<(Vec<u8>, Option<Timestamp>)>,
 }
 
-impl Reply {
-    fn of(value: Value) -> Option<Self> {
+impl Read {
+    pub(super) fn of(value: Value) -> Option<Self> {
         let Value::Array(values) = value else { return None };
         let mut values = values.into_iter();
-        let (Some(Value::Int(now)), Some(Value::Int(done))) = (values.next(), values.next()) else { return None };
-        let record = match values.next() {
-            None => None,
-            Some(Value::BulkString(record)) => Some(record),
-            Some(_) => return None,
+        let Some(Value::Int(now)) = values.next() else { return None };
+        let record = match (values.next(), values.next()) {
+            (None, None) => None,
+            (Some(Value::Int(end)), Some(Value::BulkString(record))) => {
+                Some((record, (end >= 0).then(|| Timestamp::from_millis(end))))
+            }
+            _ => return None,
         };
-        Some(Self { now: Timestamp::from_millis(now), done, record })
+        Some(Self { now: Timestamp::from_millis(now), record })
     }
 }
 
@@ -127,7 +133,6 @@ fn command(name: &str, script: &str, keys: &[&[u8]], args: &[Arg<'_>]) -> Cmd {
         match arg {
             Arg::Bytes(bytes) => command.arg(*bytes),
             Arg::Number(number) => command.arg(*number),
-            Arg::Nothing => command.arg(""),
         };
     }
     command

@@ -20,8 +20,13 @@ pub(super) struct Settings {
     policy: String,
     append_only: bool,
     primary: bool,
+    version: String,
     clock: Timestamp,
 }
+
+/// The first version of Redis with all that is needed: `SET` with `NX` and `GET` together, `PEXPIRETIME`, and scripts that
+/// say what they do.
+const VERSION_MIN: u32 = 7;
 
 /// How far the server's clock may be from this process's before a warning: more than a bad time service explains.
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
@@ -69,6 +74,8 @@ impl Settings {
             policy: field("maxmemory_policy")?.to_owned(),
             append_only: field("aof_enabled")? == "1",
             primary: field("role")? == "master",
+            // Valkey, too, says which Redis it is like.
+            version: field("redis_version")?.to_owned(),
             clock: field("server_time_usec")?
                 .parse()
                 .map(|micros: i64| Timestamp::from_millis(micros / 1_000))
@@ -85,6 +92,10 @@ impl Settings {
             Needs::Nothing => return Ok(()),
             Needs::Records { eviction_allowed } => eviction_allowed,
         };
+        let major = self.version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+        if major.is_none_or(|major| major < VERSION_MIN) {
+            return Err(ConnectError::Version { version: self.version.clone() });
+        }
         if self.policy != "noeviction" {
             if !eviction_allowed {
                 return Err(ConnectError::Eviction { policy: self.policy.clone() });
@@ -159,9 +170,8 @@ mod tests {
     use super::*;
 
     fn info(policy: &str, role: &str) -> String {
-        format!(
-            "# Memory\r\nmaxmemory_policy:{policy}\r\n# Persistence\r\naof_enabled:1\r\nrole:{role}\r\nserver_time_usec:1\r\n"
-        )
+        let server = "redis_version:7.0.0\r\nserver_time_usec:1\r\n";
+        format!("{server}# Memory\r\nmaxmemory_policy:{policy}\r\n# Persistence\r\naof_enabled:1\r\nrole:{role}\r\n")
     }
 
     #[test]
@@ -174,6 +184,9 @@ mod tests {
         assert!(matches!(checked("volatile-ttl", "master", false), Err(ConnectError::Eviction { .. })));
         assert!(checked("allkeys-lru", "master", true).is_ok());
         assert!(matches!(checked("noeviction", "slave", true), Err(ConnectError::Replica)));
+        let old = info("noeviction", "master").replace("7.0.0", "6.2.14");
+        let refused = Settings::parse(&old).unwrap().check(Needs::Records { eviction_allowed: false });
+        assert!(matches!(refused, Err(ConnectError::Version { version }) if version == "6.2.14"));
         assert!(matches!(Settings::parse("role:master\r\n"), Err(ConnectError::Settings(_))));
     }
 }

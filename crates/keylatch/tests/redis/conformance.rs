@@ -55,9 +55,11 @@ struct Redis {
 impl Redis {
     async fn new(at: At) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+        // In the year 2100: a server's own clock never comes there, so that it removes nothing by itself, and the machine
+        // decides by this clock alone. What the server removes is tested in `expiry`.
+        let clock = Clock::manual(Timestamp::from_millis(4_102_444_800_000));
         let prefix = format!("case-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let options = Options::default().with_prefix(&prefix).with_clock(clock.clone());
+        let options = Options::default().with_prefix(&prefix).with_clock(clock.clone()).with_counts();
         Self { at, store: at.connect(&options).await, options, clock }
     }
 }

@@ -7,7 +7,7 @@ use keylatch::redis::{Options, Store};
 use keylatch::store::{ErrorKind, PageRequest, Store as _};
 use testing_support::redis::{Config, Server};
 
-use crate::support::{applied, claim, completed, completion, connect, connect_with, win};
+use crate::support::{FREE, applied, claim, completed, completion, connect, connect_with, win};
 
 #[tokio::test]
 async fn a_server_that_forgot_the_scripts_is_told_them_again() {
@@ -16,6 +16,34 @@ async fn a_server_that_forgot_the_scripts_is_told_them_again() {
     completed(&store, "before").await;
     assert!(server.ask("SCRIPT FLUSH").starts_with("+OK"));
     completed(&store, "after").await;
+}
+
+/// As after a failover to a server that was never told them: each call in turn.
+#[tokio::test]
+async fn every_call_survives_the_loss_of_the_scripts() {
+    let server = Server::start(Config::new());
+    let store = connect_with(&server, Options::default().with_counts()).await;
+    let forget = || assert!(server.ask("SCRIPT FLUSH").starts_with("+OK"));
+    let (one, two, three) = (claim("one"), claim("two"), claim("three"));
+    let record = win(&store, &one).await;
+    forget();
+    applied(&store.renew(record.lease(), one.terms, None).await);
+    forget();
+    applied(&store.renew(record.lease(), one.terms, Some(("step".to_owned(), "result".into()))).await);
+    forget();
+    applied(&store.complete(record.lease(), completion("answer")).await);
+    let record = win(&store, &two).await;
+    forget();
+    applied(&store.complete(record.lease(), completion("answer")).await);
+    let record = win(&store, &three).await;
+    forget();
+    assert_eq!(store.count(record.scope.clone(), 10).await.unwrap(), 3);
+    forget();
+    applied(&store.release(record.lease(), FREE).await);
+    forget();
+    assert!(store.lapsed(None, 10).await.unwrap().value.is_empty());
+    forget();
+    assert_eq!(store.sweep(10).await.unwrap().total(), 0);
 }
 
 #[tokio::test]
@@ -107,9 +135,10 @@ async fn foreign_and_later_values_are_never_taken_for_absent() {
     let key = keys.into_iter().find(|key| key.ends_with(record.id().as_bytes())).expect("the record has a key");
     let value: Vec<u8> = redis::cmd("GET").arg(&key).query_async(&mut raw).await.unwrap();
 
-    let later = [&[2], &value[1..]].concat();
+    let later = [&[3], &value[1..]].concat();
+    let before_release = [&[1], &value[1..]].concat();
     let cut = value[..value.len() - 1].to_vec();
-    for bytes in [later, cut, b"\x01".to_vec(), Vec::new(), b"not ours".to_vec()] {
+    for bytes in [later, before_release, cut, b"\x02".to_vec(), Vec::new(), b"not ours".to_vec()] {
         let _: () = redis::cmd("SET").arg(&key).arg(&bytes).query_async(&mut raw).await.unwrap();
         assert_corrupt(&store, "key").await;
     }

@@ -6,12 +6,16 @@
 mod common;
 mod compression;
 mod conformance;
+mod expiry;
 mod failover;
 mod faults;
 #[cfg(feature = "axum")]
 mod http;
 mod loss;
+mod lost_replies;
+mod marks;
 mod memory;
+mod moving_slots;
 mod replicas;
 mod settings;
 mod slow_cache;

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use keylatch::machine::{Claim, Claimed};
 use keylatch::redis::{Cache, ConnectError, Options, Store};
-use keylatch::store::{Durability, ErrorKind, Store as _};
+use keylatch::store::{Durability, ErrorKind, Owner, PageRequest, State, Store as _};
 use keylatch::tiered::Cache as _;
 use testing_support::eventually;
 use testing_support::redis::{Config, Server};
 
-use crate::support::{applied, claim, completed, completion, connect, connect_with, win};
+use crate::support::{FREE, applied, claim, completed, completion, connect, connect_with, win};
 
 #[tokio::test]
 async fn a_server_that_evicts_is_refused_unless_allowed() {
@@ -77,17 +78,26 @@ async fn a_replica_is_refused() {
 #[tokio::test]
 async fn a_user_needs_few_rights() {
     let server = Server::start(Config::new());
-    let rights = "on >secret ~orders:* +get +set +getrange +setrange +del +zadd +zrem +zrangebyscore \
-                  +zrangebylex +zlexcount +evalsha +eval +time +info";
+    let rights = "on >secret ~orders:* +get +set +getrange +del +pexpiretime +sadd +srem +scard +smembers +sscan +zadd +zrem \
+                  +zcount +zrangebyscore +scan +evalsha +eval +time +info";
     assert!(server.ask(&format!("ACL SETUSER keylatch {rights}")).starts_with("+OK"));
     let url = server.url().replace("redis://", "redis://keylatch:secret@");
     let store = Store::connect_with(&url, Options::default().with_prefix("orders")).await.unwrap();
     let record = completed(&store, "key").await;
-    let page = store.list(keylatch::store::PageRequest { limit: 10, ..Default::default() }).await.unwrap().value;
+    let page = store.list(PageRequest { limit: 10, ..PageRequest::default() }).await.unwrap().value;
     assert_eq!(page, std::slice::from_ref(&record));
-    assert_eq!(store.count(record.scope, 10).await.unwrap(), 1);
+    assert_eq!(store.count(record.scope, 10).await.unwrap(), 0, "nothing is counted by default");
     assert_eq!(store.sweep(10).await.unwrap().total(), 0);
     assert!(store.lapsed(None, 10).await.unwrap().value.is_empty());
+
+    let freed = win(&store, &claim("freed")).await;
+    applied(&store.release(freed.lease(), FREE).await);
+    // Records are counted with a few more.
+    let more = server.ask("ACL SETUSER keylatch +zcard +zremrangebyscore +pexpire");
+    assert!(more.starts_with("+OK"));
+    let counting = Store::connect_with(&url, Options::default().with_prefix("orders").with_counts()).await.unwrap();
+    let counted = completed(&counting, "counted").await;
+    assert_eq!(counting.count(counted.scope, 10).await.unwrap(), 1);
 
     let elsewhere = Store::connect_with(&url, Options::default().with_prefix("payments")).await.unwrap();
     assert_eq!(elsewhere.claim(claim("key")).await.unwrap_err().kind(), ErrorKind::Refused);
@@ -107,6 +117,16 @@ async fn a_cache_needs_fewer_rights() {
     assert_eq!(cache.find(record.id()).await.unwrap(), Some(record));
 }
 
+/// Wins a key whose lease ends at once, on a server that takes it for the moment.
+async fn win_short(server: &Server, key: &str) -> Claim {
+    assert!(server.ask("CONFIG SET maxmemory 0").starts_with("+OK"));
+    let mut claim = claim(key);
+    (claim.terms.lease, claim.terms.takeover) = (Duration::ZERO, Some(Duration::ZERO));
+    win(&connect(server).await, &claim).await;
+    assert!(server.ask("CONFIG SET maxmemory 1").starts_with("+OK"));
+    claim
+}
+
 /// When the memory is full, nothing new begins, and what has taken effect is still recorded.
 #[tokio::test]
 async fn a_full_server_takes_no_claims_and_every_outcome() {
@@ -120,7 +140,19 @@ async fn a_full_server_takes_no_claims_and_every_outcome() {
     applied(&store.renew(running.lease(), terms, None).await);
     applied(&store.complete(running.lease(), completion("answer")).await);
     assert_eq!(store.read(done.id()).await.unwrap().value, Some(done.clone()));
-    assert_eq!(store.count(done.scope, 10).await.unwrap(), 2, "the refused claim has left nothing");
+    // What is there is still replayed, or waited for.
+    for (key, runs) in [("done", false), ("running", false)] {
+        match store.claim(claim(key)).await.unwrap().value {
+            Claimed::Held(record) => assert_eq!(matches!(record.state, State::Running { .. }), runs, "{key}"),
+            won @ Claimed::Won(_) => panic!("{won:?}"),
+        }
+    }
+    let page = PageRequest { limit: 10, ..PageRequest::default() };
+    assert_eq!(store.list(page).await.unwrap().value.len(), 2, "the refused claim has left nothing");
+    // Nor is a run taken over: it would begin.
+    let abandoned = win_short(&server, "abandoned").await;
+    let taken = store.claim(Claim { owner: Owner::random(), ..abandoned.clone() }).await;
+    assert_eq!(taken.unwrap_err().kind(), ErrorKind::Unavailable);
 
     assert!(server.ask("CONFIG SET maxmemory 0").starts_with("+OK"));
     win(&store, &claim("new")).await;

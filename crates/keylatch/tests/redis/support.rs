@@ -1,10 +1,15 @@
 //! What the tests of the Redis store have in common.
 
-use keylatch::machine::{Claim, Claimed, Completion};
+use std::time::Duration;
+
+use keylatch::machine::{Claim, Claimed, Completion, End};
 use keylatch::redis::{Options, Store};
 use keylatch::store::{Applied, Error, Store as _};
 use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Record, Scope};
 use testing_support::redis::Server;
+
+/// It did not happen, and the epoch is kept for a while.
+pub(crate) const FREE: End = End::Free(Duration::from_secs(600));
 
 pub(crate) async fn connect(server: &Server) -> Store {
     Store::connect(&server.url()).await.expect("the server can be reached")
