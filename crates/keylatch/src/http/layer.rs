@@ -457,7 +457,9 @@ fn check_free(status: StatusCode, guarantee: Guarantee) {
 
 /// What makes a request the same request.
 #[derive(Clone)]
-pub(super) struct FingerprintBy(Arc<dyn Fn(&Parts, &[u8]) -> Fingerprint + Send + Sync>);
+pub(super) struct FingerprintBy(Arc<Sameness>);
+
+type Sameness = dyn Fn(&Parts, &[u8]) -> Fingerprint + Send + Sync;
 
 impl FingerprintBy {
     pub(super) fn fingerprint(&self, head: &Parts, body: &[u8]) -> Fingerprint {

@@ -99,7 +99,7 @@ where
     R: Body<Data = Bytes> + Send + 'static,
 {
     async move {
-        let (asked, received, prefers) = {
+        let asked = {
             match admit(&config, unshared(&mut stage)).await {
                 Ok(Some(asked)) => asked,
                 Ok(None) => {
@@ -108,36 +108,37 @@ where
                 Err(problem) => return Ok(refuse(unshared(&mut stage), &problem)),
             }
         };
-        let wait = asked.wait;
+        let wait = asked.request.wait;
         if is_traced() {
-            Span::current().record("record", tracing::field::display(RecordId::of(&asked.scope, &asked.key)));
+            Span::current()
+                .record("record", tracing::field::display(RecordId::of(&asked.request.scope, &asked.request.key)));
         }
         let start = {
             let (config, stage) = (config.clone(), stage.clone());
             move |handed| work(config, stage, words, handed)
         };
-        let answer = config.engine.answer_to(&asked, start).await;
+        let answer = config.engine.answer_to(&asked.request, start).await;
         failpoint::hit(Point::BeforeAnswer);
-        let preferred = prefers
+        let preferred = asked.prefers
             && !wait.is_zero()
             && matches!(answer, Ok(Answer::Replayed(_) | Answer::Refused(Refused::InProgress)));
         let mut response = match answer {
             Ok(Answer::Ran(ran)) => match stage.lock().end() {
-                Some(Ok(response)) => answer::first(response, &received, ran.expires_at),
+                Some(Ok(response)) => answer::first(response, &asked.received, ran.expires_at),
                 Some(Err(error)) => return Err(error),
                 None if ran.expires_at.is_none() && config.engine.guarantee() == Guarantee::AtMostOnce => {
                     own(&Problem::OutcomeUnknown)
                 }
                 None => own(&Problem::HandlerFailed { retryable: ran.expires_at.is_none() }),
             },
-            Ok(Answer::Replayed(found)) => answer::replay(&found, &received).map(GuardedBody::whole),
+            Ok(Answer::Replayed(found)) => answer::replay(&found, &asked.received).map(GuardedBody::whole),
             Ok(Answer::Refused(refused)) => own(&Problem::from(refused)),
             Err(Error::Store(error)) => {
                 tracing::error!(%error, "the store failed");
                 // A record that is there and cannot be read is no reason to run without one.
                 let open = config.fail_open && error.retryable();
                 if open && stage.lock().is_waiting() {
-                    Box::pin(bypass(&stage, asked)).await?
+                    Box::pin(bypass(&stage, asked.request)).await?
                 } else {
                     own(&Problem::StoreUnavailable)
                 }
@@ -164,13 +165,18 @@ fn unshared<S, B, R, E>(stage: &mut Shared<S, B, R, E>) -> &mut Waiting<S, B> {
     }
 }
 
-/// What a request asks of the engine, the header of its key as it was received, to be sent back, and whether it said for how
-/// long it is ready to wait; `None` if it has no
-/// key, and need not have one.
-type Asked = Option<(crate::Request, HeaderValue, bool)>;
+/// What a request asks. In a box, for it is kept until the answer is there.
+struct Asked {
+    /// What it asks of the engine.
+    request: crate::Request,
+    /// The header of its key as it was received, to be sent back.
+    received: HeaderValue,
+    /// Whether it says itself for how long it is ready to wait.
+    prefers: bool,
+}
 
 /// Reads everything of the request, before anything is claimed: a slow client never holds a lease. Leaves its body whole.
-async fn admit<S, B>(config: &Config, waiting: &mut Waiting<S, B>) -> Result<Asked, Problem>
+async fn admit<S, B>(config: &Config, waiting: &mut Waiting<S, B>) -> Result<Option<Box<Asked>>, Problem>
 where
     B: Body<Data = Bytes> + Send + 'static,
 {
@@ -201,14 +207,14 @@ where
     Ok(asked)
 }
 
-/// What a request asks, now that all of it is there.
+/// What a request asks, now that all of it is there; `None` if it has no key, and need not have one.
 fn asked(
     config: &Config,
     parts: &Parts,
     scope: Scope,
     in_head: Option<(Key, HeaderValue)>,
     body: &[u8],
-) -> Result<Asked, Problem> {
+) -> Result<Option<Box<Asked>>, Problem> {
     let found = in_head.map_or_else(|| config.key_from.in_body(body), |found| Ok(Some(found)))?;
     let (key, received) = match found {
         Some(found) => found,
@@ -227,7 +233,8 @@ fn asked(
         Some(by) => by.fingerprint(parts, body),
         None => request::fingerprint(parts, body, config.canonical_json, &config.counted_headers),
     };
-    Ok(Some((crate::Request { scope, key, fingerprint, wait }, received, preferred.is_some())))
+    let request = crate::Request { scope, key, fingerprint, wait };
+    Ok(Some(Box::new(Asked { request, received, prefers: preferred.is_some() })))
 }
 
 /// Refuses a request before its key was claimed.
