@@ -62,7 +62,7 @@ async fn ask(app: Router, target: &str, key: Option<&str>) -> Reply {
     reply
 }
 
-fn is_not_set_up(reply: Reply) {
+fn is_not_set_up(reply: &Reply) {
     let problem = reply.is_problem(500, "IDEMPOTENCY_NOT_SET_UP");
     assert_eq!(problem["retryable"], false);
 }
@@ -76,11 +76,11 @@ async fn on_a_lease() {
     assert_eq!(ask(app.clone(), "/run", Some("k")).await.body_text(), "attempt 1");
     // Without a key the request is not guarded.
     assert_eq!(ask(app.clone(), "/whoever", None).await.body_text(), "-");
-    is_not_set_up(ask(app.clone(), "/who/7", None).await);
-    is_not_set_up(ask(app.clone(), "/run", None).await);
-    is_not_set_up(ask(app.clone(), "/write", Some("k")).await);
+    is_not_set_up(&ask(app.clone(), "/who/7", None).await);
+    is_not_set_up(&ask(app.clone(), "/run", None).await);
+    is_not_set_up(&ask(app.clone(), "/write", Some("k")).await);
     for target in ["/who/7", "/whoever", "/run", "/write"] {
-        is_not_set_up(ask(routes(), target, Some("k")).await);
+        is_not_set_up(&ask(routes(), target, Some("k")).await);
     }
 }
 
@@ -94,8 +94,8 @@ async fn in_a_transaction() {
         let reply = ask(app.clone(), "/write", Some("k")).await;
         assert_eq!((reply.status, reply.replayed()), (201, replayed));
     }
-    is_not_set_up(ask(app.clone(), "/run", Some("k")).await);
-    is_not_set_up(ask(app.clone(), "/two", Some("k")).await);
+    is_not_set_up(&ask(app.clone(), "/run", Some("k")).await);
+    is_not_set_up(&ask(app.clone(), "/two", Some("k")).await);
     for _ in 0..2 {
         let problem = ask(app.clone(), "/waits", Some("k")).await.is_problem(500, "HANDLER_FAILED");
         assert_eq!(problem["retryable"], true);
@@ -184,7 +184,7 @@ async fn a_forgotten_set_up_leaves_no_record() {
     for layer in [IdempotencyLayer::fenced, IdempotencyLayer::at_most_once] {
         let layer = layer(memory::Store::new(), ScopeFrom::header("x-user-id"));
         let reply = ask(routes().layer(layer.clone()), "/write", Some("k")).await;
-        is_not_set_up(reply);
+        is_not_set_up(&reply);
         let mended = Router::new().route("/write", post(run)).layer(layer);
         let reply = ask(mended, "/write", Some("k")).await;
         assert_eq!((reply.status, reply.replayed()), (200, false));
