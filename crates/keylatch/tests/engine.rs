@@ -22,5 +22,7 @@ mod leases;
 mod quotas;
 #[path = "engine/resolutions.rs"]
 mod resolutions;
+#[path = "engine/retention.rs"]
+mod retention;
 #[path = "engine/world.rs"]
 mod world;

@@ -18,7 +18,7 @@ use crate::machine::{self, Claim, Claimed, Completion, Decision, End, Phase};
 use crate::planted::{self, Bug};
 use crate::store::{self, Applied, At, ErrorKind};
 use crate::tx::{Start, Transacted, Transactional, TxSlot, Verdict, Work};
-use crate::{Fingerprint, Guarantee, Lease, Owner, Policy, Record, RecordId, State, Timestamp};
+use crate::{Fingerprint, Guarantee, Lease, Owner, Policy, Record, State, Timestamp};
 
 /// How a drive ended.
 pub(super) enum Driven<S> {
@@ -111,7 +111,7 @@ where
                 Some(begun) => begun,
                 None => {
                     // Paused since then: another may have taken over, so nothing starts under this lease.
-                    withdraw(&engine, leader.id(), owner);
+                    withdraw(&engine, leader.id(), owner, leader.flight().policy().keep());
                     return Driven::Done(Ok(Refused::InProgress.into()));
                 }
             }
@@ -120,7 +120,8 @@ where
         failpoint::hit(Point::AfterHandlerWrite);
         match verdict {
             Verdict::Keep(outcome) | Verdict::KeepUndone(outcome) => {
-                complete(&engine, leader, &request, lease, Completion::new(outcome, &engine.policy)).await
+                let completion = Completion::new(outcome, leader.flight().policy());
+                complete(&engine, leader, &request, lease, completion).await
             }
             verdict => Box::pin(release(&engine, leader, lease, verdict)).await,
         }
@@ -132,7 +133,7 @@ async fn claim(engine: &Arc<Inner>, leader: &Leader, request: &Request) -> Resul
     let owner = Owner::random();
     admit(engine, leader, request, owner).await?;
     let asked = Instant::now();
-    match claim_lease(engine, leader.id(), request, owner).await? {
+    match claim_lease(engine, leader, request, owner).await? {
         At { value: Claimed::Won(record), .. } => Ok((record, asked)),
         At { value: Claimed::Held(record), now } => {
             telemetry::claim_took(asked.elapsed());
@@ -176,14 +177,14 @@ where
 /// Claims, again if the reply was lost: the store knows the claim by its owner.
 async fn claim_lease(
     engine: &Arc<Inner>,
-    id: RecordId,
+    leader: &Leader,
     request: &Request,
     owner: Owner,
 ) -> Result<At<Claimed>, store::Error> {
     let (mut tries, mut uncertain) = (CLAIM_TRIES, false);
     loop {
         tries -= 1;
-        match engine.store.claim(engine.claim(id, request, owner)).await {
+        match engine.store.claim(engine.claim(leader, request, owner)).await {
             Ok(claimed) => return Ok(claimed),
             Err(error) => {
                 uncertain |= error.kind() == ErrorKind::NotKnown;
@@ -191,7 +192,7 @@ async fn claim_lease(
                     continue;
                 }
                 if uncertain {
-                    withdraw(engine, id, owner);
+                    withdraw(engine, leader.id(), owner, leader.flight().policy().keep());
                 }
                 return Err(error);
             }
@@ -216,7 +217,7 @@ fn complete<S: Send>(
             return Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })));
         }
         let (applied, tries) =
-            until_lease_ends(&engine.policy, asked, || engine.store.complete(lease, completion.clone())).await;
+            until_lease_ends(engine.lease, asked, || engine.store.complete(lease, completion.clone())).await;
         telemetry::complete_took(asked.elapsed());
         failpoint::hit(Point::AfterCommit);
         match applied {
@@ -269,15 +270,16 @@ pub(super) async fn look<S>(engine: &Inner, leader: Leader, otherwise: Answer) -
 }
 
 async fn release<S>(engine: &Inner, leader: Leader, lease: Lease, verdict: Verdict) -> Driven<S> {
+    let keep = leader.flight().policy().keep();
     let (end, count): (_, fn()) = match (verdict, engine.guarantee) {
         (Verdict::Unknown, _) => (End::Unknown, telemetry::not_known),
-        (Verdict::Retry, Guarantee::Fenced) => (End::Retry(engine.policy.keep()), telemetry::retried),
-        _ => (End::Free(engine.policy.keep()), telemetry::freed),
+        (Verdict::Retry, Guarantee::Fenced) => (End::Retry(keep), telemetry::retried),
+        _ => (End::Free(keep), telemetry::freed),
     };
     count();
     leader.flight().ends();
     let ran = Answer::Ran(Ran { expires_at: None });
-    match until_lease_ends(&engine.policy, Instant::now(), || engine.store.release(lease, end)).await {
+    match until_lease_ends(engine.lease, Instant::now(), || engine.store.release(lease, end)).await {
         (Ok(Applied::Lost), 1) => return lost(engine, leader, ran).await,
         // An earlier try was carried out, although its reply was lost.
         (Ok(Applied::Applied(_) | Applied::Lost), _) => {}
@@ -290,7 +292,7 @@ async fn release<S>(engine: &Inner, leader: Leader, lease: Lease, verdict: Verdi
 
 /// Does `write` until it succeeds, fails for good, or a lease has passed since `started`. Says in how many tries.
 pub(super) async fn until_lease_ends<T, F>(
-    policy: &Policy,
+    lease: Duration,
     started: Instant,
     write: impl Fn() -> F,
 ) -> (Result<T, store::Error>, u32)
@@ -301,7 +303,7 @@ where
     loop {
         tries += 1;
         match write().await {
-            Err(error) if error.retryable() && started.elapsed() + pause < policy.lease => {
+            Err(error) if error.retryable() && started.elapsed() + pause < lease => {
                 Box::pin(tokio::time::sleep(pause)).await;
                 pause = (pause * 2).min(END_PAUSE.1);
             }
@@ -378,8 +380,8 @@ where
                 Box::pin(within(span, start(Handed(Kind::Tx(slot, identity)))))
             })
         };
-        let claim = engine.claim(leader.id(), &request, owner);
-        let begun = transact.transact(claim, engine.policy, begin).await;
+        let claim = engine.claim(&leader, &request, owner);
+        let begun = transact.transact(claim, *leader.flight().policy(), begin).await;
         telemetry::transact_took(asked.elapsed());
         let start = waiting.lock().take();
         let transacted = match begun {
@@ -419,7 +421,7 @@ async fn settle(
     owner: Owner,
     error: store::Error,
 ) -> Result<At<Transacted>, store::Error> {
-    let found = until_lease_ends(&engine.policy, Instant::now(), || engine.store.read(leader.id())).await.0?;
+    let found = until_lease_ends(engine.lease, Instant::now(), || engine.store.read(leader.id())).await.0?;
     match found.value {
         Some(record) if record.owner == owner => Ok(At { value: Transacted::Committed(record), now: found.now }),
         Some(record) if machine::phase(Some(&record), found.now) != Phase::Free => {
@@ -445,7 +447,7 @@ mod tests {
         let engine = Engine::fenced(memory::Store::new(), Policy::default(), Limits::default()).unwrap();
         let (scope, key) = (Scope::new("caller").unwrap(), Key::new("key").unwrap());
         let (id, fingerprint) = (RecordId::of(&scope, &key), Fingerprint::from_bytes([0; 32]));
-        let joined = engine.inner.flights.join(id, scope.caller_hash(), fingerprint);
+        let joined = engine.inner.flights.join(id, scope.caller_hash(), fingerprint, Policy::default());
         let Joined::Leader(leader) = joined else { panic!("nobody else asks") };
         let request = Request { scope, key, fingerprint, wait: Duration::ZERO };
         let work = |_| async {

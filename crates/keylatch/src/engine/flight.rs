@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{Final, Quota};
 use super::telemetry::Counted;
-use crate::{Fingerprint, Lease, Limits, Record, RecordId};
+use crate::{Fingerprint, Lease, Limits, Policy, Record, RecordId};
 
 const SHARDS: usize = 64;
 
@@ -46,6 +46,8 @@ struct Shard {
 pub(super) struct Flight {
     caller: u64,
     fingerprint: Fingerprint,
+    /// That of the handle whose request leads: handles of one engine may keep answers for different times.
+    policy: Policy,
     /// What is known here of its lease, once it has one.
     hold: Mutex<Option<Hold>>,
     ended: OnceLock<End>,
@@ -119,7 +121,14 @@ impl Flights {
     }
 
     /// Takes part in the run of `id`, a record of `caller`: leads it if there is none, or if its lease was lost.
-    pub(super) fn join(self: &Arc<Self>, id: RecordId, caller: u64, fingerprint: Fingerprint) -> Joined {
+    /// Its run keeps to `policy`.
+    pub(super) fn join(
+        self: &Arc<Self>,
+        id: RecordId,
+        caller: u64,
+        fingerprint: Fingerprint,
+        policy: Policy,
+    ) -> Joined {
         let mut shard = self.shard(caller).lock();
         if let Some(flight) = shard.flights.get(&id).filter(|flight| !flight.is_lost()) {
             return Joined::Follower(flight.clone());
@@ -137,6 +146,7 @@ impl Flights {
         let flight = Arc::new(Flight {
             caller,
             fingerprint,
+            policy,
             hold: Mutex::default(),
             ended: OnceLock::new(),
             changed: Notify::new(),
@@ -210,6 +220,10 @@ impl Flights {
 impl Flight {
     pub(super) fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
+    }
+
+    pub(super) fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// Whether nobody else can have taken over by `now`.

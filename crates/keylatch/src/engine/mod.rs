@@ -61,6 +61,8 @@ use crate::{Guarantee, InvalidPolicy, Limits, Name, Owner, Policy, Record, Recor
 #[derive(Debug, Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
+    /// What this handle's runs keep to: its lease is that of all handles.
+    policy: Policy,
     resolver: Option<Arc<dyn Resolver>>,
 }
 
@@ -70,7 +72,7 @@ struct Inner {
     /// How to drive a transaction; `None` where runs are on a lease.
     transact: Option<Arc<dyn Transact>>,
     guarantee: Guarantee,
-    policy: Policy,
+    lease: Duration,
     limits: Limits,
     cache: Cache,
     flights: Arc<Flights>,
@@ -128,7 +130,7 @@ impl Engine {
             store,
             transact,
             guarantee,
-            policy,
+            lease: policy.lease,
             limits,
             cache: Cache::new(cache_bytes_max),
             flights: Flights::new(limits),
@@ -139,7 +141,7 @@ impl Engine {
             cleaner: Mutex::default(),
             withdrawals: Arc::new(Semaphore::new(limits.running_max.min(Semaphore::MAX_PERMITS))),
         };
-        Ok(Self { inner: Arc::new(inner), resolver: None })
+        Ok(Self { inner: Arc::new(inner), policy, resolver: None })
     }
 
     /// Answers `request`: from an earlier run, or by the work that `start` makes.
@@ -202,7 +204,7 @@ impl Engine {
             if let Some(found) = self.inner.cache.find(&id, request) {
                 return Ok(found.answer(request));
             }
-            let mut leader = match self.inner.flights.join(id, caller, request.fingerprint) {
+            let mut leader = match self.inner.flights.join(id, caller, request.fingerprint, self.policy) {
                 Joined::Leader(leader) => leader,
                 Joined::Refused(quota) => {
                     let place = self.inner.flights.wait(caller);
@@ -298,6 +300,33 @@ impl Engine {
         self
     }
 
+    /// Keeps the answers of its runs for `retention`, and their tombstones for `tombstone` after that, in place of what the
+    /// policy says: for a route whose clients retry for longer than others.
+    ///
+    /// Returns a handle that shares everything else with this one, the lease too. What becomes of a record is said by the
+    /// handle whose request runs, or whose resolution is written; whoever asks later gets the answer until then.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use keylatch::{Engine, Limits, Policy};
+    ///
+    /// const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    /// let engine = Engine::fenced(keylatch::memory::Store::new(), Policy::default(), Limits::default())?;
+    /// let webhooks = engine.clone().with_retention(7 * DAY, 7 * DAY)?;
+    /// assert_eq!(webhooks.policy().retention, 7 * DAY);
+    /// assert_eq!(engine.policy().retention, DAY);
+    /// # Ok::<(), keylatch::InvalidPolicy>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the policy cannot be kept with these; see [`Policy::check`].
+    pub fn with_retention(self, retention: Duration, tombstone: Duration) -> Result<Self, InvalidPolicy> {
+        let policy = Policy { retention, tombstone, ..self.policy };
+        policy.check()?;
+        Ok(Self { policy, ..self })
+    }
+
     /// An engine with another policy and other limits, on the same store. It shares nothing else with this one.
     #[cfg(feature = "http")]
     pub(crate) fn anew(&self, policy: Policy, limits: Limits) -> Result<Self, InvalidPolicy> {
@@ -331,9 +360,9 @@ impl Engine {
         self.inner.guarantee
     }
 
-    /// How long its leases run and its answers are kept.
+    /// How long its leases run, and how long the answers of this handle's runs are kept.
     pub fn policy(&self) -> &Policy {
-        &self.inner.policy
+        &self.policy
     }
 
     /// How much of anything there may be in it.
@@ -348,19 +377,20 @@ impl Engine {
 }
 
 impl Inner {
-    fn terms(&self) -> Terms {
-        Terms::of(self.guarantee, &self.policy)
+    /// The terms of a run of `flight`.
+    fn terms(&self, flight: &Flight) -> Terms {
+        Terms::of(self.guarantee, flight.policy())
     }
 
-    fn claim(&self, id: RecordId, request: &Request, owner: Owner) -> Claim {
+    fn claim(&self, leader: &Leader, request: &Request, owner: Owner) -> Claim {
         let Request { scope, key, fingerprint, .. } = request.clone();
-        let name = Name::identified(id, scope, key);
-        Claim { name, fingerprint, guarantee: self.guarantee, owner, terms: self.terms() }
+        let name = Name::identified(leader.id(), scope, key);
+        Claim { name, fingerprint, guarantee: self.guarantee, owner, terms: self.terms(leader.flight()) }
     }
 
     /// Until when a lease that was asked for at `asked` cannot have been taken over.
     fn held_until(&self, asked: Instant) -> Instant {
-        surely(asked, self.policy.lease)
+        surely(asked, self.lease)
     }
 
     /// What `request` gets that does not wait for the end of `flight`, or asks for something else; `None` if `flight`

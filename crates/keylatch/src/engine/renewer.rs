@@ -28,7 +28,7 @@ const LOOKS: u32 = 12;
 pub(super) fn start(engine: &Arc<Inner>) {
     let mut renewing = engine.renewing.lock();
     if renewing.as_ref().is_none_or(JoinHandle::is_finished) {
-        *renewing = Some(tokio::spawn(renew_leases(Arc::downgrade(engine), engine.policy.lease)));
+        *renewing = Some(tokio::spawn(renew_leases(Arc::downgrade(engine), engine.lease)));
     }
 }
 
@@ -60,7 +60,7 @@ async fn renew_all(engine: Arc<Inner>, due: Vec<Renewal>, places: Arc<Semaphore>
 }
 
 async fn renew(engine: Arc<Inner>, renewal: Renewal, place: OwnedSemaphorePermit) {
-    let (lease, terms, asked) = (renewal.lease(), engine.terms(), Instant::now());
+    let (lease, terms, asked) = (renewal.lease(), engine.terms(renewal.flight()), Instant::now());
     let mut renewing = pin!(timeout(terms.lease / RENEWAL_PART, engine.store.renew(lease, terms, None)));
     let renewed = match timeout(terms.lease / PLACE_PART, &mut renewing).await {
         Ok(renewed) => renewed,

@@ -112,10 +112,8 @@ impl Engine {
     async fn write(&self, record: &Record, resolution: Resolution) -> Result<Resolved, Error> {
         let store = &self.inner.store;
         let resolution = match resolution {
-            Resolution::Completed(outcome) => {
-                machine::Resolution::Completed(Completion::new(outcome, &self.inner.policy))
-            }
-            Resolution::NeverHappened => machine::Resolution::NeverHappened(self.inner.policy.keep()),
+            Resolution::Completed(outcome) => machine::Resolution::Completed(Completion::new(outcome, &self.policy)),
+            Resolution::NeverHappened => machine::Resolution::NeverHappened(self.policy.keep()),
         };
         match store.resolve(record.lease(), resolution).await? {
             Applied::Applied(_) => Ok(Resolved::Applied),

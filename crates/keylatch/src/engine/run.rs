@@ -194,7 +194,7 @@ impl Run {
     async fn renew<E>(&self, step: Option<(String, Bytes)>) -> Result<(), StepError<E>> {
         let asked = Instant::now();
         let engine = &self.0.engine;
-        match engine.store.renew(self.0.lease, engine.terms(), step).await? {
+        match engine.store.renew(self.0.lease, engine.terms(&self.0.flight), step).await? {
             Applied::Applied(_) => {
                 self.0.flight.held(self.0.lease, engine.held_until(asked), asked);
                 Ok(())

@@ -11,8 +11,9 @@ use crate::{Epoch, Owner, RecordId};
 
 /// Takes back a claim that may have been granted although its reply never came, or came too late: nothing has run under
 /// it, so the key is freed, if the store comes back before the lease ends. If others ran before, what they did is not to be
-/// forgotten, nor that they died: then the record stays, and its lease ends by itself.
-pub(super) fn withdraw(engine: &Arc<Inner>, id: RecordId, owner: Owner) {
+/// forgotten, nor that they died: then the record stays, and its lease ends by itself. An epoch that an earlier run had is
+/// kept for `keep`.
+pub(super) fn withdraw(engine: &Arc<Inner>, id: RecordId, owner: Owner, keep: Duration) {
     let Ok(place) = engine.withdrawals.clone().try_acquire_owned() else {
         tracing::warn!("too many claims are being withdrawn; the lease of this one will end");
         return;
@@ -21,10 +22,10 @@ pub(super) fn withdraw(engine: &Arc<Inner>, id: RecordId, owner: Owner) {
     let tracker = engine.tracker.clone();
     drop(tracker.spawn(async move {
         let started = Instant::now();
-        if let Ok(false) = take_back(&engine, id, owner, started).await {
+        if let Ok(false) = take_back(&engine, id, owner, keep, started).await {
             // The claim may still be on its way. A shutdown does not wait for that.
             drop(tokio::spawn(async move {
-                await_claim(&engine, id, owner, started).await;
+                await_claim(&engine, id, owner, keep, started).await;
                 drop(place);
             }));
         }
@@ -33,12 +34,12 @@ pub(super) fn withdraw(engine: &Arc<Inner>, id: RecordId, owner: Owner) {
 
 /// Looks again and again for a claim that was not there yet, until a lease has passed since `started`. Each pause is twice
 /// the one before, so that an outage that made many claims uncertain is not followed by many reads.
-async fn await_claim(engine: &Arc<Inner>, id: RecordId, owner: Owner, started: Instant) {
+async fn await_claim(engine: &Arc<Inner>, id: RecordId, owner: Owner, keep: Duration, started: Instant) {
     let mut pause = END_PAUSE.0;
-    while started.elapsed() + pause < engine.policy.lease {
+    while started.elapsed() + pause < engine.lease {
         tokio::time::sleep(pause).await;
         pause *= 2;
-        match take_back(engine, id, owner, started).await {
+        match take_back(engine, id, owner, keep, started).await {
             Ok(false) => {}
             Ok(true) | Err(()) => return,
         }
@@ -47,19 +48,25 @@ async fn await_claim(engine: &Arc<Inner>, id: RecordId, owner: Owner, started: I
 
 /// Frees the key of a claim of `owner` under which nothing has run, if it was granted. Says whether someone had the key:
 /// then a claim that comes later is not granted.
-async fn take_back(engine: &Arc<Inner>, id: RecordId, owner: Owner, started: Instant) -> Result<bool, ()> {
+async fn take_back(
+    engine: &Arc<Inner>,
+    id: RecordId,
+    owner: Owner,
+    keep: Duration,
+    started: Instant,
+) -> Result<bool, ()> {
     let once = || async {
         let At { value, now } = engine.store.read(id).await?;
         let held = value.filter(|record| machine::phase(Some(record), now) != Phase::Free);
         let Some(record) = held else { return Ok(false) };
         if record.owner == owner && record.attempt == 1 {
             // This run has shown its epoch to nobody; an earlier one of the key may have.
-            let keep = if record.epoch == Epoch::FIRST { Duration::ZERO } else { engine.policy.keep() };
+            let keep = if record.epoch == Epoch::FIRST { Duration::ZERO } else { keep };
             let _ = engine.store.release(record.lease(), End::Free(keep)).await?;
         }
         Ok(true)
     };
-    until_lease_ends(&engine.policy, started, once).await.0.map_err(|error| {
+    until_lease_ends(engine.lease, started, once).await.0.map_err(|error| {
         tracing::warn!(%error, "a claim that may have been granted could not be withdrawn; its lease will end");
     })
 }

@@ -149,6 +149,33 @@ impl IdempotencyLayer {
         })
     }
 
+    /// Keeps answers for `retention`, and their tombstones for `tombstone` after that, in place of what the policy of the
+    /// engine says. Everything else is shared with the other layers of the engine: for a route whose clients retry for
+    /// longer, or whose answers should be gone sooner. A [`with_policy`](Self::with_policy) after this takes its place.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use keylatch::http::{IdempotencyLayer, ScopeFrom};
+    /// use keylatch::{Engine, Limits, Policy};
+    ///
+    /// const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    /// let engine = Engine::fenced(keylatch::memory::Store::new(), Policy::default(), Limits::default())?;
+    /// let orders = IdempotencyLayer::new(engine.clone(), ScopeFrom::header("x-user-id"));
+    /// // The queue delivers again for a week.
+    /// let webhooks = IdempotencyLayer::new(engine, ScopeFrom::header("x-sender")).with_retention(7 * DAY, 7 * DAY);
+    /// # Ok::<(), keylatch::InvalidPolicy>(())
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If the policy cannot be kept with these; see [`Policy::check`].
+    pub fn with_retention(self, retention: Duration, tombstone: Duration) -> Self {
+        self.with(|config| {
+            let engine = config.engine.clone().with_retention(retention, tombstone);
+            config.engine = engine.expect("the retention of a layer can be kept");
+        })
+    }
+
     /// Has as much of anything as `limits` say. The layer gets a new engine on the same store: ask for
     /// [`engine`](Self::engine) after this.
     pub fn with_limits(self, limits: Limits) -> Self {

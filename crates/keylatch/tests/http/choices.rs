@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use axum::Router;
+use axum::routing::post;
 use http::StatusCode;
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
 use keylatch::{Guarantee, Limits, Policy, Run, memory};
 
-use crate::app::{Seen, Setup};
+use crate::app::{Seen, Setup, serve};
 use crate::common::Gate;
+use crate::wire::Call;
 
 const ALL: [Guarantee; 3] = [Guarantee::Atomic, Guarantee::Fenced, Guarantee::AtMostOnce];
 
@@ -113,4 +116,26 @@ fn policy_and_limits_are_chosen_on_the_layer() {
     let limits = Limits { running_max: 7, ..Limits::default() };
     let layer = layer().with_policy(policy).with_limits(limits);
     assert_eq!((layer.engine().policy(), layer.engine().limits()), (&policy, &limits));
+}
+
+#[tokio::test]
+async fn two_layers_of_one_engine_keep_answers_for_their_own_times() {
+    const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+    for guarantee in ALL {
+        let app = Setup::new(guarantee).start(|_: Seen| async { "made" }).await;
+        let layer =
+            IdempotencyLayer::new(app.engine.clone(), ScopeFrom::header("x-user-id")).with_retention(WEEK, WEEK);
+        let (address, server) = serve(Router::new().route("/webhooks", post(|| async { "taken" })).layer(layer)).await;
+        let webhook = Call::new(address, "POST", "/webhooks").caller("alice").key("k");
+
+        let expires = |reply: crate::wire::Reply| reply.text("idempotency-expires").expect("it is recorded");
+        assert_eq!(expires(app.order().send().await), "Wed, 15 Nov 2023 22:13:20 GMT", "{guarantee:?}");
+        assert_eq!(expires(webhook.send().await), "Tue, 21 Nov 2023 22:13:20 GMT", "{guarantee:?}");
+        app.clock.advance(Policy::default().retention);
+        app.order().send().await.is_problem(410, "IDEMPOTENCY_KEY_EXPIRED");
+        let again = webhook.send().await;
+        assert!(again.replayed(), "{guarantee:?}");
+        assert_eq!(expires(again), "Tue, 21 Nov 2023 22:13:20 GMT");
+        server.abort();
+    }
 }
