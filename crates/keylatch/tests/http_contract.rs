@@ -28,6 +28,8 @@ mod recorded;
 mod refusals;
 #[path = "http/retained.rs"]
 mod retained;
+#[path = "http/run_max.rs"]
+mod run_max;
 #[path = "http/slow.rs"]
 mod slow;
 #[path = "http/tower_service.rs"]

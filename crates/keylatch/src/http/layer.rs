@@ -67,6 +67,8 @@ pub(super) struct Config {
     pub(super) fingerprint: Option<FingerprintBy>,
     /// How long a duplicate waits that does not say how long.
     pub(super) wait: Duration,
+    /// How long a handler may take to answer.
+    pub(super) run_max: Option<Duration>,
     pub(super) key_required: bool,
     pub(super) body_bytes_max: usize,
     pub(super) body_pace: Pace,
@@ -120,6 +122,7 @@ impl IdempotencyLayer {
             counted_headers: Vec::new(),
             fingerprint: None,
             wait: Duration::ZERO,
+            run_max: None,
             key_required: false,
             body_bytes_max: BODY_BYTES_MAX,
             body_pace: Pace { stall_max: BODY_STALL_MAX, bytes_per_second_min: BODY_BYTES_PER_SECOND_MIN },
@@ -255,6 +258,46 @@ impl IdempotencyLayer {
     /// `Prefer: wait=N`, instead of getting 409 at once. At most [`Limits::wait_max`] counts.
     pub fn with_wait(self, wait: Duration) -> Self {
         self.with(|config| config.wait = wait)
+    }
+
+    /// Ends a run whose handler has not answered within this time, from when the key is claimed. Without it there is no
+    /// limit, and a handler that never ends holds its key for as long as the process lives.
+    ///
+    /// The handler is dropped at any point of its work, as by a [time-out inside](crate::manual::layers). In `Atomic` its
+    /// writes are taken back and the key is free, and in `Fenced` the same request may run again, with the steps that were
+    /// finished: the client gets 500. In `AtMostOnce` the outcome is unknown, and it gets 409. Whoever waits for the
+    /// run may run it again. So bound what the handler awaits within the handler, where it knows what has happened, and
+    /// let this be the longer time that catches the rest.
+    ///
+    /// What does not await is not ended: nobody can drop a handler that blocks its thread. On SQLite the part inside a
+    /// [`Tx`](crate::Tx) has its own limit, by `with_closure_time_max` of the store's options. The body of an answer has
+    /// [`with_answer_end_max`](Self::with_answer_end_max), and a request that passes unguarded has no limit here.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
+    /// use std::time::Duration;
+    ///
+    /// use axum::{Router, body::Body, routing::post};
+    /// use http::Request;
+    /// use keylatch::http::{IdempotencyLayer, ScopeFrom};
+    /// use tower::ServiceExt;
+    ///
+    /// let layer = IdempotencyLayer::fenced(keylatch::memory::Store::new(), ScopeFrom::header("x-user-id"));
+    /// let app = Router::new()
+    ///     .route("/orders", post(std::future::pending::<()>))
+    ///     .layer(layer.with_run_max(Duration::from_secs(60)));
+    /// let request = Request::post("/orders").header("x-user-id", "alice").header("idempotency-key", "k");
+    /// let response = app.oneshot(request.body(Body::empty())?).await?;
+    /// assert_eq!(response.status(), 500);
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If it is zero.
+    pub fn with_run_max(self, run_max: Duration) -> Self {
+        assert!(!run_max.is_zero(), "a handler needs some time to run");
+        self.with(|config| config.run_max = Some(run_max))
     }
 
     /// Frees the key where the handler answers with one of these statuses: nothing is recorded, in `Atomic` the writes are

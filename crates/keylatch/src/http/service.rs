@@ -123,14 +123,17 @@ where
             && !wait.is_zero()
             && matches!(answer, Ok(Answer::Replayed(_) | Answer::Refused(Refused::InProgress)));
         let mut response = match answer {
-            Ok(Answer::Ran(ran)) => match stage.lock().end() {
-                Some(Ok(response)) => answer::first(response, &asked.received, ran.expires_at),
-                Some(Err(error)) => return Err(error),
-                None if ran.expires_at.is_none() && config.engine.guarantee() == Guarantee::AtMostOnce => {
-                    own(&Problem::OutcomeUnknown)
+            Ok(Answer::Ran(ran)) => {
+                let mut stage = stage.lock();
+                let not_started = stage.is_waiting();
+                let unknown = ran.expires_at.is_none() && config.engine.guarantee() == Guarantee::AtMostOnce;
+                match stage.end() {
+                    Some(Ok(response)) => answer::first(response, &asked.received, ran.expires_at),
+                    Some(Err(error)) => return Err(error),
+                    None if unknown && !not_started => own(&Problem::OutcomeUnknown),
+                    None => own(&Problem::HandlerFailed { retryable: ran.expires_at.is_none() }),
                 }
-                None => own(&Problem::HandlerFailed { retryable: ran.expires_at.is_none() }),
-            },
+            }
             Ok(Answer::Replayed(found)) => answer::replay(&found, &asked.received).map(GuardedBody::whole),
             Ok(Answer::Refused(refused)) => own(&Problem::from(refused)),
             Err(Error::Store(error)) => {

@@ -2,8 +2,10 @@
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -11,6 +13,8 @@ use http::request::Parts;
 use http::{Extensions, Request, Response};
 use http_body::Body;
 use parking_lot::Mutex;
+use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use super::answer::{Keeping, judge};
@@ -90,14 +94,21 @@ where
     async move {
         let guarantee = config.engine.guarantee();
         let handling = async {
-            if let Err(error) = ready(&stage).await {
-                return (not_started(guarantee), Some(Err(error)));
+            let mut limit = Limit::new(config.run_max);
+            match limit.on(ready(&stage)).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return (not_started(guarantee), Some(Err(error))),
+                None => {
+                    tracing::error!("a service was not ready within `with_run_max`");
+                    return (not_started(guarantee), None);
+                }
             }
             let run = if config.keeping.free_on.is_empty() { None } else { handed.run().cloned() };
             let Some(answering) = begin(&stage, handed) else { return (Verdict::Free, None) };
-            let (parts, body) = match answering.await {
-                Ok(response) => response.into_parts(),
-                Err(error) => return (cut_short(guarantee, "its service failed"), Some(Err(error))),
+            let (parts, body) = match limit.on(answering).await {
+                Some(Ok(response)) => response.into_parts(),
+                Some(Err(error)) => return (cut_short(guarantee, "its service failed"), Some(Err(error))),
+                None => return (cut_short(guarantee, "it ran for longer than `with_run_max` allows"), None),
             };
             let untouched = run.is_none_or(|run| run.is_untouched());
             match judge(&parts, body, guarantee, &config.keeping, untouched).await {
@@ -113,6 +124,43 @@ where
             *stage.lock() = Stage::Ended(end);
         }
         verdict
+    }
+}
+
+/// How long a handler may run. The limit is in a box, for few have one, and it is large.
+struct Limit(Option<Pin<Box<Sleep>>>);
+
+pin_project! {
+    struct Limited<'l, F> {
+        limit: &'l mut Limit,
+        #[pin]
+        future: F,
+    }
+}
+
+impl Limit {
+    fn new(run_max: Option<Duration>) -> Self {
+        Self(run_max.map(|run_max| Box::pin(sleep(run_max))))
+    }
+
+    /// What `future` gives; `None` if it takes until the limit. Then it has been dropped.
+    fn on<F: Future>(&mut self, future: F) -> Limited<'_, F> {
+        Limited { limit: self, future }
+    }
+}
+
+impl<F: Future> Future for Limited<'_, F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(output) = this.future.poll(context) {
+            return Poll::Ready(Some(output));
+        }
+        match &mut this.limit.0 {
+            Some(sleep) => sleep.as_mut().poll(context).map(|()| None),
+            None => Poll::Pending,
+        }
     }
 }
 
