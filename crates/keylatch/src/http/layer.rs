@@ -15,7 +15,7 @@ use super::answer::Keeping;
 use super::body::Pace;
 use super::headers::{IDEMPOTENCY_KEY, Kept, NeverKept};
 use super::problem::Problem;
-use super::request::KeyFrom;
+use super::request::{KeyFrom, Taken};
 use super::scope::{ScopeFrom, named_header};
 use super::service::Idempotency;
 use super::unguarded::Unguarded;
@@ -62,7 +62,7 @@ pub(super) struct Config {
     pub(super) scope: ScopeFrom,
     pub(super) methods: Methods,
     pub(super) key_from: KeyFrom,
-    pub(super) canonical_json: bool,
+    pub(super) taken: Taken,
     pub(super) counted_headers: Vec<HeaderName>,
     pub(super) fingerprint: Option<FingerprintBy>,
     /// How long a duplicate waits that does not say how long.
@@ -118,7 +118,7 @@ impl IdempotencyLayer {
             scope,
             methods: Methods::default(),
             key_from: KeyFrom::Header(IDEMPOTENCY_KEY),
-            canonical_json: false,
+            taken: Taken::default(),
             counted_headers: Vec::new(),
             fingerprint: None,
             wait: Duration::ZERO,
@@ -350,8 +350,8 @@ impl IdempotencyLayer {
     }
 
     /// Takes what `fingerprint` makes of a request's head and body for what makes it the same request, instead of method,
-    /// path, query, content type, content encoding and body. What it leaves out may differ between two tries: a time stamp,
-    /// or the boundary of a form.
+    /// path, query, content type, content encoding and body. What it leaves out may differ between two tries, such as a
+    /// time stamp.
     ///
     /// Two requests with one key and one fingerprint are one request: the second gets the answer of the first. So leave
     /// nothing out that changes what the handler does.
@@ -391,7 +391,38 @@ impl IdempotencyLayer {
     /// spelling of numbers. A body that leaves doubt (a name that stands twice, a lone surrogate, a number out of
     /// range, deep nesting) counts by its bytes.
     pub fn with_canonical_json(self) -> Self {
-        self.with(|config| config.canonical_json = true)
+        self.with(|config| config.taken.canonical_json = true)
+    }
+
+    /// Takes two multipart bodies, such as forms with files, for the same request if they differ only in their boundary.
+    /// A client that builds its form anew for each try chooses another one each time.
+    ///
+    /// Each part counts in its order, with every byte of its headers and its content, and so does the content type
+    /// without the boundary. A body that leaves doubt counts by its bytes: one with text before the first part or after
+    /// the last, a part without headers, white space behind a boundary, line ends other than CRLF, or a `Content-Encoding`.
+    /// So does the boundary of a multipart body within a part.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// use axum::{Router, body::Body, routing::post};
+    /// use http::Request;
+    /// use keylatch::http::{IDEMPOTENT_REPLAYED, IdempotencyLayer, ScopeFrom};
+    /// use tower::ServiceExt;
+    ///
+    /// let layer = IdempotencyLayer::fenced(keylatch::memory::Store::new(), ScopeFrom::header("x-user-id"));
+    /// let app = Router::new().route("/photos", post(|| async { "kept" })).layer(layer.with_multipart_parts());
+    /// for (boundary, replayed) in [("a1", false), ("b2", true)] {
+    ///     let part = "Content-Disposition: form-data; name=\"title\"\r\n\r\nThe sea";
+    ///     let request = Request::post("/photos").header("x-user-id", "alice").header("idempotency-key", "k");
+    ///     let request = request.header("content-type", format!("multipart/form-data; boundary={boundary}"));
+    ///     let body = Body::from(format!("--{boundary}\r\n{part}\r\n--{boundary}--\r\n"));
+    ///     let response = app.clone().oneshot(request.body(body)?).await?;
+    ///     assert_eq!(response.headers().contains_key(IDEMPOTENT_REPLAYED), replayed);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    pub fn with_multipart_parts(self) -> Self {
+        self.with(|config| config.taken.multipart_parts = true)
     }
 
     /// Refuses request bodies over this many bytes with 413, instead of [`BODY_BYTES_MAX`].

@@ -29,6 +29,7 @@ mod extract;
 mod future;
 mod headers;
 mod layer;
+mod multipart;
 mod problem;
 mod request;
 mod rest;

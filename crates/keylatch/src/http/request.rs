@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{Extensions, Uri};
 
 use super::headers::PREFER;
+use super::multipart::Multipart;
 use super::problem::Problem;
 use crate::canonical::canonical;
 use crate::engine::Identity;
@@ -76,22 +77,36 @@ pub(super) fn wait(headers: &HeaderMap) -> Option<Duration> {
     seconds.next().map(Duration::from_secs)
 }
 
+/// What is taken of a body in place of its bytes, where it has that.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Taken {
+    pub(super) canonical_json: bool,
+    pub(super) multipart_parts: bool,
+}
+
 /// The fingerprint: method, path, raw query, content type, content encoding, body; of a JSON body its canonical form,
-/// where that is wanted; and these headers.
-pub(super) fn fingerprint(parts: &Parts, body: &[u8], canonical_json: bool, headers: &[HeaderName]) -> Fingerprint {
+/// where that is wanted, and of a multipart body its parts; and these headers.
+pub(super) fn fingerprint(parts: &Parts, body: &[u8], of: Taken, headers: &[HeaderName]) -> Fingerprint {
+    let multipart = if of.multipart_parts { Multipart::of(&parts.headers, body) } else { None };
+    let content_type = match &multipart {
+        Some(multipart) => Some(Cow::from(&multipart.content_type)),
+        None => all_of(&parts.headers, CONTENT_TYPE),
+    };
     let mut hasher = Hasher::default();
     hasher.field(parts.method.as_str().as_bytes());
     hasher.field(uri(parts).path().as_bytes());
     hasher.optional(uri(parts).query().map(str::as_bytes));
-    hasher.optional(all_of(&parts.headers, CONTENT_TYPE).as_deref());
+    hasher.optional(content_type.as_deref());
     hasher.optional(all_of(&parts.headers, CONTENT_ENCODING).as_deref());
-    let canonical = if canonical_json && may_be_json(&parts.headers) { canonical(body, JSON_DEPTH_MAX) } else { None };
-    match canonical {
-        Some(canonical) => {
-            hasher.field(b"canonical JSON");
-            hasher.field(&canonical);
-        }
-        None => hasher.field(body),
+    let json = of.canonical_json && may_be_json(&parts.headers);
+    if let Some(multipart) = multipart {
+        hasher.field(b"multipart parts");
+        hasher.field(multipart.parts.as_bytes());
+    } else if let Some(canonical) = if json { canonical(body, JSON_DEPTH_MAX) } else { None } {
+        hasher.field(b"canonical JSON");
+        hasher.field(&canonical);
+    } else {
+        hasher.field(body);
     }
     for name in headers {
         hasher.field(name.as_str().as_bytes());

@@ -234,7 +234,7 @@ fn asked(
     let wait = preferred.unwrap_or(config.wait).min(config.engine.limits().wait_max);
     let fingerprint = match &config.fingerprint {
         Some(by) => by.fingerprint(parts, body),
-        None => request::fingerprint(parts, body, config.canonical_json, &config.counted_headers),
+        None => request::fingerprint(parts, body, config.taken, &config.counted_headers),
     };
     let request = crate::Request { scope, key, fingerprint, wait };
     Ok(Some(Box::new(Asked { request, received, prefers: preferred.is_some() })))

@@ -106,6 +106,61 @@ async fn canonical_json_is_a_choice() {
     text("[ 1 ]").send().await.is_problem(422, "IDEMPOTENCY_KEY_REUSED");
 }
 
+/// A form with these parts, in a request of alice's.
+fn form(app: &App, boundary: &str, parts: &[&str]) -> Call {
+    let mut body: String = parts.iter().map(|part| format!("--{boundary}\r\n{part}\r\n")).collect();
+    body.push_str(&format!("--{boundary}--\r\n"));
+    let content_type = format!("multipart/form-data; boundary={boundary}");
+    app.call("POST", "/orders").key("k").header("Content-Type", content_type).body(body)
+}
+
+#[tokio::test]
+async fn the_boundary_of_a_form_does_not_count_by_choice() {
+    const NAME: &str = "Content-Disposition: form-data; name=\"name\"\r\n\r\nada";
+    const FILE: &str = "Content-Disposition: form-data; name=\"file\"\r\nContent-Type: text/plain\r\n\r\none--b\r\ntwo";
+    let app = Setup::fenced().layer(|layer| layer.with_multipart_parts()).start(|seen: Seen| async { seen.body }).await;
+    let sent = form(&app, "b", &[NAME, FILE]);
+    let first = sent.send().await;
+    assert!(first.body.starts_with(b"--b\r\n"), "its handler gets the body as it came");
+    for boundary in ["b", "another", "\"one-more\""] {
+        let bare = boundary.trim_matches('"');
+        let again = form(&app, bare, &[NAME, FILE]).without("Content-Type");
+        let again = again.header("Content-Type", format!("multipart/form-data; boundary={boundary}")).send().await;
+        assert_eq!((again.replayed(), &again.body), (true, &first.body), "{boundary}");
+    }
+    let typed = |content_type: &str| sent.clone().without("Content-Type").header("Content-Type", content_type);
+    let others = [
+        ("another order", form(&app, "b", &[FILE, NAME])),
+        ("a part less", form(&app, "b", &[NAME])),
+        ("a part twice", form(&app, "b", &[NAME, NAME, FILE])),
+        ("another byte", form(&app, "b", &[&NAME.replace("ada", "adb"), FILE])),
+        ("another header", form(&app, "b", &[&NAME.replace("name=", "Name="), FILE])),
+        ("two parts in one", form(&app, "c", &[&format!("{NAME}\r\n--b\r\n{FILE}")])),
+        ("another content type", typed("multipart/mixed; boundary=b")),
+        ("a parameter", typed("multipart/form-data; boundary=b; charset=utf-8")),
+        ("another boundary than the body has", typed("multipart/form-data; boundary=c")),
+        ("no boundary", typed("multipart/form-data")),
+        ("a content encoding", sent.clone().header("Content-Encoding", "identity")),
+    ];
+    for (what, other) in others {
+        let reply = other.send().await;
+        assert_eq!(reply.status, 422, "{what}");
+    }
+
+    // What cannot be split without doubt counts by its bytes, and the content type as it is.
+    let padded = |boundary: &str| {
+        let body = format!("--{boundary} \r\n{NAME}\r\n--{boundary}--\r\n");
+        form(&app, boundary, &[]).without("Idempotency-Key").key("padded").body(body)
+    };
+    assert_eq!(padded("b").send().await.status, 200);
+    assert!(padded("b").send().await.replayed());
+    padded("c").send().await.is_problem(422, "IDEMPOTENCY_KEY_REUSED");
+
+    let app = Setup::fenced().start(ok).await;
+    assert_eq!(form(&app, "b", &[NAME]).send().await.status, 200);
+    form(&app, "c", &[NAME]).send().await.is_problem(422, "IDEMPOTENCY_KEY_REUSED");
+}
+
 // ---- Scope ---------------------------------------------------------------------------------------------
 
 #[tokio::test]
