@@ -32,7 +32,8 @@ async fn bytes(pool: &PgPool) -> i64 {
     sqlx::query_scalar("SELECT pg_total_relation_size('keylatch.record')").fetch_one(pool).await.unwrap()
 }
 
-/// After ten retention periods under load, the table and its indexes are at most twice what the live rows alone need.
+/// After ten retention periods under load, the table and its indexes are at most twice what the live rows alone need: the
+/// most that lived at once, for room that was used once stays, to be used again. On a busy machine the load comes unevenly.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn growth_is_bounded() {
     // Longer than autovacuum's naps (1 s on this server, 60 s by default), as any in use is.
@@ -66,7 +67,15 @@ async fn growth_is_bounded() {
         }
         swept
     }));
-    let (requests, swept) = tokio::join!(working, cleaning);
+    let counting = async {
+        let mut most = 0;
+        while !over() {
+            most = most.max(records(&nodes[0]).await);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        most
+    };
+    let (requests, swept, most) = tokio::join!(working, cleaning, counting);
     let requests: u64 = requests.iter().sum();
     let removed: usize = swept.iter().map(|swept| swept.removed).sum();
     let pool = nodes[0].pool();
@@ -81,7 +90,11 @@ async fn growth_is_bounded() {
     // Written anew, it has nothing but what is alive.
     sqlx::raw_sql("VACUUM FULL keylatch.record").execute(pool).await.unwrap();
     let compact = bytes(pool).await;
-    assert!(size <= 2 * compact, "{size} bytes, of which {compact} are live: {alive} of {requests} records");
+    let most = most.max(alive);
+    assert!(
+        size * alive <= 2 * compact * most,
+        "{size} bytes, of which {compact} are live: {alive} of {requests} records, and {most} at the most"
+    );
 }
 
 /// A renewal touches no index, and the version before it makes room for the next in its own page.
