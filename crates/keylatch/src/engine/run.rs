@@ -121,7 +121,9 @@ impl Run {
         self.0.attempt == 1 && !self.0.steps.any_begun()
     }
 
-    /// Whether the attempt before this one died: it may have done any part of its work.
+    /// Whether the lease of the attempt before this one ended without its word: its process died, or stood still. It may
+    /// have done any part of its work. `false` after an attempt that ended by an answer that frees the key for a retry, such
+    /// as a 503 or a 408 of a time-out layer inside, although that one may have stopped half-way, too.
     pub fn after_crash(&self) -> bool {
         self.0.after_crash
     }
