@@ -23,6 +23,8 @@
 
 mod answer;
 mod body;
+mod choices;
+mod config;
 mod drain;
 #[cfg(feature = "axum")]
 mod extract;

@@ -15,10 +15,10 @@ use tracing::Span;
 
 use super::answer;
 use super::body::{Collected, GuardedBody, Patience, collect, is_over_a_limit};
+use super::config::Config;
 use super::drain::drain;
 use super::future::ResponseFuture;
 use super::headers::{IDEMPOTENCY_STATUS, PREFERENCE_APPLIED, drop_internal};
-use super::layer::Config;
 use super::problem::Problem;
 use super::request::{self, KeyFrom, identity};
 use super::trace;

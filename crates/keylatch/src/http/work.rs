@@ -19,7 +19,7 @@ use tower_service::Service;
 
 use super::answer::{Keeping, judge};
 use super::body::GuardedBody;
-use super::layer::Config;
+use super::config::Config;
 use super::problem::Problem;
 use super::words::WordsTo;
 use crate::tx::Verdict;

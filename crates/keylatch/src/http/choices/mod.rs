@@ -1,0 +1,4 @@
+//! What can be chosen of a layer.
+
+mod requests;
+mod runs;
