@@ -110,7 +110,7 @@ impl Shared {
     }
 
     async fn look(&self, looks: &Lane<LookJob>, claim: &Claim) -> Result<Looked, Fault> {
-        let found = looks.call(LookJob::new(claim.id(), claim.fingerprint)).await?;
+        let found = looks.call(LookJob::new(claim.id())).await?;
         let (now, previous) = (found.now, found.record()?);
         self.answerable(previous.as_ref()).await?;
         let seen = Seen::of(previous.as_ref());

@@ -5,18 +5,17 @@ use super::batch::{Job, Reply, Waiting};
 use super::error::{Fault, Sent};
 use super::link::Link;
 use super::rows::{Found, damaged};
-use crate::{Fingerprint, RecordId};
+use crate::RecordId;
 
 /// A look that waits for a batch.
 #[derive(Debug)]
 pub(super) struct LookJob {
     id: RecordId,
-    fingerprint: Fingerprint,
 }
 
 impl LookJob {
-    pub(super) const fn new(id: RecordId, fingerprint: Fingerprint) -> Self {
-        Self { id, fingerprint }
+    pub(super) const fn new(id: RecordId) -> Self {
+        Self { id }
     }
 }
 
@@ -40,7 +39,6 @@ impl Job for LookJob {
             shared
                 .query(&shared.statements.look)
                 .bind(jobs().map(|job| job.id.as_bytes().as_slice()).collect::<Vec<_>>())
-                .bind(jobs().map(|job| job.fingerprint.as_bytes().as_slice()).collect::<Vec<_>>())
                 .bind(jobs().map(|job| shared.key_locks.of_key(&job.id)).collect::<Vec<_>>())
         };
         let rows = shared.links.rows_on(link, Sent::Harmless, query).await?;

@@ -62,7 +62,7 @@ impl Shared {
     }
 
     async fn there(&self, looks: &Lane<LookJob>, ours: &Record) -> Result<At<There>, Fault> {
-        let found = looks.call(LookJob::new(ours.id(), ours.fingerprint)).await?;
+        let found = looks.call(LookJob::new(ours.id())).await?;
         let (now, record) = (found.now, found.record()?);
         self.answerable(record.as_ref()).await?;
         let value = match record {

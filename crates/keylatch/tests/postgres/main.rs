@@ -11,6 +11,7 @@ mod faults;
 mod frozen;
 mod growth;
 mod locked;
+mod look;
 mod own;
 mod pgbouncer;
 mod plans;

@@ -1,6 +1,6 @@
 -- The statements of an order in `Atomic`.
 \set n random(1, 9000000000000000000)
-SELECT * FROM keylatch.look(ARRAY[int8send(:n) || int8send(:n) || int8send(:n) || int8send(:n)], ARRAY[int8send(:n) || int8send(:n) || int8send(:n) || int8send(:n)], ARRAY[:n::bigint]);
+SELECT * FROM keylatch.look(ARRAY[int8send(:n) || int8send(:n) || int8send(:n) || int8send(:n)], ARRAY[:n::bigint]);
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SELECT keylatch.enter(int8send(:n) || int8send(:n) || int8send(:n) || int8send(:n), int8send(:n) || int8send(:n), :n::bigint, NULL, NULL, NULL);
 INSERT INTO orders (cart_id, total_cents) VALUES ('cart456', 2500) RETURNING order_id;

@@ -1,1 +1,1 @@
-SELECT * FROM keylatch.look($1, $2, $3)
+SELECT * FROM keylatch.look($1, $2)
