@@ -20,6 +20,8 @@ mod key;
 mod large;
 #[path = "http/layers.rs"]
 mod layers;
+#[path = "http/observe.rs"]
+mod observe;
 #[path = "http/problems.rs"]
 mod problems;
 #[path = "http/recorded.rs"]
@@ -28,6 +30,8 @@ mod recorded;
 mod refusals;
 #[path = "http/retained.rs"]
 mod retained;
+#[path = "http/routes.rs"]
+mod routes;
 #[path = "http/run_max.rs"]
 mod run_max;
 #[path = "http/slow.rs"]
@@ -36,5 +40,7 @@ mod slow;
 mod tower_service;
 #[path = "http/twice.rs"]
 mod twice;
+#[path = "http/upstream.rs"]
+mod upstream;
 #[path = "http/wire.rs"]
 mod wire;

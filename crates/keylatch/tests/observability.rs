@@ -125,6 +125,7 @@ async fn everything(store: &Faulty, clock: &Clock, engine: &Engine) {
     assert_eq!(post_to(open(), Some("bypassed")).await, 200);
     store.is_mended();
     assert_eq!(post_to(open(), None).await, 400);
+    assert_eq!(post_to(open().observe(), None).await, 200);
     let directory = tempfile::tempdir().unwrap();
     let atomic = sqlite::Store::open(directory.path().join("k.db")).await.unwrap();
     let atomic = Engine::atomic(atomic, policy, limits).unwrap();

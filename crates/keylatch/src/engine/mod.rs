@@ -45,9 +45,9 @@ pub use self::function::{Done, RunError};
 use self::patience::Patience;
 use self::quota::Quotas;
 pub use self::resolve::{Resolution, Resolved, Resolver};
-#[cfg(feature = "http")]
-pub(crate) use self::run::Identity;
 pub use self::run::{Ended, Handed, Run, STEP_BYTES_MAX, STEPS_MAX, StepError};
+#[cfg(feature = "http")]
+pub(crate) use self::run::{Identity, derived_key};
 #[cfg(feature = "http")]
 pub(crate) use self::telemetry::{is_traced, span, within};
 use crate::machine::{self, Claim, Decision, Refusal, Terms};
@@ -187,6 +187,28 @@ impl Engine {
         async move {
             let answer = self.find(request, start).await;
             telemetry::answered(&answer);
+            answer
+        }
+    }
+
+    /// As [`answer_to`](Self::answer_to), for a caller that gives the request no answer but that of its own work: so only
+    /// runs are counted.
+    #[cfg(feature = "http")]
+    #[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
+    pub(crate) fn observe<'r, S, F>(
+        &'r self,
+        request: &'r Request,
+        start: S,
+    ) -> impl Future<Output = Result<Answer, Error>> + Send + use<'r, S, F>
+    where
+        S: FnOnce(Handed) -> F + Send + 'static,
+        F: Future<Output = Verdict> + Send + 'static,
+    {
+        async move {
+            let answer = self.find(request, start).await;
+            if matches!(answer, Ok(Answer::Ran(_))) {
+                telemetry::answered(&answer);
+            }
             answer
         }
     }

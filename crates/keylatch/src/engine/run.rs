@@ -141,13 +141,7 @@ impl Run {
     /// A key to hand to the next service: derived from scope, key, fingerprint and `name`, so the same on every attempt,
     /// and different for every request, also where a key was freed and used again. 64 hexadecimal digits.
     pub fn key_for(&self, name: &str) -> Key {
-        let hash = Sha256::new_with_prefix(b"keylatch derived key 2")
-            .chain_update(self.0.lease.id.as_bytes())
-            .chain_update(self.0.fingerprint.as_bytes())
-            .chain_update(name)
-            .finalize();
-        let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        Key::new(&digits).expect("hexadecimal digits are a key")
+        derived_key(self.0.lease.id, self.0.fingerprint, name)
     }
 
     /// Does a step of the work once: its result is recorded under the lease, as JSON. Another call of the step of this
@@ -228,6 +222,17 @@ impl Run {
     pub fn lease_lost(&self) -> CancellationToken {
         self.0.flight.token()
     }
+}
+
+/// A key to hand on with a request: see [`Run::key_for`].
+pub(crate) fn derived_key(id: RecordId, fingerprint: Fingerprint, name: &str) -> Key {
+    let hash = Sha256::new_with_prefix(b"keylatch derived key 2")
+        .chain_update(id.as_bytes())
+        .chain_update(fingerprint.as_bytes())
+        .chain_update(name)
+        .finalize();
+    let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    Key::new(&digits).expect("hexadecimal digits are a key")
 }
 
 /// What an engine hands to the work of a run: a [`Run`] on a lease, a [`Tx`] in `Atomic`.

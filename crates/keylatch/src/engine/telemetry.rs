@@ -52,7 +52,7 @@ enum Kind {
 }
 
 /// All metrics.
-const METRICS: [Metric; 13] = [
+const METRICS: [Metric; 14] = [
     Metric { name: "keylatch_answers_total", kind: Kind::Counter, help: "What requests got." },
     Metric {
         name: "keylatch_takeovers_total",
@@ -84,6 +84,11 @@ const METRICS: [Metric; 13] = [
         name: "keylatch_bypassed_total",
         kind: Kind::Counter,
         help: "Requests that ran unguarded, because their route fails open.",
+    },
+    Metric {
+        name: "keylatch_observed_total",
+        kind: Kind::Counter,
+        help: "Requests that an observing layer passed on, by what they would have got: a replay, or the code of a problem.",
     },
     Metric { name: "keylatch_running", kind: Kind::Gauge, help: "Runs under way." },
     Metric { name: "keylatch_waiters", kind: Kind::Gauge, help: "Requests that wait for a run of the same key." },

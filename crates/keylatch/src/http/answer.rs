@@ -12,13 +12,15 @@ use sha2::{Digest, Sha256};
 use super::body::{Collected, GuardedBody, Patience, collect};
 use super::headers::{IDEMPOTENCY_EXPIRES, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, Kept, http_date, replayable};
 use super::problem::Problem;
+use super::upstream;
 use crate::planted::{self, Bug};
 use crate::tx::Verdict;
 use crate::{Body, Final, Guarantee, Outcome, Timestamp};
 
 /// What a handler says is to become of its answer's record, against the [rule for its status](crate::manual::statuses).
 /// Put it into the extensions of the response. For all answers of a status, there is
-/// [`free_on`](super::IdempotencyLayer::free_on).
+/// [`free_on`](super::IdempotencyLayer::free_on); for a service that cannot reach the extensions, such as one behind a proxy,
+/// [`trust_disposition_header`](super::IdempotencyLayer::trust_disposition_header).
 ///
 /// A handler that frees the key where nothing happened, so that the client may mend its request and keep its key:
 ///
@@ -72,6 +74,8 @@ pub(super) struct Keeping {
     pub(super) free_on: Vec<StatusCode>,
     pub(super) bytes_max: usize,
     pub(super) end_max: Duration,
+    /// Whether the service inside may say the disposition by a header.
+    pub(super) header_trusted: bool,
 }
 
 /// The verdict on an answer, and its body as it is to be delivered.
@@ -89,7 +93,7 @@ pub(super) async fn judge<B>(
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
 {
-    let disposition = parts.extensions.get().copied().unwrap_or_else(|| by_rule(parts, guarantee, keeping, untouched));
+    let disposition = disposition(parts, guarantee, keeping, untouched);
     match disposition {
         Disposition::Record | Disposition::RecordAlone => {}
         Disposition::Retry => return Ok((Verdict::Retry, GuardedBody::Inner { body })),
@@ -122,6 +126,28 @@ where
 fn to_keep(bytes: &Bytes) -> Bytes {
     const SMALL_BYTES_MAX: usize = 4096;
     if bytes.len() <= SMALL_BYTES_MAX { Bytes::copy_from_slice(bytes) } else { bytes.clone() }
+}
+
+/// What is to become of the answer's record: by the service's own word, or by the rule for its status.
+fn disposition(parts: &Parts, guarantee: Guarantee, keeping: &Keeping, untouched: bool) -> Disposition {
+    if let Some(said) = parts.extensions.get() {
+        return *said;
+    }
+    if keeping.header_trusted {
+        match upstream::disposition(&parts.headers) {
+            Ok(Some(said)) => return said,
+            Ok(None) => {}
+            Err(upstream::Unclear) => {
+                tracing::error!(
+                    "an answer has an `Idempotency-Disposition` that is not one of `record`, `retry`, `free` and \
+                     `unknown`; the rule for its status counts"
+                );
+                // It says that something is special about this answer: no reason to free the key.
+                return by_rule(parts, guarantee, keeping, false);
+            }
+        }
+    }
+    by_rule(parts, guarantee, keeping, untouched)
 }
 
 /// The rule where the handler says nothing: what its answer says of the effect.

@@ -16,6 +16,7 @@ use pin_project_lite::pin_project;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+use super::headers::clean_answer;
 use super::rest::Rest;
 
 pin_project! {
@@ -71,7 +72,7 @@ impl<B: Body<Data = Bytes>> Body for GuardedBody<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.project() {
+        let frame = match self.project() {
             Project::Whole { bytes, trailers } => {
                 let data = bytes.take().map(Frame::data);
                 Poll::Ready(data.or_else(|| trailers.take().map(|trailers| Frame::trailers(*trailers))).map(Ok))
@@ -81,7 +82,8 @@ impl<B: Body<Data = Bytes>> Body for GuardedBody<B> {
                 Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 None => rest.poll_frame(context),
             },
-        }
+        };
+        frame.map_ok(clean)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -113,6 +115,17 @@ impl<B: Body<Data = Bytes>> Body for GuardedBody<B> {
                 hint
             }
         }
+    }
+}
+
+/// Trailers carry no more of what is internal than heads do.
+fn clean(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            clean_answer(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
     }
 }
 

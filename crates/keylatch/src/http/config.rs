@@ -13,6 +13,7 @@ use super::body::Pace;
 use super::request::{KeyFrom, Taken};
 use super::scope::ScopeFrom;
 use super::unguarded::Unguarded;
+use super::upstream::UpstreamKey;
 use super::words::Words;
 use crate::{Engine, Fingerprint};
 
@@ -36,9 +37,17 @@ pub(super) struct Config {
     pub(super) fail_open: bool,
     pub(super) skip_if: Option<SkipIf>,
     pub(super) words: Option<Words>,
+    /// What the service inside is told by headers; `None` for nothing.
+    pub(super) upstream: Option<UpstreamKey>,
+    pub(super) observe: bool,
 }
 
 impl Config {
+    /// What the service inside is told by headers. A layer that observes changes nothing of a request.
+    pub(super) fn upstream(&self) -> Option<UpstreamKey> {
+        self.upstream.filter(|_| !self.observe)
+    }
+
     /// Why a request with this head passes unguarded; `None` if it does not, as far as its head tells.
     pub(super) fn passes(&self, head: &Parts) -> Option<Unguarded> {
         if !self.methods.guards(&head.method) {

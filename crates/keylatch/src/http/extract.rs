@@ -1,7 +1,7 @@
 //! Extractors for axum handlers: `Key`, `Scope`, `Tx`, `Run`, and each of them as an `Option`.
 //!
 //! An `Option` is `None` for a request that its layer lets pass unguarded: without a key where none is required, of another
-//! method, by [`skip_if`](super::IdempotencyLayer::skip_if), or where the layer fails open. A mistake in the set-up, such as
+//! method, by [`skip_if`](super::IdempotencyLayer::skip_if), or where the layer fails open or observes. A mistake in the set-up, such as
 //! a route without a layer, is [`NotGuarded`] all the same: `None` would hide it.
 
 use std::fmt;
@@ -77,6 +77,11 @@ impl fmt::Display for NotGuarded {
                 "the store is unavailable, and the layer was told by `.fail_open()` to let requests pass; ask for \
                  `Option<{asked}>`, or remove `.fail_open()`"
             ),
+            Unguarded::Observed => write!(
+                f,
+                "the layer was told by `.observe()` to pass requests on that it would have answered; ask for \
+                 `Option<{asked}>`"
+            ),
             Unguarded::OtherGuarantee => write!(f, "its layer has another guarantee; make it by {made}"),
             Unguarded::OtherDatabase => {
                 f.write_str("its layer has a store of another database; ask for a `Tx` of that database")
@@ -106,7 +111,7 @@ impl IntoResponse for NotGuarded {
 /// Why what was asked for is not in the request.
 fn why(extensions: &Extensions) -> Unguarded {
     match extensions.get() {
-        Some(Unguarded::Bypassed) => Unguarded::Bypassed,
+        Some(passed @ (Unguarded::Bypassed | Unguarded::Observed)) => passed.clone(),
         // What a layer further out let pass, one further in may guard.
         _ if identity(extensions).is_some() => Unguarded::OtherGuarantee,
         Some(passed) => passed.clone(),

@@ -11,6 +11,7 @@ use http::Response;
 use pin_project_lite::pin_project;
 
 use super::body::GuardedBody;
+use super::headers::clean_answer;
 use super::words::WordsTo;
 
 pin_project! {
@@ -60,10 +61,14 @@ where
             }
             KindProject::Guarded { future } => ready!(future.as_mut().poll(context)),
         };
-        Poll::Ready(match this.words.take() {
-            None => answered,
-            Some(words) => answered.map(|response| words.of(response)),
-        })
+        Poll::Ready(answered.map(|response| {
+            let mut response = match this.words.take() {
+                None => response,
+                Some(words) => words.of(response),
+            };
+            clean_answer(response.headers_mut());
+            response
+        }))
     }
 }
 

@@ -22,22 +22,33 @@ pub const IDEMPOTENCY_EXPIRES: HeaderName = HeaderName::from_static("idempotency
 /// `bypassed` on an answer that was given without a record, because the store was unavailable and the route fails open.
 pub const IDEMPOTENCY_STATUS: HeaderName = HeaderName::from_static("idempotency-status");
 
+/// The epoch of a run, for a service inside that is told by
+/// [`with_upstream_headers`](super::IdempotencyLayer::with_upstream_headers): the number of [`Run::epoch`](crate::Run::epoch),
+/// in decimal digits. In what a client sends or receives, this header is removed.
+pub const IDEMPOTENCY_EPOCH: HeaderName = HeaderName::from_static("idempotency-epoch");
+/// The attempt number of a run, from 1, beside [`IDEMPOTENCY_EPOCH`]. In what a client sends or receives, this header is
+/// removed.
+pub const IDEMPOTENCY_ATTEMPT: HeaderName = HeaderName::from_static("idempotency-attempt");
+/// The derived key of a request, beside [`IDEMPOTENCY_EPOCH`]: [`Run::key_for("upstream")`](crate::Run::key_for). In what a
+/// client sends or receives, this header is removed.
+pub const IDEMPOTENCY_DERIVED_KEY: HeaderName = HeaderName::from_static("idempotency-derived-key");
+/// What the service inside says of its answer's record: see
+/// [`trust_disposition_header`](super::IdempotencyLayer::trust_disposition_header). In what a client sends or receives, this
+/// header is removed.
+pub const IDEMPOTENCY_DISPOSITION: HeaderName = HeaderName::from_static("idempotency-disposition");
+
 pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");
 pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-const IDEMPOTENCY_EPOCH: HeaderName = HeaderName::from_static("idempotency-epoch");
-const IDEMPOTENCY_ATTEMPT: HeaderName = HeaderName::from_static("idempotency-attempt");
 const IDEMPOTENCY_SCOPE: HeaderName = HeaderName::from_static("idempotency-scope");
 
-/// Headers that only this side sets. What a client sends under these names never reaches a handler.
-static INTERNAL: [HeaderName; 6] = [
-    IDEMPOTENT_REPLAYED,
-    IDEMPOTENCY_STATUS,
-    IDEMPOTENCY_EXPIRES,
-    IDEMPOTENCY_EPOCH,
-    IDEMPOTENCY_ATTEMPT,
-    IDEMPOTENCY_SCOPE,
-];
+/// Headers that the layer alone sets in an answer. What a client sends under these names never reaches a handler; in an
+/// answer they stay, for a layer further in may have set them.
+static OF_ANSWERS: [HeaderName; 3] = [IDEMPOTENT_REPLAYED, IDEMPOTENCY_STATUS, IDEMPOTENCY_EXPIRES];
+
+/// Headers between the layer and the service inside. They pass the layer in neither direction.
+static INTERNAL: [HeaderName; 5] =
+    [IDEMPOTENCY_EPOCH, IDEMPOTENCY_ATTEMPT, IDEMPOTENCY_DERIVED_KEY, IDEMPOTENCY_DISPOSITION, IDEMPOTENCY_SCOPE];
 
 /// What describes the answer, how it may be used, or where it leads. Everything else belongs to one exchange. So do the
 /// headers of CORS, which answer the request at hand: a layer outside adds them to replays, too.
@@ -79,14 +90,14 @@ pub(super) struct Kept {
     more: Vec<HeaderName>,
 }
 
-/// A header that must not be kept.
+/// A header that must not be kept: one of `Set-Cookie`'s kind, or one that the layer itself sets or removes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` must not be kept: it belongs to one client, one answer or one connection")]
 pub struct NeverKept(pub HeaderName);
 
 impl Kept {
     pub(super) fn add(&mut self, name: HeaderName) -> Result<(), NeverKept> {
-        if NEVER_KEPT.contains(&name) {
+        if NEVER_KEPT.contains(&name) || is_internal(&name) {
             return Err(NeverKept(name));
         }
         self.more.push(name);
@@ -123,14 +134,29 @@ fn names(line: &HeaderValue, name: &HeaderName) -> bool {
 pub(super) fn replayable(lines: &[(HeaderName, HeaderValue)]) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
     let of_connection = move |name: &HeaderName| lines.iter().any(|(of, line)| *of == CONNECTION && names(line, name));
     // Most lines are of those that are always kept.
-    let kept = |name: &HeaderName| KEPT.contains(name) || !(NEVER_KEPT.contains(name) || INTERNAL.contains(name));
+    let kept = |name: &HeaderName| KEPT.contains(name) || !(NEVER_KEPT.contains(name) || is_internal(name));
     lines.iter().filter(move |(name, _)| kept(name) && !of_connection(name))
 }
 
-pub(super) fn drop_internal(headers: &mut HeaderMap) {
+fn is_internal(name: &HeaderName) -> bool {
+    INTERNAL.contains(name) || OF_ANSWERS.contains(name)
+}
+
+/// Takes out of a request what only this side sets.
+pub(super) fn clean_request(headers: &mut HeaderMap) {
+    remove(headers, &INTERNAL);
+    remove(headers, &OF_ANSWERS);
+}
+
+/// Takes out of an answer, or out of trailers, what is said between the layer and the service inside.
+pub(super) fn clean_answer(headers: &mut HeaderMap) {
+    remove(headers, &INTERNAL);
+}
+
+fn remove(headers: &mut HeaderMap, names: &[HeaderName]) {
     // One look at what is there costs less than looking for each.
-    if headers.keys().any(|name| INTERNAL.contains(name)) {
-        INTERNAL.iter().for_each(|name| drop(headers.remove(name)));
+    if headers.keys().any(|name| names.contains(name)) {
+        names.iter().for_each(|name| drop(headers.remove(name)));
     }
 }
 
@@ -164,7 +190,7 @@ mod tests {
 
     /// A name that is kept, never kept, added by the user, or none of these.
     fn name() -> impl Strategy<Value = HeaderName> {
-        let known: Vec<_> = KEPT.iter().chain(&NEVER_KEPT).chain(&INTERNAL).cloned().collect();
+        let known: Vec<_> = KEPT.iter().chain(&NEVER_KEPT).chain(&INTERNAL).chain(&OF_ANSWERS).cloned().collect();
         let other = prop::sample::select(vec!["x-added", "x-other", "age"]);
         prop_oneof![prop::sample::select(known), other.prop_map(HeaderName::from_static)]
     }
@@ -189,7 +215,7 @@ mod tests {
             let lines = kept.of(&headers);
             for (name, _) in &lines {
                 prop_assert!(KEPT.contains(name) || *name == added, "{} is kept", name);
-                prop_assert!(!NEVER_KEPT.contains(name) && !INTERNAL.contains(name));
+                prop_assert!(!NEVER_KEPT.contains(name) && !is_internal(name));
             }
             for name in KEPT.iter().chain([&added]).filter(|name| !concerns_connection(name, &headers)) {
                 let before: Vec<_> = headers.get_all(name).iter().collect();
@@ -201,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_belongs_to_one_client_cannot_be_added() {
-        for name in &NEVER_KEPT {
+        for name in NEVER_KEPT.iter().chain(&INTERNAL).chain(&OF_ANSWERS) {
             assert_eq!(Kept::default().add(name.clone()), Err(NeverKept(name.clone())));
         }
     }

@@ -101,10 +101,13 @@ impl IdempotencyLayer {
                 free_on: Vec::new(),
                 bytes_max: ANSWER_BYTES_MAX,
                 end_max: ANSWER_END_MAX,
+                header_trusted: false,
             },
             fail_open: false,
             skip_if: None,
             words: None,
+            upstream: None,
+            observe: false,
         };
         Self { config: Arc::new(config) }
     }

@@ -1,6 +1,6 @@
 //! The HTTP door: a [tower](https://docs.rs/tower) layer for any service.
 //!
-//! 1. GET, HEAD, OPTIONS and TRACE pass untouched; POST and PATCH are guarded, others by choice.
+//! 1. GET, HEAD, OPTIONS and TRACE pass unguarded; POST and PATCH are guarded, others by choice.
 //! 2. The whole request is read and hashed, within limits of size and time, **before** its key is claimed.
 //! 3. A request without a usable key, scope or body is refused, and leaves no record.
 //! 4. The same request runs once. Later ones get the same status, kept headers and body, and
@@ -13,6 +13,8 @@
 //! 9. A 2xx, 3xx or 4xx is recorded, except 408, 425 and 429, which in `AtMostOnce` leave the outcome unknown. A 5xx is
 //!    recorded in `AtMostOnce` only. A handler says otherwise by a [`Disposition`].
 //! 10. An answer of Keylatch's own, made by a layer further in, is never recorded.
+//! 11. What only this side says, such as `Idempotency-Epoch`, is removed from every request, guarded or not, and what a
+//!     service says to its layer, such as `Idempotency-Disposition`, from every answer.
 //!
 //! # Deployment caveat
 //!
@@ -32,6 +34,7 @@ mod future;
 mod headers;
 mod layer;
 mod multipart;
+mod observe;
 mod problem;
 mod request;
 mod rest;
@@ -40,6 +43,7 @@ mod scope;
 mod service;
 mod trace;
 mod unguarded;
+mod upstream;
 mod words;
 mod work;
 
@@ -48,7 +52,10 @@ pub use body::GuardedBody;
 #[cfg(feature = "axum")]
 pub use extract::NotGuarded;
 pub use future::ResponseFuture;
-pub use headers::{IDEMPOTENCY_EXPIRES, IDEMPOTENCY_KEY, IDEMPOTENCY_STATUS, IDEMPOTENT_REPLAYED, NeverKept};
+pub use headers::{
+    IDEMPOTENCY_ATTEMPT, IDEMPOTENCY_DERIVED_KEY, IDEMPOTENCY_DISPOSITION, IDEMPOTENCY_EPOCH, IDEMPOTENCY_EXPIRES,
+    IDEMPOTENCY_KEY, IDEMPOTENCY_STATUS, IDEMPOTENT_REPLAYED, NeverKept,
+};
 pub use layer::{
     ANSWER_BYTES_MAX, ANSWER_END_MAX, BODY_BYTES_MAX, BODY_BYTES_PER_SECOND_MIN, BODY_STALL_MAX, IdempotencyLayer,
 };
@@ -57,3 +64,4 @@ pub use route::Route;
 pub use scope::ScopeFrom;
 pub use service::Idempotency;
 pub use unguarded::Unguarded;
+pub use upstream::UpstreamKey;

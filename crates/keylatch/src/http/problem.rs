@@ -292,6 +292,11 @@ mod tests {
         std::iter::successors(Some(Problem::KeyRequired), next).collect()
     }
 
+    /// The gateway has problems of its own, and a test of its own for their pages.
+    fn of_gateway(page: &str) -> bool {
+        page.starts_with("upstream-") || ["method-refused.md", "request-refused.md", "token-invalid.md"].contains(&page)
+    }
+
     #[test]
     fn every_problem_has_its_page_and_every_page_its_problem() {
         let mut pages = BTreeSet::new();
@@ -308,6 +313,7 @@ mod tests {
         let there: BTreeSet<_> = fs::read_dir(root().join("docs/problems"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|page| !of_gateway(page))
             .collect();
         assert_eq!(pages, there);
     }

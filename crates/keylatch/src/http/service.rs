@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::request::Parts;
-use http::{Extensions, HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Response, Version};
 use http_body::Body;
 use parking_lot::Mutex;
 use tower_service::Service;
@@ -18,7 +18,8 @@ use super::body::{Collected, GuardedBody, Patience, collect, is_over_a_limit};
 use super::config::Config;
 use super::drain::drain;
 use super::future::ResponseFuture;
-use super::headers::{IDEMPOTENCY_STATUS, PREFERENCE_APPLIED, drop_internal};
+use super::headers::{IDEMPOTENCY_STATUS, PREFERENCE_APPLIED, clean_request};
+use super::observe;
 use super::problem::Problem;
 use super::request::{self, KeyFrom, identity};
 use super::trace;
@@ -60,12 +61,12 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        clean_request(&mut parts.headers);
         let words = self.config.words.as_ref().map(|words| Arc::new(words.to(parts.clone())));
         if let Some(why) = self.config.passes(&parts) {
-            let mut parts = parts;
-            if !matches!(why, Unguarded::Method(_)) {
-                drop_internal(&mut parts.headers);
+            if let Some(upstream) = self.config.upstream() {
+                upstream.tell_nothing(&mut parts.headers);
             }
             parts.extensions.insert(why);
             let request = Request::from_parts(parts, GuardedBody::Inner { body });
@@ -103,7 +104,15 @@ where
             match admit(&config, unshared(&mut stage)).await {
                 Ok(Some(asked)) => asked,
                 Ok(None) => {
-                    return Box::pin(pass(&stage, |extensions| drop(extensions.insert(Unguarded::NoKey)))).await;
+                    let told = config.upstream();
+                    return Box::pin(pass(&stage, move |parts| {
+                        told.inspect(|told| told.tell_nothing(&mut parts.headers));
+                        parts.extensions.insert(Unguarded::NoKey);
+                    }))
+                    .await;
+                }
+                Err(problem) if config.observe && observe::would_refuse(&problem) => {
+                    return Box::pin(pass(&stage, |parts| drop(parts.extensions.insert(Unguarded::Observed)))).await;
                 }
                 Err(problem) => return Ok(refuse(unshared(&mut stage), &problem)),
             }
@@ -112,6 +121,9 @@ where
         if is_traced() {
             Span::current()
                 .record("record", tracing::field::display(RecordId::of(&asked.request.scope, &asked.request.key)));
+        }
+        if config.observe {
+            return Box::pin(observe::run(config, stage, words, asked)).await;
         }
         let start = {
             let (config, stage) = (config.clone(), stage.clone());
@@ -141,7 +153,7 @@ where
                 // A record that is there and cannot be read is no reason to run without one.
                 let open = config.fail_open && error.retryable();
                 if open && stage.lock().is_waiting() {
-                    Box::pin(bypass(&stage, asked.request)).await?
+                    Box::pin(bypass(&config, &stage, asked.request)).await?
                 } else {
                     own(&Problem::StoreUnavailable)
                 }
@@ -169,9 +181,9 @@ fn unshared<S, B, R, E>(stage: &mut Shared<S, B, R, E>) -> &mut Waiting<S, B> {
 }
 
 /// What a request asks. In a box, for it is kept until the answer is there.
-struct Asked {
+pub(super) struct Asked {
     /// What it asks of the engine.
-    request: crate::Request,
+    pub(super) request: crate::Request,
     /// The header of its key as it was received, to be sent back.
     received: HeaderValue,
     /// Whether it says itself for how long it is ready to wait.
@@ -192,19 +204,23 @@ where
     if body.size_hint().lower() > config.body_bytes_max as u64 {
         return Err(Problem::TooLarge(Some(config.body_bytes_max)));
     }
-    let streamed = std::mem::replace(body, GuardedBody::ended(Bytes::new(), None));
+    let GuardedBody::Inner { body: streamed } = std::mem::replace(body, GuardedBody::ended(Bytes::new(), None)) else {
+        unreachable!("nobody has read it yet")
+    };
     let patience = Patience::AtPace(config.body_pace, None);
     let (whole, trailers) = match collect(streamed, config.body_bytes_max, patience).await {
         Ok(Collected::Whole(whole, trailers)) => (whole, trailers),
         Ok(Collected::TooLong(rest, _)) => {
-            drain(parts, rest);
+            *body = rest;
             return Err(Problem::TooLarge(Some(config.body_bytes_max)));
         }
-        Ok(Collected::TooSlow(_)) => return Err(Problem::BodyTooSlow),
+        Ok(Collected::TooSlow(rest)) => {
+            *body = rest;
+            return Err(Problem::BodyTooSlow);
+        }
         Err(error) if is_over_a_limit(&error) => return Err(Problem::TooLarge(None)),
         Err(_) => return Err(Problem::BodyIncomplete),
     };
-    drop_internal(&mut parts.headers);
     let asked = asked(config, parts, scope, in_head, &whole)?;
     *body = GuardedBody::ended(whole, trailers);
     Ok(asked)
@@ -258,17 +274,20 @@ where
 
 /// Runs a request without a record.
 async fn bypass<S, B, R>(
+    config: &Config,
     stage: &Mutex<Stage<S, B, R, S::Error>>,
     asked: crate::Request,
 ) -> Result<Response<GuardedBody<R>>, S::Error>
 where
     S: Service<Request<GuardedBody<B>>, Response = Response<R>>,
 {
-    let identity = Identity { scope: asked.scope, key: asked.key };
     metrics::counter!("keylatch_bypassed_total").increment(1);
-    let mut response = pass(stage, |extensions| {
-        extensions.insert(identity);
-        extensions.insert(Unguarded::Bypassed);
+    let mut response = pass(stage, |parts| {
+        if let Some(upstream) = config.upstream() {
+            upstream.tell_bypass(&mut parts.headers, &asked);
+        }
+        parts.extensions.insert(Identity { scope: asked.scope, key: asked.key });
+        parts.extensions.insert(Unguarded::Bypassed);
     })
     .await?;
     response.headers_mut().insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("bypassed"));
@@ -276,9 +295,9 @@ where
 }
 
 /// Hands a request that nobody has taken to its handler, unguarded.
-async fn pass<S, B, R>(
+pub(super) async fn pass<S, B, R>(
     stage: &Mutex<Stage<S, B, R, S::Error>>,
-    extend: impl FnOnce(&mut Extensions),
+    extend: impl FnOnce(&mut Parts),
 ) -> Result<Response<GuardedBody<R>>, S::Error>
 where
     S: Service<Request<GuardedBody<B>>, Response = Response<R>>,
@@ -289,7 +308,7 @@ where
     Ok(inner.call(request).await?.map(|body| GuardedBody::Inner { body }))
 }
 
-fn own<R>(problem: &Problem) -> Response<GuardedBody<R>> {
+pub(super) fn own<R>(problem: &Problem) -> Response<GuardedBody<R>> {
     problem.response().map(GuardedBody::whole)
 }
 

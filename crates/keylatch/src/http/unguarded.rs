@@ -16,6 +16,8 @@ pub enum Unguarded {
     Skipped,
     /// The store was unavailable, and its layer fails open.
     Bypassed,
+    /// Its layer [observes](super::IdempotencyLayer::observe), and this request is not the run of its key.
+    Observed,
     /// Its layer has another guarantee: a [`Tx`](crate::Tx) is there in `Atomic` alone, a [`Run`](crate::Run) everywhere
     /// else.
     OtherGuarantee,
@@ -29,6 +31,6 @@ impl Unguarded {
     /// Whether the layer saw the request, and let it pass as it was told to: then a handler may ask for `Option`.
     #[cfg(feature = "axum")]
     pub(super) fn was_passed(&self) -> bool {
-        matches!(self, Self::Method(_) | Self::NoKey | Self::Skipped | Self::Bypassed)
+        matches!(self, Self::Method(_) | Self::NoKey | Self::Skipped | Self::Bypassed | Self::Observed)
     }
 }

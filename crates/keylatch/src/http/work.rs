@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::request::Parts;
-use http::{Extensions, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
@@ -21,6 +21,7 @@ use super::answer::{Keeping, judge};
 use super::body::GuardedBody;
 use super::config::Config;
 use super::problem::Problem;
+use super::upstream::UpstreamKey;
 use super::words::WordsTo;
 use crate::tx::Verdict;
 use crate::{Guarantee, Handed, Outcome};
@@ -34,9 +35,9 @@ pub(super) struct Waiting<S, B> {
 
 impl<S, B> Waiting<S, B> {
     /// The service, and the request as its handler gets it, with what `extend` adds.
-    pub(super) fn request(self, extend: impl FnOnce(&mut Extensions)) -> (S, Request<GuardedBody<B>>) {
+    pub(super) fn request(self, extend: impl FnOnce(&mut Parts)) -> (S, Request<GuardedBody<B>>) {
         let Self { inner, mut parts, body } = self;
-        extend(&mut parts.extensions);
+        extend(&mut parts);
         (inner, Request::from_parts(parts, body))
     }
 }
@@ -94,7 +95,7 @@ where
     async move {
         let guarantee = config.engine.guarantee();
         let handling = async {
-            let mut limit = Limit::new(config.run_max);
+            let mut limit = Limit::new(config.run_max.filter(|_| !config.observe));
             match limit.on(ready(&stage)).await {
                 Some(Ok(())) => {}
                 Some(Err(error)) => return (not_started(guarantee), Some(Err(error))),
@@ -104,16 +105,18 @@ where
                 }
             }
             let run = if config.keeping.free_on.is_empty() { None } else { handed.run().cloned() };
-            let Some(answering) = begin(&stage, handed) else { return (Verdict::Free, None) };
+            let Some(answering) = begin(&stage, handed, config.upstream()) else { return (Verdict::Free, None) };
             let (parts, body) = match limit.on(answering).await {
                 Some(Ok(response)) => response.into_parts(),
                 Some(Err(error)) => return (cut_short(guarantee, "its service failed"), Some(Err(error))),
                 None => return (cut_short(guarantee, "it ran for longer than `with_run_max` allows"), None),
             };
             let untouched = run.is_none_or(|run| run.is_untouched());
-            match judge(&parts, body, guarantee, &config.keeping, untouched).await {
-                Ok((verdict, body)) => (verdict, Some(Ok(Response::from_parts(parts, body)))),
-                Err(_) => (cut_short(guarantee, "the body of its answer broke off"), None),
+            let judging = AssertUnwindSafe(judge(&parts, body, guarantee, &config.keeping, untouched));
+            match judging.catch_unwind().await {
+                Ok(Ok((verdict, body))) => (verdict, Some(Ok(Response::from_parts(parts, body)))),
+                // It had given a status, so it counts neither as an answer nor as a panic before one.
+                Ok(Err(_)) | Err(_) => (cut_short(guarantee, "the body of its answer broke off"), None),
             }
         };
         let (verdict, end) = match AssertUnwindSafe(handling).catch_unwind().await {
@@ -178,12 +181,17 @@ where
 }
 
 /// Calls the handler, whose service is ready; `None` if its request is gone.
-fn begin<S, B, R>(stage: &Shared<S, B, R, S::Error>, handed: Handed) -> Option<S::Future>
+fn begin<S, B, R>(stage: &Shared<S, B, R, S::Error>, handed: Handed, upstream: Option<UpstreamKey>) -> Option<S::Future>
 where
     S: Service<Request<GuardedBody<B>>>,
 {
     let waiting = stage.lock().waiting()?;
-    let (mut inner, request) = waiting.request(|extensions| handed.put_into(extensions));
+    let (mut inner, request) = waiting.request(|parts| {
+        if let (Some(upstream), Some(run)) = (upstream, handed.run()) {
+            upstream.tell_run(&mut parts.headers, run);
+        }
+        handed.put_into(&mut parts.extensions);
+    });
     Some(inner.call(request))
 }
 

@@ -1,8 +1,17 @@
 //! Where the key comes from, which requests are guarded, and what is dropped of a request.
 
-use http::{Method, StatusCode};
+use std::convert::Infallible;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http_body::Frame;
+use http_body_util::StreamBody;
 
 use crate::app::{Seen, Setup};
+use crate::wire::Call;
 
 async fn ok(seen: Seen) -> String {
     format!("run {}", seen.nth)
@@ -103,7 +112,7 @@ async fn post_and_patch_are_guarded_and_others_by_choice() {
 }
 
 #[tokio::test]
-async fn get_head_options_and_trace_always_pass_untouched() {
+async fn get_head_options_and_trace_always_pass_unguarded() {
     async fn seen(seen: Seen) -> (StatusCode, [(&'static str, String); 1]) {
         let header = |name: &str| seen.parts.headers.get(name).map_or("-", |value| value.to_str().unwrap());
         let both = format!("{} {}", header("idempotency-key"), header("idempotent-replayed"));
@@ -113,32 +122,81 @@ async fn get_head_options_and_trace_always_pass_untouched() {
     for method in ["GET", "HEAD", "OPTIONS", "TRACE"] {
         for _ in 0..2 {
             let reply = app.call(method, "/orders").key("a bad key").header("Idempotent-Replayed", "no").send().await;
-            assert_eq!((reply.status, reply.text("x-seen").as_deref()), (200, Some("a bad key no")), "{method}");
+            assert_eq!((reply.status, reply.text("x-seen").as_deref()), (200, Some("a bad key -")), "{method}");
             assert!(!reply.replayed() && reply.text("idempotency-key").is_none());
         }
     }
     assert_eq!((app.runs(), app.records().await.len()), (8, 0));
 }
 
+/// What only this side says. The first five are between the layer and the service inside.
+const INTERNAL: [&str; 8] = [
+    "Idempotency-Epoch",
+    "Idempotency-Attempt",
+    "Idempotency-Derived-Key",
+    "Idempotency-Disposition",
+    "Idempotency-Scope",
+    "Idempotent-Replayed",
+    "Idempotency-Status",
+    "Idempotency-Expires",
+];
+
 #[tokio::test]
-async fn internal_headers_of_a_client_are_dropped() {
-    const INTERNAL: [&str; 6] = [
-        "Idempotent-Replayed",
-        "Idempotency-Epoch",
-        "Idempotency-Attempt",
-        "Idempotency-Scope",
-        "Idempotency-Status",
-        "Idempotency-Expires",
-    ];
+async fn internal_headers_of_a_client_are_dropped_whether_its_request_is_guarded_or_not() {
     async fn seen(seen: Seen) -> String {
         let names = seen.parts.headers.keys().map(|name| name.as_str());
         names.filter(|name| name.starts_with("idempoten")).collect::<Vec<_>>().join(" ")
     }
-    let app = Setup::fenced().start(seen).await;
-    let call = INTERNAL.iter().fold(app.call("POST", "/orders"), |call, name| call.header(name, "true"));
-    assert_eq!(call.clone().send().await.body_text(), "", "without a key, too");
-    let first = call.key("k").send().await;
+    let app = Setup::fenced().layer(|layer| layer.skip_if(|head| head.uri.path() == "/refunds")).start(seen).await;
+    let forge = |call: Call| INTERNAL.iter().fold(call, |call, name| call.header(name, "1"));
+    for (method, path) in [("POST", "/orders"), ("GET", "/orders"), ("DELETE", "/orders"), ("POST", "/refunds")] {
+        assert_eq!(forge(app.call(method, path)).send().await.body_text(), "", "{method} {path}, without a key");
+    }
+    for (method, path) in [("GET", "/orders"), ("PUT", "/orders"), ("POST", "/refunds")] {
+        let reply = forge(app.call(method, path).key("k")).send().await;
+        assert_eq!(reply.body_text(), "idempotency-key", "{method} {path}");
+    }
+    let first = forge(app.order()).send().await;
     assert_eq!((first.body_text(), first.replayed()), ("idempotency-key", false));
+}
+
+/// Guarded or not, recorded or not: what a handler says to its layer is for the layer.
+#[tokio::test]
+async fn internal_headers_of_a_handler_never_reach_a_client() {
+    async fn says(seen: Seen) -> Response {
+        let status = if seen.parts.uri.path() == "/refunds" { 500 } else { 200 };
+        let mut trailers = HeaderMap::new();
+        let mut response = Response::builder().status(status);
+        for name in &INTERNAL[..5] {
+            response = response.header(*name, "forged");
+            trailers.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("forged"));
+        }
+        trailers.insert("x-sum", HeaderValue::from_static("1"));
+        if seen.parts.headers.contains_key("te") {
+            let frames = [Frame::data(Bytes::from("made")), Frame::trailers(trailers)].map(Ok::<_, Infallible>);
+            let listed = format!("x-sum, {}", INTERNAL[..5].join(", "));
+            return response.header("trailer", listed).body(Body::new(StreamBody::new(stream::iter(frames)))).unwrap();
+        }
+        response.body(Body::from("made")).unwrap()
+    }
+    let app = Setup::fenced().start(says).await;
+    for call in [
+        app.call("GET", "/orders"),
+        app.call("POST", "/orders"),
+        app.call("PUT", "/orders").key("k"),
+        app.order(),
+        app.order(),
+        app.call("POST", "/refunds").key("k"),
+        app.call("GET", "/orders").header("TE", "trailers"),
+        app.call("POST", "/orders/1").key("k").header("TE", "trailers"),
+    ] {
+        let reply = call.send().await;
+        assert!(reply.status < 501 && !reply.body.is_empty());
+        let forged = reply.headers.iter().any(|(_, value)| value == b"forged") || reply.trailers.contains("forged");
+        assert!(!forged, "{reply:?}");
+        assert_eq!(reply.trailers.contains("x-sum: 1"), reply.text("trailer").is_some(), "{reply:?}");
+    }
+    assert!(app.order().send().await.replayed());
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use keylatch::http::{Disposition, IdempotencyLayer, ScopeFrom};
 use keylatch::machine::{Phase, phase};
@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::app::{START, Seen, Setup, serve};
+use crate::common::Gate;
 use crate::common::faulty::{Fault, Op};
 use crate::wire::Call;
 
@@ -107,6 +108,65 @@ async fn a_body_that_breaks_off_is_a_failure_or_unknown() {
     }
     let app = Setup::new(Guarantee::AtMostOnce).start(|_| async { broken() }).await;
     app.order().send().await.is_problem(409, "IDEMPOTENCY_OUTCOME_UNKNOWN");
+}
+
+/// Whatever status it breaks off after, and in whatever way: at once, later, or by a panic. No 500 is recorded that nobody
+/// has answered.
+#[tokio::test]
+async fn no_way_of_breaking_off_is_recorded_as_an_answer() {
+    fn frames(status: u16, last: fn() -> Result<Bytes, std::io::Error>) -> Response {
+        let later = stream::once(async move {
+            tokio::task::yield_now().await;
+            last()
+        });
+        let body = stream::iter([Ok(Bytes::from_static(b"half"))]).chain(later);
+        (StatusCode::from_u16(status).expect("a status"), Body::from_stream(body)).into_response()
+    }
+    fn breaks() -> Result<Bytes, std::io::Error> {
+        Err(std::io::Error::other("planned"))
+    }
+    let ways: [fn() -> Response; 6] = [
+        || frames(200, breaks),
+        || frames(404, breaks),
+        || frames(500, breaks),
+        || frames(503, breaks),
+        || frames(200, || panic!("planned")),
+        || frames(500, || panic!("planned")),
+    ];
+    for (way, answer) in ways.into_iter().enumerate() {
+        assert_eq!(second(Guarantee::AtMostOnce, answer).await, (409, Then::Unknown), "way {way}");
+    }
+    // A 5xx is not recorded here, so it is passed on as far as it goes.
+    for (way, status) in [(0, 500), (1, 500), (2, 500), (3, 503), (4, 500)] {
+        assert_eq!(second(Guarantee::Fenced, ways[way]).await, (status, Then::Runs), "way {way}");
+    }
+}
+
+/// Its effect is recorded before its first byte is sent, so nothing that comes later takes it back.
+#[tokio::test]
+async fn a_large_answer_that_breaks_off_later_took_effect_all_the_same() {
+    for guarantee in [Guarantee::Fenced, Guarantee::AtMostOnce] {
+        let gate = Gate::closed();
+        let held = gate.clone();
+        let answer = move |_| {
+            let held = held.clone();
+            async move {
+                let breaks = stream::once(async move {
+                    held.pass().await;
+                    Err(std::io::Error::other("planned"))
+                });
+                Body::from_stream(stream::iter([Ok(Bytes::from_static(b"half"))]).chain(breaks)).into_response()
+            }
+        };
+        let app = Setup::new(guarantee).layer(|layer| layer.with_answer_bytes_max(3)).start(answer).await;
+        let mut first = app.order().begin().await;
+        first.read_until("half").await;
+        gate.open();
+        let first = first.reply().await;
+        assert_eq!((first.status, first.whole), (200, false), "{guarantee:?}: {first:?}");
+        app.order().send().await.is_problem(409, "IDEMPOTENCY_RESPONSE_NOT_RETAINED");
+        assert_eq!(app.runs(), 1);
+    }
 }
 
 /// A time-out layer inside drops the handler half-way, and says 408.

@@ -6,12 +6,13 @@ use std::time::Duration;
 use http::request::Parts;
 use http::{HeaderName, Method};
 
-use crate::Fingerprint;
 use crate::http::body::Pace;
 use crate::http::config::{FingerprintBy, Methods, SkipIf};
 use crate::http::layer::IdempotencyLayer;
 use crate::http::request::KeyFrom;
 use crate::http::scope::named_header;
+use crate::http::upstream::UpstreamKey;
+use crate::{Fingerprint, Guarantee};
 
 impl IdempotencyLayer {
     /// Refuses requests without a key, with 400. Otherwise they pass unguarded.
@@ -147,5 +148,87 @@ impl IdempotencyLayer {
     /// a second more for each `bytes_per_second_min` that have come.
     pub fn with_body_pace(self, stall_max: Duration, bytes_per_second_min: u32) -> Self {
         self.with(|config| config.body_pace = Pace { stall_max, bytes_per_second_min })
+    }
+
+    /// Passes every request on, and counts what it would have answered by itself: to see what a layer would do to a service
+    /// before it does it.
+    ///
+    /// It claims and records as any other layer does. The request that wins its key is the run of the key: its answer is
+    /// recorded by the [same rules](crate::manual::statuses), and passes as it is, without `Idempotency-Expires` and without
+    /// [upstream headers](Self::with_upstream_headers). A request that would have been replayed or refused runs as well, at
+    /// once, without waiting and without a record: the record stays that of the first run, whatever the second one
+    /// answers. Nor does the layer end a run by [`with_run_max`](Self::with_run_max), and while the store is unavailable
+    /// requests pass. [`manual::layers`](crate::manual::layers#a-layer-that-observes) has the details.
+    ///
+    /// What would have been is counted in `keylatch_observed_total`, and logged with the identity of the record. A layer
+    /// that observes no longer answers with what was recorded meanwhile.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// use axum::{Router, body::Body, routing::post};
+    /// use http::Request;
+    /// use keylatch::http::{IDEMPOTENT_REPLAYED, IdempotencyLayer, ScopeFrom};
+    /// use tower::ServiceExt;
+    ///
+    /// let layer = IdempotencyLayer::fenced(keylatch::memory::Store::new(), ScopeFrom::header("x-user-id"));
+    /// let app = Router::new().route("/orders", post(|| async { "made" })).layer(layer.observe());
+    /// for _ in 0..2 {
+    ///     let request = Request::post("/orders").header("x-user-id", "alice").header("idempotency-key", "k");
+    ///     let response = app.clone().oneshot(request.body(Body::empty())?).await?;
+    ///     assert!(!response.headers().contains_key(IDEMPOTENT_REPLAYED)); // it ran twice
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// In `Atomic`, whose handlers cannot run without their transaction.
+    pub fn observe(self) -> Self {
+        let guarantee = self.config.engine.guarantee();
+        assert!(guarantee != Guarantee::Atomic, "a layer cannot observe in `Atomic`: a handler needs its `Tx` to run");
+        self.with(|config| config.observe = true)
+    }
+
+    /// Tells the service inside of its run by request headers, where it cannot use the extractors: a proxy hands them on.
+    ///
+    /// | header | what |
+    /// |---|---|
+    /// | [`Idempotency-Epoch`](crate::http::IDEMPOTENCY_EPOCH) | [`Run::epoch`](crate::Run::epoch) |
+    /// | [`Idempotency-Attempt`](crate::http::IDEMPOTENCY_ATTEMPT) | [`Run::attempt`](crate::Run::attempt) |
+    /// | [`Idempotency-Derived-Key`](crate::http::IDEMPOTENCY_DERIVED_KEY) | [`Run::key_for("upstream")`](crate::Run::key_for): the same on every attempt of a request, another for every other |
+    /// | [`Idempotency-Key`](crate::http::IDEMPOTENCY_KEY) | as `key` says |
+    ///
+    /// A request that runs without a record, because the route [fails open](Self::fail_open), has the derived key alone.
+    /// One that passes unguarded has none of them, and no `Idempotency-Key` either unless it is to be the one received.
+    /// What a client sends under the first three names never arrives, nor can it have them removed on the way by naming them
+    /// in `Connection`.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use http_body_util::Full;
+    /// use keylatch::http::{IdempotencyLayer, ScopeFrom, UpstreamKey};
+    /// use tower::{Layer, ServiceExt};
+    ///
+    /// let layer = IdempotencyLayer::fenced(keylatch::memory::Store::new(), ScopeFrom::header("x-user-id"));
+    /// let service = layer.with_upstream_headers(UpstreamKey::Derived).layer(tower::service_fn(|request: Request<_>| async move {
+    ///     let headers = request.headers();
+    ///     assert_eq!(headers["idempotency-epoch"], "1");
+    ///     assert_eq!(headers["idempotency-key"], headers["idempotency-derived-key"]);
+    ///     Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default()))
+    /// }));
+    /// let request = Request::post("/orders").header("x-user-id", "alice").header("idempotency-key", "k");
+    /// service.oneshot(request.body(Full::<Bytes>::default())?).await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// In `Atomic`, which has neither epoch nor derived key.
+    pub fn with_upstream_headers(self, key: UpstreamKey) -> Self {
+        let guarantee = self.config.engine.guarantee();
+        assert!(guarantee != Guarantee::Atomic, "`Atomic` has neither epoch nor derived key to tell");
+        self.with(|config| config.upstream = Some(key))
     }
 }

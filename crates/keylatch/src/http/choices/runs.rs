@@ -155,6 +155,45 @@ impl IdempotencyLayer {
         self.with(|config| config.keeping.free_on = statuses)
     }
 
+    /// Lets the service inside say what is to become of its answer's record, as by a
+    /// [`Disposition`](crate::http::Disposition), by the header
+    /// [`Idempotency-Disposition`](crate::http::IDEMPOTENCY_DISPOSITION) of its answer: for one behind a proxy, in any
+    /// language. Without this the header is removed and means nothing.
+    ///
+    /// | value | what it says |
+    /// |---|---|
+    /// | `record` | this is the answer, whatever its status |
+    /// | `retry` | it failed, and the same request may run again |
+    /// | `free` | it did not happen, in this attempt or an earlier one: the key is free for any request |
+    /// | `unknown` | whether it happened is not known: nobody runs it again until it is resolved |
+    ///
+    /// Case does not count. A `Disposition` in the extensions comes first. Anything else, or more than one line, is logged
+    /// as an error: then the rule for the status counts, without [`free_on`](Self::free_on). The header never reaches a
+    /// client.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// use axum::{Router, body::Body, routing::post};
+    /// use http::Request;
+    /// use keylatch::http::{IDEMPOTENCY_DISPOSITION, IdempotencyLayer, ScopeFrom};
+    /// use tower::ServiceExt;
+    ///
+    /// let layer = IdempotencyLayer::at_most_once(keylatch::memory::Store::new(), ScopeFrom::header("x-user-id"));
+    /// // It stands for a proxy in front of a service that has no paper, and says so.
+    /// let upstream = post(|| async { ([(IDEMPOTENCY_DISPOSITION, "free")], "no paper") });
+    /// let app = Router::new().route("/letters", upstream).layer(layer.trust_disposition_header());
+    /// for _ in 0..2 {
+    ///     let request = Request::post("/letters").header("x-user-id", "alice").header("idempotency-key", "k");
+    ///     let response = app.clone().oneshot(request.body(Body::empty())?).await?;
+    ///     assert_eq!(response.status(), 200); // it ran twice
+    ///     assert!(!response.headers().contains_key(IDEMPOTENCY_DISPOSITION));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    pub fn trust_disposition_header(self) -> Self {
+        self.with(|config| config.keeping.header_trusted = true)
+    }
+
     /// Keeps answers of up to this many bytes, instead of [`ANSWER_BYTES_MAX`].
     pub fn with_answer_bytes_max(self, bytes_max: usize) -> Self {
         self.with(|config| config.keeping.bytes_max = bytes_max)
