@@ -33,4 +33,4 @@
 //! ```
 
 pub use crate::engine::{Answer, Final, Handed, Ran, Request};
-pub use crate::fingerprint::Hasher;
+pub use keylatch_core::Hasher;

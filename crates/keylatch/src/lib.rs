@@ -55,7 +55,7 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `http` | yes | the tower layer |
-//! | `axum` | yes | extractors: [`Key`], [`Scope`], [`Tx`], [`Run`] |
+//! | `axum` | yes | extractors: [`Tx`], [`Run`], [`Identity`] |
 //! | `sqlite` | | the SQLite store |
 //! | `postgres` | | the PostgreSQL store; needs Rust 1.94 |
 //! | `tokio-postgres` | | claims in your own transactions of tokio-postgres: `postgres::OwnTx` |
@@ -71,54 +71,38 @@
 //! [`tx::Transacted`], [`store::Applied`], [`store::State`], [`Body`], [`door::Answer`], and all of [`machine`]. A store or a
 //! door that does not know a new one of those must not compile: in a catch-all arm it could lead to a second run.
 
-mod canonical;
-mod clock;
-#[cfg(feature = "conformance")]
-pub mod conformance;
 pub mod door;
 mod engine;
-mod failpoint;
-mod fingerprint;
 #[cfg(feature = "http")]
 pub mod http;
-mod key;
-pub mod machine;
 pub mod manual;
-pub mod memory;
-mod outcome;
-#[cfg(any(feature = "postgres", feature = "redis"))]
-mod packed;
-mod planted;
-mod policy;
-#[cfg(feature = "postgres")]
-pub mod postgres;
-mod record;
-#[cfg(feature = "redis")]
-pub mod redis;
-mod scope;
-#[cfg(feature = "sqlite")]
-pub mod sqlite;
-pub mod store;
 pub mod tiered;
-mod time;
 pub mod tx;
 
-pub use clock::Clock;
+#[cfg(feature = "conformance")]
+pub use keylatch_core::conformance;
+pub use keylatch_core::{machine, memory, store};
+#[cfg(feature = "postgres")]
+#[doc(inline)]
+pub use keylatch_postgres as postgres;
+#[cfg(feature = "redis")]
+#[doc(inline)]
+pub use keylatch_redis as redis;
+#[cfg(feature = "sqlite")]
+#[doc(inline)]
+pub use keylatch_sqlite as sqlite;
+
 pub use engine::{
-    CLEANUP_PAUSE, CLEANUP_PAUSE_RANGE, Cleanup, Done, Ended, Engine, Error, Quota, Refused, Resolution, Resolved,
-    Resolver, Run, RunError, STEP_BYTES_MAX, STEPS_MAX, StepError,
+    CLEANUP_PAUSE, CLEANUP_PAUSE_RANGE, Cleanup, Done, Ended, Engine, Error, Identity, Quota, Refused, Resolution,
+    Resolved, Resolver, Run, RunError, STEP_BYTES_MAX, STEPS_MAX, StepError,
 };
-pub use fingerprint::Fingerprint;
-pub use key::{InvalidKey, KEY_BYTES_MAX, Key};
-pub use outcome::{Body, Outcome};
-pub use policy::{Guarantee, InvalidPolicy, LEASE, LEASE_MS_MIN, Limits, Policy, RETENTION, TOMBSTONE};
-pub use record::{Epoch, Lease, Record, RecordId};
-pub use scope::{InvalidScope, SCOPE_FIELD_BYTES_MAX, Scope};
-pub use time::Timestamp;
+pub use keylatch_core::{
+    Body, Clock, Epoch, Fingerprint, Guarantee, InvalidKey, InvalidPolicy, InvalidScope, KEY_BYTES_MAX, Key, LEASE,
+    LEASE_MS_MIN, Lease, Limits, Outcome, Policy, RETENTION, Record, RecordId, SCOPE_FIELD_BYTES_MAX, Scope, TOMBSTONE,
+    Timestamp,
+};
 pub use tx::Tx;
 
 // Authors of stores find these in `store`, authors of doors in `door`. In here they have a short name.
 pub(crate) use engine::{Answer, Final, Handed, Request};
-pub(crate) use fingerprint::Hasher;
-pub(crate) use outcome::DecodeError;
-pub(crate) use record::{Name, Notes, Owner, State};
+use keylatch_core::{Hasher, Name, Notes, Owner, State, failpoint, planted};

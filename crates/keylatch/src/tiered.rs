@@ -24,22 +24,12 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+pub use keylatch_core::Cache;
+
 use crate::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
 use crate::store::{Applied, At, Durability, Error, PageRequest, Store, Swept};
 use crate::tx::{Start, Transacted, Transactional};
 use crate::{Lease, Policy, Record, RecordId, Scope, State, Timestamp};
-
-/// Where copies of final outcomes are kept.
-///
-/// It may lose what it was given, at any time. It must never return one record for another: a record names its own scope and
-/// key, and an implementor checks on every read that these are of the identity that was asked for.
-pub trait Cache: Debug + Send + Sync + 'static {
-    /// The copy under `id`, if there is one.
-    fn find(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, Error>>;
-
-    /// Keeps a copy of `record` for about so long.
-    fn keep(&self, record: Record, keep: Duration) -> BoxFuture<'_, Result<(), Error>>;
-}
 
 /// How old the latest reply of the store may be, for its clock to be known: clocks of two machines drift apart by less
 /// than 1 ms in this time.

@@ -41,13 +41,16 @@ struct Sources {
 
 impl Sources {
     fn read() -> Self {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let read = |path: PathBuf| {
-            let modules = path.strip_prefix(&source).unwrap().with_extension("");
-            let modules = modules.iter().map(|part| part.to_str().unwrap().to_owned());
-            (modules.filter(|module| module != "mod").collect(), fs::read_to_string(path).unwrap())
+            // `keylatch-redis/src/options.rs` stands for the modules `redis` and `options`.
+            let modules = path.strip_prefix(&crates).unwrap().with_extension("");
+            let modules = modules.iter().map(|part| part.to_str().unwrap().trim_start_matches("keylatch-").to_owned());
+            let named = modules.filter(|module| !["keylatch", "core", "src", "lib", "mod"].contains(&module.as_str()));
+            (named.collect(), fs::read_to_string(path).unwrap())
         };
-        Self { files: files(&source, "rs").into_iter().map(read).collect() }
+        let sources = fs::read_dir(&crates).unwrap().map(|entry| entry.unwrap().path().join("src"));
+        Self { files: sources.flat_map(|source| files(&source, "rs")).map(read).collect() }
     }
 
     fn lines(&self) -> impl Iterator<Item = &str> {

@@ -21,7 +21,7 @@ use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use jiff::Timestamp;
-use keylatch::{Engine, Key, RecordId, Scope, Tx};
+use keylatch::{Engine, Identity, Key, RecordId, Scope, Tx};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -64,8 +64,7 @@ pub(crate) fn router<D: Orders>(app: Arc<App<D>>, create: MethodRouter<Arc<App<D
 /// Takes an order, in `Atomic`. What is written in `tx` commits together with the record of the key and this answer.
 pub(crate) async fn create<D: Orders>(
     mut tx: Tx<D>,
-    scope: Scope,
-    key: Key,
+    Identity { scope, key }: Identity,
     body: Bytes,
 ) -> Result<impl IntoResponse, Problem> {
     let order = D::insert(&mut tx, scope.caller().to_owned(), key, asked_for(&body)?).await?;
@@ -77,8 +76,7 @@ pub(crate) async fn create<D: Orders>(
 #[cfg(feature = "redis")]
 pub(crate) async fn create_fenced(
     State(app): State<Arc<App<keylatch::sqlite::Sqlite>>>,
-    scope: Scope,
-    key: Key,
+    Identity { scope, key }: Identity,
     body: Bytes,
 ) -> Result<impl IntoResponse, Problem> {
     let order = sqlite::insert_once(&app.reader, scope.caller().to_owned(), key, asked_for(&body)?).await?;

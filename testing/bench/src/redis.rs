@@ -155,7 +155,7 @@ fn of_before(server: &Server, pairs: usize) -> Result<f64> {
 
 /// The same of the two commands that the store sends now, without what it sends once for a whole batch.
 fn of_now(server: &Server, pairs: usize) -> Result<f64> {
-    let replace = load_script(server, include_str!("../../../crates/keylatch/src/redis/lua/replace.lua"))?;
+    let replace = load_script(server, include_str!("../../../crates/keylatch-redis/src/lua/replace.lua"))?;
     let key = format!("keylatch:{{0}}:{:0>20}{RANDOM}", "");
     let text = |text: &str| OsString::from(text);
     // A header of 54 bytes, and an identity.

@@ -17,7 +17,7 @@ use crate::failpoint::{self, Point};
 use crate::machine::{self, Claim, Claimed, Completion, Decision, End, Phase};
 use crate::planted::{self, Bug};
 use crate::store::{self, Applied, At, ErrorKind};
-use crate::tx::{Start, Transacted, Transactional, TxSlot, Verdict, Work};
+use crate::tx::{Start, Transacted, Transactional, Tx, TxSlot, Verdict, Work};
 use crate::{Fingerprint, Guarantee, Lease, Owner, Policy, Record, State, Timestamp};
 
 /// How a drive ended.
@@ -334,8 +334,8 @@ impl<S: Transactional> Transact for S {
         policy: Policy,
         begin: Begin,
     ) -> BoxFuture<'_, Result<At<Transacted>, store::Error>> {
-        let start: Start<S::Database> = Box::new(|tx| {
-            let slot = TxSlot::new(tx);
+        let start: Start<S::Database> = Box::new(|handle| {
+            let slot = TxSlot::new(Tx::<S::Database>::new(handle));
             let work = begin(slot.clone());
             Box::pin(async move {
                 let verdict = work.await;

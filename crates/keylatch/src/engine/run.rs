@@ -243,11 +243,13 @@ pub(super) enum Kind {
     Tx(TxSlot, Identity),
 }
 
-/// Whose request it is, for handlers that ask: in the extensions of the request, where there is no run to say so.
-#[derive(Debug, Clone)]
-pub(crate) struct Identity {
-    pub(crate) scope: Scope,
-    pub(crate) key: Key,
+/// The scope and the key of a guarded request, for handlers that ask for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The name space of the key: who calls, and what is called.
+    pub scope: Scope,
+    /// The client's key.
+    pub key: Key,
 }
 
 impl Handed {

@@ -1,4 +1,4 @@
-//! Extractors for axum handlers: `Key`, `Scope`, `Tx`, `Run`, and each of them as an `Option`.
+//! Extractors for axum handlers: `Tx`, `Run`, `Identity`, and each of them as an `Option`.
 //!
 //! An `Option` is `None` for a request that its layer lets pass unguarded: without a key where none is required, of another
 //! method, by [`skip_if`](super::IdempotencyLayer::skip_if), or where the layer fails open or observes. A mistake in the set-up, such as
@@ -17,7 +17,7 @@ use super::problem::Problem;
 use super::request::identity;
 use super::unguarded::Unguarded;
 use crate::tx::{Database, TxSlot};
-use crate::{Key, Run, Scope, Tx};
+use crate::{Identity, Run, Tx};
 
 /// A handler asked for what its route's layer does not give: a mistake in the service.
 ///
@@ -31,7 +31,7 @@ pub struct NotGuarded {
 }
 
 impl NotGuarded {
-    /// What the handler asked for: `Key`, `Scope`, `Tx` or `Run`.
+    /// What the handler asked for: `Tx`, `Run` or `Identity`.
     pub fn asked(&self) -> &'static str {
         self.asked
     }
@@ -138,19 +138,12 @@ trait Asked: Sized {
     }
 }
 
-impl Asked for Key {
-    const NAME: &'static str = "Key";
+impl Asked for Identity {
+    const NAME: &'static str = "Identity";
 
     fn find(extensions: &Extensions) -> Result<Self, Unguarded> {
-        identity(extensions).map(|(_, key)| key.clone()).ok_or_else(|| why(extensions))
-    }
-}
-
-impl Asked for Scope {
-    const NAME: &'static str = "Scope";
-
-    fn find(extensions: &Extensions) -> Result<Self, Unguarded> {
-        identity(extensions).map(|(scope, _)| scope.clone()).ok_or_else(|| why(extensions))
+        let found = identity(extensions).map(|(scope, key)| Self { scope: scope.clone(), key: key.clone() });
+        found.ok_or_else(|| why(extensions))
     }
 }
 
@@ -193,8 +186,7 @@ macro_rules! extractor {
 }
 
 extractor! {
-    Key;
-    Scope;
+    Identity;
     Run;
     Tx<D>, D;
 }

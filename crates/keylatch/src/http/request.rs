@@ -10,7 +10,8 @@ use http::{Extensions, Uri};
 use super::headers::PREFER;
 use super::multipart::Multipart;
 use super::problem::Problem;
-use crate::canonical::canonical;
+use keylatch_core::canonical;
+
 use crate::engine::Identity;
 use crate::{Fingerprint, Hasher, Key, Run, Scope};
 

@@ -9,19 +9,19 @@ use http_body_util::BodyExt;
 use keylatch::http::{IdempotencyLayer, NotGuarded, ScopeFrom, Unguarded};
 use keylatch::sqlite::{self, Sqlite};
 use keylatch::tx::Database;
-use keylatch::{Key, Run, Scope, Tx, memory};
+use keylatch::{Identity, Run, Tx, memory};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
 use crate::app::serve;
 use crate::wire::{Call, Reply};
 
-async fn who(key: Key, scope: Scope) -> String {
+async fn who(Identity { scope, key }: Identity) -> String {
     format!("{} {} {}", key.as_str(), scope.caller(), scope.operation())
 }
 
-async fn whoever(key: Option<Key>) -> String {
-    key.map_or("-".to_owned(), |key| key.as_str().to_owned())
+async fn whoever(asked: Option<Identity>) -> String {
+    asked.map_or("-".to_owned(), |Identity { key, .. }| key.as_str().to_owned())
 }
 
 async fn run(run: Run) -> String {
@@ -115,7 +115,7 @@ async fn a_forgotten_set_up_is_named() {
     }
     struct Other;
     impl Database for Other {
-        type Handle = ();
+        type Handle = Box<()>;
     }
     async fn other(_: Tx<Other>) {}
 

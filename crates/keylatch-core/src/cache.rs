@@ -1,0 +1,21 @@
+//! The contract of a cache in front of a store.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::store::Error;
+use crate::{Record, RecordId};
+
+/// Where copies of final outcomes are kept.
+///
+/// It may lose what it was given, at any time. It must never return one record for another: a record names its own scope and
+/// key, and an implementor checks on every read that these are of the identity that was asked for.
+pub trait Cache: Debug + Send + Sync + 'static {
+    /// The copy under `id`, if there is one.
+    fn find(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, Error>>;
+
+    /// Keeps a copy of `record` for about so long.
+    fn keep(&self, record: Record, keep: Duration) -> BoxFuture<'_, Result<(), Error>>;
+}

@@ -1,0 +1,49 @@
+//! What Keylatch's engine and its stores agree on.
+//!
+//! Services use the crate [`keylatch`](https://docs.rs/keylatch), which passes all of this on. This crate is for authors of
+//! stores: it has the contract, everything that a store needs to keep it, and the suites that prove that it does.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`machine`] | all the semantics, pure: what a request gets, and what a store writes |
+//! | [`store`] | the contract of a store, and what its author needs |
+//! | [`tx`] | the contract of a store whose transactions handlers can write in: `Atomic` |
+//! | [`memory`] | the reference: a store in this process |
+//! | `conformance` | the suites that every store passes (feature `conformance`) |
+//! | `packed` | outcomes compressed with zstd (feature `compress`) |
+//! | [`Key`], [`Scope`], [`Fingerprint`], [`Record`], [`Outcome`] | the words |
+
+mod cache;
+mod canonical;
+mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[doc(hidden)]
+pub mod failpoint;
+mod fingerprint;
+mod key;
+pub mod machine;
+pub mod memory;
+mod outcome;
+#[cfg(feature = "compress")]
+pub mod packed;
+#[doc(hidden)]
+pub mod planted;
+mod policy;
+mod record;
+mod scope;
+pub mod store;
+mod time;
+pub mod tx;
+
+pub use cache::Cache;
+#[doc(hidden)]
+pub use canonical::canonical;
+pub use clock::Clock;
+pub use fingerprint::{Fingerprint, Hasher};
+pub use key::{InvalidKey, KEY_BYTES_MAX, Key};
+pub use outcome::{Body, DecodeError, Outcome};
+pub use policy::{Guarantee, InvalidPolicy, LEASE, LEASE_MS_MIN, Limits, Policy, RETENTION, TOMBSTONE};
+pub use record::{Epoch, Lease, Name, Notes, Owner, Record, RecordId, State};
+pub use scope::{InvalidScope, SCOPE_FIELD_BYTES_MAX, Scope};
+pub use time::Timestamp;

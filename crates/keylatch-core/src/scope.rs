@@ -1,0 +1,210 @@
+//! The name space of a key: who calls, and what is called.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::sync::{Arc, LazyLock};
+
+use foldhash::fast::RandomState;
+use foldhash::quality;
+use sha2::{Digest, Sha256};
+
+/// The name space of a key. Two scopes never see each other's records.
+///
+/// It has two fields: the **caller** (a tenant, a user), and the **operation** that is called (method and
+/// route, a job's name), which may be empty. They are told apart by length, so no caller can choose a name
+/// that reaches into another's scope.
+///
+/// Take the caller from something verified (the subject of a checked token), and not from the raw token: a
+/// client that refreshed its token between two tries would otherwise run its request twice.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Scope(Arc<Fields>);
+
+#[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Fields {
+    /// Of both fields; every identity of a record begins with it.
+    digest: [u8; 16],
+    /// Of the caller alone, in this process.
+    caller_hash: u64,
+    caller_bytes: usize,
+    /// The caller, then the operation.
+    text: Box<str>,
+}
+
+/// The longest caller and the longest operation, in bytes each.
+pub const SCOPE_FIELD_BYTES_MAX: usize = 512;
+
+/// Why a text cannot be part of a scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidScope {
+    /// The caller is empty: it would be shared by all who have none.
+    #[error("the caller is empty; a scope must say who calls")]
+    Empty,
+    /// A field has more than [`SCOPE_FIELD_BYTES_MAX`] bytes.
+    #[error("a field of the scope is longer than {SCOPE_FIELD_BYTES_MAX} bytes")]
+    TooLong,
+    /// A field has a control character.
+    #[error("a field of the scope has a control character")]
+    ControlCharacter,
+}
+
+impl Scope {
+    /// The scope of `caller`, for any operation.
+    ///
+    /// # Errors
+    ///
+    /// If `caller` is empty, longer than [`SCOPE_FIELD_BYTES_MAX`], or has a control character.
+    pub fn new(caller: &str) -> Result<Self, InvalidScope> {
+        Self::of_parts(caller, &[])
+    }
+
+    /// The scope of the same caller for `operation` alone, such as `POST /api/orders`.
+    ///
+    /// # Errors
+    ///
+    /// If `operation` is longer than [`SCOPE_FIELD_BYTES_MAX`], or has a control character.
+    pub fn for_operation(self, operation: &str) -> Result<Self, InvalidScope> {
+        Self::of_parts(self.caller(), &[operation])
+    }
+
+    /// The scope of `caller` for the operation that `parts` make up, one after the other.
+    pub fn of_parts(caller: &str, parts: &[&str]) -> Result<Self, InvalidScope> {
+        if caller.is_empty() {
+            return Err(InvalidScope::Empty);
+        }
+        let operation_bytes = parts.iter().map(|part| part.len()).sum::<usize>();
+        if caller.len().max(operation_bytes) > SCOPE_FIELD_BYTES_MAX {
+            return Err(InvalidScope::TooLong);
+        }
+        Recent::find(caller, parts, || {
+            let mut text = String::with_capacity(caller.len() + operation_bytes);
+            text.push_str(caller);
+            parts.iter().for_each(|part| text.push_str(part));
+            let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+            if !plain && text.chars().any(char::is_control) {
+                return Err(InvalidScope::ControlCharacter);
+            }
+            let digest = digest(caller, &text[caller.len()..]);
+            let caller_hash = CALLERS.hash_one(caller);
+            Ok(Self(Arc::new(Fields { digest, caller_hash, caller_bytes: caller.len(), text: text.into() })))
+        })
+    }
+
+    /// Whether it is the scope of `caller` for the operation that `parts` make up.
+    fn is_of(&self, caller: &str, parts: &[&str]) -> bool {
+        let rest = parts.iter().try_fold(self.operation(), |rest, part| rest.strip_prefix(part));
+        self.caller() == caller && rest == Some("")
+    }
+
+    /// Who calls.
+    pub fn caller(&self) -> &str {
+        &self.0.text[..self.0.caller_bytes]
+    }
+
+    /// What is called; empty for any operation.
+    pub fn operation(&self) -> &str {
+        &self.0.text[self.0.caller_bytes..]
+    }
+
+    /// A number that stands for the caller in this process, where what a caller has is counted.
+    pub fn caller_hash(&self) -> u64 {
+        self.0.caller_hash
+    }
+
+    /// The half of a SHA-256 over both fields.
+    pub fn digest(&self) -> &[u8; 16] {
+        &self.0.digest
+    }
+}
+
+/// Random for each process: nobody can choose names of callers that are counted as one.
+static CALLERS: LazyLock<quality::RandomState> = LazyLock::new(quality::RandomState::default);
+
+/// Scopes that this thread made lately: callers come again, and those of one caller share one text.
+struct Recent {
+    hasher: RandomState,
+    scopes: [Option<Scope>; RECENT_SCOPES],
+}
+
+/// At most a kilobyte each.
+const RECENT_SCOPES: usize = 256;
+
+impl Recent {
+    /// The scope from here, or the one that `make` makes.
+    fn find(
+        caller: &str,
+        parts: &[&str],
+        make: impl FnOnce() -> Result<Scope, InvalidScope>,
+    ) -> Result<Scope, InvalidScope> {
+        thread_local! {
+            static RECENT: RefCell<Recent> =
+                RefCell::new(Recent { hasher: RandomState::default(), scopes: [const { None }; RECENT_SCOPES] });
+        }
+        RECENT.with_borrow_mut(|recent| {
+            let mut hash = recent.hasher.build_hasher();
+            hash.write(caller.as_bytes());
+            parts.iter().for_each(|part| hash.write(part.as_bytes()));
+            let place = &mut recent.scopes[hash.finish() as usize % RECENT_SCOPES];
+            match place {
+                Some(scope) if scope.is_of(caller, parts) => Ok(scope.clone()),
+                _ => Ok(place.insert(make()?).clone()),
+            }
+        })
+    }
+}
+
+/// Half of the SHA-256 over both fields, each preceded by its length.
+fn digest(caller: &str, operation: &str) -> [u8; 16] {
+    let mut hash = Sha256::new_with_prefix(b"keylatch scope 1");
+    for field in [caller, operation] {
+        hash.update((field.len() as u64).to_be_bytes());
+        hash.update(field.as_bytes());
+    }
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash.finalize()[..16]);
+    half
+}
+
+/// Shows the operation only: a caller may be a person.
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Scope({:?})", self.operation())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_cannot_reach_into_each_other() {
+        let a = Scope::new("ab").unwrap().for_operation("c").unwrap();
+        let b = Scope::new("a").unwrap().for_operation("bc").unwrap();
+        assert_ne!(a.digest(), b.digest());
+    }
+
+    #[test]
+    fn a_scope_that_was_made_lately_is_the_same() {
+        let split: [(&str, &[&str]); 6] =
+            [("ab", &[]), ("a", &["b"]), ("a", &["b", "c"]), ("a", &["bc"]), ("ab", &["c"]), ("abc", &[])];
+        for _ in 0..2 {
+            for (caller, parts) in split {
+                let scope = Scope::of_parts(caller, parts).unwrap();
+                assert_eq!((scope.caller(), scope.operation()), (caller, parts.concat().as_str()));
+                assert_eq!(*scope.digest(), digest(caller, &parts.concat()));
+            }
+        }
+        for number in 0..2 * RECENT_SCOPES {
+            let caller = number.to_string();
+            assert_eq!(*Scope::new(&caller).unwrap().digest(), digest(&caller, ""));
+        }
+    }
+
+    #[test]
+    fn a_scope_without_caller_is_refused() {
+        assert_eq!(Scope::new(""), Err(InvalidScope::Empty));
+        assert_eq!(Scope::new("a\nb"), Err(InvalidScope::ControlCharacter));
+        assert_eq!(Scope::new(&"a".repeat(SCOPE_FIELD_BYTES_MAX + 1)), Err(InvalidScope::TooLong));
+    }
+}

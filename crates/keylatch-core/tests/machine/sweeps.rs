@@ -1,0 +1,91 @@
+//! What a sweep does with a record.
+
+use keylatch_core::Record;
+use keylatch_core::machine::{self, Change, Phase, due_at, sweep};
+use keylatch_core::store::State;
+
+use crate::records::Rec::{self, Absent, Buried, Completed, Freed, Leased, Once, Released, Retried};
+use crate::records::When::{
+    self, AtExpiry, AtFree, AtLeaseEnd, AtOnce, BeforeExpiry, BeforeFree, BeforeLeaseEnd, YearsLater,
+};
+use crate::records::{assert_one_row_each, instant, instants, record};
+
+/// What a sweep does with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sweeps {
+    Stays,
+    Buried,
+    Removed,
+}
+
+#[rustfmt::skip]
+const SWEEPS: &[(Rec, When, Sweeps)] = &[
+    (Leased,    AtOnce,         Sweeps::Stays),
+    (Leased,    BeforeLeaseEnd, Sweeps::Stays),
+    (Leased,    AtLeaseEnd,     Sweeps::Stays),
+    (Leased,    BeforeFree,     Sweeps::Stays),
+    (Leased,    AtFree,         Sweeps::Removed),
+    (Leased,    YearsLater,     Sweeps::Removed),
+    (Once,      AtOnce,         Sweeps::Stays),
+    (Once,      BeforeLeaseEnd, Sweeps::Stays),
+    (Once,      AtLeaseEnd,     Sweeps::Stays),
+    (Once,      YearsLater,     Sweeps::Stays),
+    (Retried,   AtOnce,         Sweeps::Stays),
+    (Retried,   BeforeFree,     Sweeps::Stays),
+    (Retried,   AtFree,         Sweeps::Removed),
+    (Retried,   YearsLater,     Sweeps::Removed),
+    (Released,  AtOnce,         Sweeps::Stays),
+    (Released,  YearsLater,     Sweeps::Stays),
+    (Completed, AtOnce,         Sweeps::Stays),
+    (Completed, BeforeExpiry,   Sweeps::Stays),
+    (Completed, AtExpiry,       Sweeps::Buried),
+    (Completed, BeforeFree,     Sweeps::Buried),
+    (Completed, AtFree,         Sweeps::Removed),
+    (Completed, YearsLater,     Sweeps::Removed),
+    (Buried,    AtExpiry,       Sweeps::Stays),
+    (Buried,    BeforeFree,     Sweeps::Stays),
+    (Buried,    AtFree,         Sweeps::Removed),
+    (Buried,    YearsLater,     Sweeps::Removed),
+    (Freed,     AtOnce,         Sweeps::Stays),
+    (Freed,     BeforeExpiry,   Sweeps::Stays),
+    (Freed,     AtExpiry,       Sweeps::Removed),
+    (Freed,     YearsLater,     Sweeps::Removed),
+];
+
+#[test]
+fn every_sweep_has_one_row() {
+    assert_one_row_each(instants().filter(|(rec, _)| *rec != Absent), SWEEPS.iter().map(|row| (row.0, row.1)));
+}
+
+#[test]
+fn each_sweep_does_what_the_table_says() {
+    for &(rec, when, sweeps) in SWEEPS {
+        let (record, now) = (record(rec).expect("there is one"), instant(rec, when));
+        let expected = match (sweeps, &record.state) {
+            (Sweeps::Stays, _) => Change::None,
+            (Sweeps::Removed, _) => Change::Remove,
+            (Sweeps::Buried, State::Completed { expires_at, .. }) => Change::Write(Record {
+                state: State::Completed { outcome: None, expires_at: *expires_at },
+                ..record.clone()
+            }),
+            (Sweeps::Buried, State::Running { .. }) => panic!("a running record has no answer to bury"),
+        };
+        assert_eq!(sweep(&record, now), expected, "{rec:?} {when:?}");
+        let due = due_at(&record).is_some_and(|due| due <= now);
+        assert_eq!(due, sweeps != Sweeps::Stays, "an index on what is due finds it: {rec:?} {when:?}");
+    }
+}
+
+/// I12: a sweep removes only what anyone may claim, and buries only an answer that is not given any more.
+#[test]
+fn i12_sweep_takes_only_what_is_over() {
+    for &(rec, when, sweeps) in SWEEPS {
+        let phase = machine::phase(record(rec).as_ref(), instant(rec, when));
+        match sweeps {
+            Sweeps::Removed => assert_eq!(phase, Phase::Free, "{rec:?} {when:?}"),
+            Sweeps::Buried => assert_eq!(phase, Phase::Tombstone, "{rec:?} {when:?}"),
+            // Of a key that was freed, the epoch is kept.
+            Sweeps::Stays => assert_eq!(phase == Phase::Free, rec == Freed, "{rec:?} {when:?}"),
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What the writes by lease make of a record.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use keylatch_core::machine::{Change, Completion, End, Resolution, complete, release, renew, resolve};
+use keylatch_core::store::{Notes, Owner, State};
+use keylatch_core::{Epoch, Lease, Record, Timestamp};
+
+use crate::records::Rec::{self, Absent, Buried, Completed, Freed, Leased, Once, Released, Retried};
+use crate::records::When::{
+    self, AtExpiry, AtFree, AtLeaseEnd, AtOnce, BeforeExpiry, BeforeFree, BeforeLeaseEnd, YearsLater,
+};
+use crate::records::{
+    KEEP, POLICY, RECORDS, START, TERMS, answer, assert_one_row_each, instant, instants, notes, record, second_answer,
+};
+
+/// Whose lease it is that a write brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum By {
+    Owner,
+    /// The owner's token, with an epoch from before.
+    StaleEpoch,
+    /// The record's epoch, with another's token.
+    OtherOwner,
+}
+
+/// What a write makes of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Makes {
+    /// It changes nothing, and says that the lease is lost.
+    Lost,
+    /// It changes nothing, and says that it is applied: it was before.
+    Same,
+    /// A running record on the write's terms, with its step noted.
+    Renewed,
+    /// A record completed with the second outcome.
+    Completed,
+    /// A record completed with the first outcome.
+    First,
+    /// A free key, and its epoch.
+    Freed,
+    /// A record that waits for its retry.
+    Waiting,
+    /// A record that holds the key until it is resolved.
+    Unknown,
+}
+
+/// What a write by lease makes of each record. It is the same at every instant: only epoch, owner and state count.
+#[rustfmt::skip]
+const WRITES: &[(Rec, By, [Makes; 6])] = &[
+    //                            renew           complete          the first outcome  release: free, retry, unknown
+    (Leased,    By::Owner,      [Makes::Renewed, Makes::Completed, Makes::First,      Makes::Freed, Makes::Waiting, Makes::Unknown]),
+    (Leased,    By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Leased,    By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Once,      By::Owner,      [Makes::Renewed, Makes::Completed, Makes::First,      Makes::Freed, Makes::Waiting, Makes::Unknown]),
+    (Once,      By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Once,      By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Retried,   By::Owner,      [Makes::Renewed, Makes::Completed, Makes::First,      Makes::Freed, Makes::Waiting, Makes::Unknown]),
+    (Retried,   By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Retried,   By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Released,  By::Owner,      [Makes::Renewed, Makes::Completed, Makes::First,      Makes::Freed, Makes::Waiting, Makes::Unknown]),
+    (Released,  By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Released,  By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Completed, By::Owner,      [Makes::Lost,    Makes::Lost,      Makes::Same,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Completed, By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Completed, By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Buried,    By::Owner,      [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Buried,    By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Buried,    By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Freed,     By::Owner,      [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost,  Makes::Lost,    Makes::Lost]),
+    (Freed,     By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost,  Makes::Lost,    Makes::Lost]),
+    (Freed,     By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost,  Makes::Lost,    Makes::Lost]),
+];
+
+#[test]
+fn every_write_has_one_row() {
+    let records = RECORDS.iter().map(|(rec, _)| *rec).filter(|rec| *rec != Absent);
+    let all = records.flat_map(|rec| [(rec, By::Owner), (rec, By::StaleEpoch), (rec, By::OtherOwner)]);
+    assert_one_row_each(all, WRITES.iter().map(|row| (row.0, row.1)));
+}
+
+/// What a resolution makes of each record under its own lease, which depends on the instant. Under another lease it makes
+/// nothing of any.
+#[rustfmt::skip]
+const RESOLUTIONS: &[(Rec, When, [Makes; 3])] = &[
+    //                           completed         with the first answer  never happened
+    (Leased,    AtOnce,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Leased,    BeforeLeaseEnd, [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Leased,    AtLeaseEnd,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Leased,    BeforeFree,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Leased,    AtFree,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Leased,    YearsLater,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Once,      AtOnce,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Once,      BeforeLeaseEnd, [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Once,      AtLeaseEnd,     [Makes::Completed, Makes::First,          Makes::Freed]),
+    (Once,      YearsLater,     [Makes::Completed, Makes::First,          Makes::Freed]),
+    (Retried,   AtOnce,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Retried,   BeforeFree,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Retried,   AtFree,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Retried,   YearsLater,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Released,  AtOnce,         [Makes::Completed, Makes::First,          Makes::Freed]),
+    (Released,  YearsLater,     [Makes::Completed, Makes::First,          Makes::Freed]),
+    (Completed, AtOnce,         [Makes::Lost,      Makes::Same,           Makes::Lost]),
+    (Completed, BeforeExpiry,   [Makes::Lost,      Makes::Same,           Makes::Lost]),
+    (Completed, AtExpiry,       [Makes::Lost,      Makes::Same,           Makes::Lost]),
+    (Completed, BeforeFree,     [Makes::Lost,      Makes::Same,           Makes::Lost]),
+    (Completed, AtFree,         [Makes::Lost,      Makes::Same,           Makes::Lost]),
+    (Completed, YearsLater,     [Makes::Lost,      Makes::Same,           Makes::Lost]),
+    (Buried,    AtExpiry,       [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Buried,    BeforeFree,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Buried,    AtFree,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Buried,    YearsLater,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Freed,     AtOnce,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Freed,     BeforeExpiry,   [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Freed,     AtExpiry,       [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Freed,     YearsLater,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+];
+
+#[test]
+fn every_resolution_has_one_row() {
+    assert_one_row_each(instants().filter(|(rec, _)| *rec != Absent), RESOLUTIONS.iter().map(|row| (row.0, row.1)));
+}
+
+#[test]
+fn each_resolution_makes_what_the_table_says() {
+    for &(rec, when, made) in RESOLUTIONS {
+        let (record, now) = (record(rec).expect("there is one"), instant(rec, when));
+        let completed = |outcome| Resolution::Completed(Completion::new(outcome, &POLICY));
+        let resolutions = [completed(second_answer()), completed(answer()), Resolution::NeverHappened(KEEP)];
+        for (resolution, makes) in resolutions.iter().zip(made) {
+            let written = resolve(&record, &record.lease(), resolution, now);
+            assert_eq!(written, expected(&record, makes, now), "{rec:?} {when:?} {resolution:?}: {makes:?}");
+            let stale = Lease { epoch: Epoch::from_u64(record.epoch.as_u64() - 1), ..record.lease() };
+            let other = Lease { owner: Owner::from_bytes([9; 16]), ..record.lease() };
+            for lease in [stale, other] {
+                assert_eq!(resolve(&record, &lease, resolution, now), Change::None, "{rec:?} {when:?} {resolution:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_write_makes_what_the_table_says() {
+    for &(rec, by, made) in WRITES {
+        for when in instants().filter(|(other, _)| *other == rec).map(|(_, when)| when) {
+            let (record, now) = (record(rec).expect("there is one"), instant(rec, when));
+            let lease = match by {
+                By::Owner => record.lease(),
+                By::StaleEpoch => Lease { epoch: Epoch::from_u64(record.epoch.as_u64() - 1), ..record.lease() },
+                By::OtherOwner => Lease { owner: Owner::from_bytes([9; 16]), ..record.lease() },
+            };
+            let step = Bytes::from_static(b"sent");
+            let written = [
+                applied(renew(&record, &lease, TERMS, Some(("mail", &step)), now)),
+                applied(complete(&record, &lease, &Completion::new(second_answer(), &POLICY), now)),
+                applied(complete(&record, &lease, &Completion::new(answer(), &POLICY), now)),
+                release(&record, &lease, End::Free(KEEP), now),
+                release(&record, &lease, End::Retry(KEEP), now),
+                release(&record, &lease, End::Unknown, now),
+            ];
+            for (write, (written, makes)) in written.into_iter().zip(made).enumerate() {
+                assert_eq!(written, expected(&record, makes, now), "{rec:?} {when:?} {by:?}, write {write}: {makes:?}");
+            }
+        }
+    }
+}
+
+fn applied(written: Option<Record>) -> Change {
+    written.map_or(Change::None, Change::Write)
+}
+
+/// Every field of what a write makes.
+fn expected(record: &Record, makes: Makes, now: Timestamp) -> Change {
+    let released = |takeover_at, free_at| {
+        let notes = Notes { released: true, ..notes(record) };
+        Change::Write(Record {
+            takeover_at,
+            free_at,
+            state: State::Running { lease_ends_at: now, notes },
+            ..record.clone()
+        })
+    };
+    match makes {
+        Makes::Lost => Change::None,
+        Makes::Same => Change::Write(record.clone()),
+        Makes::Freed => Change::Write(Record {
+            takeover_at: None,
+            free_at: Some(now),
+            state: State::Completed { outcome: None, expires_at: now + KEEP },
+            ..record.clone()
+        }),
+        Makes::Waiting => released(Some(now), Some(now + KEEP)),
+        Makes::Unknown => released(None, None),
+        Makes::Renewed => {
+            let mut notes = notes(record);
+            notes.steps.push(("mail".to_owned(), Bytes::from_static(b"sent")));
+            Change::Write(Record {
+                takeover_at: TERMS.takeover.map(|span| now + span),
+                free_at: TERMS.free.map(|span| now + span),
+                state: State::Running { lease_ends_at: now + TERMS.lease, notes },
+                ..record.clone()
+            })
+        }
+        Makes::Completed | Makes::First => {
+            let outcome = if makes == Makes::First { answer() } else { second_answer() };
+            let expires_at = now + POLICY.retention;
+            Change::Write(Record {
+                takeover_at: None,
+                free_at: Some(expires_at + POLICY.tombstone),
+                state: State::Completed { outcome: Some(outcome.into()), expires_at },
+                ..record.clone()
+            })
+        }
+    }
+}
+
+#[test]
+fn step_is_noted_once() {
+    let record = record(Leased).expect("there is one");
+    let again = Bytes::from_static(b"paid twice");
+    let renewed =
+        renew(&record, &record.lease(), TERMS, Some(("charge", &again)), START).expect("the lease is its own");
+    assert_eq!(notes(&renewed).steps, notes(&record).steps);
+}
+
+/// Where nobody can have seen the epoch, a key that is freed leaves no record.
+#[test]
+fn epoch_that_need_not_be_kept_is_not() {
+    for rec in [Leased, Once, Retried, Released] {
+        let record = record(rec).expect("there is one");
+        assert_eq!(release(&record, &record.lease(), End::Free(Duration::ZERO), START), Change::Remove, "{rec:?}");
+    }
+    let record = record(Released).expect("there is one");
+    let resolution = Resolution::NeverHappened(Duration::ZERO);
+    assert_eq!(resolve(&record, &record.lease(), &resolution, START), Change::Remove);
+}

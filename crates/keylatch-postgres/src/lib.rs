@@ -1,0 +1,158 @@
+//! The PostgreSQL store: the store of truth for a fleet.
+//!
+//! Any number of processes share one database. It decides every claim, by its own clock, at READ COMMITTED: a unique key
+//! and conditional updates, nothing else.
+//!
+//! ```text
+//!  claims       ┐ those that arrive together
+//!  completions  ┘ are one statement ────────────────▶ keylatch.claim(…), keylatch.complete(…)
+//!  a handler with a Tx ─▶ look ─▶ BEGIN, enter ─▶ its statements ─▶ finish ─▶ COMMIT
+//! ```
+//!
+//! - **On a lease**, a claim and a completion are a round trip each, and many share a statement and a commit.
+//! - **`Atomic`**: the handler's [`Tx`](keylatch_core::Tx) is a transaction of the same pool, in which any code for sqlx works.
+//!   The record is written once, at its end. Beside the handler's own statements that is two round trips: a look, and
+//!   the record. A lock that is tried, and never waited for, keeps duplicates out meanwhile.
+//! - **Statements are functions** in Keylatch's schema: so their plans stay what they are while the table grows, and
+//!   what is checked after a wait is checked on what was committed by then.
+//!
+//! What a role needs, how to run it behind PgBouncer, and what a failover does: see the
+//! [manual](https://docs.rs/keylatch/latest/keylatch/manual/postgres_operations/).
+
+mod attempt;
+mod batch;
+mod claim;
+mod complete;
+mod error;
+mod link;
+mod locked;
+mod look;
+mod metrics;
+mod migrate;
+mod open;
+mod ops;
+mod options;
+mod own;
+mod rows;
+mod settle;
+mod sql;
+mod synced;
+mod tx;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sqlx::PgPool;
+
+use attempt::KeyLocks;
+use batch::Lane;
+use claim::ClaimJob;
+use complete::CompleteJob;
+pub use error::OpenError;
+use link::{Links, PgQuery};
+use look::LookJob;
+use metrics::BatchMetrics;
+pub use migrate::{SCHEMA_VERSION, grant, migrate, schema_sql};
+pub use options::{
+    BATCH_RECORDS_MAX, BATCHES_AT_ONCE, COMPRESS_FROM_BYTES, CONNECT_MAX, CONNECTIONS_MAX, HANDLER_PAUSE_MAX,
+    HANDLER_STATEMENT_MAX, Options, SCHEMA, STATEMENT_MAX,
+};
+pub use own::client::{Call, CallError, OwnTx, Param};
+pub use own::{Entered, InOwn};
+use sql::{Statement, Statements};
+pub use sqlx;
+pub use synced::Replay;
+pub use tx::{Loaned, Postgres};
+
+use keylatch_core::packed;
+use keylatch_core::store::Durability;
+
+/// A store in a PostgreSQL database. A clone is the same store.
+///
+/// It belongs to the runtime on which it was made.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    claims: Lane<ClaimJob>,
+    completions: Lane<CompleteJob>,
+    looks: Lane<LookJob>,
+}
+
+/// What all parts of a store use.
+struct Shared {
+    links: Links,
+    statements: Statements,
+    key_locks: KeyLocks,
+    options: Options,
+    durability: Durability,
+    sweeps: BatchMetrics,
+    /// Where the next sweep goes on: when the last record was due that one has changed, if there may be more.
+    swept_to: Mutex<Option<i64>>,
+}
+
+impl Store {
+    /// Connects to the server at `url` (`postgres://user:password@host:port/database?sslmode=verify-full`), and brings
+    /// the schema up to date.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]; each says what to do.
+    pub async fn connect(url: &str) -> Result<Self, OpenError> {
+        Self::connect_with(url, Options::default()).await
+    }
+
+    /// Connects to the server at `url` with these options.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]; each says what to do.
+    pub async fn connect_with(url: &str, options: Options) -> Result<Self, OpenError> {
+        options.check()?;
+        let pool = open::pool(url.parse()?, &options).await?;
+        Self::with_pool(pool, options).await
+    }
+
+    /// A store in the database of `pool`, which it shares with the caller's own queries.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]; each says what to do.
+    pub async fn with_pool(pool: PgPool, options: Options) -> Result<Self, OpenError> {
+        options.check()?;
+        let shared = Arc::new(open::shared(pool, options).await?);
+        Ok(Self {
+            claims: Lane::start(&shared),
+            completions: Lane::start(&shared),
+            looks: Lane::start(&shared),
+            shared,
+        })
+    }
+
+    /// The pool, for queries of the caller's own.
+    pub fn pool(&self) -> &PgPool {
+        self.shared.links.pool()
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "postgres::Store({})", self.shared.options.schema)
+    }
+}
+
+impl Shared {
+    fn query<'q>(&self, statement: &Statement) -> PgQuery<'q> {
+        statement.query(!self.options.transaction_pooling)
+    }
+
+    fn call(&self, statement: &Statement, params: Vec<Param>) -> Call {
+        Call { statement: statement.clone(), prepared: !self.options.transaction_pooling, params }
+    }
+}
+
+/// A span as the database has it. One that it cannot hold reaches past the end of time anyway.
+fn span_ms(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,59 @@
+//! Records on which another transaction has a lock. They are asked for again, at intervals, without a connection: the
+//! statements themselves wait for a lock only as long as a commit usually takes.
+
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use super::error::{Fault, Sent};
+use super::link::PgQuery;
+use super::ops::scalar;
+use keylatch_core::Timestamp;
+use keylatch_core::store::{Applied, ErrorKind};
+
+/// How long a lock is waited for in all, unless a statement may take less: locks of the store's own last milliseconds.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+/// The pauses between tries: at first, and at the most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+
+/// What `keylatch.renew` and its like return where another transaction has locked the record.
+const LOCKED: i64 = -1;
+
+/// How long a lock has been waited for.
+#[derive(Debug)]
+pub(super) struct LockWait {
+    since: Instant,
+    pause: Duration,
+}
+
+impl LockWait {
+    pub(super) fn begin() -> Self {
+        Self { since: Instant::now(), pause: PAUSE.0 }
+    }
+
+    /// How long to wait before the next try. An error if it has been long enough; nothing was written then.
+    pub(super) fn pause(&mut self, statement_max: Duration) -> Result<Duration, Fault> {
+        if self.since.elapsed() + self.pause > WAIT_MAX.min(statement_max) {
+            let what =
+                "another transaction keeps a lock on the record; see pg_locks and pg_stat_activity for whose it is";
+            return Err(Fault::new(ErrorKind::Unavailable, what));
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(PAUSE.1);
+        Ok(pause)
+    }
+}
+
+impl Shared {
+    /// Runs a statement by itself that writes one record under a condition.
+    pub(super) async fn write<'q>(&self, query: impl Fn() -> PgQuery<'q>) -> Result<Applied, Fault> {
+        let mut wait = LockWait::begin();
+        loop {
+            let rows = self.links.rows(Sent::Perhaps, &query).await?;
+            match scalar::<Option<i64>>(&rows)? {
+                None => return Ok(Applied::Lost),
+                Some(LOCKED) => tokio::time::sleep(wait.pause(self.options.statement_max)?).await,
+                Some(now) => return Ok(Applied::Applied(Timestamp::from_millis(now))),
+            }
+        }
+    }
+}

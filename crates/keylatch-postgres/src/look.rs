@@ -1,0 +1,50 @@
+//! Looks before attempts in a transaction, in batches: a replay is no more than that, and takes no connection of its own.
+
+use super::Shared;
+use super::batch::{Job, Reply, Waiting};
+use super::error::{Fault, Sent};
+use super::link::Link;
+use super::rows::{Found, damaged};
+use keylatch_core::RecordId;
+
+/// A look that waits for a batch.
+#[derive(Debug)]
+pub(super) struct LookJob {
+    id: RecordId,
+}
+
+impl LookJob {
+    pub(super) const fn new(id: RecordId) -> Self {
+        Self { id }
+    }
+}
+
+impl Job for LookJob {
+    type Done = Found;
+    const OPERATION: &'static str = "look";
+    /// More would not make it cheaper by much, and those whose turn comes first wait for the last.
+    const RECORDS_MAX: usize = 32;
+
+    fn id(&self) -> RecordId {
+        self.id
+    }
+
+    fn size(&self) -> usize {
+        0
+    }
+
+    async fn run(jobs: &[Waiting<Self>], shared: &Shared, link: &mut Link) -> Result<Vec<Reply<Found>>, Fault> {
+        let jobs = || jobs.iter().map(|waiting| &waiting.job);
+        let query = || {
+            shared
+                .query(&shared.statements.look)
+                .bind(jobs().map(|job| job.id.as_bytes().as_slice()).collect::<Vec<_>>())
+                .bind(jobs().map(|job| shared.key_locks.of_key(&job.id)).collect::<Vec<_>>())
+        };
+        let rows = shared.links.rows_on(link, Sent::Harmless, query).await?;
+        if rows.len() != jobs().count() {
+            return Err(damaged("a look has no reply"));
+        }
+        Ok(rows.into_iter().map(|row| Reply::Done(Found::new(row))).collect())
+    }
+}

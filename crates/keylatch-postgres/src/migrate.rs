@@ -1,0 +1,207 @@
+//! The schema, and how it gets there.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, PgPool};
+use tokio::time::timeout;
+
+use super::error::OpenError;
+use super::options::Options;
+use super::sql::{Statement, begin_own, in_schema};
+
+/// The versions of the schema, from the first. What was released is never changed: a function that a released version calls
+/// keeps its name, its arguments and its meaning, so that processes of both versions can run, and restart, while a new one
+/// is rolled out.
+const VERSIONS: [Version; 1] = [Version {
+    min_reader: 1,
+    statements: &[
+        include_str!("schema/v1/01_schema.sql"),
+        include_str!("schema/v1/02_schema_version.sql"),
+        include_str!("schema/v1/03_record.sql"),
+        include_str!("schema/v1/04_indexes.sql"),
+        include_str!("schema/v1/05_stored.sql"),
+        include_str!("schema/v1/06_clock.sql"),
+        include_str!("schema/v1/07_later.sql"),
+        include_str!("schema/v1/08_refuse_standby.sql"),
+        include_str!("schema/v1/09_claim_now.sql"),
+        include_str!("schema/v1/10_claim.sql"),
+        include_str!("schema/v1/11_renew.sql"),
+        include_str!("schema/v1/11_complete_now.sql"),
+        include_str!("schema/v1/12_complete.sql"),
+        include_str!("schema/v1/13_release.sql"),
+        include_str!("schema/v1/14_sweep.sql"),
+        include_str!("schema/v1/15_read.sql"),
+        include_str!("schema/v1/16_list.sql"),
+        include_str!("schema/v1/17_lapsed.sql"),
+        include_str!("schema/v1/18_count.sql"),
+        include_str!("schema/v1/19_forget_statements.sql"),
+        include_str!("schema/v1/20_entered.sql"),
+        include_str!("schema/v1/21_look.sql"),
+        include_str!("schema/v1/22_enter.sql"),
+        include_str!("schema/v1/23_enter_own.sql"),
+        include_str!("schema/v1/24_finish.sql"),
+        include_str!("schema/v1/25_synced.sql"),
+        include_str!("schema/v1/26_resolve.sql"),
+    ],
+}];
+
+/// One version of the schema.
+struct Version {
+    /// The lowest version that a process may know and still use it. It stays what it was while the statements only add
+    /// tables, indexes, functions, and columns that may be absent.
+    min_reader: i32,
+    /// What leads to it from the one before.
+    statements: &'static [&'static str],
+}
+
+/// What is there; 0 for nothing.
+#[derive(Debug, Clone, Copy, Default)]
+struct Found {
+    version: i32,
+    min_reader: i32,
+}
+
+/// The version that this build needs.
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "there will be few")]
+pub const SCHEMA_VERSION: i32 = VERSIONS.len() as i32;
+
+/// How long a migration may take, the wait for another process's included.
+const MIGRATION_MAX: Duration = Duration::from_secs(120);
+
+/// The advisory lock of those who migrate: any number that nobody else uses. Schemas of one database take turns.
+const MIGRATION_LOCK: i64 = 0x6b65_796c_6174_6368;
+
+/// Brings the schema of `options` up to date: one of many who try at once does it, in one transaction, and the others
+/// wait and find it done. A schema that is up to date is left alone, and then no right is needed but to read it.
+///
+/// The role needs the right to create a schema in the database, or to create in the schema if that exists. It owns what
+/// it makes; [`grant`] gives another role what it needs at run time.
+///
+/// # Errors
+///
+/// If the server cannot be used, the role may not, or the schema is of a later version.
+pub async fn migrate(pool: &PgPool, options: &Options) -> Result<(), OpenError> {
+    options.check()?;
+    let mut conn = pool.acquire().await?;
+    match timeout(MIGRATION_MAX, ensure(&mut conn, options, true)).await {
+        Ok(done) => done,
+        Err(_) => {
+            conn.close_on_drop();
+            Err(OpenError::Server(sqlx::Error::PoolTimedOut))
+        }
+    }
+}
+
+/// Grants `role` what a store needs at run time in the schema of `options`, and no more: to read and write records. To
+/// be called by whoever owns the schema, after each [`migrate`]: a later version may need more. It can be called again.
+///
+/// ```no_run
+/// # async fn example(pool: keylatch::postgres::sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+/// use keylatch::postgres::{Options, grant, migrate};
+///
+/// let options = Options::default();
+/// migrate(&pool, &options).await?;
+/// grant(&pool, &options, "orders_service").await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+///
+/// If the server cannot be used, there is no such role, the schema is not there, or it is another's.
+pub async fn grant(pool: &PgPool, options: &Options, role: &str) -> Result<(), OpenError> {
+    options.check()?;
+    let mut tx = pool.begin_with(AssertSqlSafe(begin_own(options))).await?;
+    let role: String =
+        sqlx::query_scalar("SELECT quote_ident($1)").persistent(false).bind(role).fetch_one(&mut *tx).await?;
+    let grants = in_schema(include_str!("sql/grant.sql"), &options.schema);
+    let grants = grants.replace(":schema", &options.schema).replace(":role", &role);
+    sqlx::raw_sql(AssertSqlSafe(grants)).execute(&mut *tx).await?;
+    Ok(tx.commit().await?)
+}
+
+/// What makes the tables and functions of this version in `schema`, as SQL: for those who keep all changes of a database
+/// as files (migrations of sqlx, Flyway), or whose administrators apply them by hand. It is to be run once, in one
+/// transaction, in a database in which [`migrate`] has not made the schema. A store that is opened then finds it up to
+/// date, and needs no right to create.
+///
+/// The role that runs it owns what it makes. What another role needs to use it is listed in the
+/// [manual](https://docs.rs/keylatch/latest/keylatch/manual/postgres_operations/).
+///
+/// ```
+/// std::fs::write(
+///     std::env::temp_dir().join("0001_keylatch.sql"),
+///     keylatch::postgres::schema_sql(keylatch::postgres::SCHEMA)?,
+/// )?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// If `schema` cannot be the name of one: see [`Options::with_schema`].
+pub fn schema_sql(schema: &str) -> Result<String, OpenError> {
+    let options = Options::default().with_schema(schema);
+    options.check()?;
+    let mut sql = String::new();
+    for (number, version) in (1..).zip(VERSIONS) {
+        for statement in version.statements {
+            sql += in_schema(statement, schema).trim_end().trim_end_matches(';');
+            sql += ";\n\n";
+        }
+        let applied = in_schema(include_str!("sql/schema_applied.sql"), schema);
+        let applied = applied.replace("$1", &number.to_string()).replace("$2", &version.min_reader.to_string());
+        sql += applied.trim_end();
+        sql += ";\n";
+    }
+    Ok(sql)
+}
+
+/// Checks that this build can use the schema that is there, and brings it to the version that it knows where it `may`.
+pub(super) async fn ensure(conn: &mut PgConnection, options: &Options, may: bool) -> Result<(), OpenError> {
+    // At READ COMMITTED, so that what is looked at after the wait is what whoever had the lock has committed.
+    let mut tx = conn.begin_with(AssertSqlSafe(begin_own(options))).await?;
+    let Some(Found { version, .. }) = behind(&mut tx, options).await? else { return Ok(tx.commit().await?) };
+    let not_migrated =
+        OpenError::NotMigrated { schema: options.schema.clone(), found: version, needed: SCHEMA_VERSION };
+    let allowed =
+        sqlx::query_scalar::<_, bool>(include_str!("sql/may_migrate.sql")).persistent(false).bind(&options.schema);
+    if !may || !allowed.fetch_one(&mut *tx).await? {
+        return Err(not_migrated);
+    }
+    let lock = Statement::new(include_str!("sql/migration_lock.sql"), &options.schema);
+    lock.query(false).bind(MIGRATION_LOCK).execute(&mut *tx).await?;
+    // Another may have done it meanwhile.
+    if let Some(found) = behind(&mut tx, options).await? {
+        let applied = Statement::new(include_str!("sql/schema_applied.sql"), &options.schema);
+        for (number, version) in (1..).zip(VERSIONS).skip(found.version.cast_unsigned() as usize) {
+            for statement in version.statements {
+                sqlx::raw_sql(AssertSqlSafe(in_schema(statement, &options.schema))).execute(&mut *tx).await?;
+            }
+            applied.query(false).bind(number).bind(version.min_reader).execute(&mut *tx).await?;
+        }
+        let from = found.version;
+        tracing::info!(schema = options.schema, from, to = SCHEMA_VERSION, "the schema was brought up to date");
+    }
+    Ok(tx.commit().await?)
+}
+
+/// What is there, if it is older than what this build knows. A later one is left as it is, if this build may use it.
+async fn behind(conn: &mut PgConnection, options: &Options) -> Result<Option<Found>, OpenError> {
+    let found = find(conn, options).await?;
+    let Found { version, min_reader } = found;
+    if min_reader > SCHEMA_VERSION {
+        let schema = options.schema.clone();
+        return Err(OpenError::NewerSchema { schema, found: version, min_reader, known: SCHEMA_VERSION });
+    }
+    Ok((version < SCHEMA_VERSION).then_some(found))
+}
+
+async fn find(conn: &mut PgConnection, options: &Options) -> Result<Found, OpenError> {
+    let exists = in_schema(include_str!("sql/schema_exists.sql"), &options.schema);
+    if !sqlx::query_scalar(AssertSqlSafe(exists)).persistent(false).fetch_one(&mut *conn).await? {
+        return Ok(Found::default());
+    }
+    let read = in_schema(include_str!("sql/schema_version.sql"), &options.schema);
+    let (version, min_reader) = sqlx::query_as(AssertSqlSafe(read)).persistent(false).fetch_one(conn).await?;
+    Ok(Found { version, min_reader })
+}

@@ -1,0 +1,183 @@
+//! From an address to a store that can be trusted.
+
+use std::net::IpAddr;
+
+use parking_lot::Mutex;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgSslMode};
+use sqlx::{Connection as _, PgPool, Row as _};
+use tokio::time::timeout;
+
+use super::Shared;
+use super::attempt::KeyLocks;
+use super::error::OpenError;
+use super::link::{Links, refusal};
+use super::metrics::BatchMetrics;
+use super::migrate::{ensure, migrate};
+use super::options::Options;
+use super::sql::Statements;
+use super::synced::Replay;
+use keylatch_core::store::Durability;
+
+/// A pool for a store of its own.
+pub(super) async fn pool(address: PgConnectOptions, options: &Options) -> Result<PgPool, OpenError> {
+    let address = if options.transaction_pooling {
+        // Neither prepared statements nor a parameter that PgBouncer does not know.
+        address.statement_cache_capacity(0).extra_float_digits(None)
+    } else {
+        address
+    };
+    let pool = PgPoolOptions::new()
+        .max_connections(options.connections_max)
+        .acquire_timeout(options.connect_max)
+        // A round trip for each use; connections that have broken are found all the same, at the price of one try.
+        .test_before_acquire(false);
+    match pool.connect_with(address.clone()).await {
+        // The pool tries again and again where nobody listens, and does not say why in the end.
+        Err(sqlx::Error::PoolTimedOut) => {
+            let cause = refusal(&address, options.connect_max).await.unwrap_or(sqlx::Error::PoolTimedOut);
+            Err(cause.into())
+        }
+        connected => Ok(connected?),
+    }
+}
+
+/// What all parts of a store use, once its server has been looked at and its schema is there.
+pub(super) async fn shared(pool: PgPool, options: Options) -> Result<Shared, OpenError> {
+    warn_of_strangers(&pool.connect_options());
+    if !options.transaction_pooling {
+        refuse_pooler(&pool, &options).await?;
+    }
+    let server = server(&pool, &options).await?;
+    if server.standby {
+        return Err(OpenError::Standby);
+    }
+    if !server.durable {
+        tracing::warn!(
+            "fsync is off on the PostgreSQL server: a crash of its machine can lose acknowledged effects and records, and \
+             damage the database; turn it on wherever that matters"
+        );
+    }
+    if options.replay == Replay::Synced {
+        server.check_synchronous()?;
+    }
+    if options.migrate {
+        migrate(&pool, &options).await?;
+    } else {
+        ensure(&mut *pool.acquire().await?, &options, false).await?;
+    }
+    let wrapped = options.transaction_pooling || !server.read_committed;
+    let statements = Statements::new(&options);
+    let wrapped = wrapped.then(|| statements.begin.clone());
+    Ok(Shared {
+        links: Links::new(pool, &options, wrapped),
+        statements,
+        key_locks: KeyLocks::of(&options.schema),
+        durability: if server.durable { Durability::Disk } else { Durability::Replica },
+        options,
+        sweeps: BatchMetrics::new("sweep"),
+        swept_to: Mutex::new(None),
+    })
+}
+
+/// Warns where whoever is on the way to the server can read and change what goes there.
+fn warn_of_strangers(address: &PgConnectOptions) {
+    let verified = matches!(address.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull);
+    if !verified && !stays_here(address) {
+        tracing::warn!(
+            sslmode = ?address.get_ssl_mode(),
+            "PostgreSQL is on another machine, and the connection is not encrypted or not verified: whoever can redirect \
+             it can read keys and answers, and invent them; set sslmode=verify-full, and sslrootcert if its authority is \
+             not the system's"
+        );
+    }
+}
+
+/// Whether a connection does not leave this machine.
+fn stays_here(address: &PgConnectOptions) -> bool {
+    let host = address.get_host();
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    address.get_socket().is_some()
+        || host.starts_with('/')
+        || host.eq_ignore_ascii_case("localhost")
+        || ip.is_ok_and(|ip| ip.is_loopback())
+}
+
+/// What a server says of itself.
+struct Server {
+    standby: bool,
+    /// Whether a commit is on disk when it is acknowledged.
+    durable: bool,
+    /// Whether a statement by itself is at READ COMMITTED.
+    read_committed: bool,
+    /// Whether a commit waits for the disk of a standby, if there is one to wait for.
+    commits_wait: bool,
+    has_standbys: bool,
+    /// Whether this role may see how far they are.
+    sees_standbys: bool,
+}
+
+impl Server {
+    fn check_synchronous(&self) -> Result<(), OpenError> {
+        let missing = if !self.has_standbys {
+            "synchronous_standby_names is empty"
+        } else if !self.commits_wait {
+            "synchronous_commit is neither on nor remote_apply"
+        } else if !self.sees_standbys {
+            "the role is no member of pg_read_all_stats"
+        } else {
+            return Ok(());
+        };
+        Err(OpenError::NotSynchronous(missing))
+    }
+}
+
+async fn server(pool: &PgPool, options: &Options) -> Result<Server, OpenError> {
+    let mut conn = pool.acquire().await?;
+    let asking = async {
+        let mut tx = conn.begin().await?;
+        let row = sqlx::query(include_str!("sql/server.sql")).persistent(false).fetch_one(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(Server {
+            standby: row.try_get("standby")?,
+            durable: row.try_get("durable")?,
+            read_committed: row.try_get("read_committed")?,
+            commits_wait: row.try_get("commits_wait")?,
+            has_standbys: row.try_get("has_standbys")?,
+            sees_standbys: row.try_get("sees_standbys")?,
+        })
+    };
+    match timeout(options.statement_max, asking).await {
+        Ok(server) => server,
+        Err(_) => Err(OpenError::Server(sqlx::Error::PoolTimedOut)),
+    }
+}
+
+/// Fails where two statements of one connection reach two sessions of the server's: statements that are prepared in one
+/// are not there in the other, or are another's.
+async fn refuse_pooler(pool: &PgPool, options: &Options) -> Result<(), OpenError> {
+    if pool.options().get_max_connections() < 2 {
+        return Ok(());
+    }
+    let session = async |conn: &mut PgConnection| -> sqlx::Result<i32> {
+        sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(conn).await?.try_get(0)
+    };
+    let asking = async {
+        let mut one = pool.acquire().await?;
+        // Where there is none to be had, it stays unknown.
+        let Ok(Ok(mut other)) = timeout(options.connect_max, pool.acquire()).await else { return Ok(()) };
+        let first = session(&mut one).await?;
+        // It takes the session that was just used, if that is to be had.
+        let mut tx = other.begin().await?;
+        session(&mut tx).await?;
+        let second = session(&mut one).await?;
+        tx.rollback().await?;
+        if first == second {
+            return Ok(());
+        }
+        Err(OpenError::Pooler(sqlx::Error::Protocol("each transaction has another session".to_owned())))
+    };
+    match timeout(options.statement_max, asking).await {
+        Ok(done) => done,
+        Err(_) => Err(OpenError::Server(sqlx::Error::PoolTimedOut)),
+    }
+}

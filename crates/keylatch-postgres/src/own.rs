@@ -1,0 +1,116 @@
+//! Claims in a transaction of the caller's own, outside HTTP.
+
+pub(super) mod client;
+#[cfg(feature = "diesel")]
+mod diesel;
+mod sent;
+#[cfg(feature = "tokio-postgres")]
+mod tokio_postgres;
+
+use client::{OwnTx, Param};
+use sent::SentFound;
+pub(super) use sent::instant;
+
+use super::attempt::{Seen, completed};
+use super::rows::damaged;
+use super::{Store, span_ms};
+use keylatch_core::Record;
+use keylatch_core::machine::{self, Claim, Claimed, Completion};
+use keylatch_core::store::{At, Error};
+
+/// Who has the key after a claim in the caller's own transaction.
+#[derive(Debug)]
+#[must_use]
+pub enum InOwn {
+    /// The caller's transaction, until it ends.
+    Entered(Entered),
+    /// This record.
+    Held(At<Record>),
+    /// Another transaction, at this moment, for whatever request: nothing final can be said of the key.
+    Busy,
+}
+
+/// A claim that the caller's own transaction has won. Nothing is written yet.
+#[derive(Debug)]
+pub struct Entered {
+    record: Record,
+    seen: Seen,
+}
+
+impl Store {
+    /// Claims the key for `tx`, a transaction that the caller has begun, of sqlx or [another client](OwnTx): until it
+    /// ends, nobody else runs the request. Then write what is to be written, [complete](Self::complete_in), and commit:
+    /// all of it counts, or nothing.
+    ///
+    /// It waits for no other transaction: if one has the key, that is the answer. Roll back then before you wait and ask
+    /// again, so that no connection is held meanwhile. [`machine::decide`] says what a record that is held means.
+    ///
+    /// The transaction is best at READ COMMITTED, which is the default: a stricter one may fail where a concurrent claim
+    /// of the same key has just ended. Where it has no `idle_in_transaction_session_timeout`, it gets one of
+    /// [`Options::with_handler_pause_max`](super::Options::with_handler_pause_max), so that a process that stops in the
+    /// middle does not keep the key.
+    ///
+    /// ```no_run
+    /// # async fn example(store: keylatch::postgres::Store, claim: keylatch::machine::Claim) -> Result<(), Box<dyn std::error::Error>> {
+    /// use keylatch::machine::Completion;
+    /// use keylatch::postgres::{InOwn, sqlx};
+    /// use keylatch::{Outcome, Policy};
+    ///
+    /// let mut tx = store.pool().begin().await?;
+    /// if let InOwn::Entered(entered) = store.claim_in(&mut tx, &claim).await? {
+    ///     sqlx::query("INSERT INTO invoice (customer) VALUES ('c1')").execute(&mut *tx).await?;
+    ///     let completion = Completion::new(Outcome::bytes("done"), &Policy::default());
+    ///     if store.complete_in(&mut tx, entered, completion).await?.is_some() {
+    ///         tx.commit().await?;
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the store failed; the transaction can only be rolled back then.
+    pub async fn claim_in<T: OwnTx + ?Sized>(&self, tx: &mut T, claim: &Claim) -> Result<InOwn, Error> {
+        let id = claim.id();
+        let params = vec![
+            Param::Bytes(Some(id.as_bytes().to_vec())),
+            Param::Bytes(Some(claim.owner.as_bytes().to_vec())),
+            Param::Number(Some(self.shared.key_locks.of_key(&id))),
+            Param::Number(self.shared.options.handler_pause_max.map(span_ms)),
+        ];
+        let call = self.shared.call(&self.shared.statements.enter_own, params);
+        let reply = tx.call(call).await.map_err(|error| error.0)?;
+        let reply = reply.ok_or_else(|| damaged("a claim has no reply"))?;
+        let found = SentFound::read(&reply)?;
+        let now = found.now;
+        let previous = found.record.map(|(id, fields)| fields.record(id)).transpose()?;
+        let seen = Seen::of(previous.as_ref());
+        Ok(match machine::claim(previous, claim, now) {
+            Claimed::Held(record) => InOwn::Held(At { value: record, now }),
+            Claimed::Won(_) if found.flag != 0 => InOwn::Busy,
+            Claimed::Won(record) => InOwn::Entered(Entered { record, seen }),
+        })
+    }
+
+    /// Writes the record of what was [claimed](Self::claim_in) in this transaction. It counts once the caller has
+    /// committed. `None` if another has the record after all, on a lease: then roll back, and ask again.
+    ///
+    /// A commit whose reply is lost may have taken place. [Claim](Self::claim_in) again in a new transaction, and see: the
+    /// record is there; or the transaction has not ended yet, and the key is busy; or the claim wins, for nothing took
+    /// place.
+    ///
+    /// # Errors
+    ///
+    /// If the store failed, or the transaction is not the one that claimed; it can only be rolled back then.
+    pub async fn complete_in<T: OwnTx + ?Sized>(
+        &self,
+        tx: &mut T,
+        entered: Entered,
+        completion: Completion,
+    ) -> Result<Option<At<Record>>, Error> {
+        let Entered { record, seen } = entered;
+        let reply = tx.call(self.shared.finish(&record, &completion, seen, true)).await.map_err(|error| error.0)?;
+        let Some(now) = reply.as_deref().map(instant).transpose()? else { return Ok(None) };
+        Ok(Some(At { value: completed(&record, &completion, now)?, now }))
+    }
+}

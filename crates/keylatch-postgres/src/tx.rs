@@ -1,0 +1,113 @@
+//! A handler's transaction on PostgreSQL.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use sqlx::postgres::PgConnection;
+
+use super::Store;
+use super::link::Link;
+use keylatch_core::Policy;
+use keylatch_core::machine::Claim;
+use keylatch_core::store::{At, Error};
+use keylatch_core::tx::{Database, Start, Transacted, Transactional};
+
+/// Marks a handler's transaction as one on PostgreSQL.
+#[derive(Debug, Clone, Copy)]
+pub struct Postgres;
+
+impl Database for Postgres {
+    type Handle = Loaned;
+}
+
+/// What a `keylatch::Tx<Postgres>` is made of: the connection, and the place to which it goes back.
+///
+/// The transaction is a connection of sqlx: `sqlx::query(…).execute(&mut *tx)`. So is what it gives to code that takes
+/// a `&mut PgConnection`; a `begin` on it is a savepoint.
+///
+/// It has the key, so nobody else runs this request meanwhile. The handler may await anything else too, within
+/// [the bounds](super::Options::with_handler_pause_max); a connection of the pool is its own as long as it runs.
+///
+/// It must come back when the handler ends: one that was moved to another task, or leaked, is rolled back, and the answer
+/// is a 500.
+#[derive(Debug)]
+pub struct Loaned {
+    link: Option<Link>,
+    home: Home,
+}
+
+const LENT: &str = "the connection is here until it is dropped";
+
+impl Deref for Loaned {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.link.as_ref().expect(LENT).conn()
+    }
+}
+
+impl DerefMut for Loaned {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.link.as_mut().expect(LENT).conn_mut()
+    }
+}
+
+impl Drop for Loaned {
+    fn drop(&mut self) {
+        if let Some(link) = self.link.take() {
+            self.home.give_back(link);
+        }
+    }
+}
+
+/// Where a connection goes back to.
+#[derive(Debug, Clone)]
+pub(super) struct Home(Arc<Mutex<Place>>);
+
+#[derive(Debug)]
+enum Place {
+    Empty,
+    Returned(Link),
+    /// Nobody waits any more: what comes now is rolled back.
+    Closed,
+}
+
+impl Home {
+    /// Lends `link`, which has a transaction open.
+    pub(super) fn lend(link: Link) -> (Self, Loaned) {
+        let home = Self(Arc::new(Mutex::new(Place::Empty)));
+        let loaned = Loaned { link: Some(link), home: home.clone() };
+        (home, loaned)
+    }
+
+    /// What was lent, if it is back. From now on it is too late.
+    pub(super) fn close(&self) -> Option<Link> {
+        match std::mem::replace(&mut *self.0.lock(), Place::Closed) {
+            Place::Returned(link) => Some(link),
+            Place::Empty | Place::Closed => None,
+        }
+    }
+
+    fn give_back(&self, link: Link) {
+        let mut place = self.0.lock();
+        if matches!(*place, Place::Empty) {
+            *place = Place::Returned(link);
+        }
+        // Otherwise it is dropped with its transaction open, and so closed.
+    }
+}
+
+impl Transactional for Store {
+    type Database = Postgres;
+
+    fn transact(
+        &self,
+        claim: Claim,
+        policy: Policy,
+        start: Start<Postgres>,
+    ) -> BoxFuture<'_, Result<At<Transacted>, Error>> {
+        Box::pin(async move { Ok(self.shared.attempt(&self.looks, claim, policy, start).await?) })
+    }
+}

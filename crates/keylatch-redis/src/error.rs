@@ -1,0 +1,140 @@
+//! What goes wrong, and what that means for the caller.
+
+use redis::{RedisError, ServerErrorKind};
+
+use keylatch_core::store::{Error, ErrorKind};
+
+/// Why a store could not be connected.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The address is not one of a Redis server, or the certificate is not one.
+    #[error("the address is not valid ({0}); it looks like redis://[user:password@]host:port, or rediss:// for TLS")]
+    Address(#[source] RedisError),
+    /// No connection, or the server or its login refused it.
+    #[error("cannot connect to Redis: {0}")]
+    Unreachable(#[source] RedisError),
+    /// The server removes keys when its memory is full, and with them the memory of what has run.
+    #[error(
+        "the server's maxmemory-policy is {policy}: it would forget requests that have run, which would then run \
+         again; set it to noeviction, or allow it with Options::allow_eviction"
+    )]
+    Eviction {
+        /// The policy that it has.
+        policy: String,
+    },
+    /// The server is a replica, which takes no writes.
+    #[error("the server is a replica; give the address of its primary, or of the Sentinels that know it")]
+    Replica,
+    /// The server is older than the commands that are needed.
+    #[error("the server is Redis {version}; 7.0 or later is needed, or any Valkey")]
+    Version {
+        /// The version that it has.
+        version: String,
+    },
+    /// The prefix has braces, which decide where a Cluster keeps a key.
+    #[error(
+        "the prefix has braces, by which a Cluster would keep a record and what belongs to it apart; leave them out"
+    )]
+    Prefix,
+    /// It answered with something else than a Redis server does.
+    #[error("the server does not tell its settings: {0}")]
+    Settings(&'static str),
+}
+
+/// A call that failed, by what the server can have done.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// It was never sent.
+    Unreachable(ConnectError),
+    /// The server answered that it will not, or cannot.
+    Refused(RedisError),
+    /// It was sent, and no reply came.
+    Unanswered(RedisError),
+    /// It was written, and fewer replicas have it than were asked for.
+    TooFewReplicas(i64),
+    /// It answered with something that no script returns.
+    Nonsense,
+}
+
+impl Failed {
+    /// What a failure of a call that was handed to a connection is.
+    pub(super) fn of(error: RedisError) -> Self {
+        match error.kind() {
+            redis::ErrorKind::Server(_) | redis::ErrorKind::Extension => Self::Refused(error),
+            redis::ErrorKind::ClusterConnectionNotFound
+            | redis::ErrorKind::InvalidClientConfig
+            | redis::ErrorKind::MasterNameNotFoundBySentinel
+            | redis::ErrorKind::EmptySentinelList
+            | redis::ErrorKind::AuthenticationFailed => Self::Unreachable(ConnectError::Unreachable(error)),
+            _ if error.is_connection_refusal() => Self::Unreachable(ConnectError::Unreachable(error)),
+            _ => Self::Unanswered(error),
+        }
+    }
+
+    /// The same, where it is certain that it was handed to a live connection: then nothing says that it was not sent.
+    pub(super) fn after_sending(self) -> Self {
+        match self {
+            Self::Unreachable(ConnectError::Unreachable(error)) => Self::Unanswered(error),
+            failed => failed,
+        }
+    }
+
+    /// Whether the connection cannot be used again: it is broken, too slow, or leads to a server that takes no writes.
+    pub(super) fn is_of_connection(&self) -> bool {
+        match self {
+            Self::Unanswered(_) => true,
+            Self::Refused(error) => matches!(
+                error.kind(),
+                redis::ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
+            ),
+            Self::Unreachable(_) | Self::TooFewReplicas(_) | Self::Nonsense => false,
+        }
+    }
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Unreachable(error) => Self::new(ErrorKind::Unavailable, error),
+            Failed::Refused(error) => Self::new(kind_of(&error), format!("Redis: {error}; {}", advice(&error))),
+            Failed::Unanswered(error) => Self::new(ErrorKind::NotKnown, format!("Redis did not reply: {error}")),
+            Failed::TooFewReplicas(replicas) => {
+                Self::new(ErrorKind::NotKnown, format!("only {replicas} replicas of Redis have the write"))
+            }
+            Failed::Nonsense => Self::new(ErrorKind::NotKnown, "Redis replied with what no script of ours returns"),
+        }
+    }
+}
+
+fn kind_of(error: &RedisError) -> ErrorKind {
+    match error.code() {
+        // A key of ours that is no record or index of ours.
+        Some("WRONGTYPE") => ErrorKind::Corrupt,
+        Some("NOPERM" | "CROSSSLOT") => ErrorKind::Refused,
+        // A script that stopped half-way, as it never should.
+        Some("ERR") | None => ErrorKind::NotKnown,
+        // The server refused before it did anything.
+        Some(_) => ErrorKind::Unavailable,
+    }
+}
+
+/// Whether it is one that a server gives to every command that writes, also where that would have written nothing.
+pub(super) fn is_of_writes(error: &RedisError) -> bool {
+    matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
+}
+
+/// What whoever runs the server can do.
+fn advice(error: &RedisError) -> &'static str {
+    match error.code() {
+        Some("OOM") => "its memory is full: raise maxmemory, or shorten the retention",
+        Some("MISCONF") => "it cannot save to disk: free space there, or see its log",
+        Some("NOPERM") => "its user may not do this: see the manual for the rights that are needed",
+        Some("NOREPLICAS") => "fewer replicas are connected than its min-replicas-to-write",
+        Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "READONLY" | "TRYAGAIN" | "MOVED" | "ASK") => {
+            "it is starting, or handing over to another; this passes"
+        }
+        Some("WRONGTYPE") => "someone else has written to a key of Keylatch's",
+        _ => "see its log",
+    }
+}

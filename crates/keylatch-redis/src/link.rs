@@ -1,0 +1,363 @@
+//! The connection: one for all calls at once, made anew when it is lost.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
+use redis::sentinel::SentinelClient;
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError, Value, cmd};
+
+use super::batch::{Batches, ONE_BUCKET, Reply};
+use super::cluster;
+use super::error::{ConnectError, Failed};
+use super::keys::{BUCKETS, Keys, bucket_of};
+use super::marks::{Beside, Ended, Marks};
+use super::options::{Options, Wait};
+use super::server::{Needs, Settings};
+use keylatch_core::{RecordId, Timestamp};
+
+/// The way to the server, or servers. Each call is sent behind those before it, without waiting for their replies, and
+/// its reply is told from theirs by the order; a call that is given up leaves its place, so that nobody gets another's.
+pub(super) struct Link {
+    current: Arc<Current>,
+    /// Held by whoever makes a new connection, for all who wait for it.
+    connecting: tokio::sync::Mutex<Source>,
+    /// How many attempts to connect have ended; the number of a connection is that of its attempt.
+    attempts: AtomicU64,
+    is_cluster: bool,
+    keys: Keys,
+    ended: Arc<Ended>,
+    config: AsyncConnectionConfig,
+    connect_timeout: Duration,
+    /// No call takes longer that has to connect, whatever becomes of it on its way; one that lost its connection before has
+    /// waited for a reply, too.
+    call_max: Duration,
+    needs: Needs,
+    check_every: Duration,
+    wait: Option<Wait>,
+}
+
+/// The connection that there is, and its number.
+type Current = Mutex<Option<(u64, Connection)>>;
+
+/// Where the servers are.
+pub(super) enum Source {
+    /// At this address.
+    Address(Box<Client>),
+    /// Where the Sentinels say that the primary is, now.
+    Sentinels(Box<SentinelClient>),
+    /// Where the nodes of a Cluster say that they are, now.
+    Cluster(Box<ClusterClient>),
+}
+
+/// A connection. A clone is the same one.
+#[derive(Clone)]
+pub(super) enum Connection {
+    One {
+        batches: Batches,
+        connection: MultiplexedConnection,
+    },
+    /// To all nodes. It follows what becomes of them by itself.
+    Cluster(ClusterConnection),
+}
+
+/// How often a call is sent at most, where its reply is lost with the connection. Each call of a store can be sent
+/// again.
+const SENDS_MAX: usize = 2;
+
+impl Link {
+    pub(super) fn new(source: Source, options: &Options) -> Self {
+        Self {
+            is_cluster: matches!(source, Source::Cluster(_)),
+            keys: Keys::new(&options.prefix),
+            ended: Arc::default(),
+            current: Arc::default(),
+            connecting: tokio::sync::Mutex::new(source),
+            attempts: AtomicU64::new(0),
+            config: AsyncConnectionConfig::new()
+                .set_connection_timeout(Some(options.connect_timeout))
+                .set_response_timeout(Some(reply_max(options))),
+            connect_timeout: options.connect_timeout,
+            call_max: options.connect_timeout * 3 + reply_max(options) * 2,
+            needs: options.needs(),
+            check_every: options.check_every,
+            wait: options.wait,
+        }
+    }
+
+    /// Whether writes wait for replicas.
+    pub(super) fn waits(&self) -> bool {
+        self.wait.is_some()
+    }
+
+    /// In which bucket the indexes are that have a record: a Cluster keeps them where the record is.
+    pub(super) fn bucket_of(&self, id: RecordId) -> usize {
+        if self.is_cluster { bucket_of(id) } else { ONE_BUCKET }
+    }
+
+    /// The buckets that this store writes indexes into.
+    pub(super) fn buckets(&self) -> Range<usize> {
+        if self.is_cluster { 0..BUCKETS } else { ONE_BUCKET..ONE_BUCKET + 1 }
+    }
+
+    /// A run has ended, and nobody begins another under its key for [`ENDED_KEEP_MS_MIN`](super::marks::ENDED_KEEP_MS_MIN).
+    pub(super) fn ended(&self, id: RecordId) {
+        self.ended.push(self.bucket_of(id), id);
+    }
+
+    /// Sends a command that is no write of a record.
+    pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Failed> {
+        Ok(self.call(Call { command, marks: Marks::NONE, waits: false }).await?.value)
+    }
+
+    /// Sends a call; if it waits, until the replicas that must have it have what it wrote.
+    pub(super) async fn call(&self, call: Call<'_>) -> Result<Told, Failed> {
+        let call = Call { waits: call.waits && self.waits(), ..call };
+        let mut sends = 0;
+        // A connection that is there has a reply in time, or says that it has none: no other clock is needed.
+        if let Some((number, batches)) = self.batches() {
+            let reply = batches.send(call.command.clone(), call.marks, call.waits).await;
+            match reply.map_err(|error| self.failed(number, error)).and_then(|reply| self.acknowledged(call, reply)) {
+                Err(Failed::Unanswered(error)) if error.is_connection_dropped() => sends = 1,
+                done => return done,
+            }
+        }
+        // It is rare, and large.
+        Box::pin(self.connect_and_send(call, sends)).await
+    }
+
+    /// Sends a call that has been sent so often.
+    async fn connect_and_send(&self, call: Call<'_>, mut sends: usize) -> Result<Told, Failed> {
+        let sending = async {
+            loop {
+                let (number, connection) = self.connect().await.map_err(Failed::Unreachable)?;
+                sends += 1;
+                let reply = match connection {
+                    Connection::One { batches, .. } => batches.send(call.command.clone(), call.marks, call.waits).await,
+                    Connection::Cluster(cluster) => self.send_to_cluster(cluster, call).await,
+                };
+                match reply.map_err(|error| self.failed(number, error)) {
+                    Err(Failed::Unanswered(error)) if sends < SENDS_MAX && error.is_connection_dropped() => {}
+                    Err(failed) => return Err(failed),
+                    Ok(reply) => return self.acknowledged(call, reply),
+                }
+            }
+        };
+        let timed_out = |_| Failed::Unanswered(not_connected("no reply in time"));
+        tokio::time::timeout(self.call_max, sending).await.map_err(timed_out)?
+    }
+
+    /// The reply, if as many replicas have what was written as must.
+    fn acknowledged(
+        &self,
+        call: Call<'_>,
+        Reply { value, replicas: have, now, marked }: Reply,
+    ) -> Result<Told, Failed> {
+        match (self.wait.filter(|_| call.waits), have) {
+            (Some(Wait { replicas, .. }), Some(have)) if have < replicas.into() => Err(Failed::TooFewReplicas(have)),
+            (Some(_), None) => Err(Failed::Nonsense),
+            _ => Ok(Told { value, now, marked }),
+        }
+    }
+
+    async fn send_to_cluster(&self, cluster: ClusterConnection, call: Call<'_>) -> Result<Reply, RedisError> {
+        let Call { command, marks, waits } = call;
+        let bucket = bucket_of(marks.id);
+        let ended = if marks.runs { self.ended.take(bucket) } else { Vec::new() };
+        let beside = Beside::of(&[marks], bucket, &self.keys, &ended);
+        cluster::Sending { cluster, command, beside, wait: self.wait.filter(|_| waits) }.send().await
+    }
+
+    /// Of every key of the server, or of all primaries of a Cluster, those that match.
+    pub(super) async fn scan(&self, pattern: &[u8], mut found: impl FnMut(Vec<u8>)) -> Result<(), Failed> {
+        /// How many keys the server looks at in one go: others wait for no more.
+        const LOOKED_AT: usize = 1_000;
+        let mut nodes = match self.connect().await.map_err(Failed::Unreachable)?.1 {
+            Connection::One { .. } => vec![None],
+            Connection::Cluster(mut cluster) => cluster::primaries(&mut cluster).await?.into_iter().map(Some).collect(),
+        };
+        while let Some(node) = nodes.pop() {
+            let mut cursor: u64 = 0;
+            loop {
+                let mut command = cmd("SCAN");
+                command.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(LOOKED_AT);
+                let reply = match &node {
+                    None => self.ask(&command).await?,
+                    Some((host, port)) => {
+                        let (number, connection) = self.connect().await.map_err(Failed::Unreachable)?;
+                        let Connection::Cluster(mut cluster) = connection else { return Err(Failed::Nonsense) };
+                        let node = SingleNodeRoutingInfo::ByAddress { host: host.clone(), port: *port };
+                        let reply = cluster.route_command(command, RoutingInfo::SingleNode(node)).await;
+                        reply.map_err(|error| self.failed(number, error))?
+                    }
+                };
+                let (next, keys): (u64, Vec<Vec<u8>>) =
+                    FromRedisValue::from_redis_value(reply).map_err(|_| Failed::Nonsense)?;
+                keys.into_iter().for_each(&mut found);
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a failure on the connection of this number is. Gives the connection up, if it cannot be used again.
+    fn failed(&self, number: u64, error: RedisError) -> Failed {
+        let is_slow = error.is_timeout();
+        let failed = Failed::of(error).after_sending();
+        // A Cluster's makes lost connections to nodes anew. One that does not get over something is replaced as a whole.
+        let give_up = if self.is_cluster { is_slow } else { failed.is_of_connection() };
+        if give_up {
+            let mut current = self.current.lock();
+            if current.as_ref().is_some_and(|(at, _)| *at == number) {
+                *current = None;
+            }
+        }
+        failed
+    }
+
+    /// The way into the connection to one server, if that is what there is.
+    fn batches(&self) -> Option<(u64, Batches)> {
+        match &*self.current.lock() {
+            Some((number, Connection::One { batches, .. })) => Some((*number, batches.clone())),
+            _ => None,
+        }
+    }
+
+    /// Whether there is a connection that is not known to be lost.
+    pub(super) fn is_connected(&self) -> bool {
+        self.current.lock().is_some()
+    }
+
+    fn connection(&self) -> Option<(u64, Connection)> {
+        self.current.lock().clone()
+    }
+
+    /// The connection that there is, or a new one. Of those who come while it is made, nobody tries again by themselves
+    /// when it fails: all fail at once.
+    pub(super) async fn connect(&self) -> Result<(u64, Connection), ConnectError> {
+        if let Some(connection) = self.connection() {
+            return Ok(connection);
+        }
+        let seen = self.attempts.load(Ordering::Acquire);
+        let mut source = self.connecting.lock().await;
+        if let Some(connection) = self.connection() {
+            return Ok(connection);
+        }
+        if self.attempts.load(Ordering::Acquire) != seen {
+            return Err(ConnectError::Unreachable(not_connected("another call has just tried to connect, in vain")));
+        }
+        let opened = self.open(&mut source).await;
+        let number = self.attempts.fetch_add(1, Ordering::AcqRel) + 1;
+        let connection = (number, opened?);
+        *self.current.lock() = Some(connection.clone());
+        drop(tokio::spawn(check(Arc::downgrade(&self.current), number, self.needs, self.check_every)));
+        Ok(connection)
+    }
+
+    /// Whether each write is on the server's disk before it is acknowledged.
+    pub(super) async fn syncs_each_write(&self) -> Result<bool, ConnectError> {
+        match self.connect().await?.1 {
+            Connection::One { mut connection, .. } => {
+                Ok(Settings::read(&mut connection).await?.syncs_each_write(&mut connection).await)
+            }
+            // A failover can lose what one server has on its disk.
+            Connection::Cluster(_) => Ok(false),
+        }
+    }
+
+    async fn open(&self, source: &mut Source) -> Result<Connection, ConnectError> {
+        // Sentinels are asked one after the other, and a node of a Cluster can be down.
+        let limit = match source {
+            Source::Address(_) => self.connect_timeout,
+            Source::Sentinels(_) | Source::Cluster(_) => self.connect_timeout * 3,
+        };
+        let timed_out = |_| ConnectError::Unreachable(not_connected("no connection in time"));
+        tokio::time::timeout(limit, self.open_and_check(source)).await.map_err(timed_out)?
+    }
+
+    fn batches_of(&self, connection: MultiplexedConnection) -> Batches {
+        Batches::new(connection, self.keys.clone(), self.ended.clone(), self.wait)
+    }
+
+    /// The next primary may be set up in another way than the one before, so that each is asked.
+    async fn open_and_check(&self, source: &mut Source) -> Result<Connection, ConnectError> {
+        let opened = match source {
+            Source::Address(client) => client.get_multiplexed_async_connection_with_config(&self.config).await,
+            Source::Sentinels(client) => client.get_async_connection_with_config(&self.config).await,
+            Source::Cluster(client) => {
+                let mut connection = client.get_async_connection().await.map_err(ConnectError::Unreachable)?;
+                for settings in Settings::read_primaries(&mut connection).await? {
+                    settings.check(self.needs)?;
+                }
+                return Ok(Connection::Cluster(connection));
+            }
+        };
+        let mut connection = opened.map_err(ConnectError::Unreachable)?;
+        Settings::read(&mut connection).await?.check(self.needs)?;
+        Ok(Connection::One { batches: self.batches_of(connection.clone()), connection })
+    }
+}
+
+/// Asks a server in use now and then whether it still keeps what it is given; gives the connection up if it does not, so
+/// that the next call connects anew and is told why it cannot. Ends with the connection of this number.
+async fn check(current: Weak<Current>, number: u64, needs: Needs, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let connection = match current.upgrade().and_then(|current| current.lock().clone()) {
+            Some((at, connection)) if at == number => connection,
+            _ => return,
+        };
+        let settings = match connection {
+            Connection::One { mut connection, .. } => Settings::read(&mut connection).await.map(|one| vec![one]),
+            Connection::Cluster(mut cluster) => Settings::read_primaries(&mut cluster).await,
+        };
+        // A server that does not answer is noticed by the calls.
+        let Ok(settings) = settings else { continue };
+        let checked = settings.iter().try_for_each(|settings| settings.check_again(needs));
+        if let (Err(error), Some(current)) = (checked, current.upgrade()) {
+            tracing::error!(%error, "Redis no longer keeps what it is given; it is not used until that is mended");
+            let mut current = current.lock();
+            if current.as_ref().is_some_and(|(at, _)| *at == number) {
+                *current = None;
+            }
+            return;
+        }
+    }
+}
+
+/// A call: a command, and what goes beside it.
+#[derive(Clone, Copy)]
+pub(super) struct Call<'c> {
+    pub(super) command: &'c Cmd,
+    pub(super) marks: Marks,
+    /// Whether the replicas must have what it writes.
+    pub(super) waits: bool,
+}
+
+/// What a call is told.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) value: Value,
+    /// The server's time just before, where it was asked for and could be told.
+    pub(super) now: Option<Timestamp>,
+    /// Whether its run is written down, where it may begin one.
+    pub(super) marked: Result<(), RedisError>,
+}
+
+/// How long a reply may take.
+pub(super) fn reply_max(options: &Options) -> Duration {
+    options.response_timeout + options.wait.map_or(Duration::ZERO, |wait| wait.timeout)
+}
+
+fn not_connected(why: &'static str) -> RedisError {
+    (redis::ErrorKind::Client, why).into()
+}

@@ -1,0 +1,203 @@
+//! What stands beside the records: which of them run, which answers are due to go, and how many a scope has.
+//!
+//! None of it decides anything. It is written with the records, for many calls at once, so that operators find what they
+//! look for; what is too much in it is told by the record itself, and taken out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use redis::{Cmd, Pipeline, cmd};
+use tokio::sync::Notify;
+
+use super::keys::{BUCKETS, Keys};
+use super::script;
+use keylatch_core::{RecordId, Timestamp};
+
+/// What a call changes beside its record.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Marks {
+    /// The record.
+    pub(super) id: RecordId,
+    /// It may begin a run.
+    pub(super) runs: bool,
+    /// It may end a run, and others may begin one at once.
+    pub(super) frees: bool,
+    /// It wants to know the server's time.
+    pub(super) tells_time: bool,
+    /// The answer is to go then.
+    pub(super) due: Option<Timestamp>,
+    /// The record counts for its scope.
+    pub(super) counts: Option<Counts>,
+}
+
+/// How long a record counts for its scope.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counts {
+    /// Until then, in milliseconds.
+    pub(super) until: i64,
+    /// How long that is from now, where it ends at all; 0 where it does not.
+    pub(super) keep_ms: i64,
+}
+
+impl Marks {
+    /// None, of the record of `id`.
+    pub(super) const fn of(id: RecordId) -> Self {
+        Self { id, runs: false, frees: false, tells_time: false, due: None, counts: None }
+    }
+
+    /// None, of no record.
+    pub(super) const NONE: Self = Self::of(RecordId::from_bytes([0; 32]));
+}
+
+/// The commands that go before and behind some calls.
+pub(super) struct Beside {
+    pub(super) before: Vec<Cmd>,
+    pub(super) behind: Vec<Cmd>,
+    /// Where among those before the time is asked for.
+    pub(super) time_at: Option<usize>,
+    /// Where among those before it is written what runs: before its claims, so that nothing runs unknown to it.
+    pub(super) running_at: Option<usize>,
+}
+
+impl Beside {
+    pub(super) const NONE: Self = Self { before: Vec::new(), behind: Vec::new(), time_at: None, running_at: None };
+
+    /// For calls with these marks, whose indexes are in `bucket`; and for runs that have ended.
+    pub(super) fn of(marks: &[Marks], bucket: usize, keys: &Keys, ended: &[RecordId]) -> Self {
+        let mut beside = Self::NONE;
+        if marks.iter().any(|marks| marks.tells_time || marks.runs) {
+            beside.time_at = Some(beside.before.len());
+            beside.before.push(cmd("TIME"));
+        }
+        let running = marks.iter().filter(|marks| marks.runs).map(|marks| marks.id);
+        if let Some(add) = with_members("SADD", keys.running(bucket), running) {
+            beside.running_at = Some(beside.before.len());
+            beside.before.push(add);
+        }
+        beside.before.extend(with_members("SREM", keys.running(bucket), ended.iter().copied()));
+        let mut due = marks.iter().filter_map(|marks| Some((marks.id, marks.due?))).peekable();
+        if due.peek().is_some() {
+            let mut add = cmd("ZADD");
+            add.arg(keys.due(bucket));
+            for (id, at) in due {
+                add.arg(at.as_millis()).arg(id.as_bytes());
+            }
+            beside.before.push(add);
+        }
+        count(marks, bucket, keys, &mut beside.before);
+        for Marks { id, .. } in marks.iter().filter(|marks| marks.frees) {
+            let tidy =
+                script::TIDY.command_in_full(&[&keys.record(*id), keys.running(bucket)], &[id.as_bytes().into()]);
+            beside.behind.push(tidy);
+        }
+        beside
+    }
+
+    /// How many commands these are.
+    pub(super) fn len(&self) -> usize {
+        self.before.len() + self.behind.len()
+    }
+
+    /// These, with `calls` in between.
+    pub(super) fn around(&self, calls: impl IntoIterator<Item = Cmd>, pipeline: &mut Pipeline) {
+        let (before, behind) = (self.before.iter().cloned(), self.behind.iter().cloned());
+        for command in before.chain(calls).chain(behind) {
+            pipeline.add_command(command);
+        }
+    }
+}
+
+fn with_members(name: &str, key: &[u8], ids: impl Iterator<Item = RecordId>) -> Option<Cmd> {
+    let mut ids = ids.peekable();
+    ids.peek()?;
+    let mut command = cmd(name);
+    command.arg(key);
+    for id in ids {
+        command.arg(id.as_bytes());
+    }
+    Some(command)
+}
+
+/// Adds what counts, scope by scope. A scope's set goes when the last of its records does.
+fn count(marks: &[Marks], bucket: usize, keys: &Keys, commands: &mut Vec<Cmd>) {
+    let mut scopes = BTreeMap::<_, Vec<_>>::new();
+    for Marks { id, runs, counts, .. } in marks {
+        if let Some(counts) = counts {
+            scopes.entry((id.scope_digest(), *runs)).or_default().push((*id, *counts));
+        }
+    }
+    for ((scope, are_claims), counted) in scopes {
+        let key = keys.scope(bucket, scope);
+        let mut add = cmd("ZADD");
+        add.arg(&key);
+        if are_claims {
+            // What is there already is left as it is, for the claim may be held.
+            add.arg("NX");
+        }
+        for (id, counts) in &counted {
+            add.arg(counts.until).arg(&id.as_bytes()[16..]);
+        }
+        commands.push(add);
+        let keep_ms = counted.iter().map(|(_, counts)| counts.keep_ms).max().unwrap_or(0);
+        if keep_ms > 0 {
+            for longer in ["NX", "GT"] {
+                commands.push(cmd("PEXPIRE").arg(&key).arg(keep_ms).arg(longer).to_owned());
+            }
+        }
+    }
+}
+
+/// Runs that have ended, and still stand among what runs. They are taken out with calls that go later, for the reply to
+/// the end of a run must be there first: taken out together with an end that is lost, a run would be lost from sight.
+#[derive(Debug)]
+pub(super) struct Ended {
+    buckets: [Mutex<VecDeque<(RecordId, Instant)>>; BUCKETS],
+    /// Told when there is one.
+    some: Notify,
+}
+
+/// How many of one bucket wait to be taken out at most. A sweep finds the others.
+const ENDED_MAX: usize = 4_096;
+/// How long they may wait. Later, the key may be another run's.
+const ENDED_AGE_MAX: Duration = Duration::from_secs(5);
+/// How long they wait for calls to go with, before they go alone.
+const IDLE: Duration = Duration::from_secs(1);
+/// For how long a key must not be claimed anew, for its run to be taken out so: by far more than it waits.
+pub(super) const ENDED_KEEP_MS_MIN: i64 = 60_000;
+
+impl Default for Ended {
+    fn default() -> Self {
+        Self { buckets: std::array::from_fn(|_| Mutex::default()), some: Notify::new() }
+    }
+}
+
+impl Ended {
+    pub(super) fn push(&self, bucket: usize, id: RecordId) {
+        let mut ended = self.buckets[bucket].lock();
+        if ended.len() >= ENDED_MAX {
+            ended.pop_front();
+        }
+        let is_first = ended.is_empty();
+        ended.push_back((id, Instant::now()));
+        drop(ended);
+        if is_first {
+            self.some.notify_one();
+        }
+    }
+
+    /// Waits until some have waited for a while.
+    pub(super) async fn have_waited(&self, bucket: usize) {
+        while self.buckets[bucket].lock().is_empty() {
+            self.some.notified().await;
+        }
+        tokio::time::sleep(IDLE).await;
+    }
+
+    /// Those that may still be taken out.
+    pub(super) fn take(&self, bucket: usize) -> Vec<RecordId> {
+        let ended = std::mem::take(&mut *self.buckets[bucket].lock());
+        let now = Instant::now();
+        ended.into_iter().filter(|(_, since)| now.duration_since(*since) < ENDED_AGE_MAX).map(|(id, _)| id).collect()
+    }
+}

@@ -1,0 +1,289 @@
+//! What can go wrong, and what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ffi::{self, ErrorCode};
+
+use super::attempt::Undone;
+use keylatch_core::store::{Error, ErrorKind};
+use keylatch_core::tx::Misuse;
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The path names no file: it is empty, or `:memory:`.
+    #[error("this path names no file, so that nothing in it would last; give a file, or use the memory store")]
+    NoFile,
+    /// The directory of the file is not there, and could not be made.
+    #[error("cannot make the directory {path}; make it, or choose a file in a directory that this user may write")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// SQLite could not open the file or set it up.
+    #[error(
+        "cannot open {path} as an SQLite database: {source}; check that it is one, that this user may write it and \
+         its directory, and that the disk has space"
+    )]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The file's file system has no shared memory, which a write-ahead log needs.
+    #[error("{path} cannot have a write-ahead log, its journal stays {journal:?}; put it on a local disk")]
+    NoWriteAheadLog {
+        /// The file.
+        path: PathBuf,
+        /// The journal mode that it has.
+        journal: String,
+    },
+    /// A later version of Keylatch has changed the tables, so that this one may not use them.
+    #[error(
+        "{path} has Keylatch's schema {found}, for versions that know schema {min_reader} at least, and this one knows \
+         {known}; upgrade this process, or give it another file"
+    )]
+    NewerSchema {
+        /// The file.
+        path: PathBuf,
+        /// The schema that it has.
+        found: i64,
+        /// The lowest schema that a version must know to use it.
+        min_reader: i64,
+        /// The latest schema that this version knows.
+        known: i64,
+    },
+    /// A thread of the store could not be started.
+    #[error("cannot start a thread for the store; raise this user's limit of threads")]
+    Thread(#[source] io::Error),
+}
+
+impl OpenError {
+    pub(super) fn database(path: &Path, source: rusqlite::Error) -> Self {
+        Self::Database { path: path.to_owned(), source }
+    }
+}
+
+/// Why a closure on the database did not take place.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TxError {
+    /// SQLite refused a statement of the closure, or the transaction around it.
+    ///
+    /// A statement that fails undoes itself and nothing else, as always in SQLite. One that begins or ends a
+    /// transaction, attaches a database, sets a pragma or writes to Keylatch's own tables is refused with
+    /// [`AuthorizationForStatementDenied`](ErrorCode::AuthorizationForStatementDenied), and a message that says why.
+    #[error("{0}")]
+    Sql(#[from] rusqlite::Error),
+    /// The transaction is over: its handler has ended, or awaited something else inside it, or the store is closed.
+    #[error("the transaction is over; use a `Tx` only in the handler that was given it")]
+    Over,
+    /// It held the one writer of the file for longer than
+    /// [`Options::with_closure_time_max`](super::Options::with_closure_time_max) allows, and nothing of it stays.
+    #[error("{}", Misuse::TooLong)]
+    TooLong,
+    /// It read for so long that the log beside the file came to its limit, which is
+    /// [`Options::with_log_pages_max`](super::Options::with_log_pages_max).
+    #[error(
+        "the query was interrupted: while it runs, the log beside the file cannot start anew, and it had come to its \
+         limit; read less at once, or raise `sqlite::Options::with_log_pages_max`"
+    )]
+    LogTooLong,
+    /// It changed how its connection works, by other ways than statements, and nothing of it stays.
+    #[error("{}", Misuse::Reconfigured)]
+    Reconfigured,
+}
+
+/// So that closures with errors of their own need to know SQLite's only.
+impl From<TxError> for rusqlite::Error {
+    fn from(error: TxError) -> Self {
+        let code = match error {
+            TxError::Sql(error) => return error,
+            TxError::Over => ffi::SQLITE_ABORT,
+            TxError::TooLong | TxError::LogTooLong => ffi::SQLITE_INTERRUPT,
+            TxError::Reconfigured => ffi::SQLITE_AUTH,
+        };
+        Self::SqliteFailure(ffi::Error::new(code), Some(error.to_string()))
+    }
+}
+
+/// What goes wrong in one job of a batch.
+#[derive(Debug)]
+pub(super) enum Fault<E = Error> {
+    /// This job failed alone: it wrote nothing, and the batch goes on.
+    Job(E),
+    /// This job failed, and took the transaction with it that it shared with those before it.
+    Ended(E),
+    /// SQLite cannot go on with the batch.
+    Batch(rusqlite::Error),
+}
+
+impl From<Fault> for Fault<Undone> {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Job(error) => Self::Job(error.into()),
+            Fault::Ended(error) => Self::Ended(error.into()),
+            Fault::Batch(error) => Self::Batch(error),
+        }
+    }
+}
+
+impl Fault {
+    /// What an error of a statement of our own means. `alive` says whether the transaction still is.
+    pub(super) fn of(error: rusqlite::Error, alive: bool) -> Self {
+        match code(&error) {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) if alive => {
+                Self::Job(Error::new(ErrorKind::Corrupt, error))
+            }
+            Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch) if alive => {
+                Self::Job(Error::new(ErrorKind::Refused, error))
+            }
+            _ => Self::Batch(error),
+        }
+    }
+}
+
+/// A batch that was not committed. Everyone in it is told.
+#[derive(Debug, Clone)]
+pub(super) struct BatchFailed {
+    pub(super) kind: ErrorKind,
+    code: ffi::Error,
+    message: Option<String>,
+}
+
+impl BatchFailed {
+    /// Before the commit: nothing was written.
+    pub(super) fn before_commit(error: rusqlite::Error) -> Self {
+        Self::of(ErrorKind::Unavailable, error)
+    }
+
+    /// By the commit itself.
+    ///
+    /// An I/O error leaves open whether the disk has the commit: this process, and every other, goes on without
+    /// it, but after a crash it may be found in the log. Any other error means that it was not written in full.
+    pub(super) fn by_commit(error: rusqlite::Error) -> Self {
+        let kind = match code(&error) {
+            Some(ErrorCode::SystemIoFailure) => ErrorKind::NotKnown,
+            _ => ErrorKind::Unavailable,
+        };
+        Self::of(kind, error)
+    }
+
+    /// By a panic in the store itself, before the commit.
+    pub(super) fn by_panic() -> Self {
+        Self::plain(ErrorKind::Unavailable, "the store's thread panicked; its log says where")
+    }
+
+    /// By another job, which ended the transaction.
+    pub(super) fn by_another() -> Self {
+        let message = "a statement of another closure has ended the transaction that they shared";
+        Self::of(ErrorKind::Unavailable, aborted(message))
+    }
+
+    /// There is no thread any more that could do it.
+    pub(super) fn ended() -> Self {
+        Self::plain(ErrorKind::Unavailable, "the store's thread has ended")
+    }
+
+    /// The thread that had the job ended without a reply.
+    pub(super) fn unanswered() -> Self {
+        Self::plain(ErrorKind::NotKnown, "the store's thread has ended without a reply")
+    }
+
+    /// Whether one job may have failed all: by a constraint that is checked at the commit, or by a record that cannot be
+    /// written.
+    pub(super) fn is_of_one(&self) -> bool {
+        use ErrorCode::{ConstraintViolation, DatabaseCorrupt, TooBig};
+        matches!(self.code.code, ConstraintViolation | DatabaseCorrupt | TooBig)
+    }
+
+    /// The same, of the only job in the batch: what breaks a constraint or a limit once does so again.
+    pub(super) fn alone(self) -> Self {
+        match self.code.code {
+            ErrorCode::ConstraintViolation | ErrorCode::TooBig => Self { kind: ErrorKind::Refused, ..self },
+            ErrorCode::DatabaseCorrupt => Self { kind: ErrorKind::Corrupt, ..self },
+            _ => self,
+        }
+    }
+
+    fn of(kind: ErrorKind, error: rusqlite::Error) -> Self {
+        match error {
+            rusqlite::Error::SqliteFailure(code, message) => Self { kind, code, message },
+            rusqlite::Error::SqlInputError { error: code, msg, .. } => Self { kind, code, message: Some(msg) },
+            other => Self { kind, code: ffi::Error::new(ffi::SQLITE_ERROR), message: Some(other.to_string()) },
+        }
+    }
+
+    fn plain(kind: ErrorKind, message: &str) -> Self {
+        Self { kind, code: ffi::Error::new(ffi::SQLITE_INTERNAL), message: Some(message.to_owned()) }
+    }
+
+    /// What whoever runs the process can do.
+    pub(super) const fn advice(&self) -> &'static str {
+        match self.code.code {
+            ErrorCode::DiskFull => "free space on its disk, or raise the limit of its size",
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
+                "another process has held its write lock for too long; see what holds it"
+            }
+            ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied => {
+                "make the file and its directory writable again"
+            }
+            ErrorCode::SystemIoFailure => "check its disk",
+            ErrorCode::SchemaChanged => "upgrade this process",
+            ErrorCode::OutOfMemory => "give the process more memory",
+            ErrorCode::OperationAborted => {
+                "free space on its disk, and let no statement end the transaction, as OR ROLLBACK does"
+            }
+            ErrorCode::ConstraintViolation => "a deferred constraint does not hold at the commit; check the writes",
+            ErrorCode::TooBig => "keep only smaller answers (`IdempotencyLayer::with_answer_bytes_max`)",
+            _ => "check the file",
+        }
+    }
+}
+
+impl From<&BatchFailed> for rusqlite::Error {
+    fn from(failed: &BatchFailed) -> Self {
+        Self::SqliteFailure(failed.code, failed.message.clone())
+    }
+}
+
+impl From<BatchFailed> for Error {
+    fn from(failed: BatchFailed) -> Self {
+        let cause = rusqlite::Error::from(&failed);
+        Self::new(failed.kind, format!("SQLite: {cause}; {}", failed.advice()))
+    }
+}
+
+impl From<BatchFailed> for TxError {
+    fn from(failed: BatchFailed) -> Self {
+        Self::Sql((&failed).into())
+    }
+}
+
+/// What a job is told when SQLite has ended the transaction in its closure's hands.
+pub(super) fn transaction_ended() -> BatchFailed {
+    let message = "a statement that failed in the closure has ended the transaction";
+    BatchFailed::of(ErrorKind::Unavailable, aborted(message))
+}
+
+/// What a job is told whose writes owe a deferred foreign key.
+pub(super) fn constraint_owed() -> BatchFailed {
+    let code = ffi::Error::new(ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
+    BatchFailed { kind: ErrorKind::Refused, code, message: Some("FOREIGN KEY constraint failed".to_owned()) }
+}
+
+fn aborted(message: &str) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK), Some(message.to_owned()))
+}
+
+fn code(error: &rusqlite::Error) -> Option<ErrorCode> {
+    match error {
+        rusqlite::Error::SqliteFailure(code, _) | rusqlite::Error::SqlInputError { error: code, .. } => Some(code.code),
+        _ => None,
+    }
+}

@@ -1,0 +1,164 @@
+//! The SQLite store: one file, durable, nothing to install.
+//!
+//! All writes go through one thread, which takes everything that waits, does it in one transaction, and commits
+//! once for all: many callers share one sync of the disk. Nobody is answered before that. Reads have threads of
+//! their own beside it. Other processes may use the same file.
+//!
+//! Callers who share a batch and a runtime with threads of its own hear of it through a task there. So, as always in
+//! async code, do not block such a thread on a call to the store.
+//!
+//! ```text
+//!  claim, complete, …  ┐                 ┌─────────── one batch ───────────┐
+//!  a handler with a Tx ├─▶ queue ─▶ BEGIN  job  job  [unit: claim+writes]  COMMIT ─▶ all replies
+//!  Store::execute      ┘                 └─────────────────────────────────┘
+//! ```
+//!
+//! The file is the user's too: `Atomic` is for tables in the same file, through [`Tx::run`](keylatch_core::Tx::run), and
+//! [`Store::execute`] makes such tables. Keylatch's own tables begin with `keylatch_`; their columns can be read
+//! with any tool, and must be written by nobody else. The [manual](https://docs.rs/keylatch/latest/keylatch/manual/sqlite/) says what a closure may do, how
+//! to migrate, and how the file and its log stay bounded.
+
+mod attempt;
+mod checkpoint;
+mod db;
+mod deferred;
+mod error;
+mod fence;
+mod gate;
+mod guard;
+mod job;
+mod loan;
+mod migrate;
+mod open;
+mod ops;
+mod options;
+mod own;
+mod poll;
+mod replies;
+mod rows;
+mod savepoint;
+mod sweep;
+mod tx;
+mod unit;
+mod worker;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+pub use error::{OpenError, TxError};
+pub use fence::{LeaseLost, assert_owner};
+use keylatch_core::Clock;
+pub use options::{
+    BATCH_JOBS_MAX, BUSY_TIMEOUT, CACHE_BYTES, CHECKPOINT_PAGES, CLOSURE_TIME_MAX, LOG_PAGES_MAX, Options,
+    QUERY_THREADS, QUEUE_JOBS_MAX,
+};
+pub use own::{Entered, InOwn};
+/// The version of rusqlite whose [`Connection`] closures get.
+pub use rusqlite;
+pub use savepoint::savepoint;
+pub use tx::{Loaned, Session, Sqlite};
+use unit::Undone;
+use worker::Lane;
+
+/// A store in an SQLite file. A clone is the same store; when the last is dropped, what waits is done, and the
+/// threads end.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    writer: Lane,
+    /// Reads of single records.
+    reader: Lane,
+    /// Everything that may take longer: pages, counts, the user's queries.
+    querier: Lane,
+    path: PathBuf,
+    /// The same, from the root.
+    canonical: PathBuf,
+    clock: Clock,
+}
+
+impl Store {
+    /// Opens the file at `path`, and makes it and its directory if they are not there.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]; each says what to do.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::open_with(path, Options::default()).await
+    }
+
+    /// Opens the file at `path` with these options, and makes it and its directory if they are not there.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]; each says what to do.
+    pub async fn open_with(path: impl AsRef<Path>, options: Options) -> Result<Self, OpenError> {
+        let path = path.as_ref().to_owned();
+        let (reply, replied) = oneshot::channel();
+        thread::Builder::new()
+            .name("keylatch-open".into())
+            .spawn(move || drop(reply.send(open::open(&path, &options))))
+            .map_err(OpenError::Thread)?;
+        match replied.await {
+            Ok(opened) => Ok(Self(Arc::new(opened?))),
+            Err(_) => Err(OpenError::Thread(std::io::Error::other("the thread that opens the file has ended"))),
+        }
+    }
+
+    /// Runs a write of the user's own, such as one that makes tables at start. It is one unit: if the closure fails,
+    /// nothing of it stays. It is durable when this returns.
+    ///
+    /// The closure may not begin or end transactions, attach databases, set pragmas, or write to Keylatch's tables; an
+    /// error names the rule. Everyone waits while it runs, so that its time is limited
+    /// ([`Options::with_closure_time_max`]). A migration that does any of this, or takes long, runs on a connection of its
+    /// own before the store is opened: see the [manual](https://docs.rs/keylatch/latest/keylatch/manual/sqlite/).
+    ///
+    /// # Errors
+    ///
+    /// [`TxError::Sql`] if the closure or the commit fails. [`TxError::TooLong`] and [`TxError::Reconfigured`], as they say.
+    ///
+    /// # Panics
+    ///
+    /// If the closure does; what it wrote is taken back.
+    pub async fn execute<T, F>(&self, closure: F) -> Result<T, TxError>
+    where
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let done = self.0.writer.call(move |db| unit::write(db, closure));
+        done.await.map_err(Undone::or_panic)
+    }
+
+    /// Runs a read-only query of the user's own, on a state of the file that does not change meanwhile.
+    ///
+    /// It sees all that was acknowledged before it began. The closure may read everything, and write nothing. While it
+    /// runs, the log beside the file cannot start anew, and grows. When the log is too long, a query waits for a moment
+    /// before it begins, and one under which the log comes to its limit is interrupted.
+    ///
+    /// # Errors
+    ///
+    /// [`TxError::Sql`] if the closure fails. [`TxError::LogTooLong`] if it was interrupted for the log's sake.
+    ///
+    /// # Panics
+    ///
+    /// If the closure does.
+    pub async fn query<T, F>(&self, closure: F) -> Result<T, TxError>
+    where
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let done = self.0.querier.call(move |db| unit::read(db, closure));
+        done.await.map_err(Undone::or_panic)
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sqlite::Store({})", self.0.path.display())
+    }
+}

@@ -1,0 +1,164 @@
+//! The cell through which the writer lends its connection to a handler's [`Tx`](keylatch_core::Tx).
+//!
+//! ```text
+//! Idle ──run polled──▶ Wanted ──writer──▶ Lent ──writer──▶ Over
+//! ```
+//!
+//! The handler is polled on its own task until it first wants the connection. Then its future moves to the writer,
+//! which puts the connection in, polls the future once, and takes the connection out again. So a handler can hold
+//! the connection for as long as it computes, and never while it waits.
+
+use std::mem;
+use std::panic::Location;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+use rusqlite::Connection;
+
+use super::error::TxError;
+use super::guard::Guard;
+
+/// The cell, and the handler's end of it.
+#[derive(Debug, Default)]
+pub(super) struct Loan(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    phase: Phase,
+    /// Who polls the handler before it moves to the writer.
+    driver: Option<Waker>,
+    /// Who waits for the connection, if that is not the driver itself.
+    waiter: Option<Waker>,
+    /// Whether the handler's end is gone.
+    returned: bool,
+    /// Where the closure that ran last was asked for.
+    latest: Option<&'static Location<'static>>,
+}
+
+#[derive(Debug, Default)]
+enum Phase {
+    #[default]
+    Idle,
+    Wanted,
+    Lent(Connection, Guard),
+    Over,
+}
+
+// ---- The handler's end ---------------------------------------------------------------------------------
+
+impl Loan {
+    /// Runs the closure, once the connection is here. `closure` is taken when it runs; where it cannot run, or its
+    /// result does not count, `refused` makes the result. `place` is where it was asked for.
+    pub(super) fn poll_run<R, F>(
+        &self,
+        cx: &Context<'_>,
+        closure: &mut Option<F>,
+        refused: fn(TxError) -> R,
+        place: &'static Location<'static>,
+    ) -> Poll<R>
+    where
+        F: FnOnce(&Connection, &Guard) -> R,
+    {
+        let mut state = self.0.lock();
+        let state = &mut *state;
+        match &state.phase {
+            Phase::Lent(_, guard) if guard.is_over() => Poll::Ready(refused(TxError::TooLong)),
+            // An error has ended it.
+            Phase::Lent(conn, _) if conn.is_autocommit() => Poll::Ready(refused(TxError::Over)),
+            // Under the lock: the writer, which wants the connection back, waits for the closure.
+            Phase::Lent(conn, guard) => match closure.take() {
+                Some(closure) => {
+                    state.latest = Some(place);
+                    let done = closure(conn, guard);
+                    Poll::Ready(if guard.is_over() { refused(TxError::TooLong) } else { done })
+                }
+                None => Poll::Ready(refused(TxError::Over)),
+            },
+            Phase::Over => Poll::Ready(refused(TxError::Over)),
+            Phase::Idle | Phase::Wanted => {
+                state.phase = Phase::Wanted;
+                let driven = state.driver.as_ref().is_some_and(|driver| driver.will_wake(cx.waker()));
+                if !driven {
+                    // Somewhere else than in the handler's own poll: another task, or a combinator with wakers of
+                    // its own. The driver may be asleep.
+                    state.waiter = Some(cx.waker().clone());
+                    if let Some(driver) = &state.driver {
+                        driver.wake_by_ref();
+                    }
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The handler's end is gone.
+    pub(super) fn give_back(&self) {
+        self.0.lock().returned = true;
+    }
+}
+
+// ---- The store's end -----------------------------------------------------------------------------------
+
+/// The store's end. Without it the transaction is over, for whoever still waits for it.
+#[derive(Debug, Default)]
+pub(super) struct Lender(Arc<Loan>);
+
+impl Drop for Lender {
+    fn drop(&mut self) {
+        let mut state = self.0.0.lock();
+        state.phase = Phase::Over;
+        state.driver = None;
+        let waiter = state.waiter.take();
+        drop(state);
+        waiter.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Lender {
+    /// The handler's end.
+    pub(super) fn loan(&self) -> Arc<Loan> {
+        self.0.clone()
+    }
+
+    /// Notes who polls the handler. To be called before each of its polls.
+    pub(super) fn driven_by(&self, waker: &Waker) {
+        let mut state = self.0.0.lock();
+        match &mut state.driver {
+            Some(driver) => driver.clone_from(waker),
+            driver => *driver = Some(waker.clone()),
+        }
+    }
+
+    /// Whether the handler waits for the connection.
+    pub(super) fn is_wanted(&self) -> bool {
+        matches!(self.0.0.lock().phase, Phase::Wanted)
+    }
+
+    /// Whether the handler's end is gone.
+    pub(super) fn is_returned(&self) -> bool {
+        self.0.0.lock().returned
+    }
+
+    /// Where the handler's closure that ran last stands in its source.
+    pub(super) fn latest(&self) -> Option<&'static Location<'static>> {
+        self.0.0.lock().latest
+    }
+
+    /// Puts the connection in.
+    pub(super) fn lend(&self, conn: Connection, guard: Guard) {
+        let mut state = self.0.0.lock();
+        state.phase = Phase::Lent(conn, guard);
+        let waiter = state.waiter.take();
+        drop(state);
+        waiter.into_iter().for_each(Waker::wake);
+    }
+
+    /// Takes the connection out, when the closure that uses it has ended. The transaction is over.
+    pub(super) fn take_back(&self) -> Connection {
+        match mem::replace(&mut self.0.0.lock().phase, Phase::Over) {
+            Phase::Lent(conn, _) => conn,
+            _ => unreachable!("only the store's end takes the connection out"),
+        }
+    }
+}

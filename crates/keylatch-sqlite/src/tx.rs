@@ -1,0 +1,210 @@
+//! `Atomic` on SQLite.
+
+use std::future::poll_fn;
+use std::ops::{Deref, DerefMut};
+use std::panic::{Location, resume_unwind};
+use std::sync::Arc;
+use std::task::Poll;
+
+use futures_util::future::BoxFuture;
+use rusqlite::Connection;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::Store;
+use super::attempt::{Attempt, Failure, Reply};
+use super::error::{BatchFailed, TxError};
+use super::guard::Guard;
+use super::loan::{Lender, Loan};
+use super::savepoint::savepoint;
+use keylatch_core::machine::{self, Claim, Decision};
+use keylatch_core::store::{At, Error, Store as _};
+use keylatch_core::tx::{Database, Start, Transacted, Transactional, Verdict};
+use keylatch_core::{Policy, tx};
+
+/// Marks a handler's transaction as one on SQLite.
+#[derive(Debug, Clone, Copy)]
+pub struct Sqlite;
+
+impl Database for Sqlite {
+    type Handle = Loaned;
+}
+
+/// What a `keylatch::Tx<Sqlite>` is made of. It goes back to the store when it is dropped.
+#[derive(Debug)]
+pub struct Loaned(Session);
+
+impl Deref for Loaned {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.0
+    }
+}
+
+impl DerefMut for Loaned {
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.0
+    }
+}
+
+impl Drop for Loaned {
+    fn drop(&mut self) {
+        self.0.0.give_back();
+    }
+}
+
+/// What a handler does with its `Tx<Sqlite>`: a cell into which the writer puts its connection.
+#[derive(Debug)]
+pub struct Session(Arc<Loan>);
+
+impl Session {
+    /// Runs `closure` on the database file, in this handler's transaction.
+    ///
+    /// What it writes commits together with the record and the answer. [`Store::query`] sees it only then.
+    ///
+    /// From the first use to its end, the handler must not await anything but further uses of this `Tx`: the
+    /// one writer of the file is in its hands. A handler that does is stopped, its writes are taken back, and it
+    /// gets [`Misuse::AwaitedInside`](keylatch_core::tx::Misuse::AwaitedInside). So all other awaiting comes first. From
+    /// then on it also runs on the writer's thread, where task-locals set outside the layer are not to be seen.
+    ///
+    /// Use [`prepare_cached`](Connection::prepare_cached) for what runs often. Foreign keys are checked, deferred ones
+    /// when the handler has ended.
+    ///
+    /// A closure with errors of its own goes to [`try_run`](Self::try_run); a part that may fail without the rest, to
+    /// [`savepoint`](Self::savepoint).
+    ///
+    /// # Errors
+    ///
+    /// [`TxError::Sql`] if the closure fails; the transaction goes on, with what other statements wrote.
+    /// [`TxError::Over`] if the handler has ended, or was stopped. [`TxError::TooLong`] if it has held the writer for
+    /// longer than [`Options::with_closure_time_max`](super::Options::with_closure_time_max) allows.
+    #[track_caller]
+    pub fn run<T, F>(&mut self, closure: F) -> impl Future<Output = Result<T, TxError>> + Send + use<'_, T, F>
+    where
+        T: Send,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
+    {
+        let closure = |db: &Connection, guard: &Guard| closure(db).map_err(|error| guard.explain(error).into());
+        self.lent(closure, |refused| Err(refused))
+    }
+
+    /// As [`run`](Self::run), for a closure with errors of the caller's own type. It gets them as they are:
+    ///
+    /// ```
+    /// # use keylatch::{Tx, sqlite::Sqlite};
+    /// #[derive(Debug)]
+    /// enum Refusal { SoldOut, Database(rusqlite::Error) }
+    ///
+    /// impl From<rusqlite::Error> for Refusal {
+    ///     fn from(error: rusqlite::Error) -> Self { Self::Database(error) }
+    /// }
+    ///
+    /// async fn take(tx: &mut Tx<Sqlite>) -> Result<i64, Refusal> {
+    ///     tx.try_run(|db| {
+    ///         let left: i64 = db.query_row("SELECT pieces FROM stock", [], |row| row.get(0))?;
+    ///         if left == 0 { return Err(Refusal::SoldOut); }
+    ///         db.execute("UPDATE stock SET pieces = pieces - 1", [])?;
+    ///         Ok(left - 1)
+    ///     })
+    ///     .await
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The closure's own; what else `run` can fail with comes as the [`rusqlite::Error`] that
+    /// [`TxError`] turns into.
+    #[track_caller]
+    pub fn try_run<T, E, F>(&mut self, closure: F) -> impl Future<Output = Result<T, E>> + Send + use<'_, T, E, F>
+    where
+        T: Send,
+        E: From<rusqlite::Error> + Send,
+        F: FnOnce(&Connection) -> Result<T, E> + Send,
+    {
+        self.lent(|db, _| closure(db), |refused| Err(rusqlite::Error::from(refused).into()))
+    }
+
+    /// As [`try_run`](Self::try_run), in a savepoint: if the closure fails, what it wrote is taken back, and the
+    /// transaction goes on with what other closures wrote.
+    ///
+    /// # Errors
+    ///
+    /// As `try_run`.
+    #[track_caller]
+    pub fn savepoint<T, E, F>(&mut self, closure: F) -> impl Future<Output = Result<T, E>> + Send + use<'_, T, E, F>
+    where
+        T: Send,
+        E: From<rusqlite::Error> + Send,
+        F: FnOnce(&Connection) -> Result<T, E> + Send,
+    {
+        self.try_run(|db| savepoint(db, closure))
+    }
+
+    #[track_caller]
+    fn lent<R, F>(&mut self, closure: F, refused: fn(TxError) -> R) -> impl Future<Output = R> + Send + use<'_, R, F>
+    where
+        R: Send,
+        F: FnOnce(&Connection, &Guard) -> R + Send,
+    {
+        let place = Location::caller();
+        let mut closure = Some(closure);
+        poll_fn(move |cx| self.0.poll_run(cx, &mut closure, refused, place))
+    }
+}
+
+impl Transactional for Store {
+    type Database = Sqlite;
+
+    fn transact(
+        &self,
+        claim: Claim,
+        policy: Policy,
+        start: Start<Sqlite>,
+    ) -> BoxFuture<'_, Result<At<Transacted>, Error>> {
+        Box::pin(async move {
+            // The claim comes with the first write, or at the end: nothing starts for what is already answered.
+            let At { value, now } = self.read(claim.id()).await?;
+            if let Some(record) = value
+                && machine::decide(Some(&record), claim.fingerprint, now) != Decision::Run
+            {
+                return Ok(At { value: Transacted::Held(record), now });
+            }
+            let lender = Lender::default();
+            let mut work = start(Loaned(Session(lender.loan())));
+            let verdict = drive(&mut work, &lender).await;
+            let (reply, replied) = oneshot::channel();
+            let sent = self.0.writer.send::<Error>(Attempt {
+                id: claim.id(),
+                claim,
+                policy,
+                work: Some(work),
+                verdict,
+                lender,
+                runtime: Handle::try_current().ok(),
+                result: None,
+                reply,
+            });
+            sent.await?;
+            let Ok(Reply { result, work }) = replied.await else { return Err(BatchFailed::unanswered().into()) };
+            drop(work);
+            match result {
+                Ok(transacted) => Ok(transacted),
+                Err(Failure::Store(error)) => Err(error),
+                Err(Failure::Panic(panic)) => resume_unwind(panic),
+            }
+        })
+    }
+}
+
+/// Polls the handler on this task until it ends, or wants the connection: then there is no verdict yet.
+fn drive<'w>(work: &'w mut tx::Work, lender: &'w Lender) -> impl Future<Output = Option<Verdict>> + use<'w> {
+    poll_fn(|cx| {
+        lender.driven_by(cx.waker());
+        match work.as_mut().poll(cx) {
+            Poll::Ready(verdict) => Poll::Ready(Some(verdict)),
+            Poll::Pending if lender.is_wanted() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+}

@@ -1,0 +1,78 @@
+//! The conformance suite on SQLite.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use keylatch::conformance::Harness;
+use keylatch::sqlite::{self, Options};
+use keylatch::store::Store;
+use keylatch::{Clock, RecordId, Timestamp};
+use tempfile::TempDir;
+
+struct Sqlite {
+    clock: Clock,
+    store: sqlite::Store,
+    directory: TempDir,
+}
+
+impl Sqlite {
+    async fn new() -> Self {
+        let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+        let directory = tempfile::tempdir().expect("a directory for the case");
+        let store = open(directory.path().join("keylatch.db"), clock.clone()).await;
+        Self { clock, store, directory }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("keylatch.db")
+    }
+
+    /// A store with threads and connections of its own: to the file, it is a second process.
+    fn open_another(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+        Box::pin(async { Arc::new(open(self.path(), self.clock.clone()).await) as Arc<dyn Store> })
+    }
+}
+
+async fn open(path: PathBuf, clock: Clock) -> sqlite::Store {
+    sqlite::Store::open_with(path, Options::default().with_clock(clock)).await.expect("the file can be opened")
+}
+
+impl Harness for Sqlite {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::new(self.store.clone())
+    }
+
+    fn connect(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+        self.open_another()
+    }
+
+    /// The store before it is left as it is, open and in the middle of things.
+    fn restart(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+        self.open_another()
+    }
+
+    fn advance(&self, by: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move { self.clock.advance(by) })
+    }
+
+    fn misplace(&self, from: RecordId, to: RecordId) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let file = rusqlite::Connection::open(self.path()).expect("the file can be opened");
+            let copied = file
+                .execute_batch(&format!(
+                    "BEGIN IMMEDIATE;
+                     CREATE TEMP TABLE moved AS SELECT * FROM keylatch_record WHERE hex(id) = upper('{from}');
+                     UPDATE moved SET id = unhex('{to}');
+                     DELETE FROM keylatch_record WHERE id = unhex('{to}');
+                     INSERT INTO keylatch_record SELECT * FROM moved;
+                     COMMIT;"
+                ))
+                .and_then(|()| file.query_row("SELECT count(*) FROM moved", [], |row| row.get::<_, i64>(0)));
+            assert_eq!(copied.expect("the record can be copied"), 1, "there is a record to misplace");
+        })
+    }
+}
+
+keylatch::conformance!(Sqlite::new().await);

@@ -1,0 +1,18 @@
+//! The SQLite store beyond the conformance suite: batches, transactions, faults, other processes.
+
+mod batches;
+mod cancellation;
+mod damage;
+mod faults;
+mod fence;
+mod guard;
+mod log;
+mod opening;
+mod overtime;
+mod own;
+mod queries;
+mod replies;
+mod sharing;
+mod support;
+mod sync;
+mod transactions;
