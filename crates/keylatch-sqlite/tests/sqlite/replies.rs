@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all};
 use keylatch::machine::Claimed;
-use keylatch::sqlite::Options;
+use keylatch::sqlite::{Loaned, Options};
 use keylatch::store::{At, Error, ErrorKind, Store as _};
 use keylatch::tx::{Transacted, Transactional as _};
 use keylatch::{Guarantee, Policy};
@@ -161,7 +161,7 @@ fn what_is_left_of_a_cut_off_handler_is_dropped_among_its_like_and_harms_none() 
         let (tell, told) = mpsc::channel();
         let attempt = |name: String, spiteful: Option<Spiteful>| {
             let (begin, store) = (begin.clone(), fixture.store.clone());
-            let handler = async move |mut tx| {
+            let handler = async move |mut tx: Loaned| {
                 let _spiteful = spiteful;
                 begin.send(()).unwrap();
                 add(&mut tx, &name).await.unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use keylatch::sqlite::{Loaned, Session, TxError};
+use keylatch::sqlite::{Loaned, Session, Sqlite, TxError};
 use keylatch::store::{ErrorKind, State, Store as _};
 use keylatch::tx::{Misuse, Transacted, Verdict};
 use keylatch::{Guarantee, Outcome};
