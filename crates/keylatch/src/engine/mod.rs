@@ -45,9 +45,9 @@ pub use self::function::{Done, RunError};
 use self::patience::Patience;
 use self::quota::Quotas;
 pub use self::resolve::{Resolution, Resolved, Resolver};
-pub use self::run::{Ended, Handed, Identity, Run, STEP_BYTES_MAX, STEPS_MAX, StepError};
 #[cfg(feature = "http")]
 pub(crate) use self::run::derived_key;
+pub use self::run::{Ended, Handed, Identity, Run, STEP_BYTES_MAX, STEPS_MAX, StepError};
 #[cfg(feature = "http")]
 pub(crate) use self::telemetry::{is_traced, span, within};
 use crate::machine::{self, Claim, Decision, Refusal, Terms};
