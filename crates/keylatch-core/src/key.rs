@@ -25,11 +25,12 @@ pub enum InvalidKey {
     TooLong,
     /// A space, a control character or a byte outside ASCII.
     #[error(
-        "the key has a character that is not visible ASCII at position {0}; use letters, digits and punctuation without spaces"
+        "the key has a character at position {0} that is not visible ASCII; use letters, digits and punctuation, \
+         without spaces"
     )]
     BadCharacter(usize),
     /// The text opens with a quote that is never closed, or goes on after it.
-    #[error("the quoted key does not end with its closing quote; send \"key\" or the bare form key")]
+    #[error("the quoted key has no closing quote at its end; send \"key\" or the bare form key")]
     Unterminated,
     /// A backslash before anything but a quote or a backslash.
     #[error("the quoted key has a backslash at position {0} that escapes neither a quote nor a backslash")]

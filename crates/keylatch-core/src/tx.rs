@@ -105,8 +105,8 @@ impl fmt::Display for Place {
 pub enum Misuse {
     /// It awaited something else after its first write.
     #[error(
-        "the handler awaited something else after {}, where it had begun to write in its transaction, which would have \
-         held up every other writer; do all other awaiting before the first use of `Tx`, or use `Fenced`",
+        "the handler awaited something else after {}, inside its transaction, which would have blocked every other \
+         writer; await everything else before the first use of `Tx`, or use `Fenced`",
         Place(*after)
     )]
     AwaitedInside {
@@ -114,36 +114,37 @@ pub enum Misuse {
         after: Option<&'static Location<'static>>,
     },
     /// It kept the transaction from coming back.
-    #[error("the handler did not give its transaction back; do not move a `Tx` to another task")]
+    #[error("the handler did not return its transaction; do not move a `Tx` to another task")]
     NotReturned,
     /// A statement in it had failed, so that the database would commit nothing of it; and the handler answered as if
     /// all were well.
     #[error(
-        "a statement of the handler's transaction failed, which took back everything in it, and the handler answered \
-         with success; pass the error on, or wrap what may fail in a savepoint"
+        "a statement of the handler's transaction failed, which rolls back the whole transaction, but the handler \
+         answered with success; return the error, or put what may fail into a savepoint"
     )]
     Failed,
     /// It ended the transaction by a statement of its own.
     #[error(
-        "the handler ended its transaction itself, so its writes are apart from its answer; leave that to the layer"
+        "the handler ended its transaction itself, so its writes and its answer are not one unit; let the layer end it"
     )]
     Ended,
     /// On PostgreSQL: the record could not be written with the rights that the transaction had at its end.
     #[error(
-        "the record of the handler's transaction could not be written, for the role has no right to; if the handler sets \
-         another role (`SET LOCAL ROLE`), it must `RESET ROLE` before it ends; otherwise see `keylatch::postgres::grant`"
+        "the role of the handler's transaction has no right to write its record; if the handler sets another role \
+         (`SET LOCAL ROLE`), it must `RESET ROLE` before it ends; otherwise see `keylatch::postgres::grant`"
     )]
     OtherRole,
     /// On SQLite: it held the one writer of the file for longer than the store allows.
     #[error(
-        "the closure held the one writer of the file for too long, and what it wrote was taken back; write less in one \
+        "the closure held the file's only writer for too long, and its writes were rolled back; write less in one \
          transaction, do what is not SQL before its first use, or raise `sqlite::Options::with_closure_time_max`"
     )]
     TooLong,
     /// On SQLite: it changed how its connection works, which others use after it.
     #[error(
-        "the closure changed how its connection works (its configuration, limits or hooks), which everyone shares; that \
-         and what it wrote was taken back; leave the connection as it is, and use a connection of your own for such work"
+        "the closure changed its connection (configuration, limits or hooks), which all callers share; the change was \
+         undone, and its writes were rolled back; leave the connection as it is, and use your own connection for such \
+         work"
     )]
     Reconfigured,
 }

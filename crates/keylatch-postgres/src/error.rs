@@ -13,19 +13,19 @@ use keylatch_core::store::{Error, ErrorKind};
 pub enum OpenError {
     /// The schema's name has a character that is not a lower-case letter, a digit or `_`, or begins with a digit or
     /// `pg_`, or is longer than 63.
-    #[error("{0:?} is no name for a schema; use up to 63 lower-case letters, digits and _")]
+    #[error("{0:?} is not a valid schema name; use up to 63 lower-case letters, digits and _")]
     SchemaName(String),
     /// The server could not be reached, or refused.
     #[error("cannot use the PostgreSQL server: {0}; check its address, user and password, and that it runs")]
     Server(#[source] sqlx::Error),
     /// The server could not be talked to in TLS, or is not who it should be.
     #[error(
-        "the PostgreSQL server is not to be trusted: {0}; see sslmode, sslrootcert (the authority that signed its \
+        "the PostgreSQL server could not be verified: {0}; check sslmode, sslrootcert (the authority that signed its \
          certificate) and the host name in its address"
     )]
     Tls(#[source] sqlx::Error),
     /// What is there is not the server but a pooler that gives each transaction another connection.
-    #[error("a pooler stands before the PostgreSQL server: {0}; see Options::with_transaction_pooling")]
+    #[error("a pooler is in front of the PostgreSQL server: {0}; see Options::with_transaction_pooling")]
     Pooler(#[source] sqlx::Error),
     /// The role may not read the schema, or not make a part of it.
     #[error("{0}; call keylatch::postgres::grant for this role, or migrate with one that may create in the database")]
@@ -38,7 +38,7 @@ pub enum OpenError {
     NotSynchronous(&'static str),
     /// The schema is older than this version needs, or not there, and this role may not change it.
     #[error(
-        "the schema {schema:?} has version {found} (0 is none) and this version needs {needed}; call \
+        "the schema {schema:?} has version {found} (0 means none), and this process needs version {needed}; call \
          keylatch::postgres::migrate, and then grant, with a role that may create in it"
     )]
     NotMigrated {
@@ -51,8 +51,8 @@ pub enum OpenError {
     },
     /// A later version of Keylatch has changed the schema, so that this one may not use it.
     #[error(
-        "the schema {schema:?} has version {found}, for processes that know version {min_reader} at least, and this one \
-         knows {known}; upgrade this process, or give it another schema"
+        "the schema {schema:?} has version {found}, which only processes that know version {min_reader} or later may \
+         use, and this process knows version {known}; upgrade it, or give it another schema"
     )]
     NewerSchema {
         /// The schema.
@@ -116,7 +116,7 @@ impl Fault {
 
     /// A statement that took too long.
     pub(super) fn timed_out(sent: Sent) -> Self {
-        Self { unanswered: true, ..Self::new(sent.unanswered(), "the server took too long over a statement") }
+        Self { unanswered: true, ..Self::new(sent.unanswered(), "the server took too long to execute a statement") }
     }
 
     /// A connection that broke before a statement that has no effect was done.
@@ -171,7 +171,7 @@ impl Fault {
             (_, "25006") => STANDBY,
             (_, code) if POOLER.contains(&code) => "; behind a pooler, see Options::with_transaction_pooling",
             (_, "42501" | "3F000" | "42P01" | "42883") => {
-                "; the role lacks a grant, or the schema is not there: see keylatch::postgres::grant and migrate"
+                "; the role lacks a grant, or the schema does not exist: see keylatch::postgres::grant and migrate"
             }
             (_, "53300") => "; lower the number of connections, or raise max_connections",
             (_, "53100") => "; free space on the server's disk",

@@ -85,9 +85,9 @@ fn warn_of_strangers(address: &PgConnectOptions) {
     if !verified && !stays_here(address) {
         tracing::warn!(
             sslmode = ?address.get_ssl_mode(),
-            "PostgreSQL is on another machine, and the connection is not encrypted or not verified: whoever can redirect \
-             it can read keys and answers, and invent them; set sslmode=verify-full, and sslrootcert if its authority is \
-             not the system's"
+            "PostgreSQL is on another machine, and the connection is not encrypted or not verified: anyone who can \
+             redirect it can read keys and answers, and forge them; set sslmode=verify-full, and sslrootcert if the \
+             system does not trust the server's authority"
         );
     }
 }

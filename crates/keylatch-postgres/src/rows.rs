@@ -173,7 +173,7 @@ pub(super) fn get<'r, T>(row: &'r PgRow, column: &str) -> Result<T, Fault>
 where
     T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
 {
-    row.try_get(column).map_err(|_| damaged(format!("the column {column} is not what it should be")))
+    row.try_get(column).map_err(|_| damaged(format!("the column {column} has an unexpected type or value")))
 }
 
 fn bytes<const N: usize>(bytes: &[u8]) -> Result<[u8; N], Fault> {
@@ -181,7 +181,7 @@ fn bytes<const N: usize>(bytes: &[u8]) -> Result<[u8; N], Fault> {
 }
 
 fn unknown(what: &str) -> Fault {
-    damaged(format!("its {what} is none that this version knows; upgrade this process"))
+    damaged(format!("its {what} is not known to this version; upgrade this process"))
 }
 
 pub(super) fn damaged(what: impl Into<String>) -> Fault {

@@ -61,7 +61,7 @@ impl Cache {
                 drop(place);
             }));
         }
-        Err(Error::new(ErrorKind::Unavailable, "the cache is being connected to"))
+        Err(Error::new(ErrorKind::Unavailable, "the cache is still connecting"))
     }
 }
 

@@ -16,8 +16,8 @@ pub enum ConnectError {
     Unreachable(#[source] RedisError),
     /// The server removes keys when its memory is full, and with them the memory of what has run.
     #[error(
-        "the server's maxmemory-policy is {policy}: it would forget requests that have run, which would then run \
-         again; set it to noeviction, or allow it with Options::allow_eviction"
+        "the server's maxmemory-policy is {policy}: it may evict the records of requests that have run, which would \
+         then run again; set it to noeviction, or allow it with Options::allow_eviction"
     )]
     Eviction {
         /// The policy that it has.
@@ -34,11 +34,12 @@ pub enum ConnectError {
     },
     /// The prefix has braces, which decide where a Cluster keeps a key.
     #[error(
-        "the prefix has braces, by which a Cluster would keep a record and what belongs to it apart; leave them out"
+        "the prefix has braces, and a Cluster would then put a record and the keys that belong to it on different \
+         nodes; remove them"
     )]
     Prefix,
     /// It answered with something else than a Redis server does.
-    #[error("the server does not tell its settings: {0}")]
+    #[error("cannot read the server's settings: {0}")]
     Settings(&'static str),
 }
 
@@ -100,9 +101,9 @@ impl From<Failed> for Error {
             Failed::Refused(error) => Self::new(kind_of(&error), format!("Redis: {error}; {}", advice(&error))),
             Failed::Unanswered(error) => Self::new(ErrorKind::NotKnown, format!("Redis did not reply: {error}")),
             Failed::TooFewReplicas(replicas) => {
-                Self::new(ErrorKind::NotKnown, format!("only {replicas} replicas of Redis have the write"))
+                Self::new(ErrorKind::NotKnown, format!("only {replicas} replicas of Redis acknowledged the write"))
             }
-            Failed::Nonsense => Self::new(ErrorKind::NotKnown, "Redis replied with what no script of ours returns"),
+            Failed::Nonsense => Self::new(ErrorKind::NotKnown, "Redis sent a reply that no script of Keylatch returns"),
         }
     }
 }
@@ -128,13 +129,13 @@ pub(super) fn is_of_writes(error: &RedisError) -> bool {
 fn advice(error: &RedisError) -> &'static str {
     match error.code() {
         Some("OOM") => "its memory is full: raise maxmemory, or shorten the retention",
-        Some("MISCONF") => "it cannot save to disk: free space there, or see its log",
-        Some("NOPERM") => "its user may not do this: see the manual for the rights that are needed",
+        Some("MISCONF") => "it cannot save to disk: free disk space, or see its log",
+        Some("NOPERM") => "its user may not do this: the manual lists the rights that it needs",
         Some("NOREPLICAS") => "fewer replicas are connected than its min-replicas-to-write",
         Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "READONLY" | "TRYAGAIN" | "MOVED" | "ASK") => {
-            "it is starting, or handing over to another; this passes"
+            "it is starting or failing over; this passes"
         }
-        Some("WRONGTYPE") => "someone else has written to a key of Keylatch's",
+        Some("WRONGTYPE") => "something other than Keylatch has written to one of its keys",
         _ => "see its log",
     }
 }

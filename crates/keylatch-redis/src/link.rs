@@ -324,7 +324,7 @@ async fn check(current: Weak<Current>, number: u64, needs: Needs, every: Duratio
         let Ok(settings) = settings else { continue };
         let checked = settings.iter().try_for_each(|settings| settings.check_again(needs));
         if let (Err(error), Some(current)) = (checked, current.upgrade()) {
-            tracing::error!(%error, "Redis no longer keeps what it is given; it is not used until that is mended");
+            tracing::error!(%error, "Redis may now evict records; it is not used until that is corrected");
             let mut current = current.lock();
             if current.as_ref().is_some_and(|(at, _)| *at == number) {
                 *current = None;

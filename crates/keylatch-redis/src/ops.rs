@@ -437,5 +437,5 @@ impl<'s> Target<'s> {
 }
 
 fn contended() -> Error {
-    Error::new(ErrorKind::Unavailable, "too many have changed the record at once")
+    Error::new(ErrorKind::Unavailable, "too many requests are changing the record at once")
 }

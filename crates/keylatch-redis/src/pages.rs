@@ -101,7 +101,7 @@ impl Store {
             if !self.0.said_that_nothing_counts.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
                     limit,
-                    "the records of a scope are not counted in Redis, so that their limit does not hold; see \
+                    "the records of a scope are not counted in Redis, so their limit does not apply; see \
                      Options::with_counts"
                 );
             }
@@ -207,7 +207,7 @@ impl Store {
     async fn sweep_due(&self, id: RecordId, bucket: usize) -> Result<Swept, Error> {
         let swept = match self.sweep_record(id).await {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                tracing::error!(%error, "a record that is due to lose its answer cannot be read, and was left");
+                tracing::error!(%error, "a record whose answer is to be removed cannot be read; it was left as it is");
                 Swept::default()
             }
             swept => swept?,

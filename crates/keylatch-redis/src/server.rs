@@ -10,9 +10,9 @@ use redis::{ErrorKind, FromRedisValue as _, Value, cmd};
 use super::error::ConnectError;
 use keylatch_core::{Clock, Timestamp};
 
-const UNREACHABLE_AS_TOLD: &str = "an address of a Cluster's node answers, but no node can be reached where the nodes tell \
-    that they are, or its certificate is not valid for that name; see cluster-announce-ip, cluster-announce-hostname and \
-    cluster-preferred-endpoint-type";
+const UNREACHABLE_AS_TOLD: &str = "a configured address of the Cluster answers, but no node can be reached at the \
+                                   address that the nodes announce, or its certificate is not valid for that name; see \
+                                   cluster-announce-ip, cluster-announce-hostname and cluster-preferred-endpoint-type";
 
 /// The settings that decide what an acknowledged write survives.
 #[derive(Debug)]
@@ -100,11 +100,14 @@ impl Settings {
             if !eviction_allowed {
                 return Err(ConnectError::Eviction { policy: self.policy.clone() });
             }
-            tracing::warn!(policy = self.policy, "Redis may evict records: a request whose record is gone runs again");
+            tracing::warn!(
+                policy = self.policy,
+                "Redis may evict records: a request whose record was evicted runs again"
+            );
         }
         if !self.append_only {
             tracing::warn!(
-                "Redis has no append-only file: after a crash it has forgotten requests, which then run again; set \
+                "Redis has no append-only file: a crash loses records, and their requests then run again; set \
                  appendonly to yes"
             );
         }
@@ -133,8 +136,8 @@ impl Settings {
             tracing::warn!(
                 seconds = apart.as_secs(),
                 ahead = self.clock > ours,
-                "the clock of Redis is far from this machine's: if it is set forward, leases and answers end early; keep both \
-                 with NTP"
+                "the clock of Redis differs by more than a minute from this machine's: if it is set forward, leases \
+                 and answers end early; synchronise both with NTP"
             );
         }
     }
@@ -151,7 +154,7 @@ impl Settings {
         );
         if always && !on_rewrite {
             tracing::warn!(
-                "Redis syncs each write except while it saves or rewrites its append-only file; set \
+                "Redis syncs each write, but not while it saves or rewrites its append-only file; set \
                  no-appendfsync-on-rewrite to no"
             );
         }

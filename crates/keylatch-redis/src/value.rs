@@ -75,17 +75,17 @@ enum Why {
     #[error("stored in format {0}, which this version does not know; upgrade this process")]
     Format(u8),
     #[error(
-        "stored in format {FORMAT_BEFORE_RELEASE}, of before the first release, which is not read; choose another prefix, or \
-         remove the keys of this one"
+        "stored in format {FORMAT_BEFORE_RELEASE}, from before the first release, which this version does not read; \
+         choose another prefix, or remove the keys of this one"
     )]
     BeforeRelease,
-    #[error("its key has no time to live, from which a run's times count; someone has taken that away")]
+    #[error("its key has no time to live, without which the times of its run are not known; someone has removed it")]
     NoEnd,
     #[error("its {0} is damaged")]
     Field(&'static str),
     #[error("its {0}: {1}")]
     Decode(&'static str, DecodeError),
-    #[error("it is another scope's or key's")]
+    #[error("it belongs to another scope or key")]
     Misplaced,
 }
 

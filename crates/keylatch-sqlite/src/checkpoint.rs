@@ -193,7 +193,7 @@ fn write_back(conn: &Connection) -> u32 {
         Ok(written) => u32::try_from(written).unwrap_or(0),
         Err(error) => {
             // Another process may be at it. The log is whole; it only grows until the next try.
-            tracing::debug!(%error, "the log could not be written back now");
+            tracing::debug!(%error, "the write-ahead log could not be written back now");
             0
         }
     }

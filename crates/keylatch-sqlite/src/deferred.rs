@@ -35,7 +35,8 @@ impl Deferred {
         let steps = Some((free, owing?)).filter(|(free, owing)| free != owing);
         if steps.is_none() {
             tracing::warn!(
-                "this SQLite does not show deferred foreign keys before the commit; one fails a whole batch"
+                "this build of SQLite does not report violated deferred foreign keys before the commit, so one of them \
+                 fails a whole batch"
             );
         }
         Ok(Self { steps, is_used: false, schema: None })

@@ -14,10 +14,10 @@ use keylatch_core::tx::Misuse;
 #[non_exhaustive]
 pub enum OpenError {
     /// The path names no file: it is empty, or `:memory:`.
-    #[error("this path names no file, so that nothing in it would last; give a file, or use the memory store")]
+    #[error("this path does not name a file, so its records would not last; give a file, or use the memory store")]
     NoFile,
     /// The directory of the file is not there, and could not be made.
-    #[error("cannot make the directory {path}; make it, or choose a file in a directory that this user may write")]
+    #[error("cannot create the directory {path}; create it, or choose a file in a directory that this user may write")]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -36,7 +36,7 @@ pub enum OpenError {
         source: rusqlite::Error,
     },
     /// The file's file system has no shared memory, which a write-ahead log needs.
-    #[error("{path} cannot have a write-ahead log, its journal stays {journal:?}; put it on a local disk")]
+    #[error("{path} cannot have a write-ahead log, its journal mode stays {journal:?}; put the file on a local disk")]
     NoWriteAheadLog {
         /// The file.
         path: PathBuf,
@@ -45,8 +45,8 @@ pub enum OpenError {
     },
     /// A later version of Keylatch has changed the tables, so that this one may not use them.
     #[error(
-        "{path} has Keylatch's schema {found}, for versions that know schema {min_reader} at least, and this one knows \
-         {known}; upgrade this process, or give it another file"
+        "{path} has Keylatch's schema {found}, which only processes that know schema {min_reader} or later may use, \
+         and this process knows schema {known}; upgrade it, or give it another file"
     )]
     NewerSchema {
         /// The file.
@@ -59,7 +59,7 @@ pub enum OpenError {
         known: i64,
     },
     /// A thread of the store could not be started.
-    #[error("cannot start a thread for the store; raise this user's limit of threads")]
+    #[error("cannot start a thread for the store; raise this user's limit on threads")]
     Thread(#[source] io::Error),
 }
 
@@ -90,7 +90,7 @@ pub enum TxError {
     /// It read for so long that the log beside the file came to its limit, which is
     /// [`Options::with_log_pages_max`](super::Options::with_log_pages_max).
     #[error(
-        "the query was interrupted: while it runs, the log beside the file cannot start anew, and it had come to its \
+        "the query was interrupted: while it runs, the write-ahead log cannot restart, and the log had reached its \
          limit; read less at once, or raise `sqlite::Options::with_log_pages_max`"
     )]
     LogTooLong,
@@ -181,7 +181,7 @@ impl BatchFailed {
 
     /// By another job, which ended the transaction.
     pub(super) fn by_another() -> Self {
-        let message = "a statement of another closure has ended the transaction that they shared";
+        let message = "a statement of another closure has ended the shared transaction";
         Self::of(ErrorKind::Unavailable, aborted(message))
     }
 
@@ -226,9 +226,9 @@ impl BatchFailed {
     /// What whoever runs the process can do.
     pub(super) const fn advice(&self) -> &'static str {
         match self.code.code {
-            ErrorCode::DiskFull => "free space on its disk, or raise the limit of its size",
+            ErrorCode::DiskFull => "free space on its disk, or raise the limit on its size",
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
-                "another process has held its write lock for too long; see what holds it"
+                "another process has held its write lock for too long; find that process"
             }
             ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied => {
                 "make the file and its directory writable again"
@@ -237,9 +237,9 @@ impl BatchFailed {
             ErrorCode::SchemaChanged => "upgrade this process",
             ErrorCode::OutOfMemory => "give the process more memory",
             ErrorCode::OperationAborted => {
-                "free space on its disk, and let no statement end the transaction, as OR ROLLBACK does"
+                "free space on its disk, and use no statement that ends the transaction, such as one with OR ROLLBACK"
             }
-            ErrorCode::ConstraintViolation => "a deferred constraint does not hold at the commit; check the writes",
+            ErrorCode::ConstraintViolation => "a deferred constraint is violated at the commit; check the writes",
             ErrorCode::TooBig => "keep only smaller answers (`IdempotencyLayer::with_answer_bytes_max`)",
             _ => "check the file",
         }

@@ -220,7 +220,7 @@ const DENIED: ErrorCode = ErrorCode::AuthorizationForStatementDenied;
 
 /// The rule that a statement breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("refused: {rule}. A migration that needs this runs on a connection of its own, before the store is opened")]
+#[error("refused: {rule}. If a migration needs this, run it on its own connection before the store is opened")]
 struct Refused {
     rule: Cow<'static, str>,
 }
@@ -234,12 +234,12 @@ fn refused(action: AuthAction<'_>) -> Option<Refused> {
     use AuthAction as A;
     let rule: Cow<'static, str> = match action {
         A::Transaction { .. } => {
-            "the transaction of a closure is begun and ended for it; see `sqlite::savepoint` for a part that may fail"
+            "Keylatch begins and ends the transaction of a closure; for a part that may fail, see `sqlite::savepoint`"
                 .into()
         }
-        A::Attach { .. } | A::Detach { .. } => "a closure works on the one file of its store".into(),
+        A::Attach { .. } | A::Detach { .. } => "a closure may use only the file of its store".into(),
         A::Pragma { pragma_name, .. } if PRAGMAS.iter().all(|name| !name.eq_ignore_ascii_case(pragma_name)) => {
-            format!("PRAGMA {pragma_name} is for the whole connection, which others use as well").into()
+            format!("PRAGMA {pragma_name} changes the connection, which other callers use as well").into()
         }
         A::Unknown { .. } => "this version does not know what the statement does".into(),
         // Savepoints that are still open when the closure ends, end with its unit.

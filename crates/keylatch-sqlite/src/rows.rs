@@ -34,7 +34,7 @@ enum Why {
     Code(&'static str),
     #[error("the column `{0}`: {1}")]
     Decode(&'static str, DecodeError),
-    #[error("it is another scope's or key's")]
+    #[error("it belongs to another scope or key")]
     Misplaced,
 }
 

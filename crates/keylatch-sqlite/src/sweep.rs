@@ -76,7 +76,7 @@ fn slice(db: &mut Db, from: Place, limit: usize) -> Result<Slice, Fault> {
     drop(rows);
     drop(statement);
     if let Some(first) = damaged {
-        tracing::error!(%first, "records that are due to be removed cannot be read, and are left");
+        tracing::error!(%first, "records that are due to be cleaned cannot be read; they are left as they are");
     }
     for (place, due) in found {
         match machine::sweep(&due.record, now) {

@@ -248,7 +248,8 @@ fn report(committed: &Result<(), BatchFailed>, failing: &mut bool) {
     match committed {
         Err(failed) if !*failing => {
             let error = rusqlite::Error::from(failed);
-            tracing::error!(%error, advice = failed.advice(), "SQLite cannot commit; callers are told, and it is tried again");
+            tracing::error!(%error, advice = failed.advice(), "SQLite cannot commit; the callers get errors, and the \
+                                                               next batch tries again");
             *failing = true;
         }
         Ok(()) if *failing => {

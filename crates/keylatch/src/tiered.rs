@@ -93,7 +93,7 @@ impl<C: Cache> Inner<C> {
                 if error.retryable() {
                     self.rest(&error);
                 } else {
-                    tracing::warn!(%error, "the cache has something that is no record; the store is asked");
+                    tracing::warn!(%error, "the cache has a value that is not a record; the store is asked");
                 }
                 return None;
             }

@@ -41,7 +41,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: impl Futu
                 }));
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be taken");
+                tracing::warn!(%error, "a connection could not be accepted");
                 sleep(ACCEPT_PAUSE).await;
             }
         }

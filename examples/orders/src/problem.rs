@@ -57,7 +57,7 @@ impl Problem {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "ADMIN_TOKEN_REQUIRED", "Administrator's token required"),
             Self::Closed => (StatusCode::FORBIDDEN, "ADMIN_CLOSED", "Administration is closed"),
             Self::NoOrder => (StatusCode::NOT_FOUND, "ORDER_NOT_FOUND", "Order not found"),
-            Self::NoRoute => (StatusCode::NOT_FOUND, "NOT_FOUND", "Nothing here"),
+            Self::NoRoute => (StatusCode::NOT_FOUND, "NOT_FOUND", "Not found"),
             Self::NoMethod => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Method not allowed"),
             Self::Taken(_) => (StatusCode::CONFLICT, "ORDER_ALREADY_TAKEN", "Order already taken under this key"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE", "Store unavailable"),
@@ -75,13 +75,15 @@ impl Problem {
             Self::Query { field, message } => format!("{field} {message}."),
             Self::Unauthorized => "Send Authorization: Bearer and the value of ADMIN_TOKEN.".into(),
             Self::Closed => {
-                "The server listens beyond this machine and has no ADMIN_TOKEN; set one to open this.".into()
+                "This route is closed because the server has no ADMIN_TOKEN and other machines can reach it; set one \
+                 to open the route."
+                    .into()
             }
             Self::NoOrder => "There is no order with this order_id.".into(),
-            Self::NoRoute => "POST /api/orders, GET /api/orders/{id} and GET /api/orders?user_id=… are here.".into(),
-            Self::NoMethod => "The Allow header says which methods this path has.".into(),
-            Self::Taken(_) => "An order was taken under this key before, longer ago than its key is remembered. Use a \
-                               new key for a new order."
+            Self::NoRoute => "Use POST /api/orders, GET /api/orders/{id} or GET /api/orders?user_id=….".into(),
+            Self::NoMethod => "The Allow header lists the methods of this path.".into(),
+            Self::Taken(_) => "An order was taken under this key before, longer ago than keys are kept. Use a new key \
+                               for a new order."
                 .into(),
             Self::Unavailable => "Send the request again, with the same key if it had one.".into(),
         }

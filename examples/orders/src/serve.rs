@@ -30,18 +30,18 @@ pub(crate) async fn until_told(mut signals: Signals, listener: TcpListener, rout
         () = &mut serving => unreachable!("it ends after it was told to"),
         () = signals.next() => {}
     }
-    tracing::info!("stopping: requests under way have {} seconds to end", DRAIN_MAX.as_secs());
+    tracing::info!("stopping: running requests have {} seconds to end", DRAIN_MAX.as_secs());
     let deadline = Instant::now() + DRAIN_MAX;
     let _ = stop.send(());
     let drained = async {
         if timeout_at(deadline - RUNS_MIN, serving).await.is_err() {
-            tracing::warn!("some connections did not end; they are cut");
+            tracing::warn!("some connections did not end in time and are closed");
         }
         engine.shutdown(deadline.saturating_duration_since(Instant::now())).await
     };
     tokio::select! {
-        0 = drained => tracing::info!("stopped; nothing was left undone"),
-        () = signals.next() => tracing::warn!("stopped at once, as told; a request without an answer can be sent again"),
+        0 = drained => tracing::info!("stopped; all requests have ended"),
+        () = signals.next() => tracing::warn!("stopped at once; a request without an answer can be sent again"),
         else => tracing::warn!("stopped; a request without an answer can be sent again"),
     }
 }
@@ -92,8 +92,8 @@ pub(crate) fn greet(listen: SocketAddr, storing: &str, admin: &Admin) {
         IpAddr::V6(ip) => format!("[{ip}]"),
     };
     let cleanup = match admin {
-        Admin::Open => "open, since only this machine can reach it",
-        Admin::Token(_) => "asks for ADMIN_TOKEN",
+        Admin::Open => "open, because only this machine can reach it",
+        Admin::Token(_) => "protected by ADMIN_TOKEN",
         Admin::Closed => "closed: set ADMIN_TOKEN to open it",
     };
     let greeting = format!(
@@ -102,7 +102,7 @@ orders: takes each order exactly once
 
   listening  http://{listen}
   storing    {storing}
-  scope      X-User-Id says whose a key is. It is believed as it comes, and requests without
+  scope      X-User-Id identifies the owner of a key. It is not verified, and requests without
              it share one scope: fine for a demo, not for a service that others can reach.
   cleanup    POST /api/admin/cleanup is {cleanup}
   try        curl -i -X POST http://{host}:{port}/api/orders \\

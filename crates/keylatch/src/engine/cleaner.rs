@@ -100,7 +100,7 @@ async fn clean(engine: Weak<Inner>, pause: Duration) {
                 Ok(Swept { more: true, .. }) => {}
                 Ok(_) => break,
                 Err(error) => {
-                    tracing::warn!(%error, "the store could not be cleaned; it is tried again");
+                    tracing::warn!(%error, "the store could not be cleaned; the cleaner will try again");
                     break;
                 }
             }

@@ -30,13 +30,13 @@ pub enum RunError<E> {
     #[error(transparent)]
     Work(E),
     /// It did not run here, and has no result to give.
-    #[error("not run: {0:?}")]
+    #[error("the function did not run: {0:?}")]
     Refused(Refused),
     /// It ran before, and its result was not kept.
-    #[error("it took effect before, but its result was not kept")]
+    #[error("the call took effect before, but its result was not kept")]
     NotRetained,
     /// The recorded result is not the function's type, or the result cannot be recorded: then it did not count.
-    #[error("the result cannot be recorded or read back as JSON: {0}")]
+    #[error("the result cannot be stored as JSON or read back: {0}")]
     Json(#[from] serde_json::Error),
     /// The engine could not answer.
     #[error(transparent)]

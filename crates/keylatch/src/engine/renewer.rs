@@ -74,10 +74,10 @@ async fn renew(engine: Arc<Inner>, renewal: Renewal, place: OwnedSemaphorePermit
         // Also the answer when the run has just completed: then nobody listens any more.
         Ok(Ok(Applied::Lost)) => renewal.flight().lose(),
         Ok(Err(error)) => {
-            tracing::warn!(%error, record = %lease.id, "a lease could not be renewed; it is tried again until its run ends");
+            tracing::warn!(%error, record = %lease.id, "a lease could not be renewed; the engine keeps trying");
         }
         Err(_) => {
-            tracing::warn!(record = %lease.id, "a lease was not renewed in time; it is tried again until its run ends");
+            tracing::warn!(record = %lease.id, "a lease was not renewed in time; the engine keeps trying");
         }
     }
 }

@@ -66,13 +66,13 @@ pub enum StepError<E> {
     #[error("the lease was lost: another attempt has taken over, and this one must stop")]
     LeaseLost,
     /// The result is not JSON, or what was recorded is not the step's type: the code changed between two attempts.
-    #[error("the result of a step cannot be recorded or read back: {0}")]
+    #[error("the result of a step cannot be stored or read back: {0}")]
     Json(#[from] serde_json::Error),
     /// The result is over [`STEP_BYTES_MAX`]. Record where it is kept instead.
-    #[error("the result of a step is over {STEP_BYTES_MAX} bytes; record where it is kept instead")]
+    #[error("the result of a step is over {STEP_BYTES_MAX} bytes; store it elsewhere and return a reference to it")]
     TooLarge,
     /// The run has [`STEPS_MAX`] steps already; this one was not called. Do more in one step.
-    #[error("the run has {STEPS_MAX} steps already; do more in one step")]
+    #[error("the run already has {STEPS_MAX} steps; do more in one step")]
     TooMany,
     /// The store failed; whether the result is recorded is not known.
     #[error(transparent)]

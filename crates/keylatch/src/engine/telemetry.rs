@@ -53,16 +53,16 @@ enum Kind {
 
 /// All metrics.
 const METRICS: [Metric; 14] = [
-    Metric { name: "keylatch_answers_total", kind: Kind::Counter, help: "What requests got." },
+    Metric { name: "keylatch_answers_total", kind: Kind::Counter, help: "Answers to requests, by kind." },
     Metric {
         name: "keylatch_takeovers_total",
         kind: Kind::Counter,
-        help: "Runs that followed one that had died: its lease ended without a word.",
+        help: "Runs that took over from a run whose lease had ended without an outcome.",
     },
     Metric {
         name: "keylatch_retries_total",
         kind: Kind::Counter,
-        help: "Runs that followed one that had ended with an error, and said so.",
+        help: "Runs that followed a run that had ended with an error and released its key.",
     },
     Metric {
         name: "keylatch_leases_lost_total",
@@ -73,7 +73,7 @@ const METRICS: [Metric; 14] = [
     Metric {
         name: "keylatch_records_total",
         kind: Kind::Counter,
-        help: "Records that got an outcome; from which a sweep took the answer; that it removed.",
+        help: "Records that got an outcome, lost their answer to a sweep, or were removed by it.",
     },
     Metric {
         name: "keylatch_refused_total",
@@ -95,7 +95,7 @@ const METRICS: [Metric; 14] = [
     Metric {
         name: "keylatch_store_seconds",
         kind: Kind::Histogram,
-        help: "Time that the store took, in seconds; with the handler for a transaction.",
+        help: "Time that the store took, in seconds; for a transaction, including the handler.",
     },
     Metric { name: "keylatch_batch_records", kind: Kind::Histogram, help: "Records in a batch, on PostgreSQL." },
     Metric {

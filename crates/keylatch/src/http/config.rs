@@ -100,8 +100,8 @@ impl Methods {
         if !method.is_safe() && !self.named.load(Ordering::Relaxed) && !self.named.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 %method,
-                "a request passes without a key, although the layer requires one: it guards POST and PATCH; choose the \
-                 methods by `with_methods`"
+                "a request passes unguarded and without a key, although the layer requires one: by default a layer \
+                 guards POST and PATCH only; choose the methods with `with_methods`"
             );
         }
     }

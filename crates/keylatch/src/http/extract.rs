@@ -54,7 +54,7 @@ impl fmt::Display for NotGuarded {
         };
         write!(f, "this handler asks for `{asked}`, but ")?;
         match why {
-            Unguarded::NoLayer => write!(f, "no layer is around its route; add {made} to it by `.layer(…)`"),
+            Unguarded::NoLayer => write!(f, "there is no layer around its route; add {made} to it with `.layer(…)`"),
             Unguarded::Method(method) if method.is_safe() => write!(
                 f,
                 "the layer never guards {method}, which has no effect to guard; use another method, or ask for \
@@ -62,7 +62,7 @@ impl fmt::Display for NotGuarded {
             ),
             Unguarded::Method(method) => write!(
                 f,
-                "the layer does not guard {method}; name it in `.with_methods([…])`, or ask for `Option<{asked}>`"
+                "the layer does not guard {method}; add it with `.with_methods([…])`, or ask for `Option<{asked}>`"
             ),
             Unguarded::NoKey => write!(
                 f,
@@ -70,21 +70,21 @@ impl fmt::Display for NotGuarded {
                  ask for `Option<{asked}>`"
             ),
             Unguarded::Skipped => {
-                write!(f, "the layer was told by `.skip_if(…)` to let this request pass; ask for `Option<{asked}>`")
+                write!(f, "`.skip_if(…)` told the layer to let this request pass; ask for `Option<{asked}>`")
             }
             Unguarded::Bypassed => write!(
                 f,
-                "the store is unavailable, and the layer was told by `.fail_open()` to let requests pass; ask for \
+                "the store is unavailable, and `.fail_open()` told the layer to let requests pass; ask for \
                  `Option<{asked}>`, or remove `.fail_open()`"
             ),
             Unguarded::Observed => write!(
                 f,
-                "the layer was told by `.observe()` to pass requests on that it would have answered; ask for \
+                "`.observe()` told the layer to pass on requests that it would have answered; ask for \
                  `Option<{asked}>`"
             ),
-            Unguarded::OtherGuarantee => write!(f, "its layer has another guarantee; make it by {made}"),
+            Unguarded::OtherGuarantee => write!(f, "its layer has another guarantee; build it with {made}"),
             Unguarded::OtherDatabase => {
-                f.write_str("its layer has a store of another database; ask for a `Tx` of that database")
+                f.write_str("the store of its layer is of another database; ask for a `Tx` of that database")
             }
             Unguarded::Taken => {
                 f.write_str("it was taken before, by another argument or a middleware; ask for it once")
@@ -95,7 +95,7 @@ impl fmt::Display for NotGuarded {
 
 impl IntoResponse for NotGuarded {
     fn into_response(self) -> Response {
-        tracing::error!(error = %self, "a handler and its layer do not fit");
+        tracing::error!(error = %self, "a handler asks for something that its layer does not provide");
         let problem = match self.why {
             Unguarded::Bypassed => Problem::StoreUnavailable,
             _ => Problem::NotSetUp,

@@ -92,7 +92,7 @@ pub(super) struct Kept {
 
 /// A header that must not be kept: one of `Set-Cookie`'s kind, or one that the layer itself sets or removes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` must not be kept: it belongs to one client, one answer or one connection")]
+#[error("the header `{0}` cannot be kept: it belongs to one client, one answer or one connection")]
 pub struct NeverKept(pub HeaderName);
 
 impl Kept {

@@ -139,7 +139,7 @@ impl Problem {
             Self::Quota(_) => kind(
                 StatusCode::TOO_MANY_REQUESTS,
                 "IDEMPOTENCY_QUOTA_EXCEEDED",
-                "Too many requests of this caller",
+                "Too many requests from this caller",
                 true,
                 Some("1"),
             ),
@@ -169,45 +169,60 @@ impl Problem {
 
     /// What the client should know and do, in sentences of English.
     pub fn detail(&self) -> String {
-        match self {
-            Self::KeyRequired => "Send an Idempotency-Key header: a new value for every new request, such as a UUID, \
-                                  and the same value when you send a request again."
-                .into(),
-            Self::KeyInvalid(why) => format!("In Idempotency-Key, {why}."),
-            Self::KeyRepeated => "Send one Idempotency-Key header line, with one key.".into(),
-            Self::ScopeRequired => "The request does not say who calls, so its key has no name space. Nothing ran.".into(),
-            Self::BodyIncomplete => "The request body ended before it was complete. Nothing ran; send it again.".into(),
-            Self::BodyTooSlow => "The request body came too slowly. Nothing ran; send it again with the same key.".into(),
-            Self::InProgress => "The same request is running now. Send it again after the time in Retry-After, or with \
-                                 Prefer: wait=N to wait for its answer."
-                .into(),
-            Self::OutcomeUnknown => "A try of this request ended half-way. Whether it took effect is not known, \
-                                     so it is not run again until the operator has resolved it."
-                .into(),
-            Self::NotRetained { .. } => "This request took effect before. Its response was too large to keep, or a \
-                                         stream; original_status says how it ended. Read the result from where it is kept."
-                .into(),
-            Self::Expired => "This request took effect before, longer ago than its response is kept. It is not run \
-                              again; use a new key for a new request."
-                .into(),
-            Self::TooLarge(Some(limit)) => format!("The body is over the limit of {limit} bytes. Nothing ran."),
-            Self::TooLarge(None) => "The body is over the limit of this service. Nothing ran.".into(),
-            Self::KeyReused => "This key belongs to a request with another method, path, query, content type or body. \
-                                Use a new key for a new request."
-                .into(),
-            Self::Quota(Quota::RecordsPerScope) => "This caller has too many idempotency keys that are still kept.".into(),
-            Self::Quota(Quota::RunningPerCaller) => "This caller has too many requests running.".into(),
-            Self::Quota(Quota::Running) => "This service has too many requests running.".into(),
-            Self::HandlerFailed { retryable: true } => "Nothing was recorded. Send the request again with the same key.".into(),
-            Self::HandlerFailed { retryable: false } => "The failure was recorded: this request is not run again.".into(),
-            Self::GuardedTwice => "Two layers of this service guard this request, so its handler did not run.".into(),
-            Self::NotSetUp => "The handler of this request and the layer around it do not fit. Nothing was recorded. The \
-                               log of the service says what to change."
-                .into(),
-            Self::StoreUnavailable => "Whether this request ran before cannot be determined now. Send it again with \
-                                       the same key: if it has an answer, you get that one."
-                .into(),
-        }
+        let detail = match self {
+            Self::KeyRequired => {
+                "Send an Idempotency-Key header: a new value for every new request, such as a UUID, and the same value \
+                 when you send a request again."
+            }
+            Self::KeyInvalid(why) => return format!("Idempotency-Key is invalid: {why}."),
+            Self::KeyRepeated => "Send one Idempotency-Key header line, with one key.",
+            Self::ScopeRequired => "The request does not say who calls, so its key has no name space. Nothing ran.",
+            Self::BodyIncomplete => {
+                "The request body ended before it was complete. Nothing ran; send the request again with the same key."
+            }
+            Self::BodyTooSlow => {
+                "The request body arrived too slowly. Nothing ran; send the request again with the same key."
+            }
+            Self::InProgress => {
+                "A request with this key is running now. Send the request again after the time in Retry-After, or with \
+                 Prefer: wait=N to wait for the answer."
+            }
+            Self::OutcomeUnknown => {
+                "An earlier try of this request ended half-way. It is not known whether it took effect, so the request \
+                 is not run again until the operator has resolved it."
+            }
+            Self::NotRetained { .. } => {
+                "This request took effect before. Its response was too large to keep, or was a stream; original_status \
+                 is its status. Read the result from the service."
+            }
+            Self::Expired => {
+                "This request took effect before, longer ago than responses are kept. It is not run again; use a new \
+                 key for a new request."
+            }
+            Self::TooLarge(Some(limit)) => return format!("The body is over the limit of {limit} bytes. Nothing ran."),
+            Self::TooLarge(None) => "The body is over the limit of this service. Nothing ran.",
+            Self::KeyReused => {
+                "This key belongs to a request with another method, path, query, content type or body. Use a new key \
+                 for a new request."
+            }
+            Self::Quota(Quota::RecordsPerScope) => "Too many idempotency keys of this caller are still kept.",
+            Self::Quota(Quota::RunningPerCaller) => "This caller has too many requests running.",
+            Self::Quota(Quota::Running) => "This service has too many requests running.",
+            Self::HandlerFailed { retryable: true } => {
+                "Nothing was recorded. Send the request again with the same key."
+            }
+            Self::HandlerFailed { retryable: false } => "The failure was recorded, and this request is not run again.",
+            Self::GuardedTwice => "Two layers of this service guard this request, so its handler did not run.",
+            Self::NotSetUp => {
+                "The handler of this request asks for something that the layer around it does not provide. Nothing was \
+                 recorded. The log of the service says what to change."
+            }
+            Self::StoreUnavailable => {
+                "The service cannot tell now whether this request ran before. Send it again with the same key: if it \
+                 has an answer, you get that answer."
+            }
+        };
+        detail.to_owned()
     }
 
     /// The answer, with the problem itself in its extensions: what stands around the layer finds it there, and may say

@@ -92,14 +92,18 @@ where
     }
     let (Ok(place), Ok(runtime)) = (PLACES.try_acquire(), Handle::try_current()) else {
         tracing::warn!(
-            "an answer that is recorded as having taken effect was cut off: too many have lost their clients"
+            "an answer was cut off although its request is recorded as having taken effect: the clients of too many \
+             answers have hung up"
         );
         return;
     };
     drop(runtime.spawn(async move {
         let ended = async { while let Some(Ok(_)) = poll_fn(|context| body.as_mut().poll_frame(context)).await {} };
         if timeout(TIME_MAX, ended).await.is_err() {
-            tracing::warn!("an answer that is recorded as having taken effect was cut off: it did not end in time");
+            tracing::warn!(
+                "an answer was cut off although its request is recorded as having taken effect: it did \
+                 not end in time"
+            );
         }
         drop(place);
     }));

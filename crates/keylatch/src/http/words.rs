@@ -31,7 +31,8 @@ impl Words {
                 Some(Ok(Collected::Whole(body, _))) => Some(Response::from_parts(parts, body)),
                 _ => {
                     tracing::error!(
-                        "`with_problem` made an answer whose body is not there at once; ours is given instead"
+                        "`with_problem` returned an answer whose body is not complete at once; Keylatch's own answer \
+                         is sent instead"
                     );
                     None
                 }

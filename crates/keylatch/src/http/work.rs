@@ -205,7 +205,7 @@ fn not_started(guarantee: Guarantee) -> Verdict {
 
 /// The handler began to answer, or to run, and something cut it short: no status that it would have given counts.
 fn cut_short(guarantee: Guarantee, why: &str) -> Verdict {
-    tracing::error!(why, "a handler was cut short");
+    tracing::error!(why, "a handler was stopped before it answered");
     match guarantee {
         Guarantee::AtMostOnce => Verdict::Unknown,
         Guarantee::Atomic | Guarantee::Fenced => Verdict::Retry,

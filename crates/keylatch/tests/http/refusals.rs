@@ -165,7 +165,10 @@ async fn a_request_whose_answer_has_expired_is_410() {
 
 fn is_over_quota(reply: &crate::wire::Reply) {
     let problem = reply.is_problem(429, "IDEMPOTENCY_QUOTA_EXCEEDED");
-    assert_eq!((&problem["title"], &problem["retryable"]), (&"Too many requests of this caller".into(), &true.into()));
+    assert_eq!(
+        (&problem["title"], &problem["retryable"]),
+        (&"Too many requests from this caller".into(), &true.into())
+    );
     assert_eq!(reply.text("retry-after").as_deref(), Some("1"));
 }
 

@@ -52,7 +52,7 @@ impl Server {
             set.push(name);
             // There is no other way to compare them; it is not shown.
             if url.is_some() && format!("{changed:?}") != format!("{server:?}") {
-                vars.wrong.push(format!("{name} and DATABASE_URL say different things; set one of them"));
+                vars.wrong.push(format!("{name} and DATABASE_URL differ; set only one of them"));
             }
             server = changed;
         }
@@ -144,7 +144,7 @@ mod tests {
         server(&both);
         for (name, _) in SAID {
             let wrong = wrong(&[URL, (name, "17")]);
-            assert!(wrong.contains(&format!("{name} and DATABASE_URL say different things")), "{wrong}");
+            assert!(wrong.contains(&format!("{name} and DATABASE_URL differ")), "{wrong}");
             assert!(!wrong.contains("hunter2") && !wrong.contains("17"), "{wrong}");
         }
     }
