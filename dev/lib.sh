@@ -1,28 +1,28 @@
-# What the scripts in dev/ share. Source it; it changes to the root of the workspace.
+# Functions that the scripts in dev/ share. Source this file; it changes to the root of the workspace.
 #
-# The rule for everything that a test needs: use what is on the PATH; else install it, as root or with sudo; else
-# stop and say which command to run. A thing that is missing never leads to a skipped test.
+# The rule for every tool that a test needs: use the one on the PATH; otherwise install it, as root or with sudo;
+# otherwise stop and say which command to run. A missing tool never leads to a skipped test.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# say WORDS...: one line of progress.
+# say WORDS...: prints one line of progress.
 say() { printf '\n== %s\n' "$*"; }
 
-# fail WORDS...: the end, with a reason.
+# fail WORDS...: exits with a reason.
 fail() {
     printf '\n%s: %s\n' "$(basename "$0")" "$*" >&2
     exit 1
 }
 
-# need_cargo: Rust itself cannot come from Debian, whose version is too old.
+# need_cargo: finds cargo. Debian's version of Rust is too old, so this does not install it.
 need_cargo() {
     command -v cargo >/dev/null && return
     [ -x "$HOME/.cargo/bin/cargo" ] || fail "cargo is not on the PATH; install Rust from https://rustup.rs"
     export PATH="$HOME/.cargo/bin:$PATH"
 }
 
-# need_tool COMMAND PACKAGE...: a command, from these Debian packages if it is not there.
+# need_tool COMMAND PACKAGE...: installs these Debian packages if the command is missing.
 need_tool() {
     local tool=$1
     shift
@@ -32,7 +32,7 @@ need_tool() {
     command -v "$tool" >/dev/null || fail "$tool is still missing after installing $*"
 }
 
-# need_postgres: a PostgreSQL server, whose programs Debian does not put on the PATH.
+# need_postgres: installs a PostgreSQL server if there is none. Debian does not put its programs on the PATH.
 need_postgres() {
     has_postgres && return
     say "the PostgreSQL server is missing: installing postgresql"
@@ -42,7 +42,7 @@ need_postgres() {
 
 has_postgres() { postgres_bin >/dev/null; }
 
-# postgres_bin: the directory of the server's programs.
+# postgres_bin: prints the directory of the server's programs.
 postgres_bin() {
     local initdb
     for initdb in "$(pg_config --bindir 2>/dev/null)"/initdb /usr/lib/postgresql/*/bin/initdb; do
@@ -57,7 +57,7 @@ install_packages() {
     if [ "$(id -u)" != 0 ]; then
         command -v sudo >/dev/null || return 1
         as_root=(sudo)
-        # Nobody is there to type a password.
+        # Without a terminal nobody can type a password.
         [ -t 0 ] || as_root=(sudo -n)
     fi
     "${as_root[@]}" apt-get update -qq </dev/null &&

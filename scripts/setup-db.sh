@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Makes what the orders API needs on a PostgreSQL server: a role, a database, and in it a schema for Keylatch, with the
-# grants. The API makes the tables itself when it starts. It can be run again, and changes only what is not as it should be.
+# Creates what the orders API needs on a PostgreSQL server: a role, a database, and in it a schema for Keylatch, with
+# the grants. The API creates the tables itself when it starts. The script can be run again, and changes only what is
+# missing or different.
 #
 #   DB_NAME=orders DB_USER=orders DB_PASSWORD=… scripts/setup-db.sh
 #
 # It reads the variables that the API reads: DB_HOST (localhost), DB_PORT (5432), DB_NAME, DB_USER, DB_PASSWORD (none).
-# It works as an administrator of the server: the one that PGUSER, PGPASSWORD and so on name; without PGUSER, on this
-# machine, you yourself or the user postgres, whichever the server lets create roles.
+# It connects as an administrator of the server: as PGUSER (with PGPASSWORD and so on) if that is set; otherwise, on
+# this machine, as you or as the user postgres, whichever may create roles.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-# fail WORDS...: the end, with a reason and what to do.
+# fail WORDS...: exits with a reason and what to do.
 fail() {
     printf 'setup-db.sh: %s\n' "$@" >&2
     exit 1
@@ -31,10 +32,11 @@ main() {
     echo "role $DB_USER and database $DB_NAME are ready on $host:$port; with the same DB_… variables set, run: cargo run --features postgres"
 }
 
-# administer ARGUMENTS...: psql as the administrator. Secrets reach it by its input, which no list of processes shows.
+# administer ARGUMENTS...: psql as the administrator. Secrets are passed on its input, because arguments are visible in
+# the list of processes.
 administer() { (cd / && "${as[@]}" psql --no-psqlrc --dbname="${PGDATABASE:-postgres}" "$@"); }
 
-# Finds who may do this, in `as`.
+# Finds a user who may do this, and sets `as` to the command that runs as that user.
 choose_administrator() {
     as=(env)
     export PGPORT=${PGPORT:-$port}
@@ -47,7 +49,7 @@ choose_administrator() {
     case $host in
         localhost | 127.0.0.1 | ::1) ;;
         /*) export PGHOST=$host ;;
-        *) fail "DB_HOST is another machine: say who administers it with PGUSER and PGPASSWORD" ;;
+        *) fail "DB_HOST is another machine: name its administrator with PGUSER and PGPASSWORD" ;;
     esac
     local reasons=()
     for as in "env" "runuser -u postgres -- env" "sudo -n -u postgres env"; do
@@ -57,31 +59,31 @@ choose_administrator() {
         may_create && return
         reasons+=("  ${as[0]}: $said")
     done
-    fail "nobody here may create roles at port $PGPORT of this machine:" "${reasons[@]}" \
+    fail "no user here may create roles at port $PGPORT of this machine:" "${reasons[@]}" \
         "start the server (apt-get install postgresql; pg_ctlcluster 15 main start), or set PGUSER and PGPASSWORD"
 }
 
-# Whether the administrator may create roles and databases; if not, `said` is why.
+# Whether the administrator may create roles and databases; if not, `said` is the reason.
 may_create() {
     local may="SELECT rolsuper OR (rolcreaterole AND rolcreatedb) FROM pg_roles WHERE rolname = current_user"
     said=$(administer --no-password --no-align --tuples-only --command="$may" 2>&1) || return 1
     [ "$said" = t ] && return
-    said="the role may not"
+    said="the role may not create roles and databases"
     return 1
 }
 
-# set_variable NAME VALUE: a command to psql.
+# set_variable NAME VALUE: prints a psql command that sets the variable.
 set_variable() {
     local value=${2//\\/\\\\}
     printf "\\\\set %s '%s'\n" "$1" "${value//\'/\'\'}"
 }
 
-# What the API will do.
+# Logs in as the API will.
 check_login() {
     env -u PGPASSWORD -u PGSERVICE PGHOST="$host" PGPORT="$port" PGUSER="$DB_USER" PGDATABASE="$DB_NAME" \
         ${DB_PASSWORD:+PGPASSWORD="$DB_PASSWORD"} \
         psql --no-psqlrc --no-password --quiet --command="SET ROLE NONE" >/dev/null ||
-        fail "it is all there, but $DB_USER cannot log in; see above, and the server's pg_hba.conf"
+        fail "everything is set up, but $DB_USER cannot log in; see above, and the server's pg_hba.conf"
 }
 
 main
