@@ -92,7 +92,7 @@ impl<J: Job> Lane<J> {
     pub(super) async fn call(&self, job: J) -> Result<J::Done, Fault> {
         let (reply, replied) = oneshot::channel();
         self.0.send(Waiting { job, reply, lock: None }).await.map_err(|_| ended())?;
-        let unanswered = || Fault::new(ErrorKind::NotKnown, "the runtime on which this store was made has ended");
+        let unanswered = || Fault::new(ErrorKind::NotKnown, "the runtime on which this store was opened has ended");
         replied.await.unwrap_or_else(|_| Err(unanswered()))
     }
 }
@@ -105,7 +105,7 @@ impl<J: Job> Clone for Lane<J> {
 
 /// Nothing was sent to the server.
 fn ended() -> Fault {
-    Fault::new(ErrorKind::Unavailable, "the runtime on which this store was made has ended")
+    Fault::new(ErrorKind::Unavailable, "the runtime on which this store was opened has ended")
 }
 
 struct Worker<J: Job> {

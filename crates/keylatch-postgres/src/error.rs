@@ -52,7 +52,7 @@ pub enum OpenError {
     /// A later version of Keylatch has changed the schema, so that this one may not use it.
     #[error(
         "the schema {schema:?} has version {found}, which only processes that know version {min_reader} or later may \
-         use, and this process knows version {known}; upgrade it, or give it another schema"
+         use, and this process knows version {known}; upgrade this process, or give it another schema"
     )]
     NewerSchema {
         /// The schema.

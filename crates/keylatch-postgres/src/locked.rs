@@ -33,8 +33,7 @@ impl LockWait {
     /// How long to wait before the next try. An error if it has been long enough; nothing was written then.
     pub(super) fn pause(&mut self, statement_max: Duration) -> Result<Duration, Fault> {
         if self.since.elapsed() + self.pause > WAIT_MAX.min(statement_max) {
-            let what =
-                "another transaction keeps a lock on the record; see pg_locks and pg_stat_activity for whose it is";
+            let what = "another transaction holds a lock on the record; pg_locks and pg_stat_activity show which";
             return Err(Fault::new(ErrorKind::Unavailable, what));
         }
         let pause = self.pause;

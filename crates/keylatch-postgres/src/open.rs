@@ -123,7 +123,7 @@ impl Server {
         } else if !self.commits_wait {
             "synchronous_commit is neither on nor remote_apply"
         } else if !self.sees_standbys {
-            "the role is no member of pg_read_all_stats"
+            "the role is not a member of pg_read_all_stats"
         } else {
             return Ok(());
         };
@@ -174,7 +174,7 @@ async fn refuse_pooler(pool: &PgPool, options: &Options) -> Result<(), OpenError
         if first == second {
             return Ok(());
         }
-        Err(OpenError::Pooler(sqlx::Error::Protocol("each transaction has another session".to_owned())))
+        Err(OpenError::Pooler(sqlx::Error::Protocol("each transaction runs in another session".to_owned())))
     };
     match timeout(options.statement_max, asking).await {
         Ok(done) => done,

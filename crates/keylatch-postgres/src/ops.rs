@@ -240,5 +240,5 @@ where
     T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
 {
     let row = rows.first().ok_or_else(|| damaged("a row is missing"))?;
-    row.try_get(0).map_err(|_| damaged("a result is not what it should be"))
+    row.try_get(0).map_err(|_| damaged("a result has an unexpected type"))
 }

@@ -112,10 +112,10 @@ impl<'r> Fields<'r> {
     pub(super) fn record(self, id: RecordId) -> Result<Record, Fault> {
         let scope = Scope::new(self.caller)
             .and_then(|scope| scope.for_operation(self.operation))
-            .map_err(|_| damaged("a scope is not one"))?;
+            .map_err(|_| damaged("a scope is not valid"))?;
         let record = Record {
             scope,
-            key: Key::new(self.key).map_err(|_| damaged("a key is not one"))?,
+            key: Key::new(self.key).map_err(|_| damaged("a key is not valid"))?,
             fingerprint: Fingerprint::from_bytes(bytes(self.fingerprint)?),
             guarantee: match self.guarantee {
                 1 => Guarantee::Atomic,
@@ -159,7 +159,7 @@ fn instant(millis: Option<i64>) -> Result<Timestamp, Fault> {
 fn steps(names: Option<Vec<Vec<u8>>>, results: Option<Vec<Vec<u8>>>) -> Result<Vec<(String, Bytes)>, Fault> {
     let (names, results) = (names.unwrap_or_default(), results.unwrap_or_default());
     if names.len() != results.len() {
-        return Err(damaged("the steps of a run are not whole"));
+        return Err(damaged("the steps of a run are incomplete"));
     }
     let step = |(name, result)| {
         let name = String::from_utf8(name).map_err(|_| damaged("the name of a step is not text"))?;
@@ -177,7 +177,7 @@ where
 }
 
 fn bytes<const N: usize>(bytes: &[u8]) -> Result<[u8; N], Fault> {
-    bytes.try_into().map_err(|_| damaged("an identity or a token has another length"))
+    bytes.try_into().map_err(|_| damaged("an identity or a token has the wrong length"))
 }
 
 fn unknown(what: &str) -> Fault {

@@ -64,7 +64,7 @@ impl Shared {
                 return Ok(());
             }
             if started.elapsed() + pause > WAIT_MAX {
-                let what = "the record is not known to be on the standby; see whether replication runs";
+                let what = "the standby has not confirmed the record; check whether replication is running";
                 return Err(Fault::new(ErrorKind::Unavailable, what));
             }
             position = get(row, "log_position")?;

@@ -253,7 +253,7 @@ impl Link {
             return Ok(connection);
         }
         if self.attempts.load(Ordering::Acquire) != seen {
-            return Err(ConnectError::Unreachable(not_connected("another call has just tried to connect, in vain")));
+            return Err(ConnectError::Unreachable(not_connected("another call has just tried to connect and failed")));
         }
         let opened = self.open(&mut source).await;
         let number = self.attempts.fetch_add(1, Ordering::AcqRel) + 1;

@@ -21,12 +21,12 @@ pub(super) fn certificates(urls: &[&str], options: &Options) -> RedisResult<Opti
     }
     let Some(pem) = &options.root_certificate else { return Ok(None) };
     if with_tls == 0 {
-        return Err((ErrorKind::InvalidClientConfig, "a root certificate is for addresses with rediss://").into());
+        return Err((ErrorKind::InvalidClientConfig, "a root certificate needs addresses with rediss://").into());
     }
     // The client would take what is none for an authority that has signed nothing.
     let mut certificates = CertificateDer::pem_slice_iter(pem).peekable();
     if certificates.peek().is_none() || !certificates.all(|certificate| certificate.is_ok()) {
-        return Err((ErrorKind::InvalidClientConfig, "the root certificate is not one in PEM").into());
+        return Err((ErrorKind::InvalidClientConfig, "the root certificate is not in PEM format").into());
     }
     Ok(Some(TlsCertificates { client_tls: None, root_cert: Some(pem.clone()) }))
 }

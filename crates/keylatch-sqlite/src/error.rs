@@ -46,7 +46,7 @@ pub enum OpenError {
     /// A later version of Keylatch has changed the tables, so that this one may not use them.
     #[error(
         "{path} has Keylatch's schema {found}, which only processes that know schema {min_reader} or later may use, \
-         and this process knows schema {known}; upgrade it, or give it another file"
+         and this process knows schema {known}; upgrade this process, or give it another file"
     )]
     NewerSchema {
         /// The file.

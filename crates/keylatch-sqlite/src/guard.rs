@@ -264,7 +264,7 @@ fn refused(action: AuthAction<'_>) -> Option<Refused> {
         | A::CreateTempView { view_name: name }
             if is_ours(name) =>
         {
-            "what begins with `keylatch_` is Keylatch's own, to be read and not to be written".into()
+            "names that begin with `keylatch_` are Keylatch's: a closure may only read tables with such names".into()
         }
         _ => return None,
     };

@@ -60,7 +60,8 @@ pub(super) fn refuse_later(conn: &Connection) -> rusqlite::Result<()> {
     let Found { version, min_reader } = find(conn)?;
     if min_reader > KNOWN {
         let message = format!(
-            "the file has Keylatch's schema {version} now, for versions that know {min_reader} at least; this one knows {KNOWN}"
+            "the file now has Keylatch's schema {version}, which only processes that know schema {min_reader} or later \
+             may use; this process knows schema {KNOWN}"
         );
         return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_SCHEMA), Some(message)));
     }

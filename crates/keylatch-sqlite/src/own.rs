@@ -119,7 +119,7 @@ impl Store {
         }
         let path = conn.path().and_then(|path| fs::canonicalize(path).ok());
         if path.as_deref() != Some(&*self.0.canonical) {
-            return refuse("this connection is to another file than the store's; open one to the same");
+            return refuse("this connection is to another file; open one to the store's file");
         }
         let synchronous = conn.prepare_cached("PRAGMA main.synchronous").and_then(|mut statement| {
             statement.query_row([], |row| row.get::<_, i64>(0)) // 2 is FULL

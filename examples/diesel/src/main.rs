@@ -36,7 +36,7 @@ async fn pay(conn: &mut AsyncPgConnection, store: &Store, key: Key, cents: i64) 
                 let insert = diesel::insert_into(salary::table).values(salary::cents.eq(cents));
                 let number = insert.returning(salary::id).get_result::<i64>(conn).await?.to_string();
                 let completion = Completion::new(Outcome::bytes(number.clone()), &policy);
-                store.complete_in(conn, entered, completion).await?.ok_or("another has the record after all")?;
+                store.complete_in(conn, entered, completion).await?.ok_or("another owner has the record")?;
                 Ok::<_, Failure>(Some((number, true)))
             }
             InOwn::Held(held) => match machine::decide(Some(&held.value), claim.fingerprint, held.now) {
@@ -54,7 +54,7 @@ async fn pay(conn: &mut AsyncPgConnection, store: &Store, key: Key, cents: i64) 
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    Err("another transaction keeps the key".into())
+    Err("another transaction holds the key".into())
 }
 
 #[tokio::main]

@@ -128,7 +128,7 @@ async fn page<D: Orders>(
         Some(_) => return Err(invalid("limit", &format!("must be a number from 1 to {PAGE_ORDERS_MAX}"))),
     };
     let after = query.cursor.as_deref().map(str::parse).transpose();
-    let after = after.map_err(|_| invalid("cursor", "must be what the page before gave as next"))?;
+    let after = after.map_err(|_| invalid("cursor", "must be `next` of the previous page"))?;
     // One more than asked for tells whether there is a next page.
     let mut orders = D::page(&app.reader, user_id, after, limit + 1).await?;
     let limit = limit as usize;

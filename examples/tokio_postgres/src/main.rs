@@ -43,7 +43,7 @@ async fn pay(client: &mut Client, store: &Store, key: Key, cents: i64) -> Result
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    Err("another transaction keeps the key".into())
+    Err("another transaction holds the key".into())
 }
 
 async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {

@@ -42,7 +42,7 @@ impl<'r> SentFound<'r> {
             step_results: row.list()?,
             outcome: row.field()?,
         };
-        let id = id.try_into().map_err(|_| damaged("an identity has another length"))?;
+        let id = id.try_into().map_err(|_| damaged("an identity has the wrong length"))?;
         Ok(Self { now, flag, record: Some((RecordId::from_bytes(id), fields)) })
     }
 }
@@ -68,11 +68,11 @@ impl<'r> Row<'r> {
     }
 
     fn bytes(&mut self) -> Result<&'r [u8], Fault> {
-        self.field()?.ok_or_else(|| damaged("a field is null that is never null"))
+        self.field()?.ok_or_else(|| damaged("a field that must not be null is null"))
     }
 
     fn text(&mut self) -> Result<&'r str, Fault> {
-        str::from_utf8(self.bytes()?).map_err(|_| damaged("a text is not one"))
+        str::from_utf8(self.bytes()?).map_err(|_| damaged("a text is not UTF-8"))
     }
 
     fn number_or_null(&mut self) -> Result<Option<i64>, Fault> {
@@ -81,7 +81,7 @@ impl<'r> Row<'r> {
 
     /// A number, which was sent as a `bigint` whatever it is.
     fn number<T: TryFrom<i64>>(&mut self) -> Result<T, Fault> {
-        T::try_from(number(self.bytes()?)?).map_err(|_| damaged("a number is larger than it can be"))
+        T::try_from(number(self.bytes()?)?).map_err(|_| damaged("a number is out of range"))
     }
 
     /// An array of `bytea`: how many dimensions, a flag, the type of what is in it; for the one dimension, how many and the
@@ -107,7 +107,7 @@ pub(crate) fn instant(bytes: &[u8]) -> Result<Timestamp, Fault> {
 }
 
 fn number(bytes: &[u8]) -> Result<i64, Fault> {
-    bytes.try_into().map(i64::from_be_bytes).map_err(|_| damaged("a number has another length"))
+    bytes.try_into().map(i64::from_be_bytes).map_err(|_| damaged("a number has the wrong length"))
 }
 
 fn split<const N: usize>(bytes: &[u8]) -> Result<([u8; N], &[u8]), Fault> {

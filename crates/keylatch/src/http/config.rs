@@ -83,10 +83,7 @@ impl Methods {
     pub(super) fn chosen(guarded: Vec<Method>) -> Self {
         assert!(!guarded.is_empty(), "`with_methods` needs a method to guard");
         for method in &guarded {
-            assert!(
-                !method.is_safe(),
-                "{method} has no effect to guard: leave it out of `with_methods`, and it passes"
-            );
+            assert!(!method.is_safe(), "{method} has no effect to guard; leave it out of `with_methods`");
         }
         Self { guarded, named: Arc::new(AtomicBool::new(true)) }
     }

@@ -116,7 +116,7 @@ where
             match judging.catch_unwind().await {
                 Ok(Ok((verdict, body))) => (verdict, Some(Ok(Response::from_parts(parts, body)))),
                 // It had given a status, so it counts neither as an answer nor as a panic before one.
-                Ok(Err(_)) | Err(_) => (cut_short(guarantee, "the body of its answer broke off"), None),
+                Ok(Err(_)) | Err(_) => (cut_short(guarantee, "the body of its answer was cut off"), None),
             }
         };
         let (verdict, end) = match AssertUnwindSafe(handling).catch_unwind().await {

@@ -129,6 +129,6 @@ fn parsed<T>(row: &PgRow, column: usize, parse: impl FnOnce(&str) -> Option<T>) 
     let text: &str = row.try_get(column)?;
     parse(text).ok_or_else(|| sqlx::Error::ColumnDecode {
         index: column.to_string(),
-        source: "not what the orders API writes into this column".into(),
+        source: "the column has a value that the orders API does not write".into(),
     })
 }

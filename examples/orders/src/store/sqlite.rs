@@ -115,7 +115,7 @@ fn order(row: &Row<'_>) -> rusqlite::Result<Order> {
 fn parsed<T>(row: &Row<'_>, column: usize, parse: impl FnOnce(&str) -> Option<T>) -> rusqlite::Result<T> {
     let text: String = row.get(column)?;
     parse(&text).ok_or_else(|| {
-        let why = "not what the orders API writes into this column";
+        let why = "the column has a value that the orders API does not write";
         rusqlite::Error::FromSqlConversionFailure(column, Type::Text, why.into())
     })
 }
