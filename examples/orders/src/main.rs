@@ -4,7 +4,6 @@
 
 mod admin;
 mod config;
-mod connections;
 mod money;
 mod order;
 mod problem;
@@ -77,7 +76,7 @@ async fn serve<D: Orders>(
     let Setup { reader, engine, create, storing } = setup;
     let layer = IdempotencyLayer::new(engine.clone(), ScopeFrom::with(caller)).require_key();
     // Whoever reads the greeting may ask the process to stop at once.
-    let signals = serve::Signals::new()?;
+    let signals = keylatch_serve::Signals::new()?;
     serve::greet(listener.local_addr()?, &storing, &admin);
 
     let housekeeping = tokio::spawn(keep_house(metrics.clone()));

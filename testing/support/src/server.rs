@@ -171,6 +171,11 @@ impl Server {
         (status, self.output.whole().await)
     }
 
+    /// Asks it to end with SIGTERM, and does not wait.
+    pub fn ask_to_end(&self) {
+        self.signal(Signal::TERM);
+    }
+
     /// Waits until it has ended by itself.
     pub async fn ended(mut self) -> ExitStatus {
         self.end().await

@@ -1,0 +1,75 @@
+//! What operators and their machines ask: `GET /metrics` (Prometheus), `GET /healthz` (the process lives), `GET /readyz` (the
+//! store answers, and the process is not about to stop).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use keylatch::{Engine, Key, RecordId, Scope};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// What the answers are made of.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    pub(crate) engine: Engine,
+    pub(crate) metrics: PrometheusHandle,
+    pub(crate) stopping: AtomicBool,
+}
+
+pub(crate) fn router(admin: Arc<Admin>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .with_state(admin)
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
+    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.render())
+}
+
+async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
+    if admin.stopping.load(Ordering::Acquire) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
+    }
+    let nobody = Scope::new("ready").expect("it is a scope");
+    let nothing = RecordId::of(&nobody, &Key::new("ready").expect("it is a key"));
+    match admin.engine.store().read(nothing).await {
+        Ok(_) => (StatusCode::OK, "ready\n"),
+        Err(error) => {
+            tracing::warn!(%error, "not ready: the store does not answer");
+            (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n")
+        }
+    }
+}
+
+/// Counts from now on.
+pub(crate) fn install_metrics() -> Result<PrometheusHandle, BuildError> {
+    /// From a replay out of memory to an upstream that is waited for.
+    const SECONDS: [f64; 12] = [0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0];
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .install_recorder()?;
+    metrics::describe_counter!("keylatch_gateway_requests_total", "Requests answered, by outcome and status class.");
+    metrics::describe_histogram!(
+        "keylatch_gateway_request_seconds",
+        "From the head of a request to that of its answer."
+    );
+    metrics::describe_counter!("keylatch_gateway_upstream_failures_total", "Requests without a whole answer, by code.");
+    Ok(handle)
+}
+
+/// Keeps what is measured from piling up.
+pub(crate) async fn keep_house(metrics: PrometheusHandle) {
+    const UPKEEP: Duration = Duration::from_secs(5);
+    let mut rounds = tokio::time::interval(UPKEEP);
+    loop {
+        rounds.tick().await;
+        metrics.run_upkeep();
+    }
+}

@@ -1,0 +1,238 @@
+//! The way in: what can be understood in two ways is refused, and the rest is written in one way.
+//!
+//! What comes after this (the layer, which hashes the request and finds its caller, and the upstream) sees the same
+//! headers. So nobody can have the layer guard one request and the upstream run another.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use keylatch::http::{GuardedBody, Idempotency};
+use keylatch_serve::Peer;
+use tower_service::Service;
+
+use crate::access;
+use crate::ahead::Answer;
+use crate::headers::{self, Reserved};
+use crate::problem::Problem;
+use crate::proxy::Proxy;
+
+/// The whole gateway, as the server of the clients sees it.
+#[derive(Clone)]
+pub(crate) struct Front {
+    guarded: Idempotency<Proxy>,
+    rules: Arc<Rules>,
+}
+
+/// What is done to each request.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) reserved: Reserved,
+    /// Whether clients are believed in what they say of themselves.
+    pub(crate) trust_forwarded: bool,
+    /// The host for clients of HTTP/1.0, which need not name one.
+    pub(crate) host: HeaderValue,
+    /// Whether each request is written to the standard output.
+    pub(crate) access_log: bool,
+}
+
+/// What a client asks its connection to become: the value of `Upgrade`. In the extensions of its request.
+#[derive(Debug, Clone)]
+pub(crate) struct WantsUpgrade(pub(crate) HeaderValue);
+
+/// The client takes trailers. In the extensions of its request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TakesTrailers;
+
+impl Front {
+    pub(crate) fn new(guarded: Idempotency<Proxy>, rules: Rules) -> Self {
+        Self { guarded, rules: Arc::new(rules) }
+    }
+}
+
+impl Service<Request<Incoming>> for Front {
+    type Response = Response<Either<Full<Bytes>, GuardedBody<Answer>>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.guarded.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let asked = access::Asked { method: request.method().clone(), version: request.version(), at: Instant::now() };
+        let (mut parts, body) = request.into_parts();
+        let written = self.rules.write_anew(&mut parts);
+        let answering = written.map(|()| self.guarded.call(Request::from_parts(parts, body)));
+        let rules = self.rules.clone();
+        Box::pin(async move {
+            let response = match answering {
+                Ok(answering) => answering.await?.map(Either::Right),
+                Err(problem) => problem.response().map(|body| Either::Left(Full::new(body))),
+            };
+            access::note(&asked, &response, rules.access_log);
+            Ok(response)
+        })
+    }
+}
+
+impl Rules {
+    /// Writes the head of a request in the one way in which everyone after this reads it.
+    fn write_anew(&self, parts: &mut Parts) -> Result<(), Problem> {
+        if [Method::CONNECT, Method::TRACE].contains(&parts.method) {
+            return Err(Problem::MethodRefused);
+        }
+        self.write_target(parts)?;
+        check_framing(parts)?;
+        if parts.version == Version::HTTP_11
+            && headers::lists(&parts.headers, &CONNECTION, "upgrade")
+            && let Some(protocol) = parts.headers.get(UPGRADE)
+            && !headers::lists(&parts.headers, &UPGRADE, "h2c")
+        {
+            parts.extensions.insert(WantsUpgrade(protocol.clone()));
+        }
+        if headers::lists(&parts.headers, &TE, "trailers") {
+            parts.extensions.insert(TakesTrailers);
+        }
+        headers::end_hop(&mut parts.headers);
+        self.reserved.drop_imitations(&mut parts.headers);
+        if parts.version == Version::HTTP_2 {
+            headers::join_cookies(&mut parts.headers);
+        }
+        if let Some(peer) = parts.extensions.get::<Peer>() {
+            headers::forward(&mut parts.headers, *peer, parts.version, self.trust_forwarded);
+        }
+        Ok(())
+    }
+
+    /// One host, in `Host`; and only a path, with its query, as the target.
+    fn write_target(&self, parts: &mut Parts) -> Result<(), Problem> {
+        let mut hosts = parts.headers.get_all(HOST).iter();
+        let host = hosts.next().cloned();
+        if hosts.next().is_some() {
+            return Err(Problem::Refused("The request has more than one Host."));
+        }
+        if let Some(host) = &host {
+            let authority = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+            if authority.is_none_or(|authority| authority.as_str().contains('@')) {
+                return Err(Problem::Refused("The Host of the request is not a host."));
+            }
+        }
+        match (parts.uri.authority(), &host) {
+            (Some(authority), _) if authority.as_str().contains('@') => {
+                return Err(Problem::Refused("The target of the request has a user in it."));
+            }
+            (Some(authority), Some(host)) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
+                return Err(Problem::Refused("The target of the request and its Host name different hosts."));
+            }
+            (Some(authority), None) => {
+                let host = HeaderValue::from_str(authority.as_str());
+                parts
+                    .headers
+                    .insert(HOST, host.map_err(|_| Problem::Refused("The target of the request is no host."))?);
+            }
+            (None, None) if parts.version == Version::HTTP_10 => drop(parts.headers.insert(HOST, self.host.clone())),
+            (None, None) => return Err(Problem::Refused("The request has no Host.")),
+            (_, Some(_)) => {}
+        }
+        if parts.uri.scheme_str().is_some_and(|scheme| !["http", "https"].contains(&scheme)) {
+            return Err(Problem::Refused("The target of the request is not one of HTTP."));
+        }
+        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        if !path.as_str().starts_with('/') && !(path == "*" && parts.method == Method::OPTIONS) {
+            return Err(Problem::Refused("The target of the request is not a path."));
+        }
+        parts.uri = Uri::from(path);
+        Ok(())
+    }
+}
+
+/// hyper has refused what RFC 9112 has it refuse, and reads the body by one framing. A coding below `chunked` would be lost,
+/// for it is said of this hop only.
+fn check_framing(parts: &Parts) -> Result<(), Problem> {
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Problem::Refused("The only Transfer-Encoding that this gateway takes is chunked, once.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> Rules {
+        let host = HeaderValue::from_static("upstream");
+        Rules { reserved: Reserved::new([]), trust_forwarded: false, host, access_log: false }
+    }
+
+    fn written(request: http::request::Builder) -> Result<Parts, Problem> {
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        rules().write_anew(&mut parts).map(|()| parts)
+    }
+
+    #[test]
+    fn every_form_of_a_target_becomes_a_path_and_a_host() {
+        for request in [
+            Request::post("/a?b").header("host", "api"),
+            Request::post("http://api/a?b").header("host", "API"),
+            Request::post("http://api/a?b"),
+            Request::post("https://api/a?b").version(Version::HTTP_2),
+        ] {
+            let parts = written(request).unwrap();
+            assert_eq!(parts.uri, "/a?b");
+            assert_eq!(parts.headers[HOST].to_str().unwrap().to_lowercase(), "api");
+        }
+        assert_eq!(written(Request::post("/").version(Version::HTTP_10)).unwrap().headers[HOST], "upstream");
+        assert_eq!(written(Request::options("*").header("host", "api")).unwrap().uri, "*");
+    }
+
+    #[test]
+    fn what_can_be_understood_in_two_ways_is_refused() {
+        for request in [
+            Request::post("/"),
+            Request::post("/").header("host", "a").header("host", "a"),
+            Request::post("/").header("host", "user@a"),
+            Request::post("/").header("host", "a/b"),
+            Request::post("/").header("host", ""),
+            Request::post("http://a/").header("host", "b"),
+            Request::post("http://a:80/").header("host", "a:81"),
+            Request::post("http://user@a/"),
+            Request::post("ftp://a/"),
+            Request::post("*").header("host", "a"),
+            Request::post("/").header("host", "a").header("transfer-encoding", "gzip, chunked"),
+            Request::post("/")
+                .header("host", "a")
+                .header("transfer-encoding", "gzip")
+                .header("transfer-encoding", "chunked"),
+        ] {
+            let refused = format!("{request:?}");
+            assert!(matches!(written(request), Err(Problem::Refused(_))), "{refused}");
+        }
+        for method in [Method::CONNECT, Method::TRACE] {
+            let refused = written(Request::builder().method(method).uri("http://a/").header("host", "a"));
+            assert_eq!(refused.unwrap_err(), Problem::MethodRefused);
+        }
+    }
+
+    #[test]
+    fn an_upgrade_is_noted_and_taken_out() {
+        let ask = |protocol| {
+            Request::get("/").header("host", "a").header("connection", "Upgrade").header("upgrade", protocol)
+        };
+        let parts = written(ask("websocket")).unwrap();
+        assert_eq!(parts.extensions.get::<WantsUpgrade>().unwrap().0, "websocket");
+        assert!(!parts.headers.contains_key(UPGRADE) && !parts.headers.contains_key(CONNECTION));
+        assert!(written(ask("h2c")).unwrap().extensions.get::<WantsUpgrade>().is_none());
+    }
+}

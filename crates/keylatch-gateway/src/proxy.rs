@@ -1,0 +1,233 @@
+//! The service that the layer guards: a request goes to the upstream once, and its answer comes back with what is known of
+//! the effect.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use keylatch::http::{Disposition, GuardedBody};
+use keylatch::{Guarantee, Run};
+use tower_service::Service;
+
+use crate::ahead::{Ahead, Answer, BrokeOff, FromUpstream};
+use crate::front::{TakesTrailers, WantsUpgrade};
+use crate::headers;
+use crate::outgoing::{Broke, Outgoing, Progress};
+use crate::planted::{self, Bug};
+use crate::pool::{Failure, Lent, Pool};
+use crate::problem::Problem;
+use crate::upgrade;
+
+/// Sends requests to the upstream.
+#[derive(Clone)]
+pub(crate) struct Proxy(Arc<Inner>);
+
+struct Inner {
+    pool: Pool,
+    rules: Rules,
+}
+
+/// How requests and answers pass.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) guarantee: Guarantee,
+    /// The host that the upstream gets, in place of the client's.
+    pub(crate) host: Option<HeaderValue>,
+    pub(crate) ahead: Ahead,
+    /// How long the upstream may be silent within an answer.
+    pub(crate) answer_silence_max: Duration,
+    /// How long a client of HTTP/1.1 may be silent within the body of a request that is not guarded.
+    pub(crate) body_silence_max: Duration,
+}
+
+/// What is known of a request when its answer is made.
+struct Asked {
+    run: Option<Run>,
+    method: Method,
+}
+
+impl Proxy {
+    pub(crate) fn new(pool: Pool, rules: Rules) -> Self {
+        Self(Arc::new(Inner { pool, rules }))
+    }
+}
+
+impl Service<Request<GuardedBody<Incoming>>> for Proxy {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<GuardedBody<Incoming>>) -> Self::Future {
+        let inner = self.0.clone();
+        Box::pin(async move { Ok(inner.answer(request).await) })
+    }
+}
+
+impl Inner {
+    async fn answer(&self, request: Request<GuardedBody<Incoming>>) -> Response<Answer> {
+        let (mut parts, body) = request.into_parts();
+        let run = parts.extensions.remove::<Run>();
+        let asked = Asked { run, method: parts.method.clone() };
+        // A request that is guarded is answered, and nothing else.
+        let upgrade = if asked.run.is_none() { wanted_upgrade(&mut parts) } else { None };
+        let silence_max = self.body_silence_max(&asked, &parts);
+        self.rules.write_head(&mut parts);
+        if let Some((protocol, _)) = &upgrade {
+            upgrade::ask(&mut parts.headers, protocol);
+        }
+        parts.extensions = http::Extensions::new();
+        let (body, progress) = Outgoing::new(body, silence_max);
+        match self.pool.send(Request::from_parts(parts, body), &progress).await {
+            Ok((response, lent)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => match upgrade {
+                Some((protocol, client)) => upgrade::switch(response, &protocol, client, lent),
+                None => self.failed(&asked, "the upstream switched protocols, which nobody had asked for"),
+            },
+            Ok((response, lent)) => self.pass_back(&asked, response, lent).await,
+            Err(failure) => self.without_answer(&asked, &failure, &progress),
+        }
+    }
+
+    /// How long a client may send nothing. The layer has read what is guarded; and what comes by HTTP/2 may be a call of gRPC
+    /// whose client has nothing to say for long, on a connection that is asked for a sign of life.
+    fn body_silence_max(&self, asked: &Asked, parts: &Parts) -> Option<Duration> {
+        (asked.run.is_none() && parts.version < Version::HTTP_2).then_some(self.rules.body_silence_max)
+    }
+
+    async fn pass_back(&self, asked: &Asked, response: Response<Incoming>, lent: Lent) -> Response<Answer> {
+        let (mut parts, body) = response.into_parts();
+        let length_of_other = asked.method == Method::HEAD || parts.status == StatusCode::NOT_MODIFIED;
+        headers::end_hop(&mut parts.headers);
+        if !length_of_other {
+            // hyper writes that of the body which it is given.
+            parts.headers.remove(CONTENT_LENGTH);
+        }
+        let silence_max = (!may_be_silent(&parts.headers)).then_some(self.rules.answer_silence_max);
+        let body = FromUpstream::new(body, lent, silence_max);
+        let answer = if asked.run.is_some() && !is_event_stream(&parts.headers) {
+            match Answer::read_ahead(body, self.rules.ahead).await {
+                Ok(answer) => answer,
+                Err(BrokeOff::Silent) => return self.timed_out(asked),
+                Err(error @ BrokeOff::Off(_)) => return self.failed(asked, &error.to_string()),
+            }
+        } else {
+            Answer::streamed(body)
+        };
+        let mut passed = Response::new(answer);
+        *passed.status_mut() = parts.status;
+        *passed.headers_mut() = parts.headers;
+        passed
+    }
+
+    fn without_answer(&self, asked: &Asked, failure: &Failure, progress: &Progress) -> Response<Answer> {
+        match (failure, progress.broke()) {
+            // Only a body that streams can break, and so the request is not guarded.
+            (_, Some(Broke::Silent)) => keylatch::http::Problem::BodyTooSlow.response().map(Answer::whole),
+            (_, Some(Broke::Off)) => keylatch::http::Problem::BodyIncomplete.response().map(Answer::whole),
+            (Failure::NotSent(why), None) => {
+                tracing::warn!(why, "a request could not be sent to the upstream");
+                self.own(asked, Problem::Unreachable, asked.nothing_sent())
+            }
+            (Failure::Sent(error), None) => self.failed(asked, &described(error)),
+            (Failure::TimedOut, None) if planted::has(Bug::TimeOutIsUnsent) => {
+                self.own(asked, Problem::Unreachable, asked.nothing_sent())
+            }
+            (Failure::TimedOut, None) => self.timed_out(asked),
+        }
+    }
+
+    fn failed(&self, asked: &Asked, why: &str) -> Response<Answer> {
+        tracing::warn!(why, "the upstream did not answer");
+        self.own(asked, Problem::Failed { retryable: self.is_retryable(asked) }, self.perhaps_done())
+    }
+
+    fn timed_out(&self, asked: &Asked) -> Response<Answer> {
+        tracing::warn!("the upstream did not answer in time");
+        self.own(asked, Problem::TimedOut { retryable: self.is_retryable(asked) }, self.perhaps_done())
+    }
+
+    fn own(&self, asked: &Asked, problem: Problem, disposition: Disposition) -> Response<Answer> {
+        metrics::counter!("keylatch_gateway_upstream_failures_total", "code" => problem.code()).increment(1);
+        let mut response = problem.response().map(Answer::whole);
+        if asked.run.is_some() {
+            response.extensions_mut().insert(disposition);
+        }
+        response
+    }
+
+    /// What becomes of a guarded request that was sent, and has no whole answer.
+    fn perhaps_done(&self) -> Disposition {
+        match self.rules.guarantee {
+            Guarantee::AtMostOnce => Disposition::Unknown,
+            Guarantee::Fenced | Guarantee::Atomic => Disposition::Retry,
+        }
+    }
+
+    fn is_retryable(&self, asked: &Asked) -> bool {
+        if asked.run.is_some() { self.rules.guarantee != Guarantee::AtMostOnce } else { asked.method.is_idempotent() }
+    }
+}
+
+impl Asked {
+    /// What becomes of a request of which nothing was sent: a later attempt cannot speak for those before it.
+    fn nothing_sent(&self) -> Disposition {
+        match &self.run {
+            Some(run) if run.attempt() > 1 && !planted::has(Bug::FreeOnLaterAttempt) => Disposition::Retry,
+            _ => Disposition::Free,
+        }
+    }
+}
+
+impl Rules {
+    /// The head of a request as the upstream gets it.
+    fn write_head(&self, parts: &mut Parts) {
+        let headers = &mut parts.headers;
+        // hyper has said `100 Continue` where it is to be said, and writes the framing of the body which it is given.
+        headers.remove(EXPECT);
+        headers.remove(CONTENT_LENGTH);
+        if let Some(host) = &self.host {
+            headers.insert(HOST, host.clone());
+        }
+        if parts.extensions.get::<TakesTrailers>().is_some() {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+        parts.version = Version::HTTP_11;
+    }
+}
+
+/// What the client asks its connection to become, and what becomes of it.
+fn wanted_upgrade(parts: &mut Parts) -> Option<(HeaderValue, OnUpgrade)> {
+    let WantsUpgrade(protocol) = parts.extensions.remove()?;
+    Some((protocol, parts.extensions.remove::<OnUpgrade>()?))
+}
+
+/// A stream of events has no end to wait for.
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    has_type(headers, "text/event-stream")
+}
+
+/// Whether an answer of this kind may say nothing for long.
+fn may_be_silent(headers: &HeaderMap) -> bool {
+    is_event_stream(headers) || has_type(headers, "application/grpc")
+}
+
+fn has_type(headers: &HeaderMap, wanted: &str) -> bool {
+    let given = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    given.get(..wanted.len()).is_some_and(|start| start.eq_ignore_ascii_case(wanted.as_bytes()))
+}
+
+/// An error of hyper's with what caused it, neither of which has bytes of the request.
+fn described(error: &hyper::Error) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+    format!("{error}{}", cause.unwrap_or_default())
+}

@@ -1,0 +1,211 @@
+//! Where records are kept, by the URL on the command line.
+
+use std::error::Error;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use keylatch::store::Store;
+use keylatch::tiered::Tiered;
+use keylatch::{Engine, InvalidPolicy, Limits, Policy, memory, postgres, redis, sqlite};
+
+use crate::args::Guarantee;
+
+/// A store that can be opened. It may have a password in it, and never shows itself.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum StoreUrl {
+    Memory,
+    Sqlite(PathBuf),
+    Postgres(String),
+    Redis(String),
+    Cluster(Vec<String>),
+    Sentinel { nodes: Vec<String>, service: String },
+}
+
+const WANTED: &str = "it is memory:, sqlite:FILE, postgres://USER@HOST/DATABASE, redis://HOST:PORT, rediss://HOST:PORT, \
+                      redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE";
+
+impl FromStr for StoreUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text.split_once(':').ok_or(WANTED)?;
+        match scheme {
+            "memory" if rest.is_empty() => Ok(Self::Memory),
+            "sqlite" if rest.is_empty() => Err("after `sqlite:` comes a file, such as sqlite:keylatch.db".to_owned()),
+            "sqlite" => Ok(Self::Sqlite(rest.into())),
+            "postgres" | "postgresql" if rest.starts_with("//") => Ok(Self::Postgres(text.to_owned())),
+            "redis" | "rediss" if rest.starts_with("//") => Ok(Self::Redis(text.to_owned())),
+            "redis+cluster" | "rediss+cluster" => Ok(Self::Cluster(nodes(scheme, rest, "")?)),
+            "redis+sentinel" | "rediss+sentinel" => {
+                let path = rest.trim_start_matches('/').split_once('/');
+                let (service, database) = path.map_or(("", ""), |(_, path)| path.split_once('/').unwrap_or((path, "")));
+                if service.is_empty() {
+                    return Err(
+                        "a Sentinel is asked for a service: redis+sentinel://HOST:PORT,HOST:PORT/SERVICE".to_owned()
+                    );
+                }
+                Ok(Self::Sentinel { nodes: nodes(scheme, rest, database)?, service: service.to_owned() })
+            }
+            _ => Err(WANTED.to_owned()),
+        }
+    }
+}
+
+/// The URLs of `//user:password@a,b/…`, each with the login and the database.
+fn nodes(scheme: &str, rest: &str, database: &str) -> Result<Vec<String>, String> {
+    let rest = rest.strip_prefix("//").ok_or(WANTED)?;
+    let authorities = rest.split('/').next().unwrap_or_default();
+    let (login, hosts) = match authorities.rsplit_once('@') {
+        Some((login, hosts)) => (format!("{login}@"), hosts),
+        None => (String::new(), authorities),
+    };
+    if hosts.split(',').any(str::is_empty) {
+        return Err(WANTED.to_owned());
+    }
+    let scheme = scheme.split('+').next().unwrap_or_default();
+    let path = if database.is_empty() { String::new() } else { format!("/{database}") };
+    Ok(hosts.split(',').map(|host| format!("{scheme}://{login}{host}{path}")).collect())
+}
+
+impl StoreUrl {
+    /// Whether it can be a cache in front of `store`.
+    ///
+    /// # Errors
+    ///
+    /// With what to change.
+    pub(crate) fn check_cache(&self, store: &Self) -> Result<(), String> {
+        if !matches!(self, Self::Redis(_)) {
+            return Err("--cache is a single Redis: redis://HOST:PORT or rediss://HOST:PORT".to_owned());
+        }
+        match store {
+            Self::Postgres(_) | Self::Sqlite(_) => Ok(()),
+            _ => Err(
+                "--cache goes in front of PostgreSQL or SQLite; what is kept in Redis or in memory gains nothing from \
+                      it: leave it out"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    /// The engine on it.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be opened.
+    pub(crate) async fn engine(&self, cache: Option<&Self>, choices: Choices) -> Result<Engine, Box<dyn Error>> {
+        let cache = match cache {
+            Some(Self::Redis(url)) => Some(redis::Cache::connect(url, redis::Options::default()).await?),
+            _ => None,
+        };
+        Ok(match self {
+            Self::Memory => choices.engine(memory::Store::new(), None)?,
+            Self::Sqlite(path) => choices.engine(sqlite::Store::open(path).await?, cache)?,
+            Self::Postgres(url) => choices.engine(postgres::Store::connect(url).await?, cache)?,
+            Self::Redis(url) => choices.engine(redis::Store::connect(url).await?, None)?,
+            Self::Cluster(nodes) => {
+                let urls: Vec<&str> = nodes.iter().map(String::as_str).collect();
+                choices.engine(redis::Store::connect_cluster(&urls, redis::Options::default()).await?, None)?
+            }
+            Self::Sentinel { nodes, service } => {
+                let urls: Vec<&str> = nodes.iter().map(String::as_str).collect();
+                let store = redis::Store::connect_sentinel(&urls, service, redis::Options::default()).await?;
+                choices.engine(store, None)?
+            }
+        })
+    }
+}
+
+/// What is chosen of an engine, beside its store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Choices {
+    pub(crate) guarantee: Guarantee,
+    pub(crate) policy: Policy,
+    pub(crate) limits: Limits,
+}
+
+impl Choices {
+    fn engine<S: Store>(self, store: S, cache: Option<redis::Cache>) -> Result<Engine, InvalidPolicy> {
+        match cache {
+            Some(cache) => self.on(Tiered::new(store, cache)),
+            None => self.on(store),
+        }
+    }
+
+    fn on<S: Store>(self, store: S) -> Result<Engine, InvalidPolicy> {
+        let Self { guarantee, policy, limits } = self;
+        match guarantee {
+            Guarantee::Fenced => Engine::fenced(store, policy, limits),
+            Guarantee::AtMostOnce => Engine::at_most_once(store, policy, limits),
+        }
+    }
+}
+
+/// Without what is secret in it, or could be.
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory: everything is forgotten when the process ends"),
+            Self::Sqlite(path) => write!(f, "{} (SQLite)", path.display()),
+            Self::Postgres(_) => f.write_str("PostgreSQL"),
+            Self::Redis(_) => f.write_str("Redis"),
+            Self::Cluster(_) => f.write_str("a Redis Cluster"),
+            Self::Sentinel { .. } => f.write_str("Redis, by its Sentinels"),
+        }
+    }
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_store_has_its_url() {
+        let parsed = |text: &str| text.parse::<StoreUrl>().unwrap();
+        assert_eq!(parsed("memory:"), StoreUrl::Memory);
+        assert_eq!(parsed("sqlite:/var/lib/k.db"), StoreUrl::Sqlite("/var/lib/k.db".into()));
+        assert_eq!(parsed("postgres://u@h/d"), StoreUrl::Postgres("postgres://u@h/d".to_owned()));
+        assert_eq!(parsed("rediss://h:1"), StoreUrl::Redis("rediss://h:1".to_owned()));
+        let nodes = |nodes: &[&str]| nodes.iter().map(|node| (*node).to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            parsed("redis+cluster://u:p@a:1,b:2"),
+            StoreUrl::Cluster(nodes(&["redis://u:p@a:1", "redis://u:p@b:2"]))
+        );
+        assert_eq!(
+            parsed("rediss+sentinel://a:1,b:2/orders/3"),
+            StoreUrl::Sentinel { nodes: nodes(&["rediss://a:1/3", "rediss://b:2/3"]), service: "orders".to_owned() }
+        );
+        for text in
+            ["", "memory", "memory:x", "sqlite:", "mysql://h", "redis:h", "redis+cluster://a,,b", "redis+sentinel://a"]
+        {
+            assert!(text.parse::<StoreUrl>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for text in [
+            "postgres://u:hunter2@h/d",
+            "redis://u:hunter2@h",
+            "redis+cluster://u:hunter2@h",
+            "redis+sentinel://:hunter2@h/s",
+        ] {
+            let url: StoreUrl = text.parse().unwrap();
+            assert!(!format!("{url} {url:?}").contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn a_cache_goes_in_front_of_a_store_of_truth() {
+        let url = |text: &str| text.parse::<StoreUrl>().unwrap();
+        assert_eq!(url("redis://h").check_cache(&url("sqlite:f")), Ok(()));
+        assert!(url("redis://h").check_cache(&url("redis://h")).is_err());
+        assert!(url("sqlite:f").check_cache(&url("postgres://h")).is_err());
+    }
+}

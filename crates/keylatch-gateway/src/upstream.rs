@@ -1,0 +1,81 @@
+//! The service behind the gateway.
+
+use std::fmt;
+use std::str::FromStr;
+
+use http::Uri;
+use http::uri::Authority;
+
+/// Where the service behind the gateway is, and how it is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Upstream {
+    pub(crate) protocol: Protocol,
+    pub(crate) authority: Authority,
+}
+
+/// What is spoken with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+}
+
+const WANTED: &str = "it is http://HOST:PORT";
+
+impl FromStr for Upstream {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let url: Uri = text.parse().map_err(|_| WANTED.to_owned())?;
+        let protocol = match url.scheme_str() {
+            Some("http") => Protocol::Http1,
+            _ => return Err(WANTED.to_owned()),
+        };
+        let authority = url.authority().ok_or(WANTED)?.clone();
+        if authority.as_str().contains('@') {
+            return Err(format!("{WANTED}, without a user: requests go to it with the headers of the client"));
+        }
+        if url.path_and_query().is_some_and(|path| path.as_str() != "/") {
+            return Err(format!("{WANTED}, without a path: requests go to it with the paths of the client"));
+        }
+        Ok(Self { protocol, authority })
+    }
+}
+
+impl Upstream {
+    /// The host, as names are looked up: IPv6 addresses without brackets.
+    pub(crate) fn host(&self) -> &str {
+        self.authority.host().trim_start_matches('[').trim_end_matches(']')
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.authority.port_u16().unwrap_or(match self.protocol {
+            Protocol::Http1 => 80,
+        })
+    }
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.protocol {
+            Protocol::Http1 => "http",
+        };
+        write!(f, "{scheme}://{}", self.authority)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_is_a_scheme_and_an_authority() {
+        let upstream: Upstream = "http://[::1]:9000".parse().unwrap();
+        assert_eq!((upstream.host(), upstream.port()), ("::1", 9000));
+        assert_eq!("http://orders".parse::<Upstream>().unwrap().port(), 80);
+        for text in ["", "127.0.0.1:9000", "ftp://a", "http://", "http://u:p@a", "http://a/path", "http://a/?q"] {
+            let why = text.parse::<Upstream>().unwrap_err();
+            assert!(why.contains("http://HOST:PORT"), "{text}: {why}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What goes on on a connection: whether it is idle, and whether its client reads its answers.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::service::Service as HyperService;
+use parking_lot::Mutex;
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower_service::Service;
+
+use crate::{Limits, Peer};
+
+/// What goes on on one connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Activity(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    under_way: u64,
+    /// When there was last a request under way.
+    idle_since: Instant,
+    /// When the latest part of an answer was handed out, if nobody has asked for the next: its client does not read.
+    unread: HashMap<u64, Instant>,
+    next: u64,
+}
+
+/// What a connection is to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// To go on; and to ask again then.
+    GoOn(Instant),
+    /// To end: it is idle.
+    Idle,
+    /// To be cut: its client does not read.
+    Stuck,
+}
+
+impl Activity {
+    pub(crate) fn new() -> Self {
+        let state = State { under_way: 0, idle_since: Instant::now(), unread: HashMap::new(), next: 0 };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    pub(crate) fn word(&self, limits: &Limits) -> Word {
+        let (state, now) = (self.0.lock(), Instant::now());
+        if state.under_way == 0 {
+            let end = state.idle_since + limits.head_max;
+            return if now >= end { Word::Idle } else { Word::GoOn(end) };
+        }
+        match state.unread.values().min() {
+            Some(oldest) if now >= *oldest + limits.unread_max => Word::Stuck,
+            Some(oldest) => Word::GoOn(*oldest + limits.unread_max),
+            None => Word::GoOn(now + limits.unread_max.min(limits.head_max)),
+        }
+    }
+
+    fn begin(&self) -> UnderWay {
+        let mut state = self.0.lock();
+        state.under_way += 1;
+        state.next += 1;
+        UnderWay { activity: self.clone(), number: state.next }
+    }
+}
+
+/// A request under way, until its answer is sent or given up.
+#[derive(Debug)]
+struct UnderWay {
+    activity: Activity,
+    number: u64,
+}
+
+impl UnderWay {
+    fn asked_for(&self) {
+        self.activity.0.lock().unread.remove(&self.number);
+    }
+
+    fn handed_out(&self) {
+        self.activity.0.lock().unread.insert(self.number, Instant::now());
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut state = self.activity.0.lock();
+        state.unread.remove(&self.number);
+        state.under_way -= 1;
+        if state.under_way == 0 {
+            state.idle_since = Instant::now();
+        }
+    }
+}
+
+/// A service whose requests are seen by an [`Activity`].
+#[derive(Debug, Clone)]
+pub(crate) struct Watched<S> {
+    pub(crate) service: S,
+    pub(crate) activity: Activity,
+    pub(crate) peer: Peer,
+}
+
+impl<S, B> HyperService<Request<Incoming>> for Watched<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response<WatchedBody<B>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let under_way = self.activity.begin();
+        request.extensions_mut().insert(self.peer);
+        let mut service = self.service.clone();
+        Box::pin(async move {
+            let Ok(()) = std::future::poll_fn(|context| service.poll_ready(context)).await;
+            let Ok(response) = service.call(request).await;
+            Ok(response.map(|body| WatchedBody { body, under_way }))
+        })
+    }
+}
+
+pin_project! {
+    /// The body of an answer that is seen by an [`Activity`].
+    pub(crate) struct WatchedBody<B> {
+        #[pin]
+        body: B,
+        under_way: UnderWay,
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for WatchedBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        this.under_way.asked_for();
+        let polled = this.body.poll_frame(context);
+        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+            this.under_way.handed_out();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// How long a connection that was told to end has to do so, once nothing is under way on it.
+pub(crate) const END_MAX: Duration = Duration::from_secs(5);

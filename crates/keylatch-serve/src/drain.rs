@@ -1,0 +1,67 @@
+//! The end of a process.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use crate::Signals;
+
+/// How a process came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Drained {
+    /// Nothing was left undone.
+    Whole,
+    /// The time was over, or a second signal came. What was under way is cut off.
+    Cut,
+}
+
+/// How much of the time to drain is kept for work whose clients have gone.
+const WORK_MIN: Duration = Duration::from_secs(2);
+
+/// Serves until a signal; then takes no more connections, and ends when all requests and all work have ended, when
+/// `drain_max` is over, or at a second signal.
+///
+/// `serve` gets what tells it to stop, and ends when its last connection has. `finish` gets the time that is left, and
+/// says how much work was not finished.
+pub async fn until_told<S, F>(
+    signals: &mut Signals,
+    drain_max: Duration,
+    serve: impl FnOnce(oneshot::Receiver<()>) -> S,
+    finish: impl FnOnce(Duration) -> F,
+) -> Drained
+where
+    S: Future<Output = ()>,
+    F: Future<Output = usize>,
+{
+    let (stop, stopped) = oneshot::channel();
+    let serving = serve(stopped);
+    tokio::pin!(serving);
+    tokio::select! {
+        () = &mut serving => unreachable!("it ends after it was told to"),
+        () = signals.next() => {}
+    }
+    tracing::info!("stopping: requests under way have {} seconds to end", drain_max.as_secs_f32());
+    let deadline = Instant::now() + drain_max;
+    let _ = stop.send(());
+    let drained = async {
+        if timeout_at(deadline - WORK_MIN.min(drain_max / 4), serving).await.is_err() {
+            tracing::warn!("some connections did not end; they are cut");
+        }
+        finish(deadline.saturating_duration_since(Instant::now())).await
+    };
+    tokio::select! {
+        left = drained => {
+            if left == 0 {
+                tracing::info!("stopped; nothing was left undone");
+                return Drained::Whole;
+            }
+            tracing::warn!(left, "stopped; a request without an answer can be sent again");
+        }
+        () = signals.next() => {
+            tracing::warn!("stopped at once, as told; a request without an answer can be sent again");
+        }
+    }
+    Drained::Cut
+}

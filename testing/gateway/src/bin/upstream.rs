@@ -1,0 +1,18 @@
+//! The service behind the gateway, in a process of its own. `PORT`; `LEDGER` is the file that it writes its effects into.
+
+use std::error::Error;
+use std::io::Write;
+use std::path::Path;
+
+use testing_gateway::Upstream;
+use testing_history::ledger::Ledger;
+use tokio::net::TcpListener;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let ledger = std::env::var("LEDGER")?;
+    let listener = TcpListener::bind(format!("127.0.0.1:{}", std::env::var("PORT")?)).await?;
+    writeln!(std::io::stdout(), "listening on http://{}", listener.local_addr()?)?;
+    Upstream::new(Ledger::open(Path::new(&ledger))?, Path::new(&ledger)).serve(listener).await;
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! The gateway, as a process, before a service that writes down what reaches it.
+
+mod asked_once;
+mod command_line;
+mod crash;
+mod dispositions;
+mod headers;
+mod setup;
+mod streams;
+mod wire;
