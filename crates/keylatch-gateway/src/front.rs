@@ -148,7 +148,8 @@ impl Rules {
             return Err(Problem::Refused("The target of the request is not one of HTTP."));
         }
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        if !path.as_str().starts_with('/') && !(path == "*" && parts.method == Method::OPTIONS) {
+        let whole_server = path == "*" && parts.method == Method::OPTIONS;
+        if !path.as_str().starts_with('/') && !whole_server {
             return Err(Problem::Refused("The target of the request is not a path."));
         }
         parts.uri = Uri::from(path);

@@ -42,25 +42,25 @@ where
         () = &mut serving => unreachable!("it ends after it was told to"),
         () = signals.next() => {}
     }
-    tracing::info!("stopping: requests under way have {} seconds to end", drain_max.as_secs_f32());
+    tracing::info!("stopping: running requests have {} seconds to end", drain_max.as_secs_f32());
     let deadline = Instant::now() + drain_max;
     let _ = stop.send(());
     let drained = async {
         if timeout_at(deadline - WORK_MIN.min(drain_max / 4), serving).await.is_err() {
-            tracing::warn!("some connections did not end; they are cut");
+            tracing::warn!("some connections did not end in time and are closed");
         }
         finish(deadline.saturating_duration_since(Instant::now())).await
     };
     tokio::select! {
         left = drained => {
             if left == 0 {
-                tracing::info!("stopped; nothing was left undone");
+                tracing::info!("stopped; all requests have ended");
                 return Drained::Whole;
             }
             tracing::warn!(left, "stopped; a request without an answer can be sent again");
         }
         () = signals.next() => {
-            tracing::warn!("stopped at once, as told; a request without an answer can be sent again");
+            tracing::warn!("stopped at once; a request without an answer can be sent again");
         }
     }
     Drained::Cut

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use keylatch::sqlite;
+use keylatch::store::{PAGE_RECORDS_MAX, PageRequest, Store};
 use rand::Rng;
-use testing_history::{Answer, Guarantee, Log, Reply, Summary, check, ledger};
+use testing_history::{Answer, Event, Guarantee, Log, Reply, Summary, What, check, ledger};
 use testing_support::client::{Client, Request, Targets};
 use testing_support::server::{Program, Server};
 use tokio::task::JoinSet;
@@ -94,7 +96,7 @@ impl Load {
     }
 
     /// Lets every client come to its end, asks again for all, and judges. Also returns how many outcomes are unknown.
-    pub(crate) async fn end(mut self, directory: &Path, guarantee: Guarantee) -> (Summary, usize) {
+    pub(crate) async fn end(mut self, directory: &Path, guarantee: Guarantee, store: &impl Store) -> (Summary, usize) {
         self.shared.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.clients.join_next().await {
             ended.expect("every client comes to its end");
@@ -106,6 +108,7 @@ impl Load {
         }
         let mut history = self.shared.log.events();
         history.extend(ledger::read(&directory.join("ledger")).expect("the ledger is whole"));
+        history.extend(records(store).await);
         let summary = check(&history, guarantee).unwrap_or_else(|violations| {
             const SHOWN_MAX: usize = 5;
             violations.iter().take(SHOWN_MAX).for_each(|violation| eprintln!("{violation}"));
@@ -113,6 +116,23 @@ impl Load {
         });
         (summary, self.shared.unknown.load(Ordering::Relaxed))
     }
+}
+
+/// The records, as the store holds them after all is over.
+async fn records(store: &impl Store) -> Vec<Event> {
+    const PAGES_MAX: usize = 1_000;
+    let mut events = Vec::new();
+    let mut page = PageRequest { limit: PAGE_RECORDS_MAX, ..PageRequest::default() };
+    for _ in 0..PAGES_MAX {
+        let records = store.list(page.clone()).await.expect("the store can be read").value;
+        let Some(last) = records.last() else { return events };
+        page.after = Some(last.id());
+        events.extend(records.iter().map(|record| {
+            let what = What::Record { epoch: record.epoch.as_u64() };
+            Event::now(record.scope.caller(), record.key.as_str(), what)
+        }));
+    }
+    panic!("more than {PAGES_MAX} pages of records");
 }
 
 impl Shared {
@@ -177,7 +197,8 @@ async fn i1_never_two_starts_in_at_most_once_when_either_is_killed_at_random() {
             upstream = service.start_again().await;
         }
     }
-    let (summary, unknown) = load.end(directory.path(), Guarantee::AtMostOnce).await;
+    let store = sqlite::Store::open(directory.path().join("keylatch.db")).await.unwrap();
+    let (summary, unknown) = load.end(directory.path(), Guarantee::AtMostOnce, &store).await;
     eprintln!("{} kills of each, {caught} with requests under way: {summary}; {unknown} unknown", kills());
     assert!(caught > 0 && unknown > 0 && summary.replays > 0 && summary.failed > 0, "{summary}, {unknown} unknown");
     drop((server, upstream));
@@ -204,7 +225,8 @@ async fn i1_one_effect_in_fenced_where_the_service_honours_the_derived_key_when_
             upstream = service.start_again().await;
         }
     }
-    let (summary, unknown) = load.end(directory.path(), Guarantee::Fenced).await;
+    let store = sqlite::Store::open(directory.path().join("keylatch.db")).await.unwrap();
+    let (summary, unknown) = load.end(directory.path(), Guarantee::Fenced, &store).await;
     eprintln!("{} kills of each: {summary}", kills());
     assert_eq!((unknown, summary.effects), (0, summary.keys), "{summary}");
     assert!(summary.starts > summary.effects && summary.replays > 0, "some ran again: {summary}");

@@ -38,7 +38,7 @@ async fn the_service_learns_attempt_epoch_and_derived_key_and_clients_cannot_imi
 #[tokio::test]
 async fn the_key_is_withheld_received_or_derived() {
     for (which, is_right) in [
-        ("withheld", (|key, _| key == &None) as fn(&Option<String>, &Option<String>) -> bool),
+        ("withheld", (|key, _| key.is_none()) as fn(&Option<String>, &Option<String>) -> bool),
         ("received", |key, _| key.as_deref() == Some("\"k\"")),
         ("derived", |key, derived| key == derived && key.is_some()),
     ] {

@@ -5,6 +5,7 @@ mod command_line;
 mod crash;
 mod dispositions;
 mod headers;
+mod readme;
 mod setup;
 mod streams;
 mod wire;

@@ -1,0 +1,60 @@
+//! The README's service in Python behind the gateway, tried with the README's own command.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use testing_support::server::Program;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::setup::{SOON, gateway};
+
+#[tokio::test]
+async fn the_readmes_order_is_one_order() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let script = root.join("examples/gateway_python/orders.py");
+    assert!(readme.contains(&fs::read_to_string(&script).unwrap()), "the README shows the script as it is");
+
+    // It does not say where it listens: the port is one that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let mut python = Command::new("python3");
+    let _service = python.arg(&script).env("PORT", &port).kill_on_drop(true).spawn().expect("python3 is installed");
+    testing_support::eventually(SOON, "the service to listen", async || {
+        tokio::net::TcpStream::connect(format!("127.0.0.1:{port}")).await.is_ok()
+    })
+    .await;
+
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = argument_of(&readme, "cargo run -p keylatch-gateway -- gateway --listen 127.0.0.1:8080 ");
+    let arguments = arguments.replace('\\', "").replace("--upstream http://127.0.0.1:9000", "");
+    let arguments = arguments.replace("keylatch.db", &directory.path().join("keylatch.db").display().to_string());
+    let arguments: Vec<_> = arguments.split_whitespace().collect();
+    let upstream = format!("http://127.0.0.1:{port}");
+    let program: Program = gateway(&upstream, &arguments);
+    let server = program.start().await.unwrap_or_else(|error| panic!("{error}"));
+
+    let order = argument_of(&readme, "curl -i http://127.0.0.1:8080/orders");
+    let order = format!("curl -i -sS {}/orders {}", server.url(), order.lines().next().unwrap());
+    for replayed in [false, true, true] {
+        let answer = run(&order).await;
+        let text = String::from_utf8_lossy(&answer.stdout).to_lowercase();
+        assert!(text.starts_with("http/1.1 201 ") && text.ends_with("{\"order\": 1}\n"), "{text}");
+        assert_eq!(text.contains("idempotent-replayed: true"), replayed, "{text}");
+    }
+    let other = run(&order.replace("order-1", "order-2")).await;
+    assert!(String::from_utf8_lossy(&other.stdout).ends_with("{\"order\": 2}\n"));
+}
+
+/// What follows `command` in the README, to the end of its paragraph.
+fn argument_of(readme: &str, command: &str) -> String {
+    let after = readme.split_once(command).unwrap_or_else(|| panic!("the README has no `{command}`")).1;
+    after.split("\n\n").next().unwrap().to_owned()
+}
+
+async fn run(command: &str) -> Output {
+    let mut shell = Command::new("sh");
+    let running = shell.args(["-c", command]).kill_on_drop(true).output();
+    timeout(SOON, running).await.expect("curl ends").expect("curl is installed")
+}
