@@ -11,7 +11,7 @@ use crate::Signals;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Drained {
-    /// Nothing was left undone.
+    /// All requests and all work have ended.
     Whole,
     /// The time was over, or a second signal came. What was under way is cut off.
     Cut,
