@@ -13,8 +13,9 @@
 //! - **`Atomic`**: the handler's [`Tx`](keylatch_core::Tx) is a transaction of the same pool, in which any code for sqlx works.
 //!   The record is written once, at its end. Beside the handler's own statements that is two round trips: a look, and
 //!   the record. A lock that is tried, and never waited for, keeps duplicates out meanwhile.
-//! - **Statements are functions** in Keylatch's schema: so their plans stay what they are while the table grows, and
-//!   what is checked after a wait is checked on what was committed by then.
+//! - **Statements are plain**, in files of their own. What takes several steps on the server, or is done in batches, is a
+//!   function in Keylatch's schema: so what is checked after a wait is checked on what was committed by then, and its plan
+//!   stays what it is while the table grows.
 //!
 //! What a role needs, how to run it behind PgBouncer, and what a failover does: see the
 //! [manual](https://docs.rs/keylatch/latest/keylatch/manual/postgres_operations/).
@@ -54,7 +55,7 @@ pub use error::OpenError;
 use link::{Links, PgQuery};
 use look::LookJob;
 use metrics::BatchMetrics;
-pub use migrate::{SCHEMA_VERSION, grant, migrate, schema_sql};
+pub use migrate::{SCHEMA_VERSION, grant, grant_sql, migrate, schema_sql};
 pub use options::{
     BATCH_RECORDS_MAX, BATCHES_AT_ONCE, COMPRESS_FROM_BYTES, CONNECT_MAX, CONNECTIONS_MAX, HANDLER_PAUSE_MAX,
     HANDLER_STATEMENT_MAX, Options, SCHEMA, STATEMENT_MAX,

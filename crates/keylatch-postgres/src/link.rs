@@ -180,7 +180,7 @@ impl Links {
         loop {
             tries -= 1;
             let done = self.bounded(sent, link.alone(query(), self.wrapped.as_ref())).await;
-            match self.judge(link, done) {
+            match self.judge(link, done.and_then(of_primary)) {
                 Err(fault) if fault.disconnected && tries > 0 => *link = self.link().await?,
                 done => return done,
             }
@@ -234,6 +234,14 @@ impl Links {
             self.suspicious.store(true, Ordering::Relaxed);
         }
         done
+    }
+}
+
+/// The rows, unless they say that they are a standby's: what that has may be old. What writes is refused there anyway.
+fn of_primary(rows: Vec<PgRow>) -> Result<Vec<PgRow>, Fault> {
+    match rows.first().map(|row| row.try_get("standby")) {
+        Some(Ok(true)) => Err(Fault::of_server(Some("25006"), "this server is a standby", false, Sent::Harmless)),
+        _ => Ok(rows),
     }
 }
 

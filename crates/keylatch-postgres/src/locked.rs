@@ -1,12 +1,12 @@
-//! Records on which another transaction has a lock. They are asked for again, at intervals, without a connection: the
-//! statements themselves wait for a lock only as long as a commit usually takes.
+//! Records on which another transaction has a lock. They are asked for again, at intervals, without a connection: a
+//! statement waits for a lock no longer than a commit usually takes, or not at all.
 
 use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::error::{Fault, Sent};
 use super::link::PgQuery;
-use super::ops::scalar;
+use super::rows::{damaged, get};
 use keylatch_core::Timestamp;
 use keylatch_core::store::{Applied, ErrorKind};
 
@@ -14,9 +14,6 @@ use keylatch_core::store::{Applied, ErrorKind};
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// The pauses between tries: at first, and at the most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
-
-/// What `keylatch.renew` and its like return where another transaction has locked the record.
-const LOCKED: i64 = -1;
 
 /// How long a lock has been waited for.
 #[derive(Debug)]
@@ -43,15 +40,17 @@ impl LockWait {
 }
 
 impl Shared {
-    /// Runs a statement by itself that writes one record under a condition.
+    /// Runs a statement by itself that writes one record under a condition, and says whether it did: null for a record
+    /// that another transaction has locked.
     pub(super) async fn write<'q>(&self, query: impl Fn() -> PgQuery<'q>) -> Result<Applied, Fault> {
         let mut wait = LockWait::begin();
         loop {
             let rows = self.links.rows(Sent::Perhaps, &query).await?;
-            match scalar::<Option<i64>>(&rows)? {
-                None => return Ok(Applied::Lost),
-                Some(LOCKED) => tokio::time::sleep(wait.pause(self.options.statement_max)?).await,
-                Some(now) => return Ok(Applied::Applied(Timestamp::from_millis(now))),
+            let row = rows.first().ok_or_else(|| damaged("a row is missing"))?;
+            match get(row, "applied")? {
+                Some(true) => return Ok(Applied::Applied(Timestamp::from_millis(get(row, "clock")?))),
+                Some(false) => return Ok(Applied::Lost),
+                None => tokio::time::sleep(wait.pause(self.options.statement_max)?).await,
             }
         }
     }

@@ -10,40 +10,12 @@ use super::error::OpenError;
 use super::options::Options;
 use super::sql::{Statement, begin_own, in_schema};
 
-/// The versions of the schema, from the first. What was released is never changed: a function that a released version calls
-/// keeps its name, its arguments and its meaning, so that processes of both versions can run, and restart, while a new one
-/// is rolled out.
+/// The versions of the schema, from the first. What was released is never changed: statements name their columns, and a
+/// function that a released version calls keeps its name, its arguments and its meaning. So processes of both versions can
+/// run, and restart, while one is rolled out that adds a column.
 const VERSIONS: [Version; 1] = [Version {
     min_reader: 1,
-    statements: &[
-        include_str!("schema/v1/01_schema.sql"),
-        include_str!("schema/v1/02_schema_version.sql"),
-        include_str!("schema/v1/03_record.sql"),
-        include_str!("schema/v1/04_indexes.sql"),
-        include_str!("schema/v1/05_stored.sql"),
-        include_str!("schema/v1/06_clock.sql"),
-        include_str!("schema/v1/07_later.sql"),
-        include_str!("schema/v1/08_refuse_standby.sql"),
-        include_str!("schema/v1/09_claim_now.sql"),
-        include_str!("schema/v1/10_claim.sql"),
-        include_str!("schema/v1/11_renew.sql"),
-        include_str!("schema/v1/11_complete_now.sql"),
-        include_str!("schema/v1/12_complete.sql"),
-        include_str!("schema/v1/13_release.sql"),
-        include_str!("schema/v1/14_sweep.sql"),
-        include_str!("schema/v1/15_read.sql"),
-        include_str!("schema/v1/16_list.sql"),
-        include_str!("schema/v1/17_lapsed.sql"),
-        include_str!("schema/v1/18_count.sql"),
-        include_str!("schema/v1/19_forget_statements.sql"),
-        include_str!("schema/v1/20_entered.sql"),
-        include_str!("schema/v1/21_look.sql"),
-        include_str!("schema/v1/22_enter.sql"),
-        include_str!("schema/v1/23_enter_own.sql"),
-        include_str!("schema/v1/24_finish.sql"),
-        include_str!("schema/v1/25_synced.sql"),
-        include_str!("schema/v1/26_resolve.sql"),
-    ],
+    statements: &[include_str!("schema/v1/tables.sql"), include_str!("schema/v1/functions.sql")],
 }];
 
 /// One version of the schema.
@@ -61,6 +33,9 @@ struct Found {
     version: i32,
     min_reader: i32,
 }
+
+/// Notes that a version has been applied, and the lowest that a process must know to use it.
+const APPLIED: &str = "INSERT INTO keylatch.schema_version (version, min_reader) VALUES ($1, $2)";
 
 /// The version that this build needs.
 #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "there will be few")]
@@ -112,12 +87,19 @@ pub async fn migrate(pool: &PgPool, options: &Options) -> Result<(), OpenError> 
 pub async fn grant(pool: &PgPool, options: &Options, role: &str) -> Result<(), OpenError> {
     options.check()?;
     let mut tx = pool.begin_with(AssertSqlSafe(begin_own(options))).await?;
-    let role: String =
-        sqlx::query_scalar("SELECT quote_ident($1)").persistent(false).bind(role).fetch_one(&mut *tx).await?;
-    let grants = in_schema(include_str!("sql/grant.sql"), &options.schema);
-    let grants = grants.replace(":schema", &options.schema).replace(":role", &role);
-    sqlx::raw_sql(AssertSqlSafe(grants)).execute(&mut *tx).await?;
+    sqlx::raw_sql(AssertSqlSafe(grant_sql(&options.schema, role)?)).execute(&mut *tx).await?;
     Ok(tx.commit().await?)
+}
+
+/// What [`grant`] grants `role` in `schema`, as SQL, for those who apply all changes of a database by hand.
+///
+/// # Errors
+///
+/// If `schema` cannot be the name of one: see [`Options::with_schema`].
+pub fn grant_sql(schema: &str, role: &str) -> Result<String, OpenError> {
+    Options::default().with_schema(schema).check()?;
+    let role = format!("\"{}\"", role.replace('"', "\"\""));
+    Ok(include_str!("sql/grant.sql").replace(":schema", schema).replace(":role", &role))
 }
 
 /// What makes the tables and functions of this version in `schema`, as SQL: for those who keep all changes of a database
@@ -125,8 +107,7 @@ pub async fn grant(pool: &PgPool, options: &Options, role: &str) -> Result<(), O
 /// transaction, in a database in which [`migrate`] has not made the schema. A store that is opened then finds it up to
 /// date, and needs no right to create.
 ///
-/// The role that runs it owns what it makes. What another role needs to use it is listed in the
-/// [manual](https://docs.rs/keylatch/latest/keylatch/manual/postgres_operations/).
+/// The role that runs it owns what it makes. What another role needs to use it, [`grant_sql`] prints.
 ///
 /// ```
 /// std::fs::write(
@@ -144,13 +125,12 @@ pub fn schema_sql(schema: &str) -> Result<String, OpenError> {
     options.check()?;
     let mut sql = String::new();
     for (number, version) in (1..).zip(VERSIONS) {
-        for statement in version.statements {
-            sql += in_schema(statement, schema).trim_end().trim_end_matches(';');
-            sql += ";\n\n";
+        for statements in version.statements {
+            sql += &in_schema(statements, schema);
+            sql += "\n";
         }
-        let applied = in_schema(include_str!("sql/schema_applied.sql"), schema);
-        let applied = applied.replace("$1", &number.to_string()).replace("$2", &version.min_reader.to_string());
-        sql += applied.trim_end();
+        let applied = in_schema(APPLIED, schema);
+        sql += &applied.replace("$1", &number.to_string()).replace("$2", &version.min_reader.to_string());
         sql += ";\n";
     }
     Ok(sql)
@@ -168,14 +148,14 @@ pub(super) async fn ensure(conn: &mut PgConnection, options: &Options, may: bool
     if !may || !allowed.fetch_one(&mut *tx).await? {
         return Err(not_migrated);
     }
-    let lock = Statement::new(include_str!("sql/migration_lock.sql"), &options.schema);
-    lock.query(false).bind(MIGRATION_LOCK).execute(&mut *tx).await?;
+    // One migrates, and whoever else wants to waits and finds it done.
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(false).bind(MIGRATION_LOCK).execute(&mut *tx).await?;
     // Another may have done it meanwhile.
     if let Some(found) = behind(&mut tx, options).await? {
-        let applied = Statement::new(include_str!("sql/schema_applied.sql"), &options.schema);
+        let applied = Statement::new(APPLIED, &options.schema);
         for (number, version) in (1..).zip(VERSIONS).skip(found.version.cast_unsigned() as usize) {
-            for statement in version.statements {
-                sqlx::raw_sql(AssertSqlSafe(in_schema(statement, &options.schema))).execute(&mut *tx).await?;
+            for statements in version.statements {
+                sqlx::raw_sql(AssertSqlSafe(in_schema(statements, &options.schema))).execute(&mut *tx).await?;
             }
             applied.query(false).bind(number).bind(version.min_reader).execute(&mut *tx).await?;
         }
@@ -201,7 +181,8 @@ async fn find(conn: &mut PgConnection, options: &Options) -> Result<Found, OpenE
     if !sqlx::query_scalar(AssertSqlSafe(exists)).persistent(false).fetch_one(&mut *conn).await? {
         return Ok(Found::default());
     }
-    let read = in_schema(include_str!("sql/schema_version.sql"), &options.schema);
+    let read = "SELECT coalesce(max(version), 0), coalesce(max(min_reader), 0) FROM keylatch.schema_version";
+    let read = in_schema(read, &options.schema);
     let (version, min_reader) = sqlx::query_as(AssertSqlSafe(read)).persistent(false).fetch_one(conn).await?;
     Ok(Found { version, min_reader })
 }

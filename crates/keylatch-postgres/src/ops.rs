@@ -166,8 +166,9 @@ impl keylatch_core::store::Store for Store {
                     .bind(high.as_bytes().as_slice())
                     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             };
-            let count: i64 = scalar(&shared.links.rows(Sent::Harmless, query).await?)?;
-            Ok(count.cast_unsigned())
+            let rows = shared.links.rows(Sent::Harmless, query).await?;
+            let row = rows.first().ok_or_else(|| damaged("a row is missing"))?;
+            Ok(get::<i64>(row, "records")?.cast_unsigned())
         })
     }
 
@@ -189,10 +190,10 @@ impl Shared {
 
     pub(super) async fn read(&self, id: RecordId) -> Result<At<Option<Record>>, Fault> {
         let query = || self.query(&self.statements.read).bind(id.as_bytes().as_slice());
-        let found = Found::one(self.links.rows(Sent::Harmless, query).await?)?;
-        let value = found.record()?;
+        let At { value, now } = records(self.links.rows(Sent::Harmless, query).await?)?;
+        let value = value.into_iter().next();
         self.answerable(value.as_ref()).await?;
-        Ok(At { value, now: found.now })
+        Ok(At { value, now })
     }
 
     /// Sweeps on from where the last one ended; says whether nothing is left.
@@ -200,7 +201,8 @@ impl Shared {
         let started = Instant::now();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let from = *self.swept_to.lock();
-        let query = || self.query(&self.statements.sweep).bind(limit).bind(from.unwrap_or(i64::MIN));
+        let now: i64 = scalar(&self.links.rows(Sent::Harmless, || self.query(&self.statements.clock)).await?)?;
+        let query = || self.query(&self.statements.sweep).bind(limit).bind(from.unwrap_or(i64::MIN)).bind(now);
         let rows = self.links.rows(Sent::Perhaps, query).await?;
         let row = rows.first().ok_or_else(|| damaged("a row is missing"))?;
         let count = |column| Ok::<_, Fault>(usize::try_from(get::<i64>(row, column)?).unwrap_or(0));
@@ -226,9 +228,9 @@ fn limit_of(limit: usize) -> i64 {
     i64::try_from(limit.min(PAGE_RECORDS_MAX)).expect("a page is short")
 }
 
-/// The records of a page. A page without any is one row without a record.
+/// The records that were read. Where there are none, there is one row without a record.
 fn records(rows: Vec<PgRow>) -> Result<At<Vec<Record>>, Fault> {
-    let found: Vec<_> = rows.into_iter().map(Found::new).collect::<Result<_, _>>()?;
+    let found: Vec<_> = rows.into_iter().map(Found::read).collect::<Result<_, _>>()?;
     let now = found.first().ok_or_else(|| damaged("a row is missing"))?.now;
     let value = found.iter().filter_map(|found| found.record().transpose()).collect::<Result<_, _>>()?;
     Ok(At { value, now })

@@ -13,11 +13,11 @@ use keylatch_core::{
     DecodeError, Epoch, Fingerprint, Guarantee, Key, Notes, Owner, Record, RecordId, Scope, State, Timestamp,
 };
 
-/// A row of the type `keylatch.found`.
+/// A row with the server's clock, and a record or nulls.
 pub(super) struct Found {
     /// The server's clock.
     pub(super) now: Timestamp,
-    /// What the function says beside the record.
+    /// What a function says beside the record (`keylatch.found`).
     pub(super) flag: i16,
     /// Whose row it is, if there is a record: what is stored under this identity may still be another's.
     pub(super) id: Option<RecordId>,
@@ -38,15 +38,17 @@ pub(super) const RUNNING: i16 = 1;
 pub(super) const COMPLETED: i16 = 2;
 
 impl Found {
+    /// A row of a function.
     pub(super) fn new(row: PgRow) -> Result<Self, Fault> {
-        let now = Timestamp::from_millis(get(&row, "clock")?);
-        let id = get::<Option<&[u8]>>(&row, "id")?.map(bytes).transpose()?.map(RecordId::from_bytes);
-        Ok(Self { now, flag: get(&row, "flag")?, id, row })
+        let flag = get(&row, "flag")?;
+        Ok(Self { flag, ..Self::read(row)? })
     }
 
-    /// The one row of a function that returns one.
-    pub(super) fn one(rows: Vec<PgRow>) -> Result<Self, Fault> {
-        rows.into_iter().next().ok_or_else(|| damaged("a row is missing")).and_then(Self::new)
+    /// A row that was read.
+    pub(super) fn read(row: PgRow) -> Result<Self, Fault> {
+        let now = Timestamp::from_millis(get(&row, "clock")?);
+        let id = get::<Option<&[u8]>>(&row, "id")?.map(bytes).transpose()?.map(RecordId::from_bytes);
+        Ok(Self { now, flag: 0, id, row })
     }
 
     pub(super) fn owner(&self) -> Result<Owner, Fault> {

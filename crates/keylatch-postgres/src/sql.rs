@@ -12,22 +12,32 @@ use super::span_ms;
 
 /// A statement, once it names the store's schema.
 #[derive(Debug, Clone)]
-pub(super) struct Statement(Arc<str>);
+pub(super) struct Statement {
+    text: Arc<str>,
+    /// Whether its plan may be kept.
+    kept: bool,
+}
 
 impl Statement {
     /// `text` with everything of Keylatch's in `schema`, whose name [was checked](super::Options::check).
     pub(super) fn new(text: &str, schema: &str) -> Self {
-        Self(in_schema(text, schema).into())
+        Self { text: in_schema(text, schema).into(), kept: true }
+    }
+
+    /// One for which the server makes a plan each time: how many rows it reads depends on the parameters and on the table,
+    /// and it is rare, so that the further round trip does not matter.
+    pub(super) fn planned_each_time(text: &str, schema: &str) -> Self {
+        Self { kept: false, ..Self::new(text, schema) }
     }
 
     pub(super) fn text(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// A query of it, to be prepared once for each connection or, behind a pooler that knows no prepared statements,
     /// each time.
     pub(super) fn query<'q>(&self, prepared: bool) -> Query<'q, Postgres, PgArguments> {
-        sqlx::query(AssertSqlSafe(self.0.clone())).persistent(prepared)
+        sqlx::query(AssertSqlSafe(self.text.clone())).persistent(prepared && self.kept)
     }
 }
 
@@ -62,6 +72,7 @@ pub(super) struct Statements {
     pub(super) complete: Statement,
     pub(super) release: Statement,
     pub(super) resolve: Statement,
+    pub(super) clock: Statement,
     pub(super) sweep: Statement,
     pub(super) read: Statement,
     pub(super) list: Statement,
@@ -80,23 +91,25 @@ pub(super) struct Statements {
 impl Statements {
     pub(super) fn new(options: &Options) -> Self {
         let statement = |text| Statement::new(text, &options.schema);
+        let planned_each_time = |text| Statement::planned_each_time(text, &options.schema);
         let mut enter = vec![begin(options.handler_pause_max, options.handler_statement_max)];
         if options.transaction_pooling {
             enter.push(include_str!("sql/forget_statements.sql").to_owned());
         }
         enter.push(include_str!("sql/enter.sql").to_owned());
         Self {
-            claim: statement(include_str!("sql/claim.sql")),
+            claim: statement("SELECT * FROM keylatch.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"),
             renew: statement(include_str!("sql/renew.sql")),
-            complete: statement(include_str!("sql/complete.sql")),
+            complete: statement("SELECT clock, applied FROM keylatch.complete($1, $2, $3, $4, $5, $6)"),
             release: statement(include_str!("sql/release.sql")),
             resolve: statement(include_str!("sql/resolve.sql")),
-            sweep: statement(include_str!("sql/sweep.sql")),
+            clock: statement("SELECT keylatch.clock()"),
+            sweep: planned_each_time(include_str!("sql/sweep.sql")),
             read: statement(include_str!("sql/read.sql")),
-            list: statement(include_str!("sql/list.sql")),
-            lapsed: statement(include_str!("sql/lapsed.sql")),
-            count: statement(include_str!("sql/count.sql")),
-            look: statement(include_str!("sql/look.sql")),
+            list: planned_each_time(include_str!("sql/list.sql")),
+            lapsed: planned_each_time(include_str!("sql/lapsed.sql")),
+            count: planned_each_time(include_str!("sql/count.sql")),
+            look: statement("SELECT * FROM keylatch.look($1, $2)"),
             begin: statement(&begin_own(options)),
             enter: statement(&enter.join(";\n")),
             enter_own: statement(include_str!("sql/enter_own.sql")),

@@ -1,5 +1,5 @@
 -- What a role needs to use a store, and nothing else: it can neither change the schema nor say which version it has.
 GRANT USAGE ON SCHEMA :schema TO :role;
-GRANT SELECT ON keylatch.schema_version, keylatch.stored TO :role;
-GRANT SELECT, INSERT, UPDATE, DELETE ON keylatch.record TO :role;
+GRANT SELECT ON :schema.schema_version TO :role;
+GRANT SELECT, INSERT, UPDATE, DELETE ON :schema.record TO :role;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA :schema TO :role;

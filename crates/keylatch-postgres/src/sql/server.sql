@@ -1,6 +1,6 @@
 -- What a store must know of its server before it trusts it.
 SELECT pg_is_in_recovery() AS standby,
-       -- What is acknowledged is on disk. Where `synchronous_commit` is off, the store's functions see to that.
+       -- What is acknowledged is on disk. Where `synchronous_commit` is off, the store's statements see to that.
        current_setting('fsync')::boolean AS durable,
        current_setting('default_transaction_isolation') = 'read committed' AS read_committed,
        -- A commit waits for a standby's disk, and this role may see how far the standbys are.

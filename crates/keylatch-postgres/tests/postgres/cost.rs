@@ -9,7 +9,7 @@ use crate::support::{Service, cluster, database};
 /// hundred counts its scope first.
 fn of_requests(round_trips: Vec<String>) -> Vec<String> {
     let own = |sql: &String| sql.is_empty() || sql.starts_with("PREPARE") || sql.contains("pg_catalog");
-    let noise = |sql: &String| own(sql) || sql.contains("keylatch.count");
+    let noise = |sql: &String| own(sql) || sql.contains("Counts the records");
     round_trips.into_iter().filter(|sql| !noise(sql)).collect()
 }
 

@@ -132,7 +132,7 @@ async fn a_lease_survives_lost_replies() {
         let cuts = cut("keylatch.claim");
         let Claimed::Won(record) = store.claim(claim.clone()).await.unwrap().value else { panic!("it is ours") };
         assert_eq!((record.owner, proxy.cuts_made()), (claim.owner, cuts));
-        let cuts = cut("keylatch.renew");
+        let cuts = cut("Renews a running record");
         let step = Some(("step".to_owned(), "result".into()));
         assert!(matches!(store.renew(record.lease(), claim.terms, step).await.unwrap(), Applied::Applied(_)));
         assert_eq!(proxy.cuts_made(), cuts);
@@ -140,7 +140,7 @@ async fn a_lease_survives_lost_replies() {
         let completion = Completion::new(Outcome::bytes("done"), &Policy::default());
         assert!(matches!(store.complete(record.lease(), completion).await.unwrap(), Applied::Applied(_)));
         assert_eq!(proxy.cuts_made(), cuts);
-        let cuts = cut("keylatch.read");
+        let cuts = cut("Reads one record");
         assert!(store.read(claim.id()).await.unwrap().value.is_some());
         assert_eq!(proxy.cuts_made(), cuts);
     }
@@ -159,7 +159,7 @@ async fn every_statement_is_bounded_in_time() {
     assert_eq!(store.claim(new.clone()).await.unwrap_err().kind(), ErrorKind::Unavailable);
     let completion = Completion::new(Outcome::bytes("done"), &Policy::default());
     assert_eq!(store.complete(record.lease(), completion.clone()).await.unwrap_err().kind(), ErrorKind::Unavailable);
-    assert_eq!(store.renew(record.lease(), new.terms, None).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(store.renew(record.lease(), new.terms, None).await.unwrap_err().kind(), ErrorKind::NotKnown);
     assert_eq!(store.read(record.id()).await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(store.sweep(10).await.unwrap_err().kind(), ErrorKind::NotKnown);
     blocker.rollback().await.unwrap();

@@ -75,7 +75,6 @@ async fn each_grant_is_needed() {
     for missing in [
         "USAGE ON SCHEMA keylatch",
         "SELECT ON keylatch.schema_version",
-        "SELECT ON keylatch.stored",
         "SELECT ON keylatch.record",
         "INSERT ON keylatch.record",
         "UPDATE ON keylatch.record",

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use keylatch::postgres::sqlx::{self, AssertSqlSafe};
-use keylatch::postgres::{OpenError, Options, SCHEMA_VERSION, Store, grant, schema_sql};
+use keylatch::postgres::{OpenError, Options, SCHEMA_VERSION, Store, grant_sql, schema_sql};
 use testing_support::postgres::program;
 
 use crate::roles::{owner, role, url};
@@ -35,13 +35,15 @@ async fn the_schema_can_be_applied_by_hand() {
         assert_eq!(dump(&by_hand, schema).await, dump(&migrated, schema).await);
 
         let (role, owner) = (role(&by_hand).await, owner(&by_hand).await);
-        grant(&owner, &options(), &role).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(grant_sql(schema, &role).unwrap())).execute(&owner).await.unwrap();
         let store = Store::connect_with(&url(&by_hand, &role), options()).await.unwrap();
         let service = Service::start(store).await;
         assert_eq!(service.post("created", "key", 0).await.status, 201);
         assert!(service.post("created", "key", 0).await.replayed);
     }
     assert!(matches!(schema_sql("no schema; DROP"), Err(OpenError::SchemaName(_))));
+    assert!(matches!(grant_sql("no schema; DROP", "role"), Err(OpenError::SchemaName(_))));
+    assert!(grant_sql("keylatch", "a \"role\"").unwrap().ends_with("TO \"a \"\"role\"\"\";\n"));
 }
 
 /// A next version, made up, that only adds: processes of this one go on, and restart, on it.

@@ -57,7 +57,7 @@ async fn a_role_without_the_right_to_create_is_enough_once_the_tables_are_there(
     stores.sql(
         "REVOKE CREATE ON SCHEMA public FROM public; CREATE ROLE clerk LOGIN; \
          GRANT USAGE ON SCHEMA keylatch TO clerk; \
-         GRANT SELECT ON keylatch.schema_version, keylatch.stored TO clerk; \
+         GRANT SELECT ON keylatch.schema_version TO clerk; \
          GRANT SELECT, INSERT, UPDATE, DELETE ON keylatch.record TO clerk; \
          GRANT SELECT, INSERT ON orders TO clerk",
     );

@@ -1,7 +1,26 @@
+-- The name space of everything that is Keylatch's. The migration has made sure that it may. Where it is there, nothing is
+-- to be made: the right to make one is asked for even then.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_namespace WHERE concat(nspname, '.') = 'keylatch.') THEN
+        CREATE SCHEMA IF NOT EXISTS keylatch;
+    END IF;
+END
+$$;
+
+-- Which versions of the schema have been applied. A process compares the highest with the one that it knows: it brings an
+-- older one up to date, and uses a later one if that says so.
+CREATE TABLE keylatch.schema_version (
+    version    integer     NOT NULL PRIMARY KEY,
+    -- The lowest version that a process may know and still use this one.
+    min_reader integer     NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 -- One row for each scope and key.
 --
--- Instants are milliseconds since 1970 on this server's clock. They were computed when the row was written; nobody but
--- `keylatch.clock()` and the functions beside it compares them with anything.
+-- Instants are milliseconds since 1970 on this server's clock, which is `keylatch.clock()`. They were computed when the row
+-- was written, and are compared with nothing but that clock.
 CREATE TABLE keylatch.record (
     -- Whose record it is: 16 bytes of the scope's hash, 16 of the key's.
     id            bytea    NOT NULL,
@@ -41,6 +60,12 @@ CREATE TABLE keylatch.record (
 ) WITH (
     -- Room in each page for the version that a renewal or a completion writes.
     fillfactor = 85,
+    -- A statement that is prepared while the table looks small would read the whole of it for as long as its plan is kept. A
+    -- table that was never analyzed is taken for ten pages at least. So it is left alone until it has more, and not made
+    -- shorter, for which it would also be locked.
+    autovacuum_vacuum_threshold = 500,
+    autovacuum_analyze_threshold = 500,
+    vacuum_truncate = off,
     -- Every record dies once or twice: vacuum in small portions, long before a fifth of the table is dead.
     autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_insert_scale_factor = 0.05,
@@ -53,3 +78,9 @@ CREATE TABLE keylatch.record (
 
 -- What is large is compressed before it comes here: trying again costs time and gains nothing.
 ALTER TABLE keylatch.record ALTER COLUMN outcome SET STORAGE EXTERNAL;
+
+-- What a sweep looks for, the oldest first.
+CREATE INDEX record_due ON keylatch.record (due_at) WHERE due_at IS NOT NULL;
+
+-- The running records, of which there are few, in the order in which operators page through them.
+CREATE INDEX record_running ON keylatch.record (id) WHERE state = 1;

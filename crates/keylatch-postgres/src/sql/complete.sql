@@ -1,1 +1,0 @@
-SELECT clock, applied FROM keylatch.complete($1, $2, $3, $4, $5, $6)

@@ -1,1 +1,0 @@
-SELECT * FROM keylatch.look($1, $2)

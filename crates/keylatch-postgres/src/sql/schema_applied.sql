@@ -1,1 +1,0 @@
-INSERT INTO keylatch.schema_version (version, min_reader) VALUES ($1, $2)
