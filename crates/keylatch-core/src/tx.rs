@@ -1,4 +1,8 @@
-//! `Atomic`: the claim, the handler's writes and the outcome in one database transaction.
+//! The contract of `Atomic`: the claim, the handler's writes and the outcome in one database transaction.
+//!
+//! The store does one transaction and says what became of it. The engine looks first, tries again, and finds out what
+//! became of a commit whose reply was lost. What a [`Verdict`] means for the commit is said once, by
+//! [`Verdict::ending`].
 
 use std::fmt;
 use std::ops::DerefMut;
@@ -7,11 +11,13 @@ use std::pin::Pin;
 
 use futures_util::future::BoxFuture;
 
-use crate::machine::Claim;
+use crate::machine::{self, Claim, Claimed, Completion};
 use crate::store::{At, Error, Store};
-use crate::{Outcome, Policy, Record};
+use crate::{Outcome, Policy, Record, Timestamp};
 
 /// A store whose records live in the same database as the caller's tables.
+///
+/// The conformance suite for `Atomic` (feature `conformance`) is this contract in executable form.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no transaction to share with a handler, so it cannot give `Atomic`",
     label = "this store cannot be `Atomic`",
@@ -21,23 +27,33 @@ pub trait Transactional: Store {
     /// The database that handlers write to.
     type Database: Database;
 
+    /// Reads the record that `claim` asks for, and tells whether a transaction has its key.
+    ///
+    /// If the key is not [busy](Seen::busy), every transaction that had it when the call began has ended, and the record
+    /// is what they left. So a look after a commit whose reply was lost tells whether it took place.
+    fn look(&self, claim: &Claim) -> BoxFuture<'_, Result<At<Seen>, Error>>;
+
     /// Does one attempt at `claim` in one transaction.
     ///
-    /// Looks first: if a record decides what the claim gets, or another transaction is seen to have the key,
-    /// `start` is not called. Otherwise calls it with the transaction's handle and drives the work that it
-    /// returns. Before anything is written, the key is claimed in the same transaction; if it is held, the work
-    /// is dropped. The end of the work decides:
+    /// `seen` is what a [look](Self::look) has found, and the claim wins over it. The store calls `start` with the
+    /// handler's end of the transaction, and drives the work that it returns. Before anything is committed, it has made
+    /// sure that the key is still to be had: otherwise it drops the work, or does not start it, and answers
+    /// [`Transacted::Held`]. The work's [`Ending`] says what is committed.
     ///
-    /// - [`Verdict::Keep`]: the writes and the record commit together;
-    /// - [`Verdict::KeepUndone`]: the record commits, the writes do not;
-    /// - [`Verdict::Free`], [`Verdict::Retry`]: neither; the key is free;
-    /// - [`Verdict::Unknown`]: as `Free`, for a transaction always knows.
+    /// A handler's end that is not back when the work ends commits nothing, nor does a transaction that the handler has
+    /// ended or broken: see [`Misuse`]. A panic of the work reaches the caller, and harms nobody else.
     ///
-    /// The future yields `Committed` only after the commit is durable.
+    /// The future yields `Committed` only after the commit is durable. It may be dropped at any point: the attempt is
+    /// committed as a whole then, or not at all.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotKnown`](crate::store::ErrorKind::NotKnown) if the commit may have taken place; any other kind if it
+    /// has not.
     fn transact(
         &self,
         claim: Claim,
-        policy: Policy,
+        seen: At<Option<Record>>,
         start: Start<Self::Database>,
     ) -> BoxFuture<'_, Result<At<Transacted>, Error>>;
 }
@@ -49,11 +65,20 @@ pub trait Database: Sized + Send + Sync + 'static {
     type Handle: DerefMut<Target: Sized> + Send + Sync + 'static;
 }
 
-/// Makes the work of one attempt, given its transaction.
+/// Makes the work of one attempt, given the handler's end of its transaction.
 pub type Start<D> = Box<dyn FnOnce(<D as Database>::Handle) -> Work + Send>;
 
-/// The work of one attempt: the handler, up to its verdict.
-pub type Work = Pin<Box<dyn Future<Output = Verdict> + Send>>;
+/// The work of one attempt: the handler, up to its end.
+pub type Work = Pin<Box<dyn Future<Output = Ending> + Send>>;
+
+/// What a look has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The record that is committed.
+    pub record: Option<Record>,
+    /// Whether a transaction that has not ended has the key, for whatever request.
+    pub busy: bool,
+}
 
 /// What a run wants to become of its record, and of what it wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,21 +95,102 @@ pub enum Verdict {
     Unknown,
 }
 
+impl Verdict {
+    /// What a transaction does at its end. A transaction always knows what became of it, so where nothing is to be
+    /// recorded the key is free.
+    pub fn ending(self, policy: &Policy) -> Ending {
+        match self {
+            Self::Keep(outcome) => Ending::Commit(Completion::new(outcome, policy)),
+            Self::KeepUndone(outcome) => Ending::RecordOnly(Completion::new(outcome, policy)),
+            Self::Free | Self::Retry | Self::Unknown => Ending::RollBack,
+        }
+    }
+}
+
+/// What is committed at the end of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The handler's writes, and the record with this completion.
+    Commit(Completion),
+    /// The record with this completion. The handler's writes are taken back.
+    RecordOnly(Completion),
+    /// Nothing.
+    RollBack,
+}
+
 /// How an attempt in a transaction ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub enum Transacted {
-    /// The record is committed, and the writes with it where the verdict kept them.
+    /// The record is committed, and the writes with it where the [`Ending`] was to commit them.
     Committed(Record),
-    /// Nothing is committed, as the verdict said.
+    /// Nothing is committed, as the [`Ending`] said.
     RolledBack,
-    /// Another has the key; this is the record. Nothing of this attempt is committed.
-    Held(Record),
-    /// Another transaction has the key at this moment, for whatever request, and its record, if it comes to have one,
-    /// cannot be seen yet. Nothing of this attempt is committed.
-    Busy,
+    /// Another has the key: this is its record, if one was seen. Nothing of this attempt is committed.
+    Held(Option<Record>),
     /// The handler used its transaction in a way that cannot be committed; nothing is.
     Misused(Misuse),
+}
+
+/// Who has the key after a claim in a transaction of the caller's own.
+#[derive(Debug)]
+#[must_use]
+pub enum InOwn {
+    /// The caller's transaction, until it ends.
+    Entered(Entered),
+    /// This record.
+    Held(At<Record>),
+    /// Another transaction at this moment, for whatever request: nothing final can be said of the key.
+    Busy,
+}
+
+impl InOwn {
+    /// What `claim` leads to, given what a look has found; for authors of stores.
+    pub fn of(claim: &Claim, At { value: Seen { record, busy }, now }: At<Seen>) -> Self {
+        match Entered::new(claim, record, now) {
+            Err(record) => Self::Held(At { value: record, now }),
+            Ok(_) if busy => Self::Busy,
+            Ok(entered) => Self::Entered(entered),
+        }
+    }
+}
+
+/// A claim that a transaction has won. Nothing is written yet.
+#[derive(Debug, Clone)]
+pub struct Entered {
+    record: Record,
+    previous: Option<Record>,
+}
+
+impl Entered {
+    /// What `claim` makes at `now` in the place of `previous`.
+    ///
+    /// # Errors
+    ///
+    /// `previous`, if it keeps the claim out.
+    #[expect(clippy::result_large_err, reason = "it is the other outcome, and no failure")]
+    pub fn new(claim: &Claim, previous: Option<Record>, now: Timestamp) -> Result<Self, Record> {
+        match machine::claim(previous.clone(), claim, now) {
+            Claimed::Won(record) => Ok(Self { record, previous }),
+            Claimed::Held(record) => Err(record),
+        }
+    }
+
+    /// The record that the claim makes; it is written when the transaction ends.
+    pub const fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The record whose place it takes.
+    pub const fn previous(&self) -> Option<&Record> {
+        self.previous.as_ref()
+    }
+
+    /// The record with its completion, at `now`.
+    pub fn completed(&self, completion: &Completion, now: Timestamp) -> Record {
+        machine::complete(&self.record, &self.record.lease(), completion, now)
+            .unwrap_or_else(|| unreachable!("a running record takes the completion of its own lease"))
+    }
 }
 
 /// A place in the source, if it is known.

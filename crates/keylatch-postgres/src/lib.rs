@@ -25,6 +25,7 @@ mod batch;
 mod claim;
 mod complete;
 mod error;
+mod key_locks;
 mod link;
 mod locked;
 mod look;
@@ -35,9 +36,9 @@ mod ops;
 mod options;
 mod own;
 mod rows;
-mod settle;
 mod sql;
 mod synced;
+mod transaction;
 mod tx;
 
 use std::fmt;
@@ -47,11 +48,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use sqlx::PgPool;
 
-use attempt::KeyLocks;
 use batch::Lane;
 use claim::ClaimJob;
 use complete::CompleteJob;
 pub use error::OpenError;
+use key_locks::KeyLocks;
+pub use keylatch_core::tx::{Entered, InOwn};
 use link::{Links, PgQuery};
 use look::LookJob;
 use metrics::BatchMetrics;
@@ -61,7 +63,6 @@ pub use options::{
     HANDLER_STATEMENT_MAX, Options, SCHEMA, STATEMENT_MAX,
 };
 pub use own::client::{Call, CallError, OwnTx, Param};
-pub use own::{Entered, InOwn};
 use sql::{Statement, Statements};
 pub use sqlx;
 pub use synced::Replay;

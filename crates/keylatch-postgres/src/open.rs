@@ -8,8 +8,8 @@ use sqlx::{Connection as _, PgPool, Row as _};
 use tokio::time::timeout;
 
 use super::Shared;
-use super::attempt::KeyLocks;
 use super::error::OpenError;
+use super::key_locks::KeyLocks;
 use super::link::{Links, refusal};
 use super::metrics::BatchMetrics;
 use super::migrate::{ensure, migrate};

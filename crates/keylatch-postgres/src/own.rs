@@ -11,31 +11,12 @@ use client::{OwnTx, Param};
 use sent::SentFound;
 pub(super) use sent::instant;
 
-use super::attempt::{Seen, completed};
 use super::rows::damaged;
 use super::{Store, span_ms};
 use keylatch_core::Record;
-use keylatch_core::machine::{self, Claim, Claimed, Completion};
+use keylatch_core::machine::{Claim, Completion};
 use keylatch_core::store::{At, Error};
-
-/// Who has the key after a claim in the caller's own transaction.
-#[derive(Debug)]
-#[must_use]
-pub enum InOwn {
-    /// The caller's transaction, until it ends.
-    Entered(Entered),
-    /// This record.
-    Held(At<Record>),
-    /// Another transaction, at this moment, for whatever request: nothing final can be said of the key.
-    Busy,
-}
-
-/// A claim that the caller's own transaction has won. Nothing is written yet.
-#[derive(Debug)]
-pub struct Entered {
-    record: Record,
-    seen: Seen,
-}
+use keylatch_core::tx::{Entered, InOwn, Seen};
 
 impl Store {
     /// Claims the key for `tx`, a transaction that the caller has begun, of sqlx or [another client](OwnTx): until it
@@ -82,14 +63,8 @@ impl Store {
         let reply = tx.call(call).await.map_err(|error| error.0)?;
         let reply = reply.ok_or_else(|| damaged("a claim has no reply"))?;
         let found = SentFound::read(&reply)?;
-        let now = found.now;
-        let previous = found.record.map(|(id, fields)| fields.record(id)).transpose()?;
-        let seen = Seen::of(previous.as_ref());
-        Ok(match machine::claim(previous, claim, now) {
-            Claimed::Held(record) => InOwn::Held(At { value: record, now }),
-            Claimed::Won(_) if found.flag != 0 => InOwn::Busy,
-            Claimed::Won(record) => InOwn::Entered(Entered { record, seen }),
-        })
+        let record = found.record.map(|(id, fields)| fields.record(id)).transpose()?;
+        Ok(InOwn::of(claim, At { value: Seen { record, busy: found.flag != 0 }, now: found.now }))
     }
 
     /// Writes the record of what was [claimed](Self::claim_in) in this transaction. It counts once the caller has
@@ -108,9 +83,9 @@ impl Store {
         entered: Entered,
         completion: Completion,
     ) -> Result<Option<At<Record>>, Error> {
-        let Entered { record, seen } = entered;
-        let reply = tx.call(self.shared.finish(&record, &completion, seen, true)).await.map_err(|error| error.0)?;
+        let finish = self.shared.finish(&entered, &completion, true);
+        let reply = tx.call(finish).await.map_err(|error| error.0)?;
         let Some(now) = reply.as_deref().map(instant).transpose()? else { return Ok(None) };
-        Ok(Some(At { value: completed(&record, &completion, now)?, now }))
+        Ok(Some(At { value: entered.completed(&completion, now), now }))
     }
 }

@@ -9,10 +9,10 @@ use sqlx::postgres::PgConnection;
 
 use super::Store;
 use super::link::Link;
-use keylatch_core::Policy;
+use keylatch_core::Record;
 use keylatch_core::machine::Claim;
 use keylatch_core::store::{At, Error};
-use keylatch_core::tx::{Database, Start, Transacted, Transactional};
+use keylatch_core::tx::{Database, Seen, Start, Transacted, Transactional};
 
 /// Marks a handler's transaction as one on PostgreSQL.
 #[derive(Debug, Clone, Copy)]
@@ -102,12 +102,17 @@ impl Home {
 impl Transactional for Store {
     type Database = Postgres;
 
+    fn look(&self, claim: &Claim) -> BoxFuture<'_, Result<At<Seen>, Error>> {
+        let claim = claim.clone();
+        Box::pin(async move { Ok(self.shared.look(&self.looks, &claim).await?) })
+    }
+
     fn transact(
         &self,
         claim: Claim,
-        policy: Policy,
+        seen: At<Option<Record>>,
         start: Start<Postgres>,
     ) -> BoxFuture<'_, Result<At<Transacted>, Error>> {
-        Box::pin(async move { Ok(self.shared.attempt(&self.looks, claim, policy, start).await?) })
+        Box::pin(async move { Ok(self.shared.attempt(claim, seen, start).await?) })
     }
 }

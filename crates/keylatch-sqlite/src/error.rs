@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ffi::{self, ErrorCode};
 
-use super::attempt::Undone;
+use super::lent::Undone;
 use keylatch_core::store::{Error, ErrorKind};
 use keylatch_core::tx::Misuse;
 

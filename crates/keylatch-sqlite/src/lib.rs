@@ -27,6 +27,7 @@ mod fence;
 mod gate;
 mod guard;
 mod job;
+mod lent;
 mod loan;
 mod migrate;
 mod open;
@@ -53,11 +54,11 @@ use tokio::sync::oneshot;
 pub use error::{OpenError, TxError};
 pub use fence::{LeaseLost, assert_owner};
 use keylatch_core::Clock;
+pub use keylatch_core::tx::{Entered, InOwn};
 pub use options::{
     BATCH_JOBS_MAX, BUSY_TIMEOUT, CACHE_BYTES, CHECKPOINT_PAGES, CLOSURE_TIME_MAX, LOG_PAGES_MAX, Options,
     QUERY_THREADS, QUEUE_JOBS_MAX,
 };
-pub use own::{Entered, InOwn};
 /// The version of rusqlite whose [`Connection`] closures get.
 pub use rusqlite;
 pub use savepoint::savepoint;

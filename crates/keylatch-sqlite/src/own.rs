@@ -7,28 +7,10 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
 use super::Store;
 use super::error::{BatchFailed, Fault};
 use super::rows::{self, Found};
-use keylatch_core::machine::{self, Claim, Claimed, Completion};
+use keylatch_core::machine::{Claim, Completion};
 use keylatch_core::store::{At, Error, ErrorKind};
-use keylatch_core::{Key, Lease, Record, RecordId, Scope};
-
-/// Who has the key after a claim in the caller's own transaction.
-#[derive(Debug)]
-#[must_use]
-pub enum InOwn {
-    /// The caller's transaction, until it ends.
-    Entered(Entered),
-    /// This record.
-    Held(At<Record>),
-    /// Another transaction has the file at this moment, for whatever request: nothing final can be said of the key.
-    Busy,
-}
-
-/// A claim that the caller's own transaction has won. Nothing is written yet.
-#[derive(Debug)]
-pub struct Entered {
-    previous: Option<Record>,
-    record: Record,
-}
+use keylatch_core::tx::{Entered, InOwn, Seen};
+use keylatch_core::{Key, Record, RecordId, Scope};
 
 impl Store {
     /// Claims the key for the transaction that the caller has open on `conn`, a connection of its own to the same file:
@@ -70,12 +52,8 @@ impl Store {
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => return Ok(InOwn::Busy),
             Err(error) => return Err(failed(conn, error)),
         }
-        let previous = find(conn, claim.id(), claim.scope(), claim.key())?.map(|found| found.record);
-        let now = self.0.clock.now();
-        Ok(match machine::claim(previous.clone(), claim, now) {
-            Claimed::Held(record) => InOwn::Held(At { value: record, now }),
-            Claimed::Won(record) => InOwn::Entered(Entered { previous, record }),
-        })
+        let record = find(conn, claim.id(), claim.scope(), claim.key())?.map(|found| found.record);
+        Ok(InOwn::of(claim, At { value: Seen { record, busy: false }, now: self.0.clock.now() }))
     }
 
     /// Writes the record of what was [claimed](Self::claim_in) in this transaction. It counts once the caller has
@@ -93,16 +71,14 @@ impl Store {
         completion: Completion,
     ) -> Result<Option<At<Record>>, Error> {
         self.check_own(conn)?;
-        let Entered { previous, record } = entered;
-        let id = record.id();
-        let (rowid, found) =
-            find(conn, id, &record.scope, &record.key)?.map(|found| (found.rowid, found.record)).unzip();
-        if found != previous {
+        let ours = entered.record();
+        let id = ours.id();
+        let (rowid, found) = find(conn, id, &ours.scope, &ours.key)?.map(|found| (found.rowid, found.record)).unzip();
+        if found.as_ref() != entered.previous() {
             return Ok(None);
         }
         let now = self.0.clock.now();
-        let lease = Lease { id, epoch: record.epoch, owner: record.owner };
-        let Some(record) = machine::complete(&record, &lease, &completion, now) else { return Ok(None) };
+        let record = entered.completed(&completion, now);
         let written = match rowid {
             Some(rowid) => rows::update(conn, rowid, &record),
             None => rows::insert(conn, id, &record),

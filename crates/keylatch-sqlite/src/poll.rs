@@ -8,14 +8,14 @@ use std::task::{Context, Poll, Wake, Waker};
 use tokio::runtime::Handle;
 use tokio::task::coop;
 
-use keylatch_core::tx::{Verdict, Work};
+use keylatch_core::tx::{Ending, Work};
 
 /// How often a handler that woke itself while it was polled is polled again.
 const REPOLLS_MAX: usize = 32;
 
 /// Polls the handler on this thread, for as long as it is ready to go on. Pending if it has awaited something else than
 /// its transaction, also if that was there at once: it would not always be.
-pub(super) fn poll_here(work: &mut Work, runtime: Option<&Handle>) -> Poll<Verdict> {
+pub(super) fn poll_here(work: &mut Work, runtime: Option<&Handle>) -> Poll<Ending> {
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(woken.clone());
     let mut cx = Context::from_waker(&waker);
@@ -38,7 +38,7 @@ pub(super) fn poll_here(work: &mut Work, runtime: Option<&Handle>) -> Poll<Verdi
 /// Whatever of tokio's a task awaits (a lock, a channel, a socket, a timer) takes from the task's budget when it is
 /// ready, and from nothing else is it taken. So a budget of one tells whether the handler has awaited any of it. See
 /// [`tokio::task::coop`].
-fn poll_on(runtime: &Handle, work: &mut Work, cx: &mut Context<'_>) -> Poll<Verdict> {
+fn poll_on(runtime: &Handle, work: &mut Work, cx: &mut Context<'_>) -> Poll<Ending> {
     let mut polled = Poll::Pending;
     runtime.block_on(poll_fn(|own| {
         leave_budget_of_one(own);

@@ -12,15 +12,16 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::Store;
-use super::attempt::{Attempt, Failure, Reply};
+use super::attempt::{Attempt, Reply};
 use super::error::{BatchFailed, TxError};
 use super::guard::Guard;
+use super::lent::{Failure, Lent};
 use super::loan::{Lender, Loan};
 use super::savepoint::savepoint;
-use keylatch_core::machine::{self, Claim, Decision};
+use keylatch_core::Record;
+use keylatch_core::machine::Claim;
 use keylatch_core::store::{At, Error, Store as _};
-use keylatch_core::tx::{Database, Start, Transacted, Transactional, Verdict};
-use keylatch_core::{Policy, tx};
+use keylatch_core::tx::{Database, Ending, Seen, Start, Transacted, Transactional, Work};
 
 /// Marks a handler's transaction as one on SQLite.
 #[derive(Debug, Clone, Copy)]
@@ -156,36 +157,27 @@ impl Session {
 impl Transactional for Store {
     type Database = Sqlite;
 
+    fn look(&self, claim: &Claim) -> BoxFuture<'_, Result<At<Seen>, Error>> {
+        let read = self.read(claim.id());
+        // An attempt is answered when its transaction has ended, so none of them is under way that a look could miss.
+        Box::pin(async { read.await.map(|At { value: record, now }| At { value: Seen { record, busy: false }, now }) })
+    }
+
+    /// The handler begins on the caller's task. When it first wants the connection, it moves to the writer, which claims
+    /// the key for it.
     fn transact(
         &self,
         claim: Claim,
-        policy: Policy,
+        _: At<Option<Record>>,
         start: Start<Sqlite>,
     ) -> BoxFuture<'_, Result<At<Transacted>, Error>> {
         Box::pin(async move {
-            // The claim comes with the first write, or at the end: nothing starts for what is already answered.
-            let At { value, now } = self.read(claim.id()).await?;
-            if let Some(record) = value
-                && machine::decide(Some(&record), claim.fingerprint, now) != Decision::Run
-            {
-                return Ok(At { value: Transacted::Held(record), now });
-            }
             let lender = Lender::default();
             let mut work = start(Loaned(Session(lender.loan())));
-            let verdict = drive(&mut work, &lender).await;
+            let ending = drive(&mut work, &lender).await;
+            let lent = Lent { work: Some(work), ending, lender, runtime: Handle::try_current().ok() };
             let (reply, replied) = oneshot::channel();
-            let sent = self.0.writer.send::<Error>(Attempt {
-                id: claim.id(),
-                claim,
-                policy,
-                work: Some(work),
-                verdict,
-                lender,
-                runtime: Handle::try_current().ok(),
-                result: None,
-                reply,
-            });
-            sent.await?;
+            self.0.writer.send::<Error>(Attempt { claim, lent, result: None, reply }).await?;
             let Ok(Reply { result, work }) = replied.await else { return Err(BatchFailed::unanswered().into()) };
             drop(work);
             match result {
@@ -197,12 +189,12 @@ impl Transactional for Store {
     }
 }
 
-/// Polls the handler on this task until it ends, or wants the connection: then there is no verdict yet.
-fn drive<'w>(work: &'w mut tx::Work, lender: &'w Lender) -> impl Future<Output = Option<Verdict>> + use<'w> {
+/// Polls the handler on this task until it ends, or wants the connection: then it has not ended yet.
+fn drive<'w>(work: &'w mut Work, lender: &'w Lender) -> impl Future<Output = Option<Ending>> + use<'w> {
     poll_fn(|cx| {
         lender.driven_by(cx.waker());
         match work.as_mut().poll(cx) {
-            Poll::Ready(verdict) => Poll::Ready(Some(verdict)),
+            Poll::Ready(ending) => Poll::Ready(Some(ending)),
             Poll::Pending if lender.is_wanted() => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         }

@@ -28,8 +28,8 @@ pub use keylatch_core::Cache;
 
 use crate::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
 use crate::store::{Applied, At, Durability, Error, PageRequest, Store, Swept};
-use crate::tx::{Start, Transacted, Transactional};
-use crate::{Lease, Policy, Record, RecordId, Scope, State, Timestamp};
+use crate::tx::{Seen, Start, Transacted, Transactional};
+use crate::{Lease, Record, RecordId, Scope, State, Timestamp};
 
 /// How old the latest reply of the store may be, for its clock to be known: clocks of two machines drift apart by less
 /// than 1 ms in this time.
@@ -52,14 +52,14 @@ pub struct Tiered<S, C> {
 #[derive(Debug)]
 struct Inner<C> {
     cache: C,
-    clock: Mutex<Option<Seen>>,
+    clock: Mutex<Option<Showed>>,
     rests_until: Mutex<Option<Instant>>,
     copies: Arc<Semaphore>,
 }
 
 /// What the store's clock showed, at some time after `asked`.
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+struct Showed {
     now: Timestamp,
     asked: Instant,
 }
@@ -109,7 +109,7 @@ impl<C: Cache> Inner<C> {
 
     /// What the store's clock shows at the most.
     fn latest(&self, at: Instant) -> Option<Timestamp> {
-        let Seen { now, asked } = (*self.clock.lock())?;
+        let Showed { now, asked } = (*self.clock.lock())?;
         let since = at.saturating_duration_since(asked);
         // Upwards to whole milliseconds.
         (since < CLOCK_AGE_MAX).then(|| now + since + Duration::from_millis(1))
@@ -117,7 +117,7 @@ impl<C: Cache> Inner<C> {
 
     /// Learns from a reply of the store.
     fn saw(&self, now: Timestamp, asked: Instant) {
-        *self.clock.lock() = Some(Seen { now, asked });
+        *self.clock.lock() = Some(Showed { now, asked });
     }
 
     fn rest(&self, why: &dyn std::fmt::Display) {
@@ -227,22 +227,35 @@ impl<S: Store, C: Cache> Store for Tiered<S, C> {
 impl<S: Transactional, C: Cache> Transactional for Tiered<S, C> {
     type Database = S::Database;
 
+    fn look(&self, claim: &Claim) -> BoxFuture<'_, Result<At<Seen>, Error>> {
+        let claim = claim.clone();
+        Box::pin(async move {
+            if let Some(At { value: record, now }) = self.inner.find(claim.id()).await
+                && record.belongs_to(claim.scope(), claim.key())
+            {
+                return Ok(At { value: Seen { record: Some(record), busy: false }, now });
+            }
+            let asked = Instant::now();
+            let seen = self.store.look(&claim).await?;
+            self.inner.saw(seen.now, asked);
+            if let Some(record) = &seen.value.record {
+                self.inner.copy(record, seen.now);
+            }
+            Ok(seen)
+        })
+    }
+
     fn transact(
         &self,
         claim: Claim,
-        policy: Policy,
+        seen: At<Option<Record>>,
         start: Start<Self::Database>,
     ) -> BoxFuture<'_, Result<At<Transacted>, Error>> {
         Box::pin(async move {
-            if let Some(At { value, now }) = self.inner.find(claim.id()).await
-                && value.belongs_to(claim.scope(), claim.key())
-            {
-                return Ok(At { value: Transacted::Held(value), now });
-            }
             let asked = Instant::now();
-            let transacted = self.store.transact(claim, policy, start).await?;
+            let transacted = self.store.transact(claim, seen, start).await?;
             self.inner.saw(transacted.now, asked);
-            if let Transacted::Held(record) | Transacted::Committed(record) = &transacted.value {
+            if let Transacted::Committed(record) = &transacted.value {
                 self.inner.copy(record, transacted.now);
             }
             Ok(transacted)

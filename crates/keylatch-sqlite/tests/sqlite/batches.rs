@@ -82,7 +82,7 @@ async fn two_attempts_of_one_batch_at_one_key_have_one_winner() {
     let mut results = join_all(attempts).await.into_iter();
     let record = committed(results.next().unwrap());
     for result in results {
-        assert_eq!(result.unwrap().value, Transacted::Held(record.clone()));
+        assert_eq!(result.unwrap().value, Transacted::Held(Some(record.clone())));
     }
     assert_eq!(fixture.items().await, ["0"]);
 }

@@ -64,7 +64,7 @@ async fn nobody_else_runs_the_request_meanwhile() {
     add_in(&tx, "own");
     let record = fixture.store.complete_in(&tx, entered, completion("own")).unwrap().unwrap().value;
     tx.commit().unwrap();
-    assert_eq!(attempt.await.unwrap().value, keylatch::tx::Transacted::Held(record));
+    assert_eq!(attempt.await.unwrap().value, keylatch::tx::Transacted::Held(Some(record)));
     assert_eq!(fixture.items().await, ["own"]);
 }
 

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all};
+use keylatch::Guarantee;
 use keylatch::machine::Claimed;
 use keylatch::sqlite::{Loaned, Options};
 use keylatch::store::{At, Error, ErrorKind, Store as _};
-use keylatch::tx::{Transacted, Transactional as _};
-use keylatch::{Guarantee, Policy};
+use keylatch::tx::Transacted;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 
-use crate::support::{Fixture, add, claim, keep, scope, won};
+use crate::support::{self, Fixture, add, claim, keep, scope, won};
 
 const CALLERS: usize = 16;
 const THREAD: &str = "callers";
@@ -167,10 +167,9 @@ fn what_is_left_of_a_cut_off_handler_is_dropped_among_its_like_and_harms_none() 
                 add(&mut tx, &name).await.unwrap();
                 keep("done")
             };
-            tokio::spawn(async move {
-                let start = Box::new(|tx| handler(tx).boxed());
-                store.transact(claim(Guarantee::Atomic), Policy::default(), start).await.unwrap().value
-            })
+            tokio::spawn(
+                async move { support::attempt(&store, claim(Guarantee::Atomic), handler).await.unwrap().value },
+            )
         };
         let cut_off = attempt("cut off".to_owned(), Some(Spiteful(tell)));
         let others: Vec<_> = (1..CALLERS).map(|n| attempt(n.to_string(), None)).collect();

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use keylatch::machine::{Claim, Claimed};
-use keylatch::sqlite::{Loaned, Options, Session, Store};
+use keylatch::machine::{self, Claim, Claimed};
+use keylatch::sqlite::{Loaned, Options, Session, Sqlite, Store};
 use keylatch::store::{At, Error, Store as _};
-use keylatch::tx::{Transacted, Transactional as _, Verdict};
+use keylatch::tx::{Seen, Start, Transacted, Transactional as _, Verdict};
 use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Record, Scope};
 use tempfile::TempDir;
 
@@ -73,12 +73,32 @@ impl Fixture {
     where
         F: Future<Output = Verdict> + Send + 'static,
     {
-        self.store.transact(claim, Policy::default(), Box::new(|tx| Box::pin(handler(tx)))).await
+        attempt(&self.store, claim, handler).await
     }
 
     pub(crate) async fn record(&self, claim: &Claim) -> Option<Record> {
         self.store.read(claim.id()).await.unwrap().value
     }
+}
+
+/// One attempt in a transaction, as an engine does it: it starts nothing where a look finds the key held.
+pub(crate) async fn attempt<F>(
+    store: &Store,
+    claim: Claim,
+    handler: impl FnOnce(Loaned) -> F + Send + 'static,
+) -> Result<At<Transacted>, Error>
+where
+    F: Future<Output = Verdict> + Send + 'static,
+{
+    let At { value: Seen { record, .. }, now } = store.look(&claim).await?;
+    if let Claimed::Held(record) = machine::claim(record.clone(), &claim, now) {
+        return Ok(At { value: Transacted::Held(Some(record)), now });
+    }
+    let start: Start<Sqlite> = Box::new(|tx| {
+        let work = handler(tx);
+        Box::pin(async { work.await.ending(&Policy::default()) })
+    });
+    store.transact(claim, At { value: record, now }, start).await
 }
 
 pub(crate) fn scope() -> Scope {

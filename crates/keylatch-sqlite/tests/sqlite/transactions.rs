@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use keylatch::sqlite::{Loaned, Session, Sqlite, TxError};
+use keylatch::sqlite::{Loaned, Session, TxError};
 use keylatch::store::{ErrorKind, State, Store as _};
 use keylatch::tx::{Misuse, Transacted, Verdict};
 use keylatch::{Guarantee, Outcome};
 use tokio::sync::oneshot;
 
-use crate::support::{Fixture, add, claim, claim_of, committed, keep};
+use crate::support::{Fixture, add, attempt, claim, claim_of, committed, keep};
 
 fn answer(record: &keylatch::Record) -> Option<&Outcome> {
     match &record.state {
@@ -92,7 +92,7 @@ async fn a_held_key_runs_no_closure() {
             keep("again")
         })
         .await;
-    assert_eq!(result.unwrap().value, Transacted::Held(record));
+    assert_eq!(result.unwrap().value, Transacted::Held(Some(record)));
     assert!(is_dropped.await.is_err(), "the handler is dropped");
     assert!(fixture.items().await.is_empty());
 }
@@ -356,14 +356,11 @@ async fn a_panic_reaches_its_caller_and_no_one_else() {
     let fixture = Fixture::with_items().await;
     let store = fixture.store.clone();
     let panicked = tokio::spawn(async move {
-        use keylatch::tx::Transactional as _;
-        let start: keylatch::tx::Start<Sqlite> = Box::new(|mut tx| {
-            Box::pin(async move {
-                add(&mut tx, "a").await.unwrap();
-                panic!("in the handler");
-            })
-        });
-        store.transact(claim(Guarantee::Atomic), keylatch::Policy::default(), start).await.map(drop)
+        let panics = async |mut tx: Loaned| {
+            add(&mut tx, "a").await.unwrap();
+            panic!("in the handler");
+        };
+        attempt(&store, claim(Guarantee::Atomic), panics).await.map(drop)
     });
     let panic = panicked.await.unwrap_err().into_panic();
     assert_eq!(panic.downcast_ref::<&str>(), Some(&"in the handler"));

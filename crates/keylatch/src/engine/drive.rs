@@ -1,24 +1,20 @@
-//! One run, from its claim to its end: on a lease, or in a transaction.
+//! One run on a lease, from its claim to its end.
 #![expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
 
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
-use parking_lot::Mutex;
-
 use super::flight::Leader;
-use super::run::{Identity, Kind};
+use super::run::Kind;
 use super::telemetry::{self, Within, span, within};
 use super::withdraw::withdraw;
 use super::{Answer, Error, Final, Found, Handed, Inner, Quota, Ran, Refused, Request, Run, renewer};
 use crate::failpoint::{self, Point};
-use crate::machine::{self, Claim, Claimed, Completion, Decision, End, Phase};
+use crate::machine::{self, Claimed, Completion, Decision, End, Phase};
 use crate::planted::{self, Bug};
 use crate::store::{self, Applied, At, ErrorKind};
-use crate::tx::{Start, Transacted, Transactional, Tx, TxSlot, Verdict, Work};
-use crate::{Fingerprint, Guarantee, Lease, Owner, Policy, Record, State, Timestamp};
+use crate::tx::Verdict;
+use crate::{Fingerprint, Guarantee, Lease, Owner, Record, State, Timestamp};
 
 /// How a drive ended.
 pub(super) enum Driven<S> {
@@ -36,7 +32,7 @@ pub(super) enum Driven<S> {
 // such as glibc's leaves its quick way, and that took up to a sixth of the time of a whole request.
 
 /// What a request gets in place of its key.
-enum Instead {
+pub(super) enum Instead {
     /// Another has it; this is the record.
     Held(Box<Found>),
     /// An answer.
@@ -44,7 +40,7 @@ enum Instead {
 }
 
 impl Instead {
-    fn driven<S>(self, leader: Leader, start: S) -> Driven<S> {
+    pub(super) fn driven<S>(self, leader: Leader, start: S) -> Driven<S> {
         match self {
             Self::Held(found) => Driven::Held(leader, Some(start), found),
             Self::Done(done) => Driven::Done(done),
@@ -59,7 +55,7 @@ impl From<store::Error> for Instead {
 }
 
 /// Whether `request` may claim its key: its scope may be full.
-async fn admit(engine: &Inner, leader: &Leader, request: &Request, owner: Owner) -> Result<(), Instead> {
+pub(super) async fn admit(engine: &Inner, leader: &Leader, request: &Request, owner: Owner) -> Result<(), Instead> {
     if !engine.quotas.admit(&*engine.store, &request.scope, owner).await? {
         let asked = Instant::now();
         let At { value, now } = engine.store.read(leader.id()).await?;
@@ -80,8 +76,6 @@ async fn admit(engine: &Inner, leader: &Leader, request: &Request, owner: Owner)
 fn decides(record: &Record, fingerprint: Fingerprint, now: Timestamp) -> bool {
     machine::decide(Some(record), fingerprint, now) != Decision::Run
 }
-
-// ---- On a lease ----------------------------------------------------------------------------------------
 
 /// Tries of a claim whose reply was lost, before its caller is told that the store is unavailable.
 const CLAIM_TRIES: u32 = 2;
@@ -312,132 +306,13 @@ where
     }
 }
 
-// ---- In a transaction ----------------------------------------------------------------------------------
-
-/// A [`Transactional`] store, whatever its database.
-pub(super) trait Transact: Debug + Send + Sync {
-    fn transact(
-        &self,
-        claim: Claim,
-        policy: Policy,
-        start: Begin,
-    ) -> BoxFuture<'_, Result<At<Transacted>, store::Error>>;
-}
-
-/// Makes the work, given the handler's end of the transaction.
-pub(super) type Begin = Box<dyn FnOnce(TxSlot) -> Work + Send>;
-
-impl<S: Transactional> Transact for S {
-    fn transact(
-        &self,
-        claim: Claim,
-        policy: Policy,
-        begin: Begin,
-    ) -> BoxFuture<'_, Result<At<Transacted>, store::Error>> {
-        let start: Start<S::Database> = Box::new(|handle| {
-            let slot = TxSlot::new(Tx::<S::Database>::new(handle));
-            let work = begin(slot.clone());
-            Box::pin(async move {
-                let verdict = work.await;
-                // One that nobody asked for goes back, wherever the request's extensions have gone.
-                drop(slot.take::<S::Database>());
-                verdict
-            })
-        });
-        Transactional::transact(self, claim, policy, start)
-    }
-}
-
-/// Claims the key, runs the work and records its outcome in one transaction.
-pub(super) fn in_transaction<S, F>(
-    engine: Arc<Inner>,
-    transact: Arc<dyn Transact>,
-    leader: Leader,
-    request: Request,
-    start: S,
-) -> impl Future<Output = Driven<S>> + Send + 'static
-where
-    S: FnOnce(Handed) -> F + Send + 'static,
-    F: Future<Output = Verdict> + Send + 'static,
-{
-    async move {
-        let owner = Owner::random();
-        if let Err(instead) = admit(&engine, &leader, &request, owner).await {
-            return instead.driven(leader, start);
-        }
-        let asked = Instant::now();
-        // Stays where it is if the attempt ends before the work begins.
-        let waiting = Arc::new(Mutex::new(Some(start)));
-        let begin: Begin = {
-            let waiting = waiting.clone();
-            let record = leader.id();
-            let span = span(|| tracing::info_span!("keylatch.transaction", %record));
-            let flight = leader.flight().clone();
-            let identity = Identity { scope: request.scope.clone(), key: request.key.clone() };
-            Box::new(move |slot| {
-                flight.begins();
-                let start = waiting.lock().take().expect("an attempt begins its work once");
-                Box::pin(within(span, start(Handed(Kind::Tx(slot, identity)))))
-            })
-        };
-        let claim = engine.claim(&leader, &request, owner);
-        let begun = transact.transact(claim, *leader.flight().policy(), begin).await;
-        telemetry::transact_took(asked.elapsed());
-        let start = waiting.lock().take();
-        let transacted = match begun {
-            Err(error) if error.kind() == ErrorKind::NotKnown => Box::pin(settle(&engine, &leader, owner, error)).await,
-            begun => begun,
-        };
-        match transacted {
-            Ok(At { value: Transacted::Committed(record), now }) => {
-                telemetry::completed();
-                let found = Final::of(record, now, asked);
-                if let Some(found) = &found {
-                    engine.remember(&leader, found);
-                }
-                Driven::Done(Ok(Answer::Ran(Ran { expires_at: found.map(|found| found.expires_at()) })))
-            }
-            Ok(At { value: Transacted::RolledBack, .. }) => {
-                telemetry::freed();
-                Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })))
-            }
-            Ok(At { value: Transacted::Held(record), now }) => {
-                Driven::Held(leader, start, Found::new(At { value: record, now }, asked))
-            }
-            Ok(At { value: Transacted::Busy, .. }) => Driven::Busy(leader, start),
-            Ok(At { value: Transacted::Misused(misuse), .. }) => {
-                tracing::error!(operation = request.scope.operation(), %misuse, "nothing was committed");
-                Driven::Done(Err(misuse.into()))
-            }
-            Err(error) => Driven::Done(Err(error.into())),
-        }
-    }
-}
-
-/// The commit's reply was lost. The record tells whether it took place.
-async fn settle(
-    engine: &Inner,
-    leader: &Leader,
-    owner: Owner,
-    error: store::Error,
-) -> Result<At<Transacted>, store::Error> {
-    let found = until_lease_ends(engine.lease, Instant::now(), || engine.store.read(leader.id())).await.0?;
-    match found.value {
-        Some(record) if record.owner == owner => Ok(At { value: Transacted::Committed(record), now: found.now }),
-        Some(record) if machine::phase(Some(&record), found.now) != Phase::Free => {
-            Ok(At { value: Transacted::Held(record), now: found.now })
-        }
-        _ => Err(error),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::pending;
 
     use super::*;
     use crate::engine::Joined;
-    use crate::{Engine, Key, Limits, RecordId, Scope, memory};
+    use crate::{Engine, Key, Limits, Policy, RecordId, Scope, memory};
 
     /// What the work of the HTTP door takes; see there.
     const WORK_BYTES: usize = 600;

@@ -6,7 +6,7 @@
 //! 2. the **flights**, the runs under way in this process: a duplicate of one follows it;
 //! 3. the **store**, which grants the claim or hands back the record that is there.
 //!
-//! Whoever wins the claim runs the work ([`drive`]), on a lease or in a transaction: two ways to drive the same
+//! Whoever wins the claim runs the work, on a [lease](drive) or in a [transaction]: two ways to drive the same
 //! [machine](crate::machine).
 
 mod answer;
@@ -23,6 +23,7 @@ mod run;
 mod steps;
 mod telemetry;
 mod tracked;
+mod transaction;
 mod withdraw;
 
 use std::sync::Arc;
@@ -39,7 +40,7 @@ pub use self::answer::{Answer, Error, Final, Quota, Ran, Refused, Request};
 use self::cache::Cache;
 use self::cleaner::Cleaner;
 pub use self::cleaner::{CLEANUP_PAUSE, CLEANUP_PAUSE_RANGE, Cleanup};
-use self::drive::{Driven, Transact};
+use self::drive::Driven;
 use self::flight::{End, Flight, Flights, Joined, Leader};
 pub use self::function::{Done, RunError};
 use self::patience::Patience;
@@ -50,6 +51,7 @@ pub(crate) use self::run::derived_key;
 pub use self::run::{Ended, Handed, Identity, Run, STEP_BYTES_MAX, STEPS_MAX, StepError};
 #[cfg(feature = "http")]
 pub(crate) use self::telemetry::{is_traced, span, within};
+use self::transaction::Transact;
 use crate::machine::{self, Claim, Decision, Refusal, Terms};
 use crate::store::{At, Durability, Store, Swept};
 use crate::tx::{Transactional, Verdict};
@@ -310,7 +312,7 @@ impl Engine {
         let (inner, request) = (self.inner.clone(), request.clone());
         let driving: BoxFuture<'static, _> = match &self.inner.transact {
             None => Box::pin(drive::on_lease(inner, leader, request, start)),
-            Some(transact) => Box::pin(drive::in_transaction(inner, transact.clone(), leader, request, start)),
+            Some(transact) => Box::pin(transaction::in_transaction(inner, transact.clone(), leader, request, start)),
         };
         tracked::outlive(token, driving).await.unwrap_or_else(|| Driven::Done(Err(Error::ShuttingDown)))
     }

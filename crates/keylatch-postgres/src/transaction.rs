@@ -1,0 +1,121 @@
+//! A transaction that is lent to a handler, and committed together with what is recorded in it.
+//!
+//! What is recorded is its caller's: a statement that takes what is to be held as the transaction begins, and one that
+//! writes at its end. Between the two it can be lent any number of times.
+
+use keylatch_core::Timestamp;
+use keylatch_core::failpoint::{self, Point};
+use keylatch_core::store::ErrorKind;
+use keylatch_core::tx::Misuse;
+use sqlx::postgres::PgRow;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Shared;
+use super::error::{Fault, Sent};
+use super::link::Link;
+use super::ops::scalar;
+use super::own::client::Call;
+use super::own::instant;
+use super::tx::{Home, Loaned};
+
+/// A transaction that is open.
+pub(super) struct Transaction<'s> {
+    shared: &'s Shared,
+    link: Link,
+    /// The place among the handlers that may have a connection. It is free when the connection is.
+    _turn: OwnedSemaphorePermit,
+}
+
+/// How a transaction ended.
+pub(super) enum Ended {
+    /// It is committed, and this is when it recorded.
+    Committed(Timestamp),
+    /// Another had recorded before. Nothing is committed.
+    Lost,
+    /// Nothing is committed.
+    Misused(Misuse),
+}
+
+impl Shared {
+    /// Begins a transaction with `sql`, in one round trip. `None` if `sql` finds that what it takes is not to be had.
+    pub(super) async fn begin(&self, sql: String) -> Result<Option<Transaction<'_>>, Fault> {
+        let turn = self.links.turn().await?;
+        let mut link = self.links.link().await?;
+        match self.links.begin(&mut link, sql).await {
+            Ok(()) => Ok(Some(Transaction { shared: self, link, _turn: turn })),
+            Err(fault) if fault.has_code("KL001") || fault.has_code("KL002") => {
+                self.links.rollback(&mut link).await?;
+                Ok(None)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+}
+
+impl Transaction<'_> {
+    /// Lends it to the work that `start` makes, until that ends. `None` if it is not back then, as it was: it is closed.
+    pub(super) async fn lend<F: Future>(self, start: impl FnOnce(Loaned) -> F) -> (F::Output, Option<Self>) {
+        let Self { shared, link, _turn } = self;
+        let (home, loaned) = Home::lend(link);
+        let ended = start(loaned).await;
+        let returned = home.close().filter(Link::is_at_top);
+        (ended, returned.map(|link| Self { shared, link, _turn }))
+    }
+
+    /// Takes back what was written.
+    pub(super) async fn roll_back(mut self) {
+        if let Err(fault) = self.shared.links.rollback(&mut self.link).await {
+            tracing::debug!(%fault, "a transaction is rolled back by its connection's end");
+        }
+    }
+
+    /// Records, and commits.
+    pub(super) async fn commit(mut self, record: Call) -> Result<Ended, Fault> {
+        let links = &self.shared.links;
+        let rows = match links.rows_inside(&mut self.link, record.into_query()).await {
+            Ok(rows) => rows,
+            Err(fault) if fault.has_code("25P02") => return Ok(Ended::Misused(Misuse::Failed)),
+            Err(fault) if fault.has_code("KL004") => return Ok(Ended::Misused(Misuse::Ended)),
+            Err(fault) if fault.has_code("42501") => return Ok(Ended::Misused(Misuse::OtherRole)),
+            Err(fault) => return Err(fault),
+        };
+        let Some(at) = recorded_at(&rows)? else {
+            links.rollback(&mut self.link).await?;
+            return Ok(Ended::Lost);
+        };
+        failpoint::hit(Point::BeforeCommit);
+        match links.commit(&mut self.link).await {
+            Ok(()) => self.committed(at).await,
+            // A constraint that is checked at the end.
+            Err(fault) if fault.kind == ErrorKind::Refused && fault.code.is_some() => {
+                let code = fault.code.as_deref();
+                tracing::warn!(code, "PostgreSQL refused the commit of a handler's transaction");
+                Ok(Ended::Misused(Misuse::Failed))
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Takes back what was written, and records in a transaction of its own.
+    pub(super) async fn record_only(mut self, record: Call) -> Result<Ended, Fault> {
+        let links = &self.shared.links;
+        links.rollback(&mut self.link).await?;
+        failpoint::hit(Point::BeforeCommit);
+        let rows = links.rows_on(&mut self.link, Sent::Perhaps, || record.clone().into_query()).await?;
+        match recorded_at(&rows)? {
+            Some(at) => self.committed(at).await,
+            None => Ok(Ended::Lost),
+        }
+    }
+
+    async fn committed(mut self, at: Timestamp) -> Result<Ended, Fault> {
+        failpoint::hit(Point::AfterCommit);
+        self.shared.kept(&mut self.link).await?;
+        Ok(Ended::Committed(at))
+    }
+}
+
+/// When it was recorded; `None` if another had before.
+fn recorded_at(rows: &[PgRow]) -> Result<Option<Timestamp>, Fault> {
+    scalar::<Option<&[u8]>>(rows)?.map(instant).transpose()
+}

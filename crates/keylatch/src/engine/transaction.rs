@@ -1,0 +1,191 @@
+//! A run in a transaction of the store: the claim, the work and the record commit together, or not at all.
+#![expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+
+use super::drive::{Driven, END_PAUSE, admit};
+use super::flight::Leader;
+use super::run::{Identity, Kind};
+use super::telemetry::{self, span, within};
+use super::{Answer, Final, Found, Handed, Inner, Ran, Request};
+use crate::Owner;
+use crate::Record;
+use crate::machine::{self, Claim, Claimed, Phase};
+use crate::store::{self, At, ErrorKind};
+use crate::tx::{Seen, Start, Transacted, Transactional, Tx, TxSlot, Verdict, Work};
+
+/// How often a key may be taken between a look and the entry.
+const ENTRIES_MAX: u32 = 8;
+/// The first pause between looks at a transaction whose commit was not acknowledged, and has not ended yet.
+const SETTLE_PAUSE: Duration = Duration::from_millis(5);
+
+/// A [`Transactional`] store, whatever its database.
+pub(super) trait Transact: Debug + Send + Sync {
+    fn look<'s>(&'s self, claim: &Claim) -> BoxFuture<'s, Result<At<Seen>, store::Error>>;
+
+    fn transact(
+        &self,
+        claim: Claim,
+        seen: At<Option<Record>>,
+        begin: Begin,
+    ) -> BoxFuture<'_, Result<At<Transacted>, store::Error>>;
+}
+
+/// Makes the work, given the handler's transaction.
+pub(super) type Begin = Box<dyn FnOnce(TxSlot) -> Work + Send>;
+
+impl<S: Transactional> Transact for S {
+    fn look<'s>(&'s self, claim: &Claim) -> BoxFuture<'s, Result<At<Seen>, store::Error>> {
+        Transactional::look(self, claim)
+    }
+
+    fn transact(
+        &self,
+        claim: Claim,
+        seen: At<Option<Record>>,
+        begin: Begin,
+    ) -> BoxFuture<'_, Result<At<Transacted>, store::Error>> {
+        let start: Start<S::Database> = Box::new(|handle| {
+            let slot = TxSlot::new(Tx::<S::Database>::new(handle));
+            let work = begin(slot.clone());
+            Box::pin(async move {
+                let ending = work.await;
+                // One that nobody asked for goes back, wherever the request's extensions have gone.
+                drop(slot.take::<S::Database>());
+                ending
+            })
+        });
+        Transactional::transact(self, claim, seen, start)
+    }
+}
+
+/// Claims the key, runs the work and records its outcome in one transaction.
+pub(super) fn in_transaction<S, F>(
+    engine: Arc<Inner>,
+    transact: Arc<dyn Transact>,
+    leader: Leader,
+    request: Request,
+    start: S,
+) -> impl Future<Output = Driven<S>> + Send + 'static
+where
+    S: FnOnce(Handed) -> F + Send + 'static,
+    F: Future<Output = Verdict> + Send + 'static,
+{
+    async move {
+        let owner = Owner::random();
+        if let Err(instead) = admit(&engine, &leader, &request, owner).await {
+            return instead.driven(leader, start);
+        }
+        let asked = Instant::now();
+        let claim = engine.claim(&leader, &request, owner);
+        // Stays where it is if no attempt begins it.
+        let waiting = Arc::new(Mutex::new(Some(start)));
+        let begin = || -> Begin {
+            let waiting = waiting.clone();
+            let record = leader.id();
+            let span = span(|| tracing::info_span!("keylatch.transaction", %record));
+            let flight = leader.flight().clone();
+            let identity = Identity { scope: request.scope.clone(), key: request.key.clone() };
+            Box::new(move |slot| {
+                flight.begins();
+                let start = waiting.lock().take().expect("an attempt begins its work once");
+                let work = within(span, start(Handed(Kind::Tx(slot, identity))));
+                Box::pin(async move { work.await.ending(flight.policy()) })
+            })
+        };
+        let transacted = attempt(&engine, &*transact, &claim, begin, || waiting.lock().is_some()).await;
+        telemetry::transact_took(asked.elapsed());
+        let start = waiting.lock().take();
+        match transacted {
+            Ok(At { value: Transacted::Committed(record), now }) => {
+                telemetry::completed();
+                let found = Final::of(record, now, asked);
+                if let Some(found) = &found {
+                    engine.remember(&leader, found);
+                }
+                Driven::Done(Ok(Answer::Ran(Ran { expires_at: found.map(|found| found.expires_at()) })))
+            }
+            Ok(At { value: Transacted::RolledBack, .. }) => {
+                telemetry::freed();
+                Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })))
+            }
+            Ok(At { value: Transacted::Held(Some(record)), now }) => {
+                Driven::Held(leader, start, Found::new(At { value: record, now }, asked))
+            }
+            Ok(At { value: Transacted::Held(None), .. }) => Driven::Busy(leader, start),
+            Ok(At { value: Transacted::Misused(misuse), .. }) => {
+                tracing::error!(operation = request.scope.operation(), %misuse, "nothing was committed");
+                Driven::Done(Err(misuse.into()))
+            }
+            Err(error) => Driven::Done(Err(error.into())),
+        }
+    }
+}
+
+/// Looks, and does an attempt in a transaction; again, while others take the key in between.
+async fn attempt(
+    engine: &Inner,
+    transact: &dyn Transact,
+    claim: &Claim,
+    begin: impl Fn() -> Begin,
+    may_begin: impl Fn() -> bool,
+) -> Result<At<Transacted>, store::Error> {
+    let mut entries = ENTRIES_MAX;
+    loop {
+        let At { value: Seen { record, busy }, now } = transact.look(claim).await?;
+        let held = |record| Ok(At { value: Transacted::Held(record), now });
+        match machine::claim(record.clone(), claim, now) {
+            // A reply was lost, and it was ours.
+            Claimed::Held(record) if record.owner == claim.owner => {
+                return Ok(At { value: Transacted::Committed(record), now });
+            }
+            Claimed::Held(record) => return held(Some(record)),
+            Claimed::Won(_) if busy || entries == 0 || !may_begin() => return held(None),
+            Claimed::Won(_) => {}
+        }
+        entries -= 1;
+        match transact.transact(claim.clone(), At { value: record, now }, begin()).await {
+            Ok(At { value: Transacted::Held(None), .. }) => {}
+            Err(error) if error.kind() == ErrorKind::NotKnown => {
+                return Box::pin(settle(engine, transact, claim, error)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Finds out what became of a commit that was not acknowledged, once its transaction has ended.
+async fn settle(
+    engine: &Inner,
+    transact: &dyn Transact,
+    claim: &Claim,
+    error: store::Error,
+) -> Result<At<Transacted>, store::Error> {
+    let (started, mut pause) = (Instant::now(), SETTLE_PAUSE);
+    loop {
+        match transact.look(claim).await {
+            Ok(At { value: Seen { record: Some(record), .. }, now }) if record.owner == claim.owner => {
+                return Ok(At { value: Transacted::Committed(record), now });
+            }
+            Ok(At { value: Seen { busy: true, .. }, .. }) => {}
+            Ok(At { value: Seen { record, .. }, now }) => {
+                return match record.filter(|record| machine::phase(Some(record), now) != Phase::Free) {
+                    Some(record) => Ok(At { value: Transacted::Held(Some(record)), now }),
+                    None => Err(store::Error::new(ErrorKind::Unavailable, error)),
+                };
+            }
+            Err(error) if error.retryable() => {}
+            Err(error) => return Err(error),
+        }
+        if started.elapsed() + pause >= engine.lease {
+            return Err(error);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(END_PAUSE.1);
+    }
+}
