@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use keylatch::conformance::Harness;
+use keylatch::conformance::atomic::AtomicHarness;
 use keylatch::machine::{Claim, Claimed, Completion};
-use keylatch::postgres::sqlx::{AssertSqlSafe, PgPool, query, raw_sql};
-use keylatch::postgres::{Options, Store};
+use keylatch::postgres::sqlx::{AssertSqlSafe, PgPool, query, query_scalar, raw_sql};
+use keylatch::postgres::{Loaned, Options, Store};
 use keylatch::store::{self, Applied, Store as _};
 use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, RecordId, Scope};
 use testing_support::postgres::Cluster;
@@ -104,6 +105,53 @@ impl Harness for Postgres {
     }
 }
 
+impl Postgres {
+    async fn with_effects(way: Way) -> Self {
+        let case = Self::new(way).await;
+        let create = format!("CREATE TABLE {}.effect (text text NOT NULL)", case.schema);
+        raw_sql(AssertSqlSafe(create)).execute(&case.pool).await.expect("the table is made");
+        case
+    }
+}
+
+impl AtomicHarness for Postgres {
+    type Store = Store;
+
+    fn transactional(&self) -> Store {
+        self.store.clone()
+    }
+
+    fn connect_transactional(&self) -> BoxFuture<'_, Store> {
+        Box::pin(open(self.way, &self.schema))
+    }
+
+    fn table(&self) -> String {
+        format!("{}.effect", self.schema)
+    }
+
+    fn write(tx: &mut Loaned, table: String, effect: String) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let insert = format!("INSERT INTO {table} (text) VALUES ('{effect}')");
+            raw_sql(AssertSqlSafe(insert)).execute(&mut **tx).await.map(drop).map_err(|error| error.to_string())
+        })
+    }
+
+    fn fail(tx: &mut Loaned) -> BoxFuture<'_, ()> {
+        Box::pin(async { drop(raw_sql("SELECT 1 / 0").execute(&mut **tx).await.expect_err("nothing is divided by 0")) })
+    }
+
+    fn end(tx: &mut Loaned) -> BoxFuture<'_, ()> {
+        Box::pin(async { drop(raw_sql("COMMIT").execute(&mut **tx).await) })
+    }
+
+    fn effects(&self) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(async {
+            let select = format!("SELECT text FROM {}.effect ORDER BY text", self.schema);
+            query_scalar(AssertSqlSafe(select)).fetch_all(&self.pool).await.expect("the effects are read")
+        })
+    }
+}
+
 /// Each batch has a connection while there is work, and gives it back: with one in all, everyone has their turn.
 #[tokio::test]
 async fn one_connection_is_enough() {
@@ -125,10 +173,22 @@ mod directly {
     use super::{Postgres, Way};
 
     keylatch::conformance!(Postgres::new(Way::Directly).await);
+
+    mod atomic {
+        use super::{Postgres, Way};
+
+        keylatch::conformance_atomic!(Postgres::with_effects(Way::Directly).await);
+    }
 }
 
 mod behind_pgbouncer {
     use super::{Postgres, Way};
 
     keylatch::conformance!(Postgres::new(Way::BehindPgBouncer).await);
+
+    mod atomic {
+        use super::{Postgres, Way};
+
+        keylatch::conformance_atomic!(Postgres::with_effects(Way::BehindPgBouncer).await);
+    }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use keylatch::conformance::Harness;
-use keylatch::sqlite::{self, Options};
+use keylatch::conformance::atomic::AtomicHarness;
+use keylatch::sqlite::{self, Loaned, Options};
 use keylatch::store::Store;
 use keylatch::{Clock, RecordId, Timestamp};
 use tempfile::TempDir;
@@ -76,3 +77,57 @@ impl Harness for Sqlite {
 }
 
 keylatch::conformance!(Sqlite::new().await);
+
+impl Sqlite {
+    async fn with_effects() -> Self {
+        let case = Self::new().await;
+        let create = "CREATE TABLE effect (text TEXT NOT NULL)";
+        case.store.execute(|db| db.execute(create, [])).await.expect("the table is made");
+        case
+    }
+}
+
+impl AtomicHarness for Sqlite {
+    type Store = sqlite::Store;
+
+    fn transactional(&self) -> sqlite::Store {
+        self.store.clone()
+    }
+
+    fn connect_transactional(&self) -> BoxFuture<'_, sqlite::Store> {
+        Box::pin(open(self.path(), self.clock.clone()))
+    }
+
+    fn table(&self) -> String {
+        "effect".to_owned()
+    }
+
+    fn write(tx: &mut Loaned, table: String, effect: String) -> BoxFuture<'_, Result<(), String>> {
+        let insert = format!("INSERT INTO {table} (text) VALUES (?1)");
+        let written = tx.run(move |db| db.execute(&insert, [effect]));
+        Box::pin(async { written.await.map(drop).map_err(|error| error.to_string()) })
+    }
+
+    fn fail(tx: &mut Loaned) -> BoxFuture<'_, ()> {
+        let failed = tx.run(|db| db.execute("INSERT INTO effect (text) VALUES (NULL)", []));
+        Box::pin(async { drop(failed.await.expect_err("there must be a text")) })
+    }
+
+    fn end(tx: &mut Loaned) -> BoxFuture<'_, ()> {
+        let ended = tx.run(|db| db.execute_batch("COMMIT"));
+        Box::pin(async { drop(ended.await) })
+    }
+
+    fn effects(&self) -> BoxFuture<'_, Vec<String>> {
+        let read = self.store.query(|db| {
+            db.prepare("SELECT text FROM effect ORDER BY text")?.query_map([], |row| row.get(0))?.collect()
+        });
+        Box::pin(async { read.await.expect("the effects are read") })
+    }
+}
+
+mod atomic {
+    use super::Sqlite;
+
+    keylatch::conformance_atomic!(Sqlite::with_effects().await);
+}

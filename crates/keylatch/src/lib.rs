@@ -80,7 +80,7 @@ pub mod tiered;
 pub mod tx;
 
 #[cfg(feature = "conformance")]
-pub use keylatch_core::conformance;
+pub use keylatch_core::{conformance, conformance_atomic};
 pub use keylatch_core::{machine, memory, store};
 #[cfg(feature = "postgres")]
 #[doc(inline)]

@@ -17,7 +17,7 @@ const POLLS_MAX: usize = 1_000;
 const SWEEPS_MAX: usize = 10_000;
 
 /// Polls `call` `polls` times, each time it asks for it, then drops it; `true` if it came to its end before.
-async fn cut_off<T>(call: impl Future<Output = T>, polls: usize) -> bool {
+pub(super) async fn cut_off<T>(call: impl Future<Output = T>, polls: usize) -> bool {
     let mut call = pin!(call);
     let mut polled = 0;
     std::future::poll_fn(|context| {

@@ -58,6 +58,7 @@ use crate::RecordId;
 use crate::store::Store;
 
 pub mod agreement;
+pub mod atomic;
 pub mod cancellation;
 pub mod claim;
 pub mod complete;
@@ -344,9 +345,15 @@ pub const CASES: &[&str] = conformance!(@each @names);
 /// A case that takes longer hangs.
 const CASE_SECONDS_MAX: u64 = 300;
 
-/// Runs one case, on a runtime with several threads.
+/// Runs one case of a [`Store`], on a runtime with several threads.
 #[doc(hidden)]
 pub fn run<H: Harness>(harness: impl Future<Output = H>, case: impl AsyncFnOnce(&dyn Harness)) {
+    run_on(harness, async |harness: &H| case(harness).await);
+}
+
+/// The same for a case that asks for more than a [`Harness`].
+#[doc(hidden)]
+pub fn run_on<H>(harness: impl Future<Output = H>, case: impl AsyncFnOnce(&H)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
     runtime.expect("a runtime for the case").block_on(async {
         let harness = harness.await;
