@@ -13,6 +13,9 @@ const OTHERS: [&str; 3] = ["extra_float_digits", "persistent", "statement_cache_
 /// Crates whose own names the documents may give.
 const OTHER_CRATES: [&str; 8] = ["axum", "diesel", "rusqlite", "sea_orm", "sqlx", "std", "tokio", "tokio_postgres"];
 
+/// What a `Tx<Sqlite>` dereferences to: its methods are called on the `Tx`.
+const TX_TARGET: &str = "Session";
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
@@ -95,11 +98,13 @@ impl Sources {
         false
     }
 
-    /// Whether there is such a module in the crate's root.
-    fn has_module(&self, name: &str) -> bool {
-        self.files
-            .iter()
-            .any(|(modules, text)| modules == &["lib"] && text.lines().any(|line| defines(line, &["mod"], name)))
+    /// Whether the root of `keylatch` or `keylatch-core` has `name`: as a module, or passed on from elsewhere.
+    fn has_in_root(&self, name: &str) -> bool {
+        let roots = self.files.iter().filter(|(modules, _)| modules.is_empty());
+        roots.flat_map(|(_, text)| text.split(';')).any(|item| {
+            item.lines().any(|line| defines(line, &["mod"], name))
+                || item.contains("pub use ") && words(item).any(|word| word == name)
+        })
     }
 
     fn has_path(&self, path: &str) -> bool {
@@ -112,10 +117,12 @@ impl Sources {
         }
         match names[..] {
             [] => true,
-            [name] => self.has_module(name) || self.has_in_module("lib", name),
-            _ => {
-                names.windows(2).all(|pair| self.has_in_module(pair[0], pair[1]) || self.has_in_type(pair[0], pair[1]))
-            }
+            [name] => self.has_in_root(name),
+            _ => names.windows(2).all(|pair| {
+                self.has_in_module(pair[0], pair[1])
+                    || self.has_in_type(pair[0], pair[1])
+                    || pair[0] == "Tx" && self.has_in_type(TX_TARGET, pair[1])
+            }),
         }
     }
 }
