@@ -3,6 +3,7 @@
 mod parse;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -43,7 +44,8 @@ pub(crate) struct Gateway {
     /// Where clients connect. Port 0 is any free one.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
-    /// The service behind the gateway: http://HOST:PORT.
+    /// The service behind the gateway: http://HOST:PORT, https://HOST:PORT (HTTP/2 if it offers that), or h2c://HOST:PORT for
+    /// HTTP/2 without TLS.
     #[arg(long, value_name = "URL")]
     pub(crate) upstream: Upstream,
     /// Where records are kept: memory:, sqlite:FILE, postgres://…, redis://…, rediss://…, redis+cluster://A,B,
@@ -102,6 +104,12 @@ pub(crate) struct Gateway {
     /// Write a line of JSON for each request to the standard output: never a key, a path, a body or a header.
     #[arg(long)]
     pub(crate) access_log: bool,
+    /// The certificate for clients, in PEM, with those that lead to its authority. With it, clients connect by TLS.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key, in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) to_upstream: ToUpstream,
     #[command(flatten)]
@@ -115,6 +123,9 @@ pub(crate) struct ToUpstream {
     /// The Host that the upstream gets, in place of the client's.
     #[arg(long, value_name = "HOST")]
     pub(crate) upstream_host: Option<Authority>,
+    /// The authorities that an https upstream is believed by, in PEM, in place of the system's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) upstream_ca: Option<PathBuf>,
     /// How long a connection to the upstream may take, its TLS handshake or a free place among them included.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(5)))]
     pub(crate) upstream_connect_max: Span,

@@ -19,6 +19,7 @@ mod problem;
 mod proxy;
 mod run;
 mod store;
+mod tls;
 mod upgrade;
 mod upstream;
 

@@ -1,25 +1,33 @@
 //! Connections to the upstream, and what is known of a request that got no answer.
 //!
 //! A request is sent once. It goes on another connection only if hyper hands it back, which says that not a byte of it was
-//! written. Everything else that goes wrong once it is on a connection counts as sent: the upstream may have it.
+//! written. Everything else that goes wrong once it is on a connection counts as sent: the upstream may have it. The one
+//! exception is HTTP/2, where an upstream says itself that it has not looked at a request.
 
 mod connect;
+mod shared;
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::{HOST, TE};
+use http::uri::Authority;
+use http::{HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
+use hyper::client::conn::{TrySendError, http1, http2};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use self::connect::Connector;
+use self::connect::Connected;
+pub(crate) use self::connect::Connector;
+use self::shared::{Shared, Stream};
+use crate::front::TakesTrailers;
 use crate::outgoing::{Outgoing, Progress};
-use crate::upstream::Upstream;
 
 /// Connections to the upstream. A clone is the same.
 #[derive(Clone)]
@@ -28,18 +36,34 @@ pub(crate) struct Pool(Arc<Inner>);
 struct Inner {
     connector: Connector,
     times: Times,
-    /// Those without a request, the latest last.
+    /// Those of HTTP/1.1 without a request, the latest last.
     idle: Mutex<Vec<Idle>>,
+    /// Those of HTTP/2.
+    shared: Shared,
+    /// Held by whoever makes a connection that others may share.
+    connecting: tokio::sync::Mutex<()>,
+    /// The upstream has chosen HTTP/1.1 in TLS.
+    chose_http1: AtomicBool,
     /// Places for requests. There are never more connections than these.
     places: Arc<Semaphore>,
 }
 
 struct Idle {
-    sender: Sender,
+    sender: Http1,
     since: Instant,
 }
 
-type Sender = http1::SendRequest<Outgoing>;
+type Http1 = http1::SendRequest<Outgoing>;
+type Http2 = http2::SendRequest<Outgoing>;
+
+enum Sender {
+    Http1(Http1),
+    Http2 {
+        sender: Http2,
+        /// Its place on the connection.
+        _stream: Stream,
+    },
+}
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
@@ -52,10 +76,13 @@ pub(crate) struct Times {
     pub(crate) idle_max: Duration,
 }
 
+/// How long a connection of HTTP/2 may be silent before it is asked for a sign of life, and how long it has for that.
+const SIGN_OF_LIFE_MAX: Duration = Duration::from_secs(10);
+
 /// A request that got no head of an answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Nothing of it was sent.
+    /// Nothing of it was sent, or the upstream says that it has not looked at it.
     #[error("nothing was sent: {0}")]
     NotSent(String),
     /// It was sent, or a part of it.
@@ -66,8 +93,8 @@ pub(crate) enum Failure {
     TimedOut,
 }
 
-/// What an answer under way has of the pool. Its connection can be used again once the answer was read to its end; it is
-/// closed if this is dropped before.
+/// What an answer under way has of the pool. Its connection can be used again once the answer was read to its end; one of
+/// HTTP/1.1 is closed if this is dropped before.
 pub(crate) struct Lent {
     pool: Weak<Inner>,
     sender: Sender,
@@ -79,11 +106,14 @@ const TRIES_MAX: usize = 3;
 
 impl Pool {
     /// A pool for at most `requests_max` requests at once.
-    pub(crate) fn new(upstream: Upstream, times: Times, requests_max: usize) -> Self {
+    pub(crate) fn new(connector: Connector, times: Times, requests_max: usize) -> Self {
         let inner = Arc::new(Inner {
-            connector: Connector::new(upstream),
+            connector,
             times,
             idle: Mutex::default(),
+            shared: Shared::default(),
+            connecting: tokio::sync::Mutex::default(),
+            chose_http1: AtomicBool::new(false),
             places: Arc::new(Semaphore::new(requests_max.clamp(1, Semaphore::MAX_PERMITS))),
         });
         drop(tokio::spawn(close_idle(Arc::downgrade(&inner))));
@@ -102,15 +132,13 @@ impl Pool {
         let place = place.expect("it is never closed");
         let mut why = String::new();
         for _ in 0..TRIES_MAX {
-            let mut sender = match self.0.take_idle() {
-                Some(sender) => sender,
-                None => match timeout(times.connect_max, connector.connect()).await {
-                    Ok(connected) => connected.map_err(|error| Failure::NotSent(error.to_string()))?,
-                    Err(_) => return Err(Failure::NotSent("the upstream took too long to connect".to_owned())),
-                },
+            let mut sender = match timeout(times.connect_max, self.0.sender()).await {
+                Ok(sender) => sender.map_err(|error| Failure::NotSent(error.to_string()))?,
+                Err(_) => return Err(Failure::NotSent("the upstream took too long to connect".to_owned())),
             };
+            sender.write_target(&mut request, connector.scheme());
             let answered = tokio::select! {
-                answered = sender.try_send_request(request) => answered,
+                answered = sender.try_send(request) => answered,
                 never = silence(progress, times.silence_max) => match never? {},
             };
             match answered {
@@ -120,11 +148,27 @@ impl Pool {
                 }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => (request, why) = (unsent, error.into_error().to_string()),
-                    None => return Err(Failure::Sent(error.into_error())),
+                    None => return Err(failure(error.into_error())),
                 },
             }
         }
         Err(Failure::NotSent(why))
+    }
+}
+
+/// What is known of a request that hyper did not hand back.
+fn failure(error: hyper::Error) -> Failure {
+    let http2 = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    match http2 {
+        // Neither was looked at, and the upstream says so (RFC 9113, section 8.7). h2 gives the upstream's GOAWAY as the error
+        // of those streams only that are above the last in it, or were not begun.
+        Some(error) if error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM) => {
+            Failure::NotSent("the upstream refused the stream".to_owned())
+        }
+        Some(error) if error.is_remote() && error.is_go_away() => {
+            Failure::NotSent("the upstream is going away".to_owned())
+        }
+        _ => Failure::Sent(error),
     }
 }
 
@@ -140,7 +184,36 @@ async fn silence(progress: &Progress, silence_max: Duration) -> Result<Infallibl
 }
 
 impl Inner {
-    fn take_idle(&self) -> Option<Sender> {
+    /// A connection for one request: one that is there, or a new one.
+    async fn sender(&self) -> Result<Sender, connect::Error> {
+        if let Some(idle) = self.take_idle() {
+            return Ok(Sender::Http1(idle));
+        }
+        if !self.connector.may_be_http2() || self.chose_http1.load(Ordering::Relaxed) {
+            return self.connect().await;
+        }
+        let shared = || self.shared.take(self.times.idle_max).map(Sender::http2);
+        if let Some(sender) = shared() {
+            return Ok(sender);
+        }
+        // One connects, and the others share what that gives.
+        let _connecting = self.connecting.lock().await;
+        match shared() {
+            Some(sender) => Ok(sender),
+            None => self.connect().await,
+        }
+    }
+
+    async fn connect(&self) -> Result<Sender, connect::Error> {
+        let connected = self.connector.connect().await?;
+        self.chose_http1.store(matches!(connected, Connected::Http1(_)), Ordering::Relaxed);
+        Ok(match connected {
+            Connected::Http1(sender) => Sender::Http1(sender),
+            Connected::Http2(sender) => Sender::http2(self.shared.add(sender)),
+        })
+    }
+
+    fn take_idle(&self) -> Option<Http1> {
         let mut idle = self.idle.lock();
         while let Some(Idle { sender, since }) = idle.pop() {
             if since.elapsed() >= self.times.idle_max {
@@ -154,6 +227,12 @@ impl Inner {
         }
         None
     }
+
+    fn put_back(&self, sender: Http1) {
+        if !self.times.idle_max.is_zero() {
+            self.idle.lock().push(Idle { sender, since: Instant::now() });
+        }
+    }
 }
 
 /// Closes connections that have been idle for their time.
@@ -161,33 +240,70 @@ async fn close_idle(pool: Weak<Inner>) {
     while let Some(inner) = pool.upgrade() {
         let idle_max = inner.times.idle_max;
         inner.idle.lock().retain(|idle| idle.since.elapsed() < idle_max && !idle.sender.is_closed());
+        inner.shared.drop_idle(idle_max);
         drop(inner);
         sleep(idle_max.max(Duration::from_millis(10))).await;
+    }
+}
+
+impl Sender {
+    fn http2((sender, stream): (Http2, Stream)) -> Self {
+        Self::Http2 { sender, _stream: stream }
+    }
+
+    /// Writes the target in the form of the connection's protocol.
+    fn write_target(&self, request: &mut Request<Outgoing>, scheme: &str) {
+        let path = request.uri().path_and_query().cloned();
+        let takes_trailers = request.extensions().get::<TakesTrailers>().is_some();
+        let host = request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        match (self, host) {
+            (Self::Http2 { .. }, Some(host)) => {
+                let mut uri = Uri::builder().scheme(scheme).authority(host);
+                if let Some(path) = path {
+                    uri = uri.path_and_query(path);
+                }
+                *request.uri_mut() = uri.build().expect("all its parts were parsed before");
+                if takes_trailers {
+                    request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+                }
+            }
+            _ => {
+                *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
+                request.headers_mut().remove(TE);
+            }
+        }
+    }
+
+    async fn try_send(
+        &mut self,
+        request: Request<Outgoing>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Outgoing>>> {
+        match self {
+            Self::Http1(sender) => sender.try_send_request(request).await,
+            Self::Http2 { sender, .. } => sender.try_send_request(request).await,
+        }
     }
 }
 
 impl Lent {
     /// The answer was read to its end: its connection can be used again.
     pub(crate) fn give_back(self) {
-        let Self { pool, mut sender, place } = self;
+        let Self { pool, sender, place } = self;
+        let Sender::Http1(mut sender) = sender else { return };
         if sender.is_ready() {
-            put_back(&pool, sender);
+            if let Some(pool) = pool.upgrade() {
+                pool.put_back(sender);
+            }
             return;
         }
         // The connection has to notice the end, too.
         drop(tokio::spawn(async move {
-            if sender.ready().await.is_ok() {
-                put_back(&pool, sender);
+            if sender.ready().await.is_ok()
+                && let Some(pool) = pool.upgrade()
+            {
+                pool.put_back(sender);
             }
             drop(place);
         }));
-    }
-}
-
-fn put_back(pool: &Weak<Inner>, sender: Sender) {
-    if let Some(pool) = pool.upgrade()
-        && !pool.times.idle_max.is_zero()
-    {
-        pool.idle.lock().push(Idle { sender, since: Instant::now() });
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -86,7 +86,11 @@ impl Inner {
         if let Some((protocol, _)) = &upgrade {
             upgrade::ask(&mut parts.headers, protocol);
         }
+        let takes_trailers = parts.extensions.remove::<TakesTrailers>();
         parts.extensions = http::Extensions::new();
+        if let Some(takes_trailers) = takes_trailers {
+            parts.extensions.insert(takes_trailers);
+        }
         let (body, progress) = Outgoing::new(body, silence_max);
         match self.pool.send(Request::from_parts(parts, body), &progress).await {
             Ok((response, lent)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => match upgrade {
@@ -197,9 +201,6 @@ impl Rules {
         headers.remove(CONTENT_LENGTH);
         if let Some(host) = &self.host {
             headers.insert(HOST, host.clone());
-        }
-        if parts.extensions.get::<TakesTrailers>().is_some() {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
         }
         parts.version = Version::HTTP_11;
     }

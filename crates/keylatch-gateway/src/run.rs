@@ -20,9 +20,11 @@ use crate::ahead::Ahead;
 use crate::args::{Gateway, Scope};
 use crate::front::{self, Front};
 use crate::headers::Reserved;
-use crate::pool::{Pool, Times};
+use crate::pool::{Connector, Pool, Times};
 use crate::proxy::{self, Proxy};
 use crate::store::Choices;
+use crate::tls;
+use crate::upstream::Protocol;
 
 /// Runs the gateway until it is told to stop.
 ///
@@ -38,6 +40,10 @@ pub(crate) async fn run(args: Gateway) -> Result<(), Box<dyn Error>> {
         Some(address) => Some(listen("--admin-listen", address).await?),
         None => None,
     };
+    let acceptor = match (&args.tls_cert, &args.tls_key) {
+        (Some(certificate), Some(key)) => Some(tls::for_clients(certificate, key)?),
+        _ => None,
+    };
     let engine = engine(&args).await?;
     let front = front(&args, engine.clone())?;
     let admin = Arc::new(Admin { engine: engine.clone(), metrics: metrics.clone(), stopping: AtomicBool::new(false) });
@@ -52,11 +58,15 @@ pub(crate) async fn run(args: Gateway) -> Result<(), Box<dyn Error>> {
         beside.push(tokio::spawn(serving));
     }
     let limits = limits(&args);
-    let serving = |stopped: oneshot::Receiver<()>| {
-        serve(listener, limits, front, async move {
+    let serving = |stopped: oneshot::Receiver<()>| async move {
+        let stop = async {
             stopped.await.unwrap_or_default();
             admin.stopping.store(true, Ordering::Release);
-        })
+        };
+        match acceptor {
+            Some(acceptor) => keylatch_serve::tls::serve(listener, acceptor, limits, front, stop).await,
+            None => serve(listener, limits, front, stop).await,
+        }
     };
     let (Drained::Whole | Drained::Cut) =
         until_told(&mut signals, args.drain_max.0, serving, |left| engine.shutdown(left)).await;
@@ -88,7 +98,11 @@ fn front(args: &Gateway, engine: Engine) -> Result<Front, Box<dyn Error>> {
         silence_max: to.upstream_silence_max.0,
         idle_max: to.upstream_idle_max.0,
     };
-    let pool = Pool::new(args.upstream.clone(), times, to.upstream_requests_max);
+    let tls = match args.upstream.protocol {
+        Protocol::Tls => Some(tls::to_upstream(to.upstream_ca.as_deref())?),
+        Protocol::Http1 | Protocol::Http2 => None,
+    };
+    let pool = Pool::new(Connector::new(args.upstream.clone(), tls)?, times, to.upstream_requests_max);
     let header = |text: &str| HeaderValue::from_str(text);
     let rules = proxy::Rules {
         guarantee: engine.guarantee(),
@@ -138,6 +152,7 @@ fn limits(args: &Gateway) -> keylatch_serve::Limits {
 
 /// Says where the gateway is, and what it does.
 fn greet(args: &Gateway, listen: SocketAddr, admin: Option<SocketAddr>) {
+    let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
     let methods: Vec<_> = args.methods.iter().map(http::Method::as_str).collect();
     let key = if args.require_key { "a key is required" } else { "requests without a key pass unguarded" };
     let admin =
@@ -146,7 +161,7 @@ fn greet(args: &Gateway, listen: SocketAddr, admin: Option<SocketAddr>) {
         "\
 keylatch gateway: every request with an Idempotency-Key takes effect once
 
-  listening  http://{listen}
+  listening  {scheme}://{listen}
   upstream   {}
   storing    {}
   scope      {}

@@ -16,11 +16,15 @@ pub(crate) struct Upstream {
 /// What is spoken with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// HTTP/1.1.
+    /// HTTP/1.1, in clear text.
     Http1,
+    /// HTTP/2, in clear text.
+    Http2,
+    /// TLS, and in it what the upstream chooses: HTTP/2 or HTTP/1.1.
+    Tls,
 }
 
-const WANTED: &str = "it is http://HOST:PORT";
+const WANTED: &str = "it is http://HOST:PORT, https://HOST:PORT, or h2c://HOST:PORT for HTTP/2 without TLS";
 
 impl FromStr for Upstream {
     type Err = String;
@@ -29,6 +33,8 @@ impl FromStr for Upstream {
         let url: Uri = text.parse().map_err(|_| WANTED.to_owned())?;
         let protocol = match url.scheme_str() {
             Some("http") => Protocol::Http1,
+            Some("https") => Protocol::Tls,
+            Some("h2c") => Protocol::Http2,
             _ => return Err(WANTED.to_owned()),
         };
         let authority = url.authority().ok_or(WANTED)?.clone();
@@ -50,7 +56,8 @@ impl Upstream {
 
     pub(crate) fn port(&self) -> u16 {
         self.authority.port_u16().unwrap_or(match self.protocol {
-            Protocol::Http1 => 80,
+            Protocol::Http1 | Protocol::Http2 => 80,
+            Protocol::Tls => 443,
         })
     }
 }
@@ -59,6 +66,8 @@ impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.protocol {
             Protocol::Http1 => "http",
+            Protocol::Http2 => "h2c",
+            Protocol::Tls => "https",
         };
         write!(f, "{scheme}://{}", self.authority)
     }
@@ -73,6 +82,7 @@ mod tests {
         let upstream: Upstream = "http://[::1]:9000".parse().unwrap();
         assert_eq!((upstream.host(), upstream.port()), ("::1", 9000));
         assert_eq!("http://orders".parse::<Upstream>().unwrap().port(), 80);
+        assert_eq!("https://orders".parse::<Upstream>().unwrap().port(), 443);
         for text in ["", "127.0.0.1:9000", "ftp://a", "http://", "http://u:p@a", "http://a/path", "http://a/?q"] {
             let why = text.parse::<Upstream>().unwrap_err();
             assert!(why.contains("http://HOST:PORT"), "{text}: {why}");

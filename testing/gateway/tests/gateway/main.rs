@@ -5,6 +5,7 @@ mod command_line;
 mod crash;
 mod dispositions;
 mod headers;
+mod http2;
 mod readme;
 mod setup;
 mod streams;
