@@ -54,6 +54,13 @@ impl Clock {
     }
 }
 
+/// The machine's.
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "this is the door")]
 fn system_millis() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

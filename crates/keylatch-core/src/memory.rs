@@ -1,108 +1,162 @@
-//! The memory store: for tests and examples, and the reference for every other store.
+//! The memory store, for tests and examples: a map of records, and an index of what is due.
 //!
-//! It forgets everything with the process, so an answer that must outlive one belongs elsewhere.
+//! It is the reference for every other store. It forgets everything with the process, so an answer that must outlive one
+//! belongs elsewhere.
 
-mod records;
-mod shard;
-
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
-use self::shard::Shard;
 use crate::machine::{self, Change, Claim, Claimed, Completion, End, Resolution, Terms};
 use crate::store::{Applied, At, Durability, Error, ErrorKind, PAGE_RECORDS_MAX, PageRequest, Swept};
 use crate::{Clock, Lease, Record, RecordId, Scope, State, Timestamp};
 
 /// A store in the memory of this process. A clone is the same store.
-#[derive(Clone)]
-pub struct Store(Arc<Inner>);
-
-struct Inner {
+#[derive(Clone, Default)]
+pub struct Store {
     clock: Clock,
-    shards: [Mutex<Shard>; SHARDS],
-    /// Where the next sweep begins, so that a small limit reaches every shard in turn.
-    sweep_from: AtomicUsize,
+    records: Arc<Mutex<Records>>,
 }
 
-/// Enough that threads rarely meet at one lock.
-const SHARDS: usize = 64;
+#[derive(Default)]
+struct Records {
+    by_id: HashMap<RecordId, Box<Record>, RandomState>,
+    /// How many of them each scope has.
+    counts: HashMap<[u8; 16], u64, RandomState>,
+    /// When a sweep looks at which records. Each record stands here at the instant at which it is due, or before it.
+    due: BTreeMap<Timestamp, Vec<RecordId>>,
+}
 
 impl Store {
     /// An empty store on the machine's clock.
     pub fn new() -> Self {
-        Self::with_clock(Clock::system())
+        Self::default()
     }
 
     /// An empty store on this clock.
     pub fn with_clock(clock: Clock) -> Self {
-        let shards = std::array::from_fn(|_| Mutex::default());
-        Self(Arc::new(Inner { clock, shards, sweep_from: AtomicUsize::new(0) }))
+        Self { clock, ..Self::default() }
     }
 
-    /// Puts a copy of the record `from` under the identity `to`, as a damaged store would; for the
-    /// conformance suite.
-    ///
-    /// # Panics
-    ///
-    /// If there is no record `from`.
-    #[cfg(feature = "conformance")]
-    pub fn misplace(&self, from: RecordId, to: RecordId) {
-        let record = self.shard(from).lock().read(&from).expect("there is a record to misplace");
-        self.shard(to).lock().put(to, record);
+    /// Does `call` at the store's now. The clock is read under the lock: of two writes, the later one has the later time.
+    fn at<T>(&self, call: impl FnOnce(&mut Records, Timestamp) -> T) -> T {
+        let mut records = self.records.lock();
+        let now = self.clock.now();
+        call(&mut records, now)
     }
 
-    /// Does `write` on a shard at the store's now. The clock is read under the lock: of two writes to one
-    /// record, the later one has the later time.
-    fn at<T>(&self, id: RecordId, write: impl FnOnce(&mut Shard, Timestamp) -> T) -> T {
-        let mut shard = self.shard(id).lock();
-        let now = self.0.clock.now();
-        write(&mut shard, now)
+    /// Makes the change that `decide` wants of the record, if there is one.
+    fn change(&self, id: RecordId, decide: impl FnOnce(&Record, Timestamp) -> Change) -> Applied {
+        self.at(|records, now| {
+            match records.by_id.get(&id).map_or(Change::None, |record| decide(record, now)) {
+                Change::None => return Applied::Lost,
+                Change::Write(record) => records.write(id, record),
+                Change::Remove => records.remove(id),
+            }
+            Applied::Applied(now)
+        })
     }
+}
 
-    /// The lowest of the records that the page asks for and `wanted` wants.
-    fn page(&self, page: &PageRequest, wanted: fn(&Record, Timestamp) -> bool) -> Result<At<Vec<Record>>, Error> {
-        let limit = page.limit.min(PAGE_RECORDS_MAX);
-        let now = self.0.clock.now();
-        let mut first = BTreeMap::new();
-        for shard in &self.0.shards {
-            shard.lock().list(page, limit, |record| wanted(record, now), &mut first);
-        }
-        if first.iter().any(|(id, record)| record.id() != *id) {
+impl Records {
+    fn claim(&mut self, claim: &Claim, now: Timestamp) -> Result<Claimed, Error> {
+        let previous = self.by_id.get(&claim.id());
+        if previous.is_some_and(|record| !record.belongs_to(claim.scope(), claim.key())) {
             return Err(misplaced());
         }
-        Ok(At { value: first.into_values().collect(), now })
+        let claimed = machine::claim(previous.map(|record| (**record).clone()), claim, now);
+        if let Claimed::Won(record) = &claimed {
+            self.write(claim.id(), record.clone());
+        }
+        Ok(claimed)
     }
 
-    fn shard(&self, id: RecordId) -> &Mutex<Shard> {
-        // The first half of an identity is the scope's, the second half the key's.
-        &self.0.shards[usize::from(id.as_bytes()[16]) % SHARDS]
+    fn write(&mut self, id: RecordId, record: Record) {
+        let due = machine::due_at(&record);
+        let stands_at = match self.by_id.entry(id) {
+            Entry::Occupied(mut place) => machine::due_at(&std::mem::replace(place.get_mut(), record)),
+            Entry::Vacant(place) => {
+                place.insert(Box::new(record));
+                *self.counts.entry(id.scope_digest()).or_default() += 1;
+                None
+            }
+        };
+        // One that is due later than before stays where it stands: a long run is renewed often.
+        if let Some(due) = due.filter(|due| stands_at.is_none_or(|at| *due < at)) {
+            self.due.entry(due).or_default().push(id);
+        }
+    }
+
+    fn remove(&mut self, id: RecordId) {
+        self.by_id.remove(&id);
+        if let Entry::Occupied(mut count) = self.counts.entry(id.scope_digest()) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+
+    fn sweep(&mut self, limit: usize, now: Timestamp) -> Swept {
+        let mut swept = Swept::default();
+        while swept.total() < limit {
+            let Some(mut first) = self.due.first_entry().filter(|first| *first.key() <= now) else { break };
+            let Some(id) = first.get_mut().pop() else {
+                first.remove();
+                continue;
+            };
+            let Some(record) = self.by_id.get_mut(&id) else { continue };
+            match machine::sweep(record, now) {
+                Change::None => {}
+                Change::Write(tombstone) => {
+                    **record = tombstone;
+                    swept.buried += 1;
+                }
+                Change::Remove => {
+                    self.remove(id);
+                    swept.removed += 1;
+                    continue;
+                }
+            }
+            if let Some(due) = machine::due_at(record) {
+                self.due.entry(due).or_default().push(id);
+            }
+        }
+        swept.within(limit)
+    }
+
+    /// The lowest of the records that the page asks for and that are `wanted`.
+    fn page(&self, page: &PageRequest, wanted: impl Fn(&Record) -> bool) -> Result<Vec<Record>, Error> {
+        let (low, high) = page.scope.as_ref().map_or((LOWEST, HIGHEST), RecordId::range);
+        let asked_for = |id: &RecordId| (low..=high).contains(id) && page.after.is_none_or(|after| *id > after);
+        let mut found: Vec<_> = self.by_id.iter().filter(|(id, record)| asked_for(id) && wanted(record)).collect();
+        found.sort_unstable_by_key(|(id, _)| *id);
+        let limit = page.limit.min(PAGE_RECORDS_MAX);
+        found.into_iter().take(limit).map(|(id, record)| checked(*id, record).cloned()).collect()
     }
 }
 
-impl Default for Store {
-    fn default() -> Self {
-        Self::new()
-    }
+const LOWEST: RecordId = RecordId::from_bytes([0; 32]);
+const HIGHEST: RecordId = RecordId::from_bytes([0xff; 32]);
+
+/// The record, if it is the one that belongs under this identity.
+fn checked(id: RecordId, record: &Record) -> Result<&Record, Error> {
+    if record.id() == id { Ok(record) } else { Err(misplaced()) }
 }
 
-impl fmt::Debug for Store {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("memory::Store")
-    }
+fn misplaced() -> Error {
+    Error::new(ErrorKind::Corrupt, "a record of another scope or key is stored under this identity")
 }
 
 impl crate::store::Store for Store {
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<At<Claimed>, Error>> {
-        Box::pin(async move {
-            let id = claim.id();
-            self.at(id, |shard, now| Ok(At { value: shard.claim(id, &claim, now)?, now }))
-        })
+        Box::pin(async move { self.at(|records, now| Ok(At { value: records.claim(&claim, now)?, now })) })
     }
 
     fn renew(
@@ -113,79 +167,63 @@ impl crate::store::Store for Store {
     ) -> BoxFuture<'_, Result<Applied, Error>> {
         Box::pin(async move {
             let step = step.as_ref().map(|(name, result)| (name.as_str(), result));
-            Ok(self.at(lease.id, |shard, now| {
-                shard.change(lease.id, now, |record| {
-                    machine::renew(record, &lease, terms, step, now).map_or(Change::None, Change::Write)
-                })
+            Ok(self.change(lease.id, |record, now| {
+                machine::renew(record, &lease, terms, step, now).map_or(Change::None, Change::Write)
             }))
         })
     }
 
     fn complete(&self, lease: Lease, completion: Completion) -> BoxFuture<'_, Result<Applied, Error>> {
         Box::pin(async move {
-            Ok(self.at(lease.id, |shard, now| {
-                shard.change(lease.id, now, |record| {
-                    machine::complete(record, &lease, &completion, now).map_or(Change::None, Change::Write)
-                })
+            Ok(self.change(lease.id, |record, now| {
+                machine::complete(record, &lease, &completion, now).map_or(Change::None, Change::Write)
             }))
         })
     }
 
     fn release(&self, lease: Lease, end: End) -> BoxFuture<'_, Result<Applied, Error>> {
-        Box::pin(async move {
-            Ok(self.at(lease.id, |shard, now| {
-                shard.change(lease.id, now, |record| machine::release(record, &lease, end, now))
-            }))
-        })
+        Box::pin(async move { Ok(self.change(lease.id, |record, now| machine::release(record, &lease, end, now))) })
     }
 
     fn resolve(&self, lease: Lease, resolution: Resolution) -> BoxFuture<'_, Result<Applied, Error>> {
-        Box::pin(async move {
-            Ok(self.at(lease.id, |shard, now| {
-                shard.change(lease.id, now, |record| machine::resolve(record, &lease, &resolution, now))
-            }))
-        })
+        Box::pin(
+            async move { Ok(self.change(lease.id, |record, now| machine::resolve(record, &lease, &resolution, now))) },
+        )
     }
 
     fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
-        Box::pin(async move {
-            let from = self.0.sweep_from.fetch_add(1, Ordering::Relaxed);
-            let mut swept = Swept::default();
-            for shard in (from..from + SHARDS).map(|at| &self.0.shards[at % SHARDS]) {
-                let mut shard = shard.lock();
-                let now = self.0.clock.now();
-                shard.sweep(limit, now, &mut swept);
-            }
-            Ok(swept.within(limit))
-        })
+        Box::pin(async move { Ok(self.at(|records, now| records.sweep(limit, now))) })
     }
 
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         Box::pin(async move {
-            let (found, now) = self.at(id, |shard, now| (shard.read(&id), now));
-            match found {
-                Some(record) if record.id() != id => Err(misplaced()),
-                value => Ok(At { value, now }),
-            }
+            let (found, now) = self.at(|records, now| (records.by_id.get(&id).map(|record| (**record).clone()), now));
+            found.as_ref().map(|record| checked(id, record)).transpose()?;
+            Ok(At { value: found, now })
         })
     }
 
     fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
-        Box::pin(async move { self.page(&page, |_, _| true) })
+        Box::pin(async move { self.at(|records, now| Ok(At { value: records.page(&page, |_| true)?, now })) })
     }
 
     fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
-        let lapsed = |record: &Record, now| match record.state {
-            State::Running { lease_ends_at, .. } => lease_ends_at <= now,
-            State::Completed { .. } => false,
-        };
-        Box::pin(async move { self.page(&PageRequest { scope: None, after, limit }, lapsed) })
+        let page = PageRequest { scope: None, after, limit };
+        Box::pin(async move {
+            self.at(|records, now| {
+                let lapsed = |record: &Record| match record.state {
+                    State::Running { lease_ends_at, .. } => lease_ends_at <= now,
+                    State::Completed { .. } => false,
+                };
+                Ok(At { value: records.page(&page, lapsed)?, now })
+            })
+        })
     }
 
     fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
         Box::pin(async move {
-            let of_scope = |shard: &Mutex<Shard>| shard.lock().of_scope(&scope);
-            Ok(self.0.shards.iter().map(of_scope).sum::<u64>().min(limit))
+            let count = self.at(|records, _| records.counts.get(scope.digest()).copied());
+            Ok(count.unwrap_or(0).min(limit))
         })
     }
 
@@ -194,71 +232,11 @@ impl crate::store::Store for Store {
     }
 }
 
-fn misplaced() -> Error {
-    Error::new(ErrorKind::Corrupt, "a record of another scope or key is stored under this identity")
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("memory::Store")
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use futures_util::FutureExt as _;
-
-    use super::*;
-    use crate::store::Store as _;
-    use crate::{Fingerprint, Guarantee, Key, Outcome, Policy};
-
-    fn claimed(store: &Store, scope: &Scope, key: usize) -> Record {
-        let key = Key::new(&key.to_string()).unwrap();
-        let fingerprint = Fingerprint::of([b"request".as_slice()]);
-        let claim = Claim::new(scope.clone(), key, fingerprint, Guarantee::Fenced, &Policy::default());
-        match store.claim(claim).now_or_never().unwrap().unwrap().value {
-            Claimed::Won(record) => record,
-            Claimed::Held(record) => panic!("held: {record:?}"),
-        }
-    }
-
-    #[test]
-    fn the_due_index_follows_every_write() {
-        let clock = Clock::manual(Timestamp::from_millis(0));
-        let store = Store::with_clock(clock.clone());
-        let scope = Scope::new("caller").unwrap();
-        let policy = Policy::default();
-        let records: Vec<_> = (0..400).map(|key| claimed(&store, &scope, key)).collect();
-        for (at, record) in records.iter().enumerate() {
-            let lease = record.lease();
-            let applied = match at % 4 {
-                0 => store.complete(lease, Completion::new(Outcome::bytes("answer"), &policy)),
-                1 => store.release(lease, End::Free(Duration::ZERO)),
-                2 => store.release(lease, End::Unknown),
-                _ => store.renew(lease, Terms::of(Guarantee::Fenced, &policy), None),
-            };
-            assert_eq!(applied.now_or_never().unwrap().unwrap(), Applied::Applied(clock.now()));
-        }
-        for shard in &store.0.shards {
-            shard.lock().check_due();
-        }
-
-        clock.advance(policy.retention);
-        let swept = |limit| store.sweep(limit).now_or_never().unwrap().unwrap();
-        assert_eq!(swept(30), Swept { buried: 30, removed: 0, more: true });
-        assert_eq!(swept(1_000), Swept { buried: 70, removed: 0, more: false });
-        clock.advance(policy.tombstone + policy.lease);
-        assert_eq!(swept(1_000), Swept { buried: 0, removed: 200, more: false });
-        let unknown = store.count(scope, u64::MAX).now_or_never().unwrap().unwrap();
-        assert_eq!(unknown, 100, "what is not known is kept");
-        clock.advance(Duration::from_secs(u32::MAX.into()));
-        assert_eq!(swept(1_000), Swept::default());
-    }
-
-    #[test]
-    fn a_busy_scope_is_spread_over_the_shards() {
-        let store = Store::new();
-        let scope = Scope::new("caller").unwrap();
-        for key in 0..1_000 {
-            let _ = claimed(&store, &scope, key);
-        }
-        let used = store.0.shards.iter().filter(|shard| shard.lock().len() > 0).count();
-        assert_eq!(used, SHARDS);
-    }
-}
+mod tests;

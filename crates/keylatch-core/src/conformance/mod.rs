@@ -1,49 +1,7 @@
 //! The contract of a [`Store`], in executable form: the cases that every store passes.
 //!
-//! An author of a store implements [`Harness`] for it, and names the cases in a test file of their own:
-//!
-//! ```
-//! use std::sync::Arc;
-//! use std::time::Duration;
-//!
-//! use futures_util::future::BoxFuture;
-//! use keylatch_core::conformance::Harness;
-//! use keylatch_core::store::Store;
-//! use keylatch_core::{Clock, RecordId, Timestamp, memory};
-//!
-//! struct Memory {
-//!     clock: Clock,
-//!     store: memory::Store,
-//! }
-//!
-//! impl Memory {
-//!     fn new() -> Self {
-//!         let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
-//!         Self { store: memory::Store::with_clock(clock.clone()), clock }
-//!     }
-//! }
-//!
-//! impl Harness for Memory {
-//!     fn store(&self) -> Arc<dyn Store> {
-//!         Arc::new(self.store.clone())
-//!     }
-//!     fn connect(&self) -> BoxFuture<'_, Arc<dyn Store>> {
-//!         Box::pin(async { self.store() })
-//!     }
-//!     fn restart(&self) -> BoxFuture<'_, Arc<dyn Store>> {
-//!         Box::pin(async { Arc::new(memory::Store::with_clock(self.clock.clone())) as Arc<dyn Store> })
-//!     }
-//!     fn advance(&self, by: Duration) -> BoxFuture<'_, ()> {
-//!         Box::pin(async move { self.clock.advance(by) })
-//!     }
-//!     fn misplace(&self, from: RecordId, to: RecordId) -> BoxFuture<'_, ()> {
-//!         Box::pin(async move { self.store.misplace(from, to) })
-//!     }
-//! }
-//!
-//! keylatch_core::conformance!(Memory::new());
-//! # fn main() {}
-//! ```
+//! An author of a store implements [`Harness`] for it, and names the cases in a test file of their own, in one line:
+//! `keylatch_core::conformance!(MyHarness::new().await);`. The harness of the SQLite store is one to begin from.
 //!
 //! Each case becomes a `#[test]` with an environment of its own, so that all can run at once. No case is
 //! skipped: where stores may differ, in what they survive, the case asks the store what it claims and holds
