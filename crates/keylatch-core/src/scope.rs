@@ -1,11 +1,9 @@
 //! The name space of a key: who calls, and what is called.
 
-use std::cell::RefCell;
 use std::fmt;
-use std::hash::{BuildHasher as _, Hasher as _};
+use std::hash::BuildHasher as _;
 use std::sync::{Arc, LazyLock};
 
-use foldhash::fast::RandomState;
 use foldhash::quality;
 use sha2::{Digest, Sha256};
 
@@ -77,24 +75,16 @@ impl Scope {
         if caller.len().max(operation_bytes) > SCOPE_FIELD_BYTES_MAX {
             return Err(InvalidScope::TooLong);
         }
-        Recent::find(caller, parts, || {
-            let mut text = String::with_capacity(caller.len() + operation_bytes);
-            text.push_str(caller);
-            parts.iter().for_each(|part| text.push_str(part));
-            let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-            if !plain && text.chars().any(char::is_control) {
-                return Err(InvalidScope::ControlCharacter);
-            }
-            let digest = digest(caller, &text[caller.len()..]);
-            let caller_hash = CALLERS.hash_one(caller);
-            Ok(Self(Arc::new(Fields { digest, caller_hash, caller_bytes: caller.len(), text: text.into() })))
-        })
-    }
-
-    /// Whether it is the scope of `caller` for the operation that `parts` make up.
-    fn is_of(&self, caller: &str, parts: &[&str]) -> bool {
-        let rest = parts.iter().try_fold(self.operation(), |rest, part| rest.strip_prefix(part));
-        self.caller() == caller && rest == Some("")
+        let mut text = String::with_capacity(caller.len() + operation_bytes);
+        text.push_str(caller);
+        parts.iter().for_each(|part| text.push_str(part));
+        let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if !plain && text.chars().any(char::is_control) {
+            return Err(InvalidScope::ControlCharacter);
+        }
+        let digest = digest(caller, &text[caller.len()..]);
+        let caller_hash = CALLERS.hash_one(caller);
+        Ok(Self(Arc::new(Fields { digest, caller_hash, caller_bytes: caller.len(), text: text.into() })))
     }
 
     /// Who calls.
@@ -120,39 +110,6 @@ impl Scope {
 
 /// Random for each process: nobody can choose names of callers that are counted as one.
 static CALLERS: LazyLock<quality::RandomState> = LazyLock::new(quality::RandomState::default);
-
-/// Scopes that this thread made lately: callers come again, and those of one caller share one text.
-struct Recent {
-    hasher: RandomState,
-    scopes: [Option<Scope>; RECENT_SCOPES],
-}
-
-/// At most a kilobyte each.
-const RECENT_SCOPES: usize = 256;
-
-impl Recent {
-    /// The scope from here, or the one that `make` makes.
-    fn find(
-        caller: &str,
-        parts: &[&str],
-        make: impl FnOnce() -> Result<Scope, InvalidScope>,
-    ) -> Result<Scope, InvalidScope> {
-        thread_local! {
-            static RECENT: RefCell<Recent> =
-                RefCell::new(Recent { hasher: RandomState::default(), scopes: [const { None }; RECENT_SCOPES] });
-        }
-        RECENT.with_borrow_mut(|recent| {
-            let mut hash = recent.hasher.build_hasher();
-            hash.write(caller.as_bytes());
-            parts.iter().for_each(|part| hash.write(part.as_bytes()));
-            let place = &mut recent.scopes[hash.finish() as usize % RECENT_SCOPES];
-            match place {
-                Some(scope) if scope.is_of(caller, parts) => Ok(scope.clone()),
-                _ => Ok(place.insert(make()?).clone()),
-            }
-        })
-    }
-}
 
 /// Half of the SHA-256 over both fields, each preceded by its length.
 fn digest(caller: &str, operation: &str) -> [u8; 16] {
@@ -185,20 +142,10 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_that_was_made_lately_is_the_same() {
-        let split: [(&str, &[&str]); 6] =
-            [("ab", &[]), ("a", &["b"]), ("a", &["b", "c"]), ("a", &["bc"]), ("ab", &["c"]), ("abc", &[])];
-        for _ in 0..2 {
-            for (caller, parts) in split {
-                let scope = Scope::of_parts(caller, parts).unwrap();
-                assert_eq!((scope.caller(), scope.operation()), (caller, parts.concat().as_str()));
-                assert_eq!(*scope.digest(), digest(caller, &parts.concat()));
-            }
-        }
-        for number in 0..2 * RECENT_SCOPES {
-            let caller = number.to_string();
-            assert_eq!(*Scope::new(&caller).unwrap().digest(), digest(&caller, ""));
-        }
+    fn an_operation_may_come_in_parts() {
+        let parts = Scope::of_parts("ab", &["c", "", "de"]).unwrap();
+        assert_eq!((parts.caller(), parts.operation()), ("ab", "cde"));
+        assert_eq!(parts, Scope::new("ab").unwrap().for_operation("cde").unwrap());
     }
 
     #[test]
