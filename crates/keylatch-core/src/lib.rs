@@ -27,8 +27,6 @@ pub mod memory;
 mod outcome;
 #[cfg(feature = "compress")]
 pub mod packed;
-#[doc(hidden)]
-pub mod planted;
 mod policy;
 mod record;
 mod scope;

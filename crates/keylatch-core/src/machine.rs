@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::planted::{self, Bug};
 use crate::record::{Epoch, Lease, Name, Notes, Owner, Record, State};
 use crate::{Fingerprint, Guarantee, Key, Outcome, Policy, RecordId, Scope, Timestamp};
 
@@ -218,7 +217,7 @@ pub enum Claimed {
 pub fn claim(previous: Option<Record>, claim: &Claim, now: Timestamp) -> Claimed {
     if let Some(record) = &previous {
         let ours = record.owner == claim.owner && matches!(record.state, State::Running { .. });
-        if ours && !planted::has(Bug::LostReplyIsFailure) {
+        if ours {
             return Claimed::Won(record.clone());
         }
     }
@@ -276,7 +275,7 @@ pub fn renew(
 /// outcome never changes. It finds another where an operator resolved the run while its owner was paused; the
 /// owner must then give that answer, and not its own.
 pub fn complete(record: &Record, lease: &Lease, completion: &Completion, now: Timestamp) -> Option<Record> {
-    if !owns(record, lease) && !planted::has(Bug::CompleteWithoutEpoch) {
+    if !owns(record, lease) {
         return None;
     }
     if let State::Completed { outcome, .. } = &record.state {
@@ -302,9 +301,7 @@ pub enum Change {
 /// What becomes of the record when its run ends without an outcome; [`Change::None`] if the lease is not the
 /// record's, or its outcome is final.
 pub fn release(record: &Record, lease: &Lease, end: End, now: Timestamp) -> Change {
-    let State::Running { notes, .. } = &record.state else {
-        return if planted::has(Bug::ReleaseAfterComplete) { Change::Remove } else { Change::None };
-    };
+    let State::Running { notes, .. } = &record.state else { return Change::None };
     if !owns(record, lease) {
         return Change::None;
     }
@@ -348,7 +345,6 @@ pub fn sweep(record: &Record, now: Timestamp) -> Change {
         return Change::Remove;
     }
     match record.state {
-        State::Running { .. } if planted::has(Bug::SweepRunning) => Change::Remove,
         State::Completed { outcome: Some(_), expires_at } if expires_at <= now => {
             let state = State::Completed { outcome: None, expires_at };
             Change::Write(next(record, record.takeover_at, record.free_at, state))
@@ -360,7 +356,6 @@ pub fn sweep(record: &Record, now: Timestamp) -> Change {
 /// From when [`sweep`] has something to do; `None` for never.
 pub fn due_at(record: &Record) -> Option<Timestamp> {
     match record.state {
-        State::Running { lease_ends_at, .. } if planted::has(Bug::SweepRunning) => Some(lease_ends_at),
         State::Completed { outcome: Some(_), expires_at } => Some(expires_at),
         _ => removable_at(record),
     }

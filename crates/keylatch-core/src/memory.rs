@@ -4,7 +4,7 @@
 //! belongs elsewhere.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -27,10 +27,12 @@ pub struct Store {
 #[derive(Default)]
 struct Records {
     by_id: HashMap<RecordId, Box<Record>, RandomState>,
-    /// How many of them each scope has.
-    counts: HashMap<[u8; 16], u64, RandomState>,
-    /// When a sweep looks at which records. Each record stands here at the instant at which it is due, or before it.
+    /// Those that run.
+    running: HashSet<RecordId, RandomState>,
+    /// All others, by when a sweep has something to do; and some that have changed since they were entered.
     due: BTreeMap<Timestamp, Vec<RecordId>>,
+    /// How many records each scope has.
+    scopes: HashMap<Scope, u64, RandomState>,
 }
 
 impl Store {
@@ -77,25 +79,33 @@ impl Records {
         Ok(claimed)
     }
 
-    fn write(&mut self, id: RecordId, record: Record) {
-        let due = machine::due_at(&record);
-        let stands_at = match self.by_id.entry(id) {
-            Entry::Occupied(mut place) => machine::due_at(&std::mem::replace(place.get_mut(), record)),
-            Entry::Vacant(place) => {
-                place.insert(Box::new(record));
-                *self.counts.entry(id.scope_digest()).or_default() += 1;
-                None
+    fn write(&mut self, id: RecordId, mut record: Record) {
+        match record.state {
+            State::Running { .. } => drop(self.running.insert(id)),
+            State::Completed { .. } => {
+                self.running.remove(&id);
+                if let Some(due) = machine::due_at(&record) {
+                    self.due.entry(due).or_default().push(id);
+                }
             }
-        };
-        // One that is due later than before stays where it stands: a long run is renewed often.
-        if let Some(due) = due.filter(|due| stands_at.is_none_or(|at| *due < at)) {
-            self.due.entry(due).or_default().push(id);
+        }
+        match self.by_id.entry(id) {
+            Entry::Occupied(mut place) => **place.get_mut() = record,
+            Entry::Vacant(place) => {
+                let scope = self.scopes.entry(record.scope);
+                // All records of a scope share its text.
+                record.scope = scope.key().clone();
+                *scope.or_default() += 1;
+                place.insert(Box::new(record));
+            }
         }
     }
 
     fn remove(&mut self, id: RecordId) {
-        self.by_id.remove(&id);
-        if let Entry::Occupied(mut count) = self.counts.entry(id.scope_digest()) {
+        self.running.remove(&id);
+        if let Some(record) = self.by_id.remove(&id)
+            && let Entry::Occupied(mut count) = self.scopes.entry(record.scope)
+        {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
@@ -105,37 +115,44 @@ impl Records {
 
     fn sweep(&mut self, limit: usize, now: Timestamp) -> Swept {
         let mut swept = Swept::default();
-        while swept.total() < limit {
-            let Some(mut first) = self.due.first_entry().filter(|first| *first.key() <= now) else { break };
-            let Some(id) = first.get_mut().pop() else {
-                first.remove();
-                continue;
-            };
-            let Some(record) = self.by_id.get_mut(&id) else { continue };
-            match machine::sweep(record, now) {
+        let mut running = self.running.iter().copied().collect::<Vec<_>>().into_iter();
+        while swept.total() < limit
+            && let Some(id) = running.next().or_else(|| self.next_due(now))
+        {
+            match self.by_id.get(&id).map_or(Change::None, |record| machine::sweep(record, now)) {
                 Change::None => {}
-                Change::Write(tombstone) => {
-                    **record = tombstone;
+                Change::Write(record) => {
+                    self.write(id, record);
                     swept.buried += 1;
                 }
                 Change::Remove => {
                     self.remove(id);
                     swept.removed += 1;
-                    continue;
                 }
-            }
-            if let Some(due) = machine::due_at(record) {
-                self.due.entry(due).or_default().push(id);
             }
         }
         swept.within(limit)
     }
 
-    /// The lowest of the records that the page asks for and that are `wanted`.
-    fn page(&self, page: &PageRequest, wanted: impl Fn(&Record) -> bool) -> Result<Vec<Record>, Error> {
+    /// Takes the first that is due out of the index.
+    fn next_due(&mut self, now: Timestamp) -> Option<RecordId> {
+        loop {
+            let mut first = self.due.first_entry().filter(|first| *first.key() <= now)?;
+            match first.get_mut().pop() {
+                Some(id) => return Some(id),
+                None => drop(first.remove()),
+            }
+        }
+    }
+
+    /// A page of `records`: the lowest that it asks for, in the order of their identities.
+    fn page<'r>(
+        page: &PageRequest,
+        records: impl Iterator<Item = (&'r RecordId, &'r Box<Record>)>,
+    ) -> Result<Vec<Record>, Error> {
         let (low, high) = page.scope.as_ref().map_or((LOWEST, HIGHEST), RecordId::range);
         let asked_for = |id: &RecordId| (low..=high).contains(id) && page.after.is_none_or(|after| *id > after);
-        let mut found: Vec<_> = self.by_id.iter().filter(|(id, record)| asked_for(id) && wanted(record)).collect();
+        let mut found: Vec<_> = records.filter(|(id, _)| asked_for(id)).collect();
         found.sort_unstable_by_key(|(id, _)| *id);
         let limit = page.limit.min(PAGE_RECORDS_MAX);
         found.into_iter().take(limit).map(|(id, record)| checked(*id, record).cloned()).collect()
@@ -204,25 +221,28 @@ impl crate::store::Store for Store {
     }
 
     fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
-        Box::pin(async move { self.at(|records, now| Ok(At { value: records.page(&page, |_| true)?, now })) })
+        Box::pin(
+            async move { self.at(|records, now| Ok(At { value: Records::page(&page, records.by_id.iter())?, now })) },
+        )
     }
 
     fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
-        let page = PageRequest { scope: None, after, limit };
         Box::pin(async move {
             self.at(|records, now| {
-                let lapsed = |record: &Record| match record.state {
+                let running = records.running.iter().map(|id| (id, &records.by_id[id]));
+                let has_lapsed = |(_, record): &(_, &Box<Record>)| match record.state {
                     State::Running { lease_ends_at, .. } => lease_ends_at <= now,
                     State::Completed { .. } => false,
                 };
-                Ok(At { value: records.page(&page, lapsed)?, now })
+                let page = PageRequest { scope: None, after, limit };
+                Ok(At { value: Records::page(&page, running.filter(has_lapsed))?, now })
             })
         })
     }
 
     fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
         Box::pin(async move {
-            let count = self.at(|records, _| records.counts.get(scope.digest()).copied());
+            let count = self.at(|records, _| records.scopes.get(&scope).copied());
             Ok(count.unwrap_or(0).min(limit))
         })
     }

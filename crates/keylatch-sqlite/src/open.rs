@@ -19,7 +19,6 @@ use super::guard::{Guard, STATEMENTS_MAX};
 use super::migrate::migrate;
 use super::options::Options;
 use super::worker::{Lane, Worker};
-use keylatch_core::planted::{self, Bug};
 
 /// Opens the file and starts the threads. It blocks: on the disk, and on other processes that open the same file.
 pub(super) fn open(path: &Path, options: &Options) -> Result<Inner, OpenError> {
@@ -127,8 +126,7 @@ impl Opening<'_> {
         conn.busy_timeout(self.options.busy_timeout)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         // A commit is on disk when it returns.
-        let synchronous = if planted::has(Bug::NoSync) { "OFF" } else { "FULL" };
-        conn.pragma_update(None, "synchronous", synchronous)?;
+        conn.pragma_update(None, "synchronous", "FULL")?;
         // Negative: in KiB, not in pages.
         conn.pragma_update(None, "cache_size", -i64::try_from(cache_bytes / 1024).unwrap_or(i64::MAX))?;
         // What a savepoint remembers stays in memory too, instead of in a file.

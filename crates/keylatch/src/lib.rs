@@ -62,7 +62,7 @@
 //! | `diesel` | | the same for diesel, by diesel-async |
 //! | `redis` | | the store in Redis or Valkey |
 //! | `conformance` | | the suite that every store passes |
-//! | `failpoints`, `planted` | | for Keylatch's own tests: places where a process kills itself, and mistakes that a test must catch |
+//! | `failpoints` | | for Keylatch's own tests: places where a process kills itself |
 //!
 //! # What may grow
 //!
@@ -105,4 +105,4 @@ pub use tx::Tx;
 
 // Authors of stores find these in `store`, authors of doors in `door`. In here they have a short name.
 pub(crate) use engine::{Answer, Final, Handed, Request};
-use keylatch_core::{Hasher, Name, Notes, Owner, State, failpoint, planted};
+use keylatch_core::{Hasher, Name, Notes, Owner, State, failpoint};

@@ -22,6 +22,8 @@ mod large;
 mod layers;
 #[path = "http/observe.rs"]
 mod observe;
+#[path = "http/planted.rs"]
+mod planted;
 #[path = "http/problems.rs"]
 mod problems;
 #[path = "http/recorded.rs"]

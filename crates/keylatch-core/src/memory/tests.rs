@@ -48,20 +48,6 @@ fn sweeps_find_what_is_due_after_every_write() {
     assert!(store.records.lock().due.is_empty());
 }
 
-#[test]
-fn renewals_leave_nothing_behind() {
-    let clock = Clock::manual(Timestamp::from_millis(0));
-    let store = Store::with_clock(clock.clone());
-    let lease = claimed(&store, &Scope::new("caller").unwrap(), 0).lease();
-    for _ in 0..1_000 {
-        clock.advance(Duration::from_secs(1));
-        let terms = Terms::of(Guarantee::Fenced, &Policy::default());
-        let renewed = store.renew(lease, terms, None).now_or_never().unwrap().unwrap();
-        assert_eq!(renewed, Applied::Applied(clock.now()));
-    }
-    assert_eq!(store.records.lock().due.values().map(Vec::len).sum::<usize>(), 1);
-}
-
 /// The harness is in here, for only here a record can be put where it does not belong.
 #[cfg(feature = "conformance")]
 mod conformance {

@@ -4,20 +4,32 @@
 
 use std::process::Command;
 
-use keylatch::Guarantee;
-use keylatch::store::Store as _;
+use keylatch::store::Store;
+use keylatch::{Guarantee, memory};
 
 use crate::support::{Fixture, claim_of};
 
 const CLAIMS: usize = 20;
+/// Names the store on which a child process claims.
 const CHILD: &str = "KEYLATCH_SYNC_CHILD";
 const TEST: &str = "sync::an_acknowledged_write_is_synced";
 
 #[test]
 fn an_acknowledged_write_is_synced() {
-    if std::env::var_os(CHILD).is_some() {
-        return claim_one_by_one();
+    match std::env::var(CHILD) {
+        Ok(store) => claim_one_by_one(&store),
+        Err(_) => writes_are_synced("sqlite"),
     }
+}
+
+#[test]
+#[should_panic(expected = "syncs for 20 claims")]
+fn a_store_that_does_not_sync_is_caught() {
+    writes_are_synced("memory");
+}
+
+/// Checks it of this store.
+fn writes_are_synced(store: &str) {
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace");
     let child = Command::new("strace")
@@ -25,7 +37,7 @@ fn an_acknowledged_write_is_synced() {
         .arg(&trace)
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", TEST])
-        .env(CHILD, "1")
+        .env(CHILD, store)
         .output()
         .expect("this test needs strace: apt-get install strace");
     assert!(child.status.success(), "{child:?}");
@@ -35,9 +47,15 @@ fn an_acknowledged_write_is_synced() {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn claim_one_by_one() {
-    let fixture = Fixture::new().await;
+async fn claim_one_by_one(store: &str) {
+    if store == "memory" {
+        return claim_all(&memory::Store::new()).await;
+    }
+    claim_all(&Fixture::new().await.store).await;
+}
+
+async fn claim_all(store: &impl Store) {
     for key in 0..CLAIMS {
-        let _ = fixture.store.claim(claim_of(&key.to_string(), Guarantee::Fenced)).await.unwrap();
+        let _ = store.claim(claim_of(&key.to_string(), Guarantee::Fenced)).await.unwrap();
     }
 }

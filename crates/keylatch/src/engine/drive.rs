@@ -11,7 +11,6 @@ use super::withdraw::withdraw;
 use super::{Answer, Error, Final, Found, Handed, Inner, Quota, Ran, Refused, Request, Run, renewer};
 use crate::failpoint::{self, Point};
 use crate::machine::{self, Claimed, Completion, Decision, End, Phase};
-use crate::planted::{self, Bug};
 use crate::store::{self, Applied, At, ErrorKind};
 use crate::tx::Verdict;
 use crate::{Fingerprint, Guarantee, Lease, Owner, Record, State, Timestamp};
@@ -205,11 +204,6 @@ fn complete<S: Send>(
         let asked = Instant::now();
         failpoint::hit(Point::BeforeCommit);
         leader.flight().ends();
-        if planted::has(Bug::AnswerBeforeRecord) {
-            let (engine, completion) = (engine.clone(), completion.clone());
-            drop(tokio::spawn(async move { engine.store.complete(lease, completion).await }));
-            return Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })));
-        }
         let (applied, tries) =
             until_lease_ends(engine.lease, asked, || engine.store.complete(lease, completion.clone())).await;
         telemetry::complete_took(asked.elapsed());
@@ -220,9 +214,6 @@ fn complete<S: Send>(
                 let earlier = if tries > 1 { Box::pin(recorded_until(engine, lease)).await } else { None };
                 let expires_at = earlier.unwrap_or(now + completion.retention);
                 telemetry::completed();
-                if planted::has(Bug::ReleaseAfterComplete) {
-                    let _ = engine.store.release(lease, End::Free(Duration::ZERO)).await;
-                }
                 if engine.cache.keeps() || leader.is_followed() {
                     engine.remember(&leader, &Final::new(request, &completion.outcome, expires_at, now, asked));
                 }

@@ -1,13 +1,12 @@
 //! A run outlives the one who asked for it.
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Either};
+use futures_util::future::BoxFuture;
 use std::panic::resume_unwind;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Span;
 
 use super::telemetry::{span, within};
-use crate::planted::{self, Bug};
 
 /// Drives `future` to its end on a task of its own, tracked by `token`, so that a shutdown can wait for it; `None` if
 /// the runtime has ended before it.
@@ -23,19 +22,16 @@ pub(super) fn outlive<T: Send + 'static>(
     token: TaskTrackerToken,
     future: BoxFuture<'static, T>,
 ) -> impl Future<Output = Option<T>> + Send {
-    if planted::has(Bug::HandlerInRequest) {
-        return Either::Left(future.map(Some));
-    }
     let tracked = future.map(move |ended| {
         drop(token);
         ended
     });
     let task = tokio::spawn(within(span(Span::current), tracked));
-    Either::Right(task.map(|ended| match ended {
+    task.map(|ended| match ended {
         Ok(ended) => Some(ended),
         Err(error) => match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
             Err(_) => None,
         },
-    }))
+    })
 }

@@ -13,7 +13,6 @@ use super::body::{Collected, GuardedBody, Patience, collect};
 use super::headers::{IDEMPOTENCY_EXPIRES, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, Kept, http_date, replayable};
 use super::problem::Problem;
 use super::upstream;
-use crate::planted::{self, Bug};
 use crate::tx::Verdict;
 use crate::{Body, Final, Guarantee, Outcome, Timestamp};
 
@@ -108,7 +107,6 @@ where
             let digest = Some(Sha256::digest(&bytes).into());
             (Body::NotRetained { digest }, GuardedBody::ended(bytes, trailers))
         }
-        Collected::TooLong(body, _) if planted::has(Bug::OversizeFreesKey) => return Ok((Verdict::Free, body)),
         Collected::TooLong(body, digest) => (Body::NotRetained { digest }, body),
         Collected::TooSlow(body) => (Body::NotRetained { digest: None }, body),
     };

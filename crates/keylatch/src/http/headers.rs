@@ -10,7 +10,6 @@ use http::header::{
 };
 
 use crate::Timestamp;
-use crate::planted::{self, Bug};
 
 /// The client's key, as [draft-ietf-httpapi-idempotency-key-header](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/)
 /// names it.
@@ -106,9 +105,8 @@ impl Kept {
 
     /// The kept lines of `headers`, in their order.
     pub(super) fn of(&self, headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
-        let cookie = |name: &HeaderName| planted::has(Bug::KeepSetCookie) && *name == SET_COOKIE;
         let kept = |name: &HeaderName| {
-            let listed = KEPT.contains(name) || self.more.contains(name) || cookie(name);
+            let listed = KEPT.contains(name) || self.more.contains(name);
             listed && !concerns_connection(name, headers)
         };
         // Counted first: a record is kept for long, so it has no room to spare.

@@ -9,7 +9,6 @@ use http::request::Parts;
 use sha2::{Digest, Sha256};
 
 use super::route::route;
-use crate::planted::{self, Bug};
 use crate::{SCOPE_FIELD_BYTES_MAX, Scope};
 
 /// Where a layer learns who calls. The operation it adds itself: the method, and the route without the names of its
@@ -62,7 +61,6 @@ impl ScopeFrom {
     /// The scope of a request; `None` if the caller cannot be determined.
     pub(super) fn scope(&self, parts: &Parts) -> Option<Scope> {
         let caller = (self.0)(parts)?;
-        let caller = if planted::has(Bug::ScopeWithoutCaller) { Cow::from("anyone") } else { caller };
         let (method, route) = (parts.method.as_str(), route(parts));
         if method.len() + 1 + route.len() <= SCOPE_FIELD_BYTES_MAX {
             return Scope::of_parts(&caller, &[method, " ", &route]).ok();

@@ -43,6 +43,8 @@ pub(crate) enum Fault {
     Held,
     /// The store does it, and its reply waits until [`Faulty::gate`] is opened.
     ReplyHeld,
+    /// Of a completion: the store says that it has done it, and does it when [`Faulty::gate`] is opened.
+    Early,
 }
 
 /// The memory store, with faults. A clone is the same store.
@@ -176,6 +178,7 @@ impl Faulty {
                 self.0.gate.pass().await;
                 done
             }
+            Some(Fault::Early) => panic!("only completions can be early"),
             Some(Fault::ReplyLost) => {
                 done.await?;
                 Err(Error::new(ErrorKind::NotKnown, "planned"))
@@ -221,7 +224,19 @@ impl Store for Faulty {
     }
 
     fn complete(&self, lease: Lease, completion: Completion) -> BoxFuture<'_, Result<Applied, Error>> {
-        Box::pin(self.call(Op::Complete, self.0.store.complete(lease, completion), no_record))
+        let early = self.0.plan.lock().always.get(&Op::Complete) == Some(&Fault::Early);
+        if !early {
+            return Box::pin(self.call(Op::Complete, self.0.store.complete(lease, completion), no_record));
+        }
+        Box::pin(async move {
+            *self.0.plan.lock().calls.entry(Op::Complete).or_default() += 1;
+            let this = self.clone();
+            drop(tokio::spawn(async move {
+                this.0.gate.pass().await;
+                this.0.store.complete(lease, completion).await
+            }));
+            Ok(Applied::Applied(self.0.store.read(lease.id).await?.now))
+        })
     }
 
     fn release(&self, lease: Lease, end: End) -> BoxFuture<'_, Result<Applied, Error>> {

@@ -31,6 +31,7 @@ pub(crate) struct Setup {
     limits: Limits,
     scope: ScopeFrom,
     layer: Box<dyn FnOnce(IdempotencyLayer) -> IdempotencyLayer>,
+    outside: fn(Router) -> Router,
     pub(crate) clock: Clock,
     /// The store of leases.
     pub(crate) store: Faulty,
@@ -46,6 +47,7 @@ impl Setup {
             limits: Limits { cache_bytes_max: 0, ..Limits::default() },
             scope: ScopeFrom::header("x-user-id"),
             layer: Box::new(|layer| layer),
+            outside: |app| app,
             store: Faulty::new(memory::Store::with_clock(clock.clone())),
             clock,
         }
@@ -72,6 +74,11 @@ impl Setup {
         Self { layer: Box::new(change), ..self }
     }
 
+    /// What stands outside of the layer.
+    pub(crate) fn outside(self, outside: fn(Router) -> Router) -> Self {
+        Self { outside, ..self }
+    }
+
     /// Another process on the same store, where there is one.
     pub(crate) fn beside(self, other: &App) -> Self {
         Self { clock: other.clock.clone(), store: other.store.clone(), ..self }
@@ -79,7 +86,7 @@ impl Setup {
 
     /// Serves `handler` on every route.
     pub(crate) async fn start<R: IntoResponse>(self, handler: impl Handler<R>) -> App {
-        let Self { guarantee, policy, limits, scope, layer, clock, store } = self;
+        let Self { guarantee, policy, limits, scope, layer, outside, clock, store } = self;
         let mut directory = None;
         let engine = match guarantee {
             Guarantee::Fenced => Engine::fenced(store.clone(), policy, limits),
@@ -102,7 +109,7 @@ impl Setup {
             .route("/refunds", handle)
             .layer(layer(IdempotencyLayer::new(engine.clone(), scope)));
         let app = Router::new().nest("/tenants/{tenant}", routes.clone()).merge(routes);
-        let (address, server) = serve(app).await;
+        let (address, server) = serve(outside(app)).await;
         App { address, engine, clock, store, runs, server, _directory: directory }
     }
 }

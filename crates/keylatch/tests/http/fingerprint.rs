@@ -184,7 +184,12 @@ async fn a_request_whose_caller_is_not_known_is_refused() {
 
 #[tokio::test]
 async fn two_callers_with_one_key_never_see_each_other() {
-    let app = Setup::fenced().start(ok).await;
+    callers_never_see_each_other(Setup::fenced()).await;
+}
+
+/// Checks it of alice and bob.
+pub(crate) async fn callers_never_see_each_other(setup: Setup) {
+    let app = setup.start(ok).await;
     let (alice, bob) = (app.order(), app.order().caller("bob"));
     assert_eq!(alice.send().await.body_text(), "run 1");
     let first = bob.send().await;

@@ -294,8 +294,13 @@ async fn atomic_writes_stay_or_go_with_the_answer() {
 
 #[tokio::test]
 async fn i3_the_answer_waits_for_its_record() {
+    answer_waits_for_its_record(Fault::Held).await;
+}
+
+/// Checks it on a store that completes like this.
+pub(crate) async fn answer_waits_for_its_record(completes: Fault) {
     let app = Setup::fenced().start(|_| async { "made" }).await;
-    app.store.always(Op::Complete, Fault::Held);
+    app.store.always(Op::Complete, completes);
     let mut asked = app.order().begin().await;
     app.store.called(Op::Complete, 1).await;
     let answered = tokio::time::timeout(Duration::from_millis(300), asked.read_until("HTTP/1.1")).await;

@@ -56,17 +56,22 @@ async fn an_answer_at_the_limit_is_kept() {
 #[tokio::test]
 async fn an_answer_over_the_limit_is_delivered_and_not_kept() {
     for guarantee in ALL {
-        let large: Vec<u8> = (0..=255).cycle().take(KEPT_MAX + 1).collect();
-        let body = large.clone();
-        let setup = Setup::new(guarantee).layer(|layer| layer.with_answer_bytes_max(KEPT_MAX));
-        let app = setup.start(move |_| std::future::ready((StatusCode::CREATED, body.clone()))).await;
-        let first = app.order().send().await;
-        assert_eq!((first.status, first.whole), (201, true));
-        assert!(first.body == large);
-        assert_eq!(first.text("content-length").as_deref(), Some("1001"));
-        assert!(first.text("idempotency-expires").is_some(), "until then, a retry is told");
-        is_not_retained(&app, 201, sha_256(&large)).await;
+        large_answer_is_not_kept(guarantee, IntoResponse::into_response).await;
     }
+}
+
+/// Checks it of a handler that answers so with a large body.
+pub(crate) async fn large_answer_is_not_kept(guarantee: Guarantee, answer: fn((StatusCode, Vec<u8>)) -> Response) {
+    let large: Vec<u8> = (0..=255).cycle().take(KEPT_MAX + 1).collect();
+    let body = large.clone();
+    let setup = Setup::new(guarantee).layer(|layer| layer.with_answer_bytes_max(KEPT_MAX));
+    let app = setup.start(move |_| std::future::ready(answer((StatusCode::CREATED, body.clone())))).await;
+    let first = app.order().send().await;
+    assert_eq!((first.status, first.whole), (201, true));
+    assert!(first.body == large);
+    assert_eq!(first.text("content-length").as_deref(), Some("1001"));
+    assert!(first.text("idempotency-expires").is_some(), "until then, a retry is told");
+    is_not_retained(&app, 201, sha_256(&large)).await;
 }
 
 #[tokio::test]
