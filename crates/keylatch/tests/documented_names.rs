@@ -46,10 +46,16 @@ impl Sources {
     fn read() -> Self {
         let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let read = |path: PathBuf| {
-            // `keylatch-redis/src/options.rs` stands for the modules `redis` and `options`.
+            // `keylatch-redis/src/options.rs` stands for the modules `redis` and `options`, and the root of that crate for
+            // `redis`. The roots of `keylatch` and `keylatch-core` are one: `lib`.
             let modules = path.strip_prefix(&crates).unwrap().with_extension("");
             let modules = modules.iter().map(|part| part.to_str().unwrap().trim_start_matches("keylatch-").to_owned());
-            let named = modules.filter(|module| !["keylatch", "core", "src", "lib", "mod"].contains(&module.as_str()));
+            let is_root = path.starts_with(crates.join("keylatch")) || path.starts_with(crates.join("keylatch-core"));
+            let named = modules.filter(|module| match module.as_str() {
+                "keylatch" | "core" | "src" | "mod" => false,
+                "lib" => is_root,
+                _ => true,
+            });
             (named.collect(), fs::read_to_string(path).unwrap())
         };
         let sources = fs::read_dir(&crates).unwrap().map(|entry| entry.unwrap().path().join("src"));
