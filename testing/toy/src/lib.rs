@@ -1,0 +1,220 @@
+//! A transactional store in memory, written as somebody outside would write one: with the public API of keylatch-core
+//! alone. It passes both conformance suites, and with a [`Mistake`] it fails the case that is there for it.
+//!
+//! One transaction at a time has the store, until it ends.
+
+mod store;
+
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use keylatch_core::machine::Claim;
+use keylatch_core::store::{At, Error};
+use keylatch_core::tx::{Database, Ending, Entered, Misuse, Seen, Start, Transacted, Transactional};
+use keylatch_core::{Clock, Record, RecordId};
+use parking_lot::Mutex;
+
+/// Something that the author of a store may get wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mistake {
+    /// The record of the claim is not compared again once the transaction has begun.
+    KeyNotChecked,
+    /// The writes are committed before the record, in a commit of their own.
+    WritesCommitFirst,
+    /// The record is committed although the writes cannot be.
+    RecordCommitsAlone,
+    /// An answer that says no keeps its writes.
+    RefusalKeepsWrites,
+    /// A run that is rolled back leaves a record.
+    RollBackIsRecorded,
+    /// A transaction that did not come back is committed all the same.
+    LeakIsIgnored,
+    /// What a handler wrote before it panicked is committed.
+    PanicCommits,
+    /// A takeover does not raise the epoch.
+    TakeoverKeepsEpoch,
+    /// The look does not see the latest record.
+    LookIsStale,
+}
+
+/// A database that is a list of texts.
+#[derive(Debug, Clone, Copy)]
+pub struct Texts;
+
+impl Database for Texts {
+    type Handle = Handle;
+}
+
+/// The store. A clone is the same one.
+#[derive(Debug, Clone)]
+pub struct Store {
+    state: Arc<Mutex<State>>,
+    /// Held by the transaction that is open.
+    transaction: Arc<tokio::sync::Mutex<()>>,
+    clock: Clock,
+    mistake: Option<Mistake>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    records: BTreeMap<RecordId, Record>,
+    texts: Vec<String>,
+}
+
+/// What a transaction has written.
+#[derive(Debug, Default)]
+pub struct Written {
+    texts: Vec<String>,
+    failed: bool,
+}
+
+/// The handler's end of a transaction. It goes back when it is dropped.
+#[derive(Debug)]
+pub struct Handle {
+    written: Option<Written>,
+    home: Arc<Mutex<Option<Written>>>,
+}
+
+const LENT: &str = "it is here until it is dropped";
+
+impl Deref for Handle {
+    type Target = Written;
+
+    fn deref(&self) -> &Written {
+        self.written.as_ref().expect(LENT)
+    }
+}
+
+impl DerefMut for Handle {
+    fn deref_mut(&mut self) -> &mut Written {
+        self.written.as_mut().expect(LENT)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        *self.home.lock() = self.written.take();
+    }
+}
+
+impl Written {
+    /// Writes a text.
+    pub fn write(&mut self, text: String) {
+        self.texts.push(text);
+    }
+
+    /// A statement that fails, and with it the transaction.
+    pub fn fail(&mut self) {
+        self.failed = true;
+    }
+}
+
+impl Store {
+    /// A store with nothing in it.
+    pub fn new(clock: Clock, mistake: Option<Mistake>) -> Self {
+        Self { state: Arc::default(), transaction: Arc::default(), clock, mistake }
+    }
+
+    /// All texts that are committed, in alphabetical order.
+    pub fn texts(&self) -> Vec<String> {
+        let mut texts = self.state.lock().texts.clone();
+        texts.sort();
+        texts
+    }
+
+    fn makes(&self, mistake: Mistake) -> bool {
+        self.mistake == Some(mistake)
+    }
+
+    fn commit(&self, entered: &Entered, ending: Ending, written: Written) -> Result<Transacted, Error> {
+        let (completion, texts) = match ending {
+            Ending::Commit(completion) => (completion, written.texts),
+            Ending::RecordOnly(completion) if self.makes(Mistake::RefusalKeepsWrites) => (completion, written.texts),
+            Ending::RecordOnly(completion) => (completion, Vec::new()),
+            Ending::RollBack => {
+                if self.makes(Mistake::RollBackIsRecorded) {
+                    self.state.lock().records.insert(entered.record().id(), entered.record().clone());
+                }
+                return Ok(Transacted::RolledBack);
+            }
+        };
+        let mut state = self.state.lock();
+        let id = entered.record().id();
+        if self.makes(Mistake::WritesCommitFirst) {
+            state.texts.extend(texts.clone());
+        }
+        // A claim on a lease may have come in between.
+        if state.records.get(&id) != entered.previous() && !self.makes(Mistake::KeyNotChecked) {
+            return Ok(Transacted::Held(None));
+        }
+        if written.failed && !self.makes(Mistake::RecordCommitsAlone) {
+            return Ok(Transacted::Misused(Misuse::Failed));
+        }
+        let mut record = entered.completed(&completion, self.clock.now());
+        if let Some(previous) = entered.previous().filter(|_| self.makes(Mistake::TakeoverKeepsEpoch)) {
+            record.epoch = previous.epoch;
+        }
+        state.records.insert(id, record.clone());
+        if !written.failed && !self.makes(Mistake::WritesCommitFirst) {
+            state.texts.extend(texts);
+        }
+        Ok(Transacted::Committed(record))
+    }
+
+    async fn attempt(&self, claim: Claim, seen: At<Option<Record>>, start: Start<Texts>) -> Result<Transacted, Error> {
+        let turn = self.transaction.clone().lock_owned().await;
+        let mut previous = self.state.lock().records.get(&claim.id()).cloned();
+        if self.makes(Mistake::KeyNotChecked) {
+            previous = seen.value;
+        }
+        let entered = match Entered::new(&claim, previous, self.clock.now()) {
+            Ok(entered) => entered,
+            Err(record) => return Ok(Transacted::Held(Some(record))),
+        };
+        let home = Arc::new(Mutex::new(None));
+        let handle = Handle { written: Some(Written::default()), home: home.clone() };
+        let ending = AssertUnwindSafe(start(handle)).catch_unwind().await.unwrap_or_else(|panic| {
+            if self.makes(Mistake::PanicCommits) {
+                self.state.lock().texts.extend(home.lock().take().unwrap_or_default().texts);
+            }
+            resume_unwind(panic)
+        });
+        let returned = home.lock().take();
+        let written = match (returned, &ending) {
+            (Some(written), _) => written,
+            (None, Ending::RollBack) => return Ok(Transacted::RolledBack),
+            (None, _) if self.makes(Mistake::LeakIsIgnored) => Written::default(),
+            (None, _) => return Ok(Transacted::Misused(Misuse::NotReturned)),
+        };
+        drop(turn);
+        self.commit(&entered, ending, written)
+    }
+}
+
+impl Transactional for Store {
+    type Database = Texts;
+
+    fn look(&self, claim: &Claim) -> BoxFuture<'_, Result<At<Seen>, Error>> {
+        let record = self.state.lock().records.get(&claim.id()).cloned();
+        let record = record.filter(|_| !self.makes(Mistake::LookIsStale));
+        let found = record.as_ref().map_or(Ok(()), |record| store::own(claim.id(), record).map(drop));
+        let seen = At { value: Seen { record, busy: false }, now: self.clock.now() };
+        Box::pin(async { found.map(|()| seen) })
+    }
+
+    fn transact(
+        &self,
+        claim: Claim,
+        seen: At<Option<Record>>,
+        start: Start<Texts>,
+    ) -> BoxFuture<'_, Result<At<Transacted>, Error>> {
+        Box::pin(async move {
+            let value = self.attempt(claim, seen, start).await?;
+            Ok(At { value, now: self.clock.now() })
+        })
+    }
+}

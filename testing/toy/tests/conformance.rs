@@ -1,0 +1,128 @@
+//! The toy passes both suites; with a mistake, it fails the case that is there for it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, ready};
+use keylatch_core::conformance::atomic::{self, AtomicHarness};
+use keylatch_core::conformance::{self, Harness};
+use keylatch_core::{Clock, RecordId, Timestamp, store};
+use testing_toy::{Handle, Mistake, Store};
+
+struct Toy {
+    clock: Clock,
+    store: Store,
+}
+
+impl Toy {
+    fn new(mistake: Option<Mistake>) -> Self {
+        let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+        Self { store: Store::new(clock.clone(), mistake), clock }
+    }
+}
+
+impl Harness for Toy {
+    fn store(&self) -> Arc<dyn store::Store> {
+        Arc::new(self.store.clone())
+    }
+
+    fn connect(&self) -> BoxFuture<'_, Arc<dyn store::Store>> {
+        Box::pin(async { self.store() })
+    }
+
+    fn restart(&self) -> BoxFuture<'_, Arc<dyn store::Store>> {
+        Box::pin(async { Arc::new(Store::new(self.clock.clone(), None)) as Arc<dyn store::Store> })
+    }
+
+    fn advance(&self, by: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move { self.clock.advance(by) })
+    }
+
+    fn misplace(&self, from: RecordId, to: RecordId) -> BoxFuture<'_, ()> {
+        Box::pin(async move { self.store.misplace(from, to) })
+    }
+}
+
+impl AtomicHarness for Toy {
+    type Store = Store;
+
+    fn transactional(&self) -> Store {
+        self.store.clone()
+    }
+
+    fn connect_transactional(&self) -> BoxFuture<'_, Store> {
+        Box::pin(ready(self.store.clone()))
+    }
+
+    fn table(&self) -> String {
+        "the only one".to_owned()
+    }
+
+    fn write(tx: &mut Handle, _: String, effect: String) -> BoxFuture<'_, Result<(), String>> {
+        tx.write(effect);
+        // A handler awaits something between its statements.
+        Box::pin(async { Ok(tokio::task::yield_now().await) })
+    }
+
+    fn fail(tx: &mut Handle) -> BoxFuture<'_, ()> {
+        tx.fail();
+        Box::pin(ready(()))
+    }
+
+    /// It knows no such statement.
+    fn end(tx: &mut Handle) -> BoxFuture<'_, ()> {
+        tx.fail();
+        Box::pin(ready(()))
+    }
+
+    fn effects(&self) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(ready(self.store.texts()))
+    }
+}
+
+keylatch_core::conformance!(Toy::new(None));
+
+mod in_transactions {
+    use super::Toy;
+
+    keylatch_core::conformance_atomic!(Toy::new(None));
+}
+
+/// Each mistake, and the case that must find it.
+macro_rules! finds {
+    ($($mistake:ident: $case:ident;)*) => {
+        mod finds {
+            use super::*;
+            $(
+                #[test]
+                #[expect(non_snake_case, reason = "named as the mistake is")]
+                fn $mistake() {
+                    let toy = async { Toy::new(Some(Mistake::$mistake)) };
+                    let ran = catch_unwind(AssertUnwindSafe(|| conformance::run_on(toy, atomic::$case)));
+                    assert!(ran.is_err(), "the case passes although the store makes this mistake");
+                }
+            )*
+
+            /// A mistake without a test would not compile: this match would not be whole.
+            #[expect(dead_code, reason = "it is there to be compiled")]
+            fn whole(mistake: Mistake) {
+                match mistake {
+                    $(Mistake::$mistake => {})*
+                }
+            }
+        }
+    };
+}
+
+finds! {
+    KeyNotChecked: attempts_at_once_have_one_effect;
+    WritesCommitFirst: failed_statement_is_all_or_nothing;
+    RecordCommitsAlone: failed_statement_is_all_or_nothing;
+    RefusalKeepsWrites: refusal_keeps_the_answer_and_takes_the_writes_back;
+    RollBackIsRecorded: rolled_back_run_leaves_nothing;
+    LeakIsIgnored: leaked_transaction_commits_nothing;
+    PanicCommits: panic_harms_nobody;
+    TakeoverKeepsEpoch: lapsed_lease_is_taken_over;
+    LookIsStale: look_tells_what_was_committed;
+}
