@@ -1,4 +1,4 @@
-//! The handler's answer: what is recorded of it, and how it is given again.
+//! The handler's answer: what is recorded of it, and how it is replayed.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use super::upstream;
 use crate::tx::Verdict;
 use crate::{Body, Final, Guarantee, Outcome, Timestamp};
 
-/// What a handler says is to become of its answer's record, against the [rule for its status](crate::manual::statuses).
-/// Put it into the extensions of the response. For all answers of a status, there is
-/// [`free_on`](super::IdempotencyLayer::free_on); for a service that cannot reach the extensions, such as one behind a proxy,
-/// [`trust_disposition_header`](super::IdempotencyLayer::trust_disposition_header).
+/// What is to become of an answer's record, when the handler overrides the
+/// [rule for its status](crate::manual::statuses). Put it into the extensions of the response. For all answers of a
+/// status, there is [`free_on`](super::IdempotencyLayer::free_on); for a service that cannot reach the extensions, such
+/// as one behind a proxy, [`trust_disposition_header`](super::IdempotencyLayer::trust_disposition_header).
 ///
-/// A handler that frees the key where nothing happened, so that the client may mend its request and keep its key:
+/// A handler that frees the key if nothing happened, so that the client may correct its request and keep its key:
 ///
 /// ```
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -53,19 +53,19 @@ use crate::{Body, Final, Guarantee, Outcome, Timestamp};
 pub enum Disposition {
     /// Record the answer, and in `Atomic` commit the handler's writes with it.
     Record,
-    /// Record the answer, and in `Atomic` take the handler's writes back.
+    /// Record the answer, and in `Atomic` roll back the handler's writes.
     RecordAlone,
-    /// It failed: nothing is recorded, in `Atomic` the writes are taken back, and the same request may run again.
+    /// It failed: nothing is recorded, in `Atomic` the writes are rolled back, and the same request may run again.
     Retry,
-    /// It did not happen: as `Retry`, and the key is free for any request. The handler's word counts for the attempts
-    /// before this one as well. In `AtMostOnce` only this and `Retry` let a request start again: no status does.
+    /// It did not happen: as `Retry`, and the key is free for any request. This also applies to earlier attempts. In
+    /// `AtMostOnce` only this and `Retry` let a request start again; no status does.
     Free,
-    /// Whether it happened is not known: nobody runs it again until it is resolved. In `Atomic` as `Free`, for a
-    /// transaction always knows.
+    /// It is not known whether it happened: the request does not run again until it is resolved. In `Atomic` the same
+    /// as `Free`, because a transaction always knows.
     Unknown,
 }
 
-/// How much of an answer is kept, and how long its end is waited for.
+/// How much of an answer is kept, and how long the layer waits for its end.
 #[derive(Debug, Clone)]
 pub(super) struct Keeping {
     pub(super) kept: Kept,
@@ -73,15 +73,15 @@ pub(super) struct Keeping {
     pub(super) free_on: Vec<StatusCode>,
     pub(super) bytes_max: usize,
     pub(super) end_max: Duration,
-    /// Whether the service inside may say the disposition by a header.
+    /// Whether the service inside may set the disposition in a header.
     pub(super) header_trusted: bool,
 }
 
-/// The verdict on an answer, and its body as it is to be delivered.
+/// The verdict on an answer, and the body to deliver.
 ///
 /// # Errors
 ///
-/// If the body broke off: then the run has failed.
+/// If the body was cut off: then the run has failed.
 pub(super) async fn judge<B>(
     parts: &Parts,
     body: B,
@@ -119,14 +119,14 @@ where
     Ok((verdict, body))
 }
 
-/// The bytes of an answer as they are kept, which may be for long. A small one gets a buffer of its own: that which a
-/// handler wrote into often has as much room again to spare.
+/// The bytes of an answer as they are kept, possibly for a long time. A small answer is copied into its own buffer,
+/// because the buffer of the handler often has twice the size.
 fn to_keep(bytes: &Bytes) -> Bytes {
     const SMALL_BYTES_MAX: usize = 4096;
     if bytes.len() <= SMALL_BYTES_MAX { Bytes::copy_from_slice(bytes) } else { bytes.clone() }
 }
 
-/// What is to become of the answer's record: by the service's own word, or by the rule for its status.
+/// What is to become of the answer's record: the service's own disposition, or the rule for its status.
 fn disposition(parts: &Parts, guarantee: Guarantee, keeping: &Keeping, untouched: bool) -> Disposition {
     if let Some(said) = parts.extensions.get() {
         return *said;
@@ -140,7 +140,7 @@ fn disposition(parts: &Parts, guarantee: Guarantee, keeping: &Keeping, untouched
                     "an answer has an `Idempotency-Disposition` that is not one of `record`, `retry`, `free` and \
                      `unknown`; the rule for its status counts"
                 );
-                // It says that something is special about this answer: no reason to free the key.
+                // The service wanted something special for this answer, so the key is not freed.
                 return by_rule(parts, guarantee, keeping, false);
             }
         }
@@ -148,21 +148,22 @@ fn disposition(parts: &Parts, guarantee: Guarantee, keeping: &Keeping, untouched
     by_rule(parts, guarantee, keeping, untouched)
 }
 
-/// The rule where the handler says nothing: what its answer says of the effect.
+/// The rule if the handler sets no disposition: what the status says about the effect.
 ///
-/// `untouched` says that this is the first attempt, and that no step of it has begun.
+/// `untouched`: this is the first attempt, and none of its steps has begun.
 fn by_rule(parts: &Parts, guarantee: Guarantee, keeping: &Keeping, untouched: bool) -> Disposition {
     let status = parts.status;
     match status {
-        // A refusal of ours, made by another layer further in: it says something of this moment, and nothing for ever.
+        // A refusal by an inner layer of Keylatch: it describes this moment and is not a final answer.
         _ if parts.extensions.get::<Problem>().is_some() => without_effect(guarantee),
-        // The service says that such an answer means that nothing happened.
+        // The service has configured that such an answer means that nothing happened.
         _ if untouched && keeping.free_on.contains(&status) => Disposition::Free,
-        // The server did not take the request on, or so it says.
+        // By its status, the server did not process the request.
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
             without_effect(guarantee)
         }
-        // The transaction is taken back, or the lease ended; but what must never start twice has had its start.
+        // The transaction is rolled back, or the lease ended; but in `AtMostOnce` the handler has started and must not
+        // start again.
         _ if status.is_server_error() && guarantee != Guarantee::AtMostOnce => Disposition::Retry,
         _ if status.is_client_error() => Disposition::RecordAlone,
         _ => Disposition::Record,
@@ -178,8 +179,8 @@ fn without_effect(guarantee: Guarantee) -> Disposition {
     }
 }
 
-/// A transaction must not stay open for a stream, and an event stream has no end to wait for; elsewhere a slow body
-/// has some time.
+/// A transaction must not stay open for a stream, and an event stream has no end to wait for. Any other slow body gets
+/// some time.
 fn patience(headers: &HeaderMap, guarantee: Guarantee, keeping: &Keeping) -> Patience {
     let content_type = headers.get(CONTENT_TYPE).map_or(b"".as_slice(), |value| value.as_bytes());
     let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
@@ -189,7 +190,7 @@ fn patience(headers: &HeaderMap, guarantee: Guarantee, keeping: &Keeping) -> Pat
     Patience::For(keeping.end_max)
 }
 
-/// The answer of a run that has just been recorded, or that was not to be.
+/// The answer of a run, whether it was recorded or not.
 pub(super) fn first<B>(mut response: Response<B>, key: &HeaderValue, expires_at: Option<Timestamp>) -> Response<B> {
     let headers = response.headers_mut();
     headers.remove(IDEMPOTENT_REPLAYED);
@@ -201,7 +202,7 @@ pub(super) fn first<B>(mut response: Response<B>, key: &HeaderValue, expires_at:
     response
 }
 
-/// The stored answer, given again.
+/// The stored answer, as a replay.
 pub(super) fn replay(found: &Final, key: &HeaderValue) -> Response<Bytes> {
     let outcome = found.outcome();
     let body = match &outcome.body {

@@ -1,4 +1,4 @@
-//! Bodies: read within a limit, handed on whole, or passed through as they stream.
+//! Bodies: read within a limit, passed on complete, or passed through as a stream.
 
 use std::any::Any;
 use std::error::Error;
@@ -20,18 +20,18 @@ use super::headers::clean_answer;
 use super::rest::Rest;
 
 pin_project! {
-    /// A body that is whole in memory, or another's that streams through.
+    /// A body that is complete in memory, or a stream from elsewhere.
     ///
-    /// A request that Keylatch guards reaches its handler whole; all other bodies pass untouched.
+    /// The body of a guarded request reaches its handler complete; all other bodies pass through unchanged.
     #[project = Project]
     #[expect(missing_docs, reason = "the variants are private to this crate in effect: no constructor is public")]
     #[non_exhaustive]
     pub enum GuardedBody<B> {
-        /// All of it, until it is taken.
+        /// The complete body, until it is taken.
         Whole { bytes: Option<Bytes>, trailers: Option<Box<HeaderMap>> },
-        /// Another's, as it is.
+        /// A body from elsewhere, unchanged.
         Inner { #[pin] body: B },
-        /// What was read of another's, and then the rest of it.
+        /// The part of a body that was read, and then the rest of it.
         Partly { read: Option<Bytes>, rest: Rest<B> },
     }
 }
@@ -47,7 +47,7 @@ impl<B> GuardedBody<B> {
 }
 
 impl<B: Body<Data = Bytes> + Send + 'static> GuardedBody<B> {
-    /// Reads the rest of a body to its end if it is dropped before.
+    /// If the body is dropped before its end, the rest is still read.
     pub(super) fn must_end(&mut self) {
         if let Self::Partly { rest, .. } = self {
             rest.must_end();
@@ -55,7 +55,7 @@ impl<B: Body<Data = Bytes> + Send + 'static> GuardedBody<B> {
     }
 }
 
-/// Shows how much there is, never what it says.
+/// Shows the length of the body, never its content.
 impl<B> fmt::Debug for GuardedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
@@ -99,7 +99,7 @@ impl<B: Body<Data = Bytes>> Body for GuardedBody<B> {
         match self {
             Self::Whole { bytes, trailers: None } => SizeHint::with_exact(known(bytes)),
             Self::Whole { bytes, trailers: Some(_) } => {
-                // With a length, HTTP/1.1 has no place for trailers.
+                // HTTP/1.1 cannot send trailers after a body with a known length.
                 let mut hint = SizeHint::new();
                 hint.set_lower(known(bytes));
                 hint
@@ -118,7 +118,7 @@ impl<B: Body<Data = Bytes>> Body for GuardedBody<B> {
     }
 }
 
-/// Trailers carry no more of what is internal than heads do.
+/// Internal headers are removed from trailers, as from heads.
 fn clean(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
@@ -129,30 +129,30 @@ fn clean(frame: Frame<Bytes>) -> Frame<Bytes> {
     }
 }
 
-/// How long a body may take to come to its end.
+/// How long a body may take to end.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Patience {
-    /// So long from when it is first waited for.
+    /// This long, from the first wait for it.
     For(Duration),
-    /// Until then, or as long as it takes.
+    /// Until this instant; `None` for no limit.
     Until(Option<Instant>),
-    /// As long as it keeps this pace from then on: from when it is first waited for, if it was not yet.
+    /// As long as it keeps this pace, counted from the instant, or from the first wait if there is none.
     AtPace(Pace, Option<Instant>),
-    /// No time at all: only what is there already.
+    /// No time: only what has already arrived.
     None,
 }
 
-/// How fast a body must come.
+/// How fast a body must arrive.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
-    /// The longest that nothing may come.
+    /// The longest pause without data.
     pub(super) stall_max: Duration,
-    /// How many bytes must come in a second, on average, once [`stall_max`](Self::stall_max) is over.
+    /// How many bytes must arrive in a second, on average, once [`stall_max`](Self::stall_max) is over.
     pub(super) bytes_per_second_min: u32,
 }
 
 impl Pace {
-    /// Until when more must come, if `read` bytes have come since then.
+    /// Until when more data must arrive, if `read` bytes have arrived since then.
     fn deadline(self, since: Instant, read: usize) -> Option<Instant> {
         let longest = Duration::try_from_secs_f64(read as f64 / f64::from(self.bytes_per_second_min));
         let paced = longest.ok().and_then(|longest| since.checked_add(self.stall_max)?.checked_add(longest));
@@ -160,13 +160,13 @@ impl Pace {
     }
 }
 
-/// What came of reading a body.
+/// The result of reading a body.
 pub(super) enum Collected<B> {
-    /// All of it, and its trailers.
+    /// The complete body, and its trailers.
     Whole(Bytes, Option<Box<HeaderMap>>),
-    /// It did not end within the limit. Nothing of it is lost. If the end was seen all the same, its digest is known.
+    /// It is longer than the limit. Nothing of it is lost. If its end was seen anyway, its digest is known.
     TooLong(GuardedBody<B>, Option<[u8; 32]>),
-    /// It did not end within the time. Nothing of it is lost.
+    /// It did not end in time. Nothing of it is lost.
     TooSlow(GuardedBody<B>),
 }
 
@@ -202,7 +202,7 @@ where
     }
 }
 
-/// Whether a body broke off because of a limit on its length, such as that of a layer outside.
+/// Whether a body was cut off by a limit on its length, such as the limit of an outer layer.
 pub(super) fn is_over_a_limit(error: &dyn Any) -> bool {
     type Boxed = Box<dyn Error + Send + Sync>;
     let mut cause: Option<&(dyn Error + 'static)> = None;
@@ -224,7 +224,7 @@ pub(super) fn is_over_a_limit(error: &dyn Any) -> bool {
     false
 }
 
-/// The next frame after `read` bytes, or `None` if patience ends before it is there.
+/// The next frame after `read` bytes, or `None` if patience ends before it arrives.
 async fn next<B: Body>(
     mut body: Pin<&mut B>,
     patience: &mut Patience,
@@ -244,12 +244,12 @@ async fn next<B: Body>(
     };
     match deadline {
         None => Some(frame.await),
-        // In a box, for it is large, and most frames are there already.
+        // Boxed, because it is large and most frames are ready at once.
         Some(deadline) => Box::pin(tokio::time::timeout_at(deadline, frame)).await.ok(),
     }
 }
 
-/// What was read of a body. A single frame stays as it came; more are copied together, for small ones would otherwise
+/// The part of a body that was read. A single frame is kept as it is; several are copied together, because small frames
 /// hold far more memory than they have bytes.
 #[derive(Default)]
 struct Read {

@@ -1,4 +1,4 @@
-//! What was chosen of a layer.
+//! The configuration of a layer.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub(super) struct Config {
     pub(super) taken: Taken,
     pub(super) counted_headers: Vec<HeaderName>,
     pub(super) fingerprint: Option<FingerprintBy>,
-    /// How long a duplicate waits that does not say how long.
+    /// How long a duplicate waits if the request does not say so.
     pub(super) wait: Duration,
     /// How long a handler may take to answer.
     pub(super) run_max: Option<Duration>,
@@ -37,18 +37,18 @@ pub(super) struct Config {
     pub(super) fail_open: bool,
     pub(super) skip_if: Option<SkipIf>,
     pub(super) words: Option<Words>,
-    /// What the service inside is told by headers; `None` for nothing.
+    /// What the service inside gets in request headers; `None` for nothing.
     pub(super) upstream: Option<UpstreamKey>,
     pub(super) observe: bool,
 }
 
 impl Config {
-    /// What the service inside is told by headers. A layer that observes changes nothing of a request.
+    /// What the service inside gets in request headers. An observing layer does not change requests.
     pub(super) fn upstream(&self) -> Option<UpstreamKey> {
         self.upstream.filter(|_| !self.observe)
     }
 
-    /// Why a request with this head passes unguarded; `None` if it does not, as far as its head tells.
+    /// Why a request with this head passes unguarded; `None` if the head gives no reason to.
     pub(super) fn passes(&self, head: &Parts) -> Option<Unguarded> {
         if !self.methods.guards(&head.method) {
             if self.key_required {
@@ -68,8 +68,8 @@ impl Config {
 #[derive(Debug, Clone)]
 pub(super) struct Methods {
     guarded: Vec<Method>,
-    /// Whether the log has named one that passes although a key is required; so it has from the start where the methods
-    /// were chosen.
+    /// Whether the log has already named a method that passes although a key is required. Set from the start if the
+    /// methods were chosen.
     named: Arc<AtomicBool>,
 }
 
@@ -92,7 +92,7 @@ impl Methods {
         self.guarded.contains(method)
     }
 
-    /// Names `method` in the log, which passes although the layer requires a key: once, for it may be on purpose.
+    /// Logs once that `method` passes although the layer requires a key. Only once, because it may be intended.
     pub(super) fn name_unguarded(&self, method: &Method) {
         if !method.is_safe() && !self.named.load(Ordering::Relaxed) && !self.named.swap(true, Ordering::Relaxed) {
             tracing::warn!(
@@ -104,7 +104,7 @@ impl Methods {
     }
 }
 
-/// What makes a request the same request.
+/// What identifies a request.
 #[derive(Clone)]
 pub(super) struct FingerprintBy(pub(super) Arc<Sameness>);
 

@@ -1,16 +1,16 @@
-//! What is left of a refused request's body is read and thrown away, so that its client sees the refusal.
+//! The rest of a refused request's body is read and discarded, so that its client sees the refusal.
 //!
-//! A client that reads only when it has sent everything loses an answer that comes before: the server closes the
-//! connection on what it has not read, TCP resets it, and the client finds that it can send no more. So the answer goes out
-//! at once, for those who read meanwhile, and the rest of the body is taken in behind it.
+//! A client that reads only after it has sent everything loses an answer that arrives earlier: the server closes the
+//! connection with unread data, TCP resets it, and the client's next write fails. So the answer is sent at once, for
+//! clients that read while they send, and the rest of the body is read after it.
 //!
-//! A layer cannot tell the server how to close a connection, and need not: as long as someone reads the body, the
-//! connection stays open, and when the body has ended it serves the next request. What a client can make of this is
-//! bounded: [`AT_ONCE_MAX`] such bodies at a time in the process, each for [`TIME_MAX`], [`BYTES_MAX`] and
-//! no silence over [`STALL_MAX`]. None of it is kept, so that it costs what it costs to read from a socket. Where one of
-//! these is over, the connection is closed as it would have been without.
+//! A layer cannot tell the server how to close a connection, and need not: the connection stays open while the body is
+//! being read, and serves the next request when the body has ended. The work that a client can cause is limited:
+//! [`AT_ONCE_MAX`] such bodies at a time in the process, each for at most [`TIME_MAX`] and [`BYTES_MAX`], without a
+//! pause over [`STALL_MAX`]. Nothing is kept, so the only cost is reading from a socket. If one of these limits is
+//! reached, the connection is closed as it would have been without this.
 //!
-//! HTTP/2 does without: there the server resets the one stream, behind its answer.
+//! HTTP/2 does not need this: the server resets only the one stream, after its answer.
 
 use std::time::Duration;
 
@@ -26,23 +26,23 @@ use tokio::time::timeout;
 
 use super::body::GuardedBody;
 
-/// How long a body is taken in: as nginx does by default.
+/// How long a body is read: nginx's default.
 const TIME_MAX: Duration = Duration::from_secs(30);
-/// How long it may be silent meanwhile: as nginx does by default.
+/// The longest pause meanwhile: nginx's default.
 const STALL_MAX: Duration = Duration::from_secs(5);
-/// How much of it is taken in: more than anyone sends by mistake.
+/// How much of it is read: more than anyone sends by mistake.
 const BYTES_MAX: usize = 128 << 20;
-/// How many are taken in at once in this process.
+/// How many are read at once in this process.
 const AT_ONCE_MAX: usize = 100;
 
 static PLACES: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
 
-/// Takes in what is left of the `body` of a refused request.
+/// Reads and discards the rest of the `body` of a refused request.
 pub(super) fn drain<B>(parts: &Parts, body: GuardedBody<B>)
 where
     B: Body<Data = Bytes> + Send + 'static,
 {
-    // Who waits to be told to go on is not told.
+    // The body is not read if the client waits for `100 Continue`: reading would make the server send it.
     let held_back = matches!(body, GuardedBody::Inner { .. }) && parts.headers.contains_key(EXPECT);
     if body.is_end_stream() || held_back || parts.version > Version::HTTP_11 {
         return;
@@ -81,8 +81,8 @@ mod tests {
 
     const MEBIBYTE: usize = 1 << 20;
 
-    /// For how long, and how many times, a body is read that has no end and brings so many bytes after such pauses; on a
-    /// clock that jumps whenever nothing else is to do.
+    /// For how long, and how many times, a body without an end is read that brings this many bytes after such pauses.
+    /// The clock jumps whenever nothing else is to do.
     async fn taken(parts: &Parts, pause: Duration, bytes: usize) -> (Duration, usize) {
         let (started, read) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
         let frames = stream::unfold(read.clone(), move |read| async move {
@@ -91,14 +91,14 @@ mod tests {
             Some((Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0; bytes]))), read))
         });
         drain(parts, GuardedBody::Inner { body: StreamBody::new(Box::pin(frames)) });
-        // It is gone when nobody reads it any more.
+        // It is dropped when nobody reads it any more.
         while Arc::strong_count(&read) > 1 {
             sleep(Duration::from_millis(1)).await;
         }
         (started.elapsed(), read.load(Ordering::Relaxed))
     }
 
-    /// In one test, for there are so many places in a process.
+    /// One test for all, because the number of places in the process is limited.
     #[tokio::test(start_paused = true)]
     async fn what_a_refused_client_can_make_of_it_is_bounded() {
         let (mut parts, ()) = Request::new(()).into_parts();

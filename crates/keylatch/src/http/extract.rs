@@ -1,8 +1,8 @@
 //! Extractors for axum handlers: `Tx`, `Run`, `Identity`, and each of them as an `Option`.
 //!
-//! An `Option` is `None` for a request that its layer lets pass unguarded: without a key where none is required, of another
-//! method, by [`skip_if`](super::IdempotencyLayer::skip_if), or where the layer fails open or observes. A mistake in the set-up, such as
-//! a route without a layer, is [`NotGuarded`] all the same: `None` would hide it.
+//! An `Option` is `None` for a request that its layer lets pass unguarded: without a key if none is required, with
+//! another method, by [`skip_if`](super::IdempotencyLayer::skip_if), or if the layer fails open or observes. A mistake
+//! in the set-up, such as a route without a layer, is still [`NotGuarded`], because `None` would hide it.
 
 use std::fmt;
 
@@ -19,11 +19,12 @@ use super::unguarded::Unguarded;
 use crate::tx::{Database, TxSlot};
 use crate::{Identity, Run, Tx};
 
-/// A handler asked for what its route's layer does not give: a mistake in the service.
+/// A handler asked for something that the layer of its route does not provide: a mistake in the service.
 ///
-/// As an answer it is [`Problem::NotSetUp`], and the log has its text, which says what to change. Where the layer fails open
-/// while the store is unavailable, it is [`Problem::StoreUnavailable`]. Nothing is recorded, whatever the guarantee, for the
-/// handler was not called: a handler that asks by hand answers with this only where it has done nothing yet.
+/// As an answer it is [`Problem::NotSetUp`], and its text, which says what to change, goes to the log. If the layer
+/// fails open while the store is unavailable, it is [`Problem::StoreUnavailable`]. Nothing is recorded under any
+/// guarantee, because the handler was not called: a handler that calls an extractor itself must answer with this only
+/// if it has done nothing yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotGuarded {
     asked: &'static str,
@@ -36,7 +37,7 @@ impl NotGuarded {
         self.asked
     }
 
-    /// Why it is not there.
+    /// Why it is missing.
     pub fn why(&self) -> &Unguarded {
         &self.why
     }
@@ -101,18 +102,18 @@ impl IntoResponse for NotGuarded {
             _ => Problem::NotSetUp,
         };
         let mut response = problem.response().map(Body::from);
-        // The handler has not run; an attempt before this one may have.
+        // The handler has not run, but an earlier attempt may have.
         response.extensions_mut().insert(Disposition::Retry);
         response.extensions_mut().insert(self);
         response
     }
 }
 
-/// Why what was asked for is not in the request.
+/// Why the request does not have what was asked for.
 fn why(extensions: &Extensions) -> Unguarded {
     match extensions.get() {
         Some(passed @ (Unguarded::Bypassed | Unguarded::Observed)) => passed.clone(),
-        // What a layer further out let pass, one further in may guard.
+        // An inner layer may guard what an outer layer let pass.
         _ if identity(extensions).is_some() => Unguarded::OtherGuarantee,
         Some(passed) => passed.clone(),
         None => Unguarded::NoLayer,

@@ -40,7 +40,7 @@ impl<F, R, E> ResponseFuture<F, R, E> {
         Self { kind: Kind::Guarded { future }, words: None }
     }
 
-    /// Says a problem of ours in these words.
+    /// Gives Keylatch's own problems in this format.
     pub(super) fn in_words(self, words: Option<Arc<WordsTo>>) -> Self {
         Self { words, ..self }
     }

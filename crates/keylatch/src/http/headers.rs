@@ -14,26 +14,27 @@ use crate::Timestamp;
 /// The client's key, as [draft-ietf-httpapi-idempotency-key-header](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/)
 /// names it.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// `true` on an answer that was given before.
+/// `true` on a replay.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// When the answer stops being kept: an HTTP date.
 pub const IDEMPOTENCY_EXPIRES: HeaderName = HeaderName::from_static("idempotency-expires");
 /// `bypassed` on an answer that was given without a record, because the store was unavailable and the route fails open.
 pub const IDEMPOTENCY_STATUS: HeaderName = HeaderName::from_static("idempotency-status");
 
-/// The epoch of a run, for a service inside that is told by
-/// [`with_upstream_headers`](super::IdempotencyLayer::with_upstream_headers): the number of [`Run::epoch`](crate::Run::epoch),
-/// in decimal digits. In what a client sends or receives, this header is removed.
+/// The epoch of a run, for a service inside, with
+/// [`with_upstream_headers`](super::IdempotencyLayer::with_upstream_headers): the number of
+/// [`Run::epoch`](crate::Run::epoch), in decimal digits. The layer removes this header from what a client sends and
+/// receives.
 pub const IDEMPOTENCY_EPOCH: HeaderName = HeaderName::from_static("idempotency-epoch");
-/// The attempt number of a run, from 1, beside [`IDEMPOTENCY_EPOCH`]. In what a client sends or receives, this header is
-/// removed.
+/// The attempt number of a run, from 1, beside [`IDEMPOTENCY_EPOCH`]. The layer removes this header from what a client
+/// sends and receives.
 pub const IDEMPOTENCY_ATTEMPT: HeaderName = HeaderName::from_static("idempotency-attempt");
-/// The derived key of a request, beside [`IDEMPOTENCY_EPOCH`]: [`Run::key_for("upstream")`](crate::Run::key_for). In what a
-/// client sends or receives, this header is removed.
+/// The derived key of a request, beside [`IDEMPOTENCY_EPOCH`]: [`Run::key_for("upstream")`](crate::Run::key_for). The
+/// layer removes this header from what a client sends and receives.
 pub const IDEMPOTENCY_DERIVED_KEY: HeaderName = HeaderName::from_static("idempotency-derived-key");
-/// What the service inside says of its answer's record: see
-/// [`trust_disposition_header`](super::IdempotencyLayer::trust_disposition_header). In what a client sends or receives, this
-/// header is removed.
+/// What the service inside wants to become of its answer's record: see
+/// [`trust_disposition_header`](super::IdempotencyLayer::trust_disposition_header). The layer removes this header from
+/// what a client sends and receives.
 pub const IDEMPOTENCY_DISPOSITION: HeaderName = HeaderName::from_static("idempotency-disposition");
 
 pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -41,16 +42,16 @@ pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("prefe
 
 const IDEMPOTENCY_SCOPE: HeaderName = HeaderName::from_static("idempotency-scope");
 
-/// Headers that the layer alone sets in an answer. What a client sends under these names never reaches a handler; in an
-/// answer they stay, for a layer further in may have set them.
+/// Headers that only the layer sets in an answer. If a client sends them, they never reach a handler. In an answer they
+/// stay, because an inner layer may have set them.
 static OF_ANSWERS: [HeaderName; 3] = [IDEMPOTENT_REPLAYED, IDEMPOTENCY_STATUS, IDEMPOTENCY_EXPIRES];
 
-/// Headers between the layer and the service inside. They pass the layer in neither direction.
+/// Headers between the layer and the service inside. They never leave the layer, and never come in from a client.
 static INTERNAL: [HeaderName; 5] =
     [IDEMPOTENCY_EPOCH, IDEMPOTENCY_ATTEMPT, IDEMPOTENCY_DERIVED_KEY, IDEMPOTENCY_DISPOSITION, IDEMPOTENCY_SCOPE];
 
-/// What describes the answer, how it may be used, or where it leads. Everything else belongs to one exchange. So do the
-/// headers of CORS, which answer the request at hand: a layer outside adds them to replays, too.
+/// Headers that describe the answer, say how it may be used, or say where it leads. All others belong to one exchange.
+/// So do CORS headers, which answer the current request: an outer layer adds them to replays, too.
 static KEPT: [HeaderName; 12] = [
     CONTENT_TYPE,
     CONTENT_LANGUAGE,
@@ -66,8 +67,8 @@ static KEPT: [HeaderName; 12] = [
     X_CONTENT_TYPE_OPTIONS,
 ];
 
-/// What must never be given to another exchange: credentials, the time of the answer, and what concerns one connection
-/// ([RFC 9110, section 7.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)) or the framing on it.
+/// Headers that must never be repeated in another exchange: credentials, the time of the answer, and those that concern
+/// one connection ([RFC 9110, section 7.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)) or its framing.
 static NEVER_KEPT: [HeaderName; 12] = [
     DATE,
     CONTENT_LENGTH,
@@ -89,7 +90,7 @@ pub(super) struct Kept {
     more: Vec<HeaderName>,
 }
 
-/// A header that must not be kept: one of `Set-Cookie`'s kind, or one that the layer itself sets or removes.
+/// A header that cannot be kept: one like `Set-Cookie`, or one that the layer itself sets or removes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the header `{0}` cannot be kept: it belongs to one client, one answer or one connection")]
 pub struct NeverKept(pub HeaderName);
@@ -109,7 +110,7 @@ impl Kept {
             let listed = KEPT.contains(name) || self.more.contains(name);
             listed && !concerns_connection(name, headers)
         };
-        // Counted first: a record is kept for long, so it has no room to spare.
+        // Counted first, so that the vector has no spare capacity: a record is kept for a long time.
         let mut lines = Vec::with_capacity(headers.keys().filter(|name| kept(name)).count());
         lines.extend(headers.iter().filter(|(name, _)| kept(name)).map(|(name, value)| (name.clone(), value.clone())));
         lines
@@ -127,11 +128,11 @@ fn names(line: &HeaderValue, name: &HeaderName) -> bool {
     options.any(|option| option.trim().eq_ignore_ascii_case(name.as_str()))
 }
 
-/// The lines of a stored outcome that may be given again. Not every outcome comes from a handler: an operator or a
-/// resolver writes what it likes, so what is never kept is never replayed either.
+/// The lines of a stored outcome that may be replayed. Not every outcome comes from a handler: an operator or a
+/// resolver may write any header, so headers that are never kept are also never replayed.
 pub(super) fn replayable(lines: &[(HeaderName, HeaderValue)]) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
     let of_connection = move |name: &HeaderName| lines.iter().any(|(of, line)| *of == CONNECTION && names(line, name));
-    // Most lines are of those that are always kept.
+    // Most lines are in the list that is always kept.
     let kept = |name: &HeaderName| KEPT.contains(name) || !(NEVER_KEPT.contains(name) || is_internal(name));
     lines.iter().filter(move |(name, _)| kept(name) && !of_connection(name))
 }
@@ -140,19 +141,19 @@ fn is_internal(name: &HeaderName) -> bool {
     INTERNAL.contains(name) || OF_ANSWERS.contains(name)
 }
 
-/// Takes out of a request what only this side sets.
+/// Removes from a request the headers that only this side sets.
 pub(super) fn clean_request(headers: &mut HeaderMap) {
     remove(headers, &INTERNAL);
     remove(headers, &OF_ANSWERS);
 }
 
-/// Takes out of an answer, or out of trailers, what is said between the layer and the service inside.
+/// Removes from an answer, or from trailers, the headers between the layer and the service inside.
 pub(super) fn clean_answer(headers: &mut HeaderMap) {
     remove(headers, &INTERNAL);
 }
 
 fn remove(headers: &mut HeaderMap, names: &[HeaderName]) {
-    // One look at what is there costs less than looking for each.
+    // One pass over the headers costs less than a look-up for each name.
     if headers.keys().any(|name| names.contains(name)) {
         names.iter().for_each(|name| drop(headers.remove(name)));
     }
@@ -160,10 +161,10 @@ fn remove(headers: &mut HeaderMap, names: &[HeaderName]) {
 
 /// An instant as an HTTP date ([RFC 9110, section 5.6.7](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7)).
 pub(super) fn http_date(instant: Timestamp) -> HeaderValue {
-    /// The last of the year 9999, after which there are no HTTP dates.
+    /// The end of the year 9999, after which there are no HTTP dates.
     const LAST: u64 = 253_402_300_799;
     thread_local! {
-        /// The latest, for what is answered in one second mostly expires in one.
+        /// The latest date, because answers of one second usually expire in the same second.
         static LATEST: RefCell<(u64, HeaderValue)> = RefCell::new((0, date_of(0)));
     }
     let second = (u64::try_from(instant.as_millis()).unwrap_or(0) / 1_000).min(LAST);

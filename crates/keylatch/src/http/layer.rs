@@ -18,7 +18,7 @@ use crate::{Engine, Limits, Policy};
 
 /// Makes every request with an `Idempotency-Key` to the services behind it take effect once.
 ///
-/// It has no default for the two things that only the caller knows: what is promised, and who calls.
+/// Two things have no default, because only the service knows them: the guarantee, and who calls.
 ///
 /// ```
 /// use keylatch::http::{IdempotencyLayer, ScopeFrom};
@@ -48,15 +48,13 @@ pub struct IdempotencyLayer {
     pub(super) config: Arc<Config>,
 }
 
-/// The default limit of a request's body: 2 MiB, as axum's own. It is held in memory while it is hashed.
+/// The default limit on a request's body: 2 MiB, as in axum. The body is held in memory while it is hashed.
 pub const BODY_BYTES_MAX: usize = 2 << 20;
-/// The default of the longest time in which nothing of a request's body may come: longer than a phone needs to find its
-/// network again.
+/// The default for the longest pause in a request's body: longer than a phone needs to find its network again.
 pub const BODY_STALL_MAX: Duration = Duration::from_secs(30);
-/// The default of the pace that a request's body must keep on average, once [`BODY_STALL_MAX`] has passed. Every link over
-/// which people send requests is faster.
+/// The default for the average pace of a request's body, once [`BODY_STALL_MAX`] has passed. Any usable link is faster.
 pub const BODY_BYTES_PER_SECOND_MIN: u32 = 1_000;
-/// The default limit of an answer that is kept: 1 MiB. A larger one is delivered, and recorded as not retained.
+/// The default limit on a kept answer: 1 MiB. A larger answer is delivered, and recorded as not retained.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// The default time in which an answer's body must end to be kept, outside `Atomic`.
 pub const ANSWER_END_MAX: Duration = Duration::from_secs(5);

@@ -1,27 +1,27 @@
 //! Multipart bodies without their boundary: a client that builds its form anew for each try may choose another.
 //!
-//! A body is split here only where there is no doubt that its handler splits it the same way. So this follows
-//! [RFC 2046, section 5.1.1](https://www.rfc-editor.org/rfc/rfc2046#section-5.1.1) to the letter, and leaves alone what
-//! that allows and parsers may differ on: text before the first part or after the last, white space behind a boundary, parts
-//! without headers, line ends that are not CRLF.
+//! A body is split only if its handler certainly splits it the same way. So this module follows
+//! [RFC 2046, section 5.1.1](https://www.rfc-editor.org/rfc/rfc2046#section-5.1.1) to the letter, and does not split
+//! bodies on which parsers may differ although the RFC allows them: text before the first part or after the last, white
+//! space after a boundary, parts without headers, line ends that are not CRLF.
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 
 use crate::{Fingerprint, Hasher};
 
-/// The longest boundary that there may be, in bytes.
+/// The longest allowed boundary, in bytes.
 const BOUNDARY_BYTES_MAX: usize = 70;
 
-/// What a multipart body says, whatever its boundary.
+/// The content of a multipart body, without its boundary.
 pub(super) struct Multipart {
     /// The content type without the boundary.
     pub(super) content_type: Vec<u8>,
-    /// That of all parts in their order, each with its headers, and of what follows the last.
+    /// The fingerprint of all parts in their order, each with its headers, and of what follows the last.
     pub(super) parts: Fingerprint,
 }
 
 impl Multipart {
-    /// That of a request; `None` if its body is not multipart, or leaves a doubt.
+    /// The content of a request's body; `None` if the body is not multipart, or is ambiguous.
     pub(super) fn of(headers: &HeaderMap, body: &[u8]) -> Option<Self> {
         let mut lines = headers.get_all(CONTENT_TYPE).iter();
         let (Some(line), None) = (lines.next(), lines.next()) else { return None };
@@ -36,7 +36,7 @@ impl Multipart {
     }
 }
 
-/// A multipart content type without its boundary, and the boundary; `None` if there is a doubt about either.
+/// A multipart content type without its boundary, and the boundary; `None` if either is ambiguous.
 fn take_boundary(value: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let (essence, mut rest) = value.split_at(value.iter().position(|byte| *byte == b';')?);
     let essence = essence.trim_ascii();
@@ -57,7 +57,7 @@ fn take_boundary(value: &[u8]) -> Option<(Vec<u8>, &[u8])> {
                 return None;
             }
         } else if name.to_ascii_lowercase().starts_with(b"boundary") {
-            // In pieces or with a character set of its own (RFC 2231), which few parsers put together.
+            // In pieces or with its own character set (RFC 2231), which few parsers support.
             return None;
         } else {
             content_type.push(b';');
@@ -91,8 +91,8 @@ fn is_boundary(text: &[u8]) -> bool {
     (1..=BOUNDARY_BYTES_MAX).contains(&text.len()) && text.iter().all(may_stand) && !text.ends_with(b" ")
 }
 
-/// Calls `take` with each part of `body`, headers and content, and returns what follows the last: nothing, or the end of
-/// its line. `None` if there is a doubt where a part begins or ends.
+/// Calls `take` with each part of `body`, headers and content, and returns what follows the last: nothing, or the end
+/// of its line. `None` if it is ambiguous where a part begins or ends.
 fn split<'b>(body: &'b [u8], boundary: &[u8], mut take: impl FnMut(&'b [u8])) -> Option<&'b [u8]> {
     let delimiter = [b"--", boundary].concat();
     let mut rest = body.strip_prefix(&*delimiter)?;
@@ -112,8 +112,8 @@ fn split<'b>(body: &'b [u8], boundary: &[u8], mut take: impl FnMut(&'b [u8])) ->
     }
 }
 
-/// Where the first line starts that begins with `delimiter`, whatever ends the line before. There is no line end in a
-/// delimiter, so that no byte is looked at more than twice.
+/// Where the first line starts that begins with `delimiter`, whatever ends the line before. A delimiter contains no
+/// line end, so no byte is read more than twice.
 fn line_with(text: &[u8], delimiter: &[u8]) -> Option<usize> {
     let ends = text.iter().enumerate().filter(|(_, byte)| matches!(byte, b'\r' | b'\n'));
     let mut starts = std::iter::once(0).chain(ends.map(|(at, _)| at + 1));

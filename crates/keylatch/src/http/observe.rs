@@ -18,10 +18,10 @@ use super::work::{Shared, work};
 use crate::engine::Identity;
 use crate::{Answer, Guarantee, RecordId};
 
-/// What a replay is counted as. All others are counted by the code of their problem.
+/// The label of a replay. All other answers are counted by the code of their problem.
 const REPLAY: &str = "replay";
 
-/// Counts that a request would have been refused before its key was claimed. Says whether it can be passed on: not where
+/// Counts that a request would have been refused before its key was claimed. Says whether it can be passed on: not if
 /// its body is lost.
 pub(super) fn would_refuse(problem: &Problem) -> bool {
     let lost = matches!(problem, Problem::BodyIncomplete | Problem::TooLarge(None));
@@ -45,7 +45,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     R: Body<Data = Bytes> + Send + 'static,
 {
-    // It runs anyway, so it has nothing to wait for.
+    // It runs in any case, so it does not wait.
     asked.request.wait = Duration::ZERO;
     let start = {
         let (config, stage) = (config.clone(), stage.clone());
@@ -71,7 +71,7 @@ where
     };
     match ended {
         Some(Some(end)) => end,
-        // It gave no whole answer, so there is none to pass on.
+        // It gave no complete answer, so there is none to pass on.
         Some(None) if config.engine.guarantee() == Guarantee::AtMostOnce => Ok(own(&Problem::OutcomeUnknown)),
         Some(None) => Ok(own(&Problem::HandlerFailed { retryable: true })),
         None => {

@@ -1,4 +1,4 @@
-//! Answers of our own: `application/problem+json` ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
+//! Keylatch's own answers: `application/problem+json` ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
 
 use std::fmt::Write;
 
@@ -8,21 +8,21 @@ use http::{HeaderValue, Response, StatusCode};
 
 use crate::{InvalidKey, Quota};
 
-/// Why a request got an answer of ours instead of the handler's.
+/// Why a request got an answer from Keylatch instead of the handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Problem {
     /// 400: a key is required, and there is none.
     KeyRequired,
-    /// 400: there is a key, and it is not one.
+    /// 400: the key is not valid.
     KeyInvalid(InvalidKey),
     /// 400: there is more than one key.
     KeyRepeated,
     /// 400: the caller cannot be determined.
     ScopeRequired,
-    /// 400: the body broke off or could not be read.
+    /// 400: the body was cut off or could not be read.
     BodyIncomplete,
-    /// 408: the body came too slowly.
+    /// 408: the body arrived too slowly.
     BodyTooSlow,
     /// 409: the same request is running now.
     InProgress,
@@ -32,12 +32,12 @@ pub enum Problem {
     NotRetained {
         /// The status of the original answer.
         status: StatusCode,
-        /// SHA-256 of its body, where it was seen whole.
+        /// SHA-256 of its body, if all of it was seen.
         digest: Option<[u8; 32]>,
     },
     /// 410: it took effect, and the retention of its answer is over.
     Expired,
-    /// 413: the body is over this many bytes; `None` where a layer outside has a limit of its own.
+    /// 413: the body is over this many bytes; `None` if it is the limit of an outer layer.
     TooLarge(Option<usize>),
     /// 422: the key was used with a different request.
     KeyReused,
@@ -50,7 +50,8 @@ pub enum Problem {
     },
     /// 500: two layers guard this request under one key. Neither ran it. Remove one of them.
     GuardedTwice,
-    /// 500: the handler asks for what its layer does not give; see [`Unguarded`](super::Unguarded). Nothing was recorded.
+    /// 500: the handler asks for something that its layer does not provide; see [`Unguarded`](super::Unguarded).
+    /// Nothing was recorded.
     NotSetUp,
     /// 503: the store cannot say whether this ran before.
     StoreUnavailable,
@@ -225,8 +226,8 @@ impl Problem {
         detail.to_owned()
     }
 
-    /// The answer, with the problem itself in its extensions: what stands around the layer finds it there, and may say
-    /// the same in another format. Layers further out know by it that the answer is not a handler's.
+    /// The answer, with the problem itself in its extensions: code around the layer finds it there, and may give it in
+    /// another format. Outer layers recognise by it that the answer is not a handler's.
     pub fn response(&self) -> Response<Bytes> {
         let kind = self.kind();
         let mut body = serde_json::json!({
@@ -283,7 +284,7 @@ mod tests {
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
-    /// One problem of each kind. A new kind does not compile until it is here, and then wants its page.
+    /// One problem of each kind. A new kind does not compile until it is here, and then needs its page.
     fn problems() -> Vec<Problem> {
         let next = |problem: &Problem| match problem {
             Problem::KeyRequired => Some(Problem::KeyInvalid(InvalidKey::Empty)),
@@ -307,7 +308,7 @@ mod tests {
         std::iter::successors(Some(Problem::KeyRequired), next).collect()
     }
 
-    /// The gateway has problems of its own, and a test of its own for their pages.
+    /// The gateway has its own problems, and its own test for their pages.
     fn of_gateway(page: &str) -> bool {
         page.starts_with("upstream-") || ["method-refused.md", "request-refused.md", "token-invalid.md"].contains(&page)
     }

@@ -15,7 +15,7 @@ use keylatch_core::canonical;
 use crate::engine::Identity;
 use crate::{Fingerprint, Hasher, Key, Run, Scope};
 
-/// Where a request's key stands.
+/// Where a request's key is.
 #[derive(Debug, Clone)]
 pub(super) enum KeyFrom {
     Header(HeaderName),
@@ -59,7 +59,7 @@ impl KeyFrom {
     }
 }
 
-/// Whose request it is, where a layer guards it; `None` if none does.
+/// The scope and key of a request, if a layer guards it; otherwise `None`.
 pub(super) fn identity(extensions: &Extensions) -> Option<(&Scope, &Key)> {
     let known = extensions.get().map(|Identity { scope, key }| (scope, key));
     known.or_else(|| extensions.get().map(|run: &Run| (run.scope(), run.key())))
@@ -78,15 +78,15 @@ pub(super) fn wait(headers: &HeaderMap) -> Option<Duration> {
     seconds.next().map(Duration::from_secs)
 }
 
-/// What is taken of a body in place of its bytes, where it has that.
+/// Which parts of a body are compared instead of its bytes, if it has them.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Taken {
     pub(super) canonical_json: bool,
     pub(super) multipart_parts: bool,
 }
 
-/// The fingerprint: method, path, raw query, content type, content encoding, body; of a JSON body its canonical form,
-/// where that is wanted, and of a multipart body its parts; and these headers.
+/// The fingerprint of method, path, raw query, content type, content encoding, body, and these headers. If configured,
+/// of a JSON body's canonical form and a multipart body's parts instead of the body.
 pub(super) fn fingerprint(parts: &Parts, body: &[u8], of: Taken, headers: &[HeaderName]) -> Fingerprint {
     let multipart = if of.multipart_parts { Multipart::of(&parts.headers, body) } else { None };
     let content_type = match &multipart {
@@ -119,7 +119,7 @@ pub(super) fn fingerprint(parts: &Parts, body: &[u8], of: Taken, headers: &[Head
 /// The deepest nesting of a body that is canonicalised: deeper than people write by hand.
 const JSON_DEPTH_MAX: usize = 32;
 
-/// The URI that was asked for: a router that nests others takes the prefix off before they see it.
+/// The URI that the client requested: a router that nests others removes the prefix before they see it.
 pub(super) fn uri(parts: &Parts) -> &Uri {
     #[cfg(feature = "axum")]
     if let Some(axum::extract::OriginalUri(uri)) = parts.extensions.get() {

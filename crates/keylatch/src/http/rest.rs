@@ -1,11 +1,11 @@
 //! The rest of an answer whose client has gone.
 //!
-//! An answer that streams is recorded as having taken effect before its first byte is sent. What it does while it streams
-//! is part of that effect: when the client hangs up, the rest is read to its end and thrown away, as a handler comes to
-//! its end without its client.
+//! An answer that streams is recorded as having taken effect before its first byte is sent. What it does while it
+//! streams is part of that effect. So when the client hangs up, the rest is read to its end and discarded, just as a
+//! handler runs to its end without its client.
 //!
-//! Not every stream has an end. So this is bounded: [`AT_ONCE_MAX`] such answers at a time in the process, each for
-//! [`TIME_MAX`]. A process that dies cuts a stream off, as it cuts off everything that comes after a record is written.
+//! Not every stream has an end. So this is limited: [`AT_ONCE_MAX`] such answers at a time in the process, each for
+//! [`TIME_MAX`]. A process that dies cuts a stream off, like everything else that comes after a record is written.
 
 use std::fmt;
 use std::pin::Pin;
@@ -19,14 +19,14 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// How long an answer may take to its end once its client has gone.
+/// How long an answer may take to end once its client has gone.
 const TIME_MAX: Duration = Duration::from_secs(60);
 /// How many are read at once in this process.
 const AT_ONCE_MAX: usize = 1_000;
 
 static PLACES: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
 
-/// What was not read of a body when it was passed on.
+/// The part of a body that was not read when the body was passed on.
 pub struct Rest<B> {
     body: Option<Pin<Box<B>>>,
     /// Reads it to its end when nobody else does; `None` if it may be dropped.
@@ -50,7 +50,7 @@ impl<B: Body<Data = Bytes>> Rest<B> {
 
     pub(super) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        // Not there while it is polled: a body that panics is not polled again.
+        // Taken out while it is polled, so that a body that panics is not polled again.
         let finish = self.finish.take();
         let polled = body.as_mut().poll_frame(context);
         if !matches!(polled, Poll::Ready(None | Some(Err(_)))) {
@@ -132,7 +132,8 @@ mod tests {
         (Rest::new(Box::pin(StreamBody::new(Box::pin(body)))), frames)
     }
 
-    /// In one test, for there are so many places in a process. The clock jumps whenever nothing else is to do.
+    /// One test for all, because the number of places in a process is limited. The clock jumps whenever nothing else is
+    /// to do.
     #[tokio::test(start_paused = true)]
     async fn what_is_read_for_those_who_have_gone_is_bounded() {
         let (rest, frames) = endless();

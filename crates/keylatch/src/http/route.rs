@@ -1,19 +1,19 @@
-//! Which route a request takes: the operation that is called.
+//! The route of a request: the operation that is called.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::request::Parts;
 
-/// The route of a request, for a router that is not axum's: such a router leaves it in the request's extensions, outside
-/// of the layer, and it becomes part of the [`Scope`](crate::Scope), as axum's `MatchedPath` does by itself.
+/// The route of a request, for a router that is not axum's. Such a router puts it into the request's extensions,
+/// outside the layer, and it becomes part of the [`Scope`](crate::Scope), like axum's `MatchedPath`.
 ///
 /// It is a pattern in the syntax of axum 0.8: `/orders/{id}/pay`, `/files/{*path}`, with `{{` and `}}` for the braces
-/// themselves. The names of parameters do not count: `/orders/{id}` and `/orders/{order_id}` are one route. A route that
-/// is given this way comes before axum's.
+/// themselves. The names of parameters are ignored: `/orders/{id}` and `/orders/{order_id}` are one route. A route that
+/// is given this way takes precedence over axum's.
 ///
-/// A request without any route is in one scope with all others of its caller and method that have none. So the same key
-/// for two paths is then one key for two requests, and the second gets 422.
+/// All requests of a caller without a route share one scope for each method. So the same key for two such paths is one
+/// key for two requests, and the second gets 422.
 ///
 /// ```
 /// use keylatch::http::Route;
@@ -37,11 +37,11 @@ impl Route {
     }
 }
 
-/// The operation of a request that has no route. Patterns begin with a slash, so that no route has this name.
+/// The operation of a request that has no route. Patterns begin with a slash, so no route has this name.
 const NO_ROUTE: &str = "*";
 
-/// The route of a request, without the names of its parameters. Where there is none, the path must not stand in for it:
-/// a caller could make any number of scopes, and each would have a quota of its own.
+/// The route of a request, without the names of its parameters. If there is none, the path must not replace it: a
+/// caller could then create any number of scopes, each with its own quota.
 pub(super) fn route(parts: &Parts) -> Cow<'_, str> {
     if let Some(route) = parts.extensions.get::<Route>() {
         return nameless(route.as_str());
@@ -63,7 +63,7 @@ fn nameless(pattern: &str) -> Cow<'_, str> {
         let (before, after) = (&rest[..=brace], &rest[brace + 1..]);
         text.push_str(before);
         if let Some(after) = after.strip_prefix('{') {
-            // An escaped brace, and no parameter.
+            // An escaped brace, not a parameter.
             text.push('{');
             rest = after;
             continue;

@@ -11,9 +11,9 @@ use sha2::{Digest, Sha256};
 use super::route::route;
 use crate::{SCOPE_FIELD_BYTES_MAX, Scope};
 
-/// Where a layer learns who calls. The operation it adds itself: the method, and the route without the names of its
-/// parameters, from axum or from a [`Route`](super::Route) in the request's extensions. Requests without a route, such as
-/// those behind no router, are one operation for each method.
+/// Where a layer gets the caller from. The layer adds the operation itself: the method, and the route without the names
+/// of its parameters, from axum or from a [`Route`](super::Route) in the request's extensions. Requests without a
+/// route, such as those of a service without a router, are one operation for each method.
 ///
 /// There is no default: only the service knows who its callers are. Two callers with one scope would get each
 /// other's answers.
@@ -23,8 +23,8 @@ pub struct ScopeFrom(Arc<Caller>);
 type Caller = dyn for<'r> Fn(&'r Parts) -> Option<Cow<'r, str>> + Send + Sync;
 
 impl ScopeFrom {
-    /// From the value of a request header, which something in front of the layer must have verified: a client
-    /// could write any name into it. If the header is there more than once, the caller cannot be determined.
+    /// From the value of a request header, which something in front of the layer must have verified: a client could
+    /// write any name into it. If the header occurs more than once, the caller cannot be determined.
     ///
     /// # Panics
     ///
@@ -51,8 +51,8 @@ impl ScopeFrom {
         Self(Arc::new(move |parts| caller(parts).map(Cow::from)))
     }
 
-    /// One scope for all, by this name. Whoever knows another's key and request gets the other's answer: only for a
-    /// service with one caller, or where every key is a secret.
+    /// One scope with this name for all callers. Anyone who knows another caller's key and request gets that caller's
+    /// answer. Use it only for a service with one caller, or if every key is a secret.
     pub fn shared(name: impl Into<String>) -> Self {
         let name = name.into();
         Self(Arc::new(move |_| Some(Cow::from(name.clone()))))

@@ -1,4 +1,4 @@
-//! The service: from a request to its one answer.
+//! The service: from a request to its answer.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::engine::{Identity, is_traced, within};
 use crate::failpoint::{self, Point};
 use crate::{Answer, Error, Guarantee, Key, RecordId, Refused, Scope};
 
-/// A service whose requests take effect once. Made by [`IdempotencyLayer`](super::IdempotencyLayer).
+/// A service whose requests take effect once. Built by [`IdempotencyLayer`](super::IdempotencyLayer).
 #[derive(Debug, Clone)]
 pub struct Idempotency<S> {
     config: Arc<Config>,
@@ -55,7 +55,7 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S::Future, Self::Response, S::Error>;
 
-    /// Ready when the inner service is, so that back pressure reaches those outside.
+    /// Ready when the inner service is, so that back pressure reaches outer layers.
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
@@ -72,20 +72,20 @@ where
             let request = Request::from_parts(parts, GuardedBody::Inner { body });
             return ResponseFuture::passed(self.inner.call(request)).in_words(words);
         }
-        // What the service reserved when it was found ready is given back, for the body is still to be read; a clone is
-        // asked again when the handler is to run.
+        // Gives back what the inner service reserved when it became ready, because the body is still to be read. A
+        // clone is polled for readiness again when the handler is to run.
         let inner = self.inner.clone();
         self.inner = inner.clone();
         let span = trace::span(&parts.headers, self.config.engine.guarantee());
         let waiting = Waiting { inner, parts, body: GuardedBody::Inner { body } };
-        // There from the start, so that it lies in one place only.
+        // Created at the start, so that it is stored in only one place.
         let stage = Arc::new(Mutex::new(Stage::Waiting(waiting)));
         let guarded = guard(self.config.clone(), stage, words.clone());
         ResponseFuture::guarded(Box::pin(within(span, guarded))).in_words(words)
     }
 }
 
-/// Not an `async fn`, which would keep its arguments twice: the future is made anew for every request.
+/// Not an `async fn`, which would store its arguments twice in the future of every request.
 #[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
 fn guard<S, B, R>(
     config: Arc<Config>,
@@ -150,7 +150,7 @@ where
             Ok(Answer::Refused(refused)) => own(&Problem::from(refused)),
             Err(Error::Store(error)) => {
                 tracing::error!(%error, "the store failed");
-                // A record that is there and cannot be read is no reason to run without one.
+                // If a record exists but cannot be read, the request must not run without one.
                 let open = config.fail_open && error.retryable();
                 if open && stage.lock().is_waiting() {
                     Box::pin(bypass(&config, &stage, asked.request)).await?
@@ -180,17 +180,17 @@ fn unshared<S, B, R, E>(stage: &mut Shared<S, B, R, E>) -> &mut Waiting<S, B> {
     }
 }
 
-/// What a request asks. In a box, for it is kept until the answer is there.
+/// A request to the engine. Boxed, because it is kept until the answer is ready.
 pub(super) struct Asked {
-    /// What it asks of the engine.
+    /// The request itself.
     pub(super) request: crate::Request,
-    /// The header of its key as it was received, to be sent back.
+    /// The key's header as it was received, to be sent back.
     received: HeaderValue,
-    /// Whether it says itself for how long it is ready to wait.
+    /// Whether the client says how long it is willing to wait.
     prefers: bool,
 }
 
-/// Reads everything of the request, before anything is claimed: a slow client never holds a lease. Leaves its body whole.
+/// Reads the whole request before a key is claimed: a slow client never holds a lease. The body is complete afterwards.
 async fn admit<S, B>(config: &Config, waiting: &mut Waiting<S, B>) -> Result<Option<Box<Asked>>, Problem>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -226,7 +226,7 @@ where
     Ok(asked)
 }
 
-/// What a request asks, now that all of it is there; `None` if it has no key, and need not have one.
+/// The request to the engine, after the whole body was read; `None` if there is no key and none is required.
 fn asked(
     config: &Config,
     parts: &Parts,
@@ -266,7 +266,7 @@ where
     if *problem != Problem::BodyTooSlow {
         drain(&waiting.parts, std::mem::replace(&mut waiting.body, GuardedBody::ended(Bytes::new(), None)));
     } else if waiting.parts.version <= Version::HTTP_11 {
-        // The rest of its body may come, or not: nothing else can follow it.
+        // The rest of its body may or may not arrive, so no other request can follow on the connection.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -294,7 +294,7 @@ where
     Ok(response)
 }
 
-/// Hands a request that nobody has taken to its handler, unguarded.
+/// Passes a request that nobody has taken to its handler, unguarded.
 pub(super) async fn pass<S, B, R>(
     stage: &Mutex<Stage<S, B, R, S::Error>>,
     extend: impl FnOnce(&mut Parts),
@@ -337,7 +337,7 @@ mod tests {
         size_of::<O>()
     }
 
-    /// For more than a kilobyte, an allocator such as glibc's leaves its quick way.
+    /// For more than a kilobyte, an allocator such as glibc's leaves its fast path.
     #[test]
     fn a_request_takes_less_than_a_kilobyte_and_its_work_leaves_room_for_the_engine() {
         let layer = IdempotencyLayer::fenced(crate::memory::Store::new(), ScopeFrom::header("x-user-id"));

@@ -6,9 +6,9 @@ use tracing::field::Empty;
 
 use crate::{Guarantee, engine};
 
-/// A span that names the trace and the span that the request came from, by its `traceparent` header
-/// ([W3C Trace Context](https://www.w3.org/TR/trace-context/#traceparent-header)). The header itself reaches the handler
-/// as it is.
+/// A span with the identities of the caller's trace and span, from the `traceparent` header
+/// ([W3C Trace Context](https://www.w3.org/TR/trace-context/#traceparent-header)). The header itself reaches the
+/// handler unchanged.
 pub(super) fn span(headers: &HeaderMap, guarantee: Guarantee) -> Span {
     let span = engine::span(|| {
         tracing::info_span!(

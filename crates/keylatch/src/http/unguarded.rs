@@ -6,20 +6,19 @@ use http::Method;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unguarded {
-    /// No layer is around its route.
+    /// There is no layer around its route.
     NoLayer,
     /// Its layer does not guard this method.
     Method(Method),
     /// It has no key, and its layer lets such requests pass.
     NoKey,
-    /// Its layer was told to let it pass.
+    /// `skip_if` told its layer to let it pass.
     Skipped,
     /// The store was unavailable, and its layer fails open.
     Bypassed,
     /// Its layer [observes](super::IdempotencyLayer::observe), and this request is not the run of its key.
     Observed,
-    /// Its layer has another guarantee: a [`Tx`](crate::Tx) is there in `Atomic` alone, a [`Run`](crate::Run) everywhere
-    /// else.
+    /// Its layer has another guarantee: `Atomic` provides a [`Tx`](crate::Tx), the others a [`Run`](crate::Run).
     OtherGuarantee,
     /// The transaction is one of another database.
     OtherDatabase,
@@ -28,7 +27,7 @@ pub enum Unguarded {
 }
 
 impl Unguarded {
-    /// Whether the layer saw the request, and let it pass as it was told to: then a handler may ask for `Option`.
+    /// Whether the layer saw the request and let it pass on purpose: then a handler may ask for `Option`.
     #[cfg(feature = "axum")]
     pub(super) fn was_passed(&self) -> bool {
         matches!(self, Self::Method(_) | Self::NoKey | Self::Skipped | Self::Bypassed | Self::Observed)

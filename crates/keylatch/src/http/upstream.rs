@@ -1,5 +1,5 @@
-//! What the layer says to a service inside that cannot look into the request's extensions, such as one behind a proxy, and
-//! what such a service says to the layer.
+//! Headers between the layer and a service inside that cannot read the request's extensions, such as one behind a
+//! proxy.
 
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
 
@@ -10,18 +10,18 @@ use super::headers::{
 use crate::engine::derived_key;
 use crate::{Key, RecordId, Request, Run};
 
-/// What the service inside finds in the header `Idempotency-Key`: see
+/// What the service inside gets in the header `Idempotency-Key`: see
 /// [`with_upstream_headers`](super::IdempotencyLayer::with_upstream_headers).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum UpstreamKey {
     /// Nothing: the header is removed.
     Withheld,
-    /// What the client sent. Two callers may send the same key, so a service that keeps answers under it must keep them for
-    /// each caller.
+    /// What the client sent. Two callers may send the same key, so a service that keeps answers under it must keep them
+    /// separately for each caller.
     Received,
-    /// The derived key, for a service that knows `Idempotency-Key` and nothing of Keylatch. It is another for every caller
-    /// and every request, so the service needs no notion of callers.
+    /// The derived key, for a service that knows `Idempotency-Key` and nothing of Keylatch. It differs for every caller
+    /// and every request, so the service need not tell callers apart.
     Derived,
 }
 
@@ -32,21 +32,21 @@ const DERIVED_FOR: &str = "upstream";
 static PROTECTED: [HeaderName; 4] = [IDEMPOTENCY_EPOCH, IDEMPOTENCY_ATTEMPT, IDEMPOTENCY_DERIVED_KEY, IDEMPOTENCY_KEY];
 
 impl UpstreamKey {
-    /// Tells the service inside of its run.
+    /// Sets the headers that describe a run.
     pub(super) fn tell_run(self, headers: &mut HeaderMap, run: &Run) {
         headers.insert(IDEMPOTENCY_EPOCH, run.epoch().as_u64().into());
         headers.insert(IDEMPOTENCY_ATTEMPT, run.attempt().into());
         self.tell_key(headers, &run.key_for(DERIVED_FOR));
     }
 
-    /// Tells it of a request that runs without a record: it has neither epoch nor attempt, and the same derived key as its
-    /// runs.
+    /// Sets the headers of a request that runs without a record: neither epoch nor attempt, and the same derived key as
+    /// its runs.
     pub(super) fn tell_bypass(self, headers: &mut HeaderMap, request: &Request) {
         let id = RecordId::of(&request.scope, &request.key);
         self.tell_key(headers, &derived_key(id, request.fingerprint, DERIVED_FOR));
     }
 
-    /// Tells it nothing of a request that is not guarded: what a client sends as its key must not pass for ours.
+    /// Removes the headers from a request that is not guarded: a key from a client must not pass for Keylatch's.
     pub(super) fn tell_nothing(self, headers: &mut HeaderMap) {
         if self != Self::Received {
             headers.remove(IDEMPOTENCY_KEY);
@@ -65,8 +65,9 @@ impl UpstreamKey {
     }
 }
 
-/// Takes our names out of `Connection`: a proxy removes what stands there
-/// ([RFC 9110, section 7.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)), and a client must not get rid of them.
+/// Removes these names from `Connection`: a proxy removes the headers that are listed there
+/// ([RFC 9110, section 7.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)), and a client must not be able to
+/// remove them.
 fn protect(headers: &mut HeaderMap) {
     let ours = |option: &str| PROTECTED.iter().any(|name| option.trim().eq_ignore_ascii_case(name.as_str()));
     let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
@@ -89,7 +90,7 @@ fn protect(headers: &mut HeaderMap) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Unclear;
 
-/// What the service says of its answer by the header `Idempotency-Disposition`.
+/// The disposition in the header `Idempotency-Disposition` of an answer.
 pub(super) fn disposition(headers: &HeaderMap) -> Result<Option<Disposition>, Unclear> {
     let mut lines = headers.get_all(IDEMPOTENCY_DISPOSITION).iter();
     let Some(line) = lines.next() else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! Problems in a service's own words.
+//! Problems in a service's own format.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::body::{Collected, GuardedBody, Patience, collect};
 use super::headers::IDEMPOTENCY_EXPIRES;
 use super::problem::Problem;
 
-/// How a service words a problem: see [`with_problem`](super::IdempotencyLayer::with_problem).
+/// How a service formats a problem: see [`with_problem`](super::IdempotencyLayer::with_problem).
 #[derive(Clone)]
 pub(super) struct Words(Arc<Wording>);
 
@@ -46,19 +46,19 @@ impl Words {
     }
 }
 
-/// A service's words to one request.
+/// A service's format, for one request.
 pub(super) struct WordsTo {
     words: Words,
     head: Parts,
 }
 
-/// An answer in a service's own words, which no other layer words again.
+/// Marks an answer in a service's own format, so that no other layer formats it again.
 #[derive(Clone, Copy)]
 struct Worded;
 
 impl WordsTo {
-    /// `response`, in the service's words if it tells of a problem of ours. What our answer says in its headers stays
-    /// said, such as `Retry-After`, unless the service says it otherwise.
+    /// `response`, in the service's format if it reports a problem of Keylatch. Headers of Keylatch's answer, such as
+    /// `Retry-After`, are kept unless the service sets them.
     pub(super) fn of<B>(&self, response: Response<GuardedBody<B>>) -> Response<GuardedBody<B>> {
         match self.worded(&response) {
             Some(worded) => worded.map(GuardedBody::whole),
@@ -74,7 +74,7 @@ impl WordsTo {
 
     fn worded<B>(&self, response: &Response<B>) -> Option<Response<Bytes>> {
         let problem = response.extensions().get::<Problem>()?;
-        // One that is recorded is given again as it is.
+        // A recorded answer is replayed as it is.
         let recorded = response.headers().contains_key(IDEMPOTENCY_EXPIRES);
         if recorded || response.extensions().get::<Worded>().is_some() {
             return None;
@@ -87,7 +87,7 @@ impl WordsTo {
     }
 }
 
-/// Keeps the headers of `ours` that say something of more than its body.
+/// Keeps the headers of `ours` that do not describe its body.
 fn keep(ours: &HeaderMap, worded: &mut HeaderMap) {
     let of_body = [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_ENCODING];
     for name in ours.keys().filter(|name| !of_body.contains(name)) {

@@ -34,7 +34,7 @@ pub(super) struct Waiting<S, B> {
 }
 
 impl<S, B> Waiting<S, B> {
-    /// The service, and the request as its handler gets it, with what `extend` adds.
+    /// The service, and the handler's request, with what `extend` adds.
     pub(super) fn request(self, extend: impl FnOnce(&mut Parts)) -> (S, Request<GuardedBody<B>>) {
         let Self { inner, mut parts, body } = self;
         extend(&mut parts);
@@ -42,14 +42,14 @@ impl<S, B> Waiting<S, B> {
     }
 }
 
-/// Where the handler's request and its answer lie between this side and the engine's.
+/// Where the handler's request and its answer are stored between the layer's side and the engine's.
 pub(super) enum Stage<S, B, R, E> {
     Waiting(Waiting<S, B>),
     Begun,
     Ended(End<R, E>),
 }
 
-/// What a handler's service gave.
+/// The result of a handler's service.
 type End<R, E> = Result<Response<GuardedBody<R>>, E>;
 
 pub(super) type Shared<S, B, R, E> = Arc<Mutex<Stage<S, B, R, E>>>;
@@ -115,7 +115,7 @@ where
             let judging = AssertUnwindSafe(judge(&parts, body, guarantee, &config.keeping, untouched));
             match judging.catch_unwind().await {
                 Ok(Ok((verdict, body))) => (verdict, Some(Ok(Response::from_parts(parts, body)))),
-                // It had given a status, so it counts neither as an answer nor as a panic before one.
+                // It had already given a status, so this counts neither as an answer nor as a panic before one.
                 Ok(Err(_)) | Err(_) => (cut_short(guarantee, "the body of its answer was cut off"), None),
             }
         };
@@ -130,7 +130,7 @@ where
     }
 }
 
-/// How long a handler may run. The limit is in a box, for few have one, and it is large.
+/// How long a handler may run. Boxed, because few layers have a limit, and it is large.
 struct Limit(Option<Pin<Box<Sleep>>>);
 
 pin_project! {
@@ -146,7 +146,7 @@ impl Limit {
         Self(run_max.map(|run_max| Box::pin(sleep(run_max))))
     }
 
-    /// What `future` gives; `None` if it takes until the limit. Then it has been dropped.
+    /// The output of `future`; `None` if it reaches the limit. Then it has been dropped.
     fn on<F: Future>(&mut self, future: F) -> Limited<'_, F> {
         Limited { limit: self, future }
     }
@@ -167,8 +167,8 @@ impl<F: Future> Future for Limited<'_, F> {
     }
 }
 
-/// Waits until the handler's service takes the request. Not before it is to run: what a service reserves when it is ready,
-/// such as a place under a limit, is then not taken from others while a body is read, or while a duplicate waits.
+/// Waits until the handler's service is ready, and only when the handler is to run: so what a service reserves when it
+/// is ready, such as a place under a concurrency limit, is not held while a body is read or a duplicate waits.
 pub(super) async fn ready<S, B, R>(stage: &Mutex<Stage<S, B, R, S::Error>>) -> Result<(), S::Error>
 where
     S: Service<Request<GuardedBody<B>>>,
@@ -195,7 +195,7 @@ where
     Some(inner.call(request))
 }
 
-/// The service did not take the request. An attempt before this one may have had its effect.
+/// The service did not accept the request. An earlier attempt may have had an effect.
 fn not_started(guarantee: Guarantee) -> Verdict {
     match guarantee {
         Guarantee::Fenced => Verdict::Retry,
@@ -203,7 +203,7 @@ fn not_started(guarantee: Guarantee) -> Verdict {
     }
 }
 
-/// The handler began to answer, or to run, and something cut it short: no status that it would have given counts.
+/// The handler began to run or to answer and was then stopped, so no status applies.
 fn cut_short(guarantee: Guarantee, why: &str) -> Verdict {
     tracing::error!(why, "a handler was stopped before it answered");
     match guarantee {
@@ -212,13 +212,13 @@ fn cut_short(guarantee: Guarantee, why: &str) -> Verdict {
     }
 }
 
-/// A handler that panicked counts as one that answered 500.
+/// A handler that panics counts as one that answers 500.
 fn panicked<R, E>(guarantee: Guarantee, keeping: &Keeping, words: Option<&WordsTo>) -> (Verdict, Option<End<R, E>>) {
     tracing::error!("a handler panicked");
     if guarantee != Guarantee::AtMostOnce {
         return (Verdict::Retry, None);
     }
-    // Made once, for it is recorded: whoever asks again gets the same.
+    // Built once, because it is recorded: a retry gets the same answer.
     let problem = Problem::HandlerFailed { retryable: false };
     let response = words.map_or_else(|| problem.response(), |words| words.say(&problem));
     let headers = keeping.kept.of(response.headers());

@@ -1,4 +1,4 @@
-//! What can be chosen of a layer.
+//! The options of a layer.
 
 mod requests;
 mod runs;

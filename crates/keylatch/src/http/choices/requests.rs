@@ -1,4 +1,4 @@
-//! Which requests are guarded, where their key stands, what makes two of them the same, and how much of them is read.
+//! Which requests are guarded, where their key is, what identifies a request, and how much of a body is read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +17,8 @@ use crate::{Fingerprint, Guarantee};
 impl IdempotencyLayer {
     /// Refuses requests without a key, with 400. Otherwise they pass unguarded.
     ///
-    /// This is for the methods that the layer guards: POST and PATCH, unless [`with_methods`](Self::with_methods) says
-    /// otherwise. A PUT or a DELETE passes without a key. The first that does is named in the log, unless the methods were
-    /// chosen.
+    /// This applies to the methods that the layer guards: POST and PATCH, unless [`with_methods`](Self::with_methods)
+    /// says otherwise. A PUT or a DELETE passes without a key. The first one is logged, unless the methods were chosen.
     pub fn require_key(self) -> Self {
         self.with(|config| config.key_required = true)
     }
@@ -34,7 +33,7 @@ impl IdempotencyLayer {
         self.with(|config| config.methods = methods)
     }
 
-    /// Lets the requests pass unguarded for which `skip` says so, whether they have a key or not.
+    /// Lets requests pass unguarded if `skip` returns `true`, whether they have a key or not.
     ///
     /// ```
     /// use keylatch::http::{IdempotencyLayer, ScopeFrom};
@@ -65,7 +64,7 @@ impl IdempotencyLayer {
         self.with(|config| config.key_from = KeyFrom::Pointer(pointer.into()))
     }
 
-    /// Counts the request's header `name` as part of the request: with another value it is another request.
+    /// Makes the header `name` part of the fingerprint: a request with another value is a different request.
     ///
     /// # Panics
     ///
@@ -75,12 +74,11 @@ impl IdempotencyLayer {
         self.with(|config| config.counted_headers.push(name))
     }
 
-    /// Takes what `fingerprint` makes of a request's head and body for what makes it the same request, instead of method,
-    /// path, query, content type, content encoding and body. What it leaves out may differ between two tries, such as a
-    /// time stamp.
+    /// Identifies a request by what `fingerprint` makes of its head and body, instead of by method, path, query,
+    /// content type, content encoding and body. What it leaves out, such as a time stamp, may differ between two tries.
     ///
-    /// Two requests with one key and one fingerprint are one request: the second gets the answer of the first. So leave
-    /// nothing out that changes what the handler does.
+    /// Two requests with one key and one fingerprint are one request: the second gets the answer of the first. So do
+    /// not leave out anything that changes what the handler does.
     ///
     /// ```
     /// use keylatch::Fingerprint;
@@ -88,7 +86,7 @@ impl IdempotencyLayer {
     ///
     /// let store = keylatch::memory::Store::new();
     /// let layer = IdempotencyLayer::fenced(store, ScopeFrom::header("x-user-id")).with_fingerprint(|head, body| {
-    ///     // The query has a time stamp, which does not count.
+    ///     // The query has a time stamp, which is ignored.
     ///     Fingerprint::of([head.method.as_str().as_bytes(), head.uri.path().as_bytes(), body])
     /// });
     /// ```
@@ -96,20 +94,20 @@ impl IdempotencyLayer {
         self.with(|config| config.fingerprint = Some(FingerprintBy(Arc::new(fingerprint))))
     }
 
-    /// Takes two JSON bodies for the same request if they differ only in white space, in the order of names or in the
-    /// spelling of numbers. A body that leaves doubt (a name that stands twice, a lone surrogate, a number out of
-    /// range, deep nesting) counts by its bytes.
+    /// Treats two JSON bodies as the same request if they differ only in white space, in the order of names or in the
+    /// spelling of numbers. An ambiguous body (a duplicate name, a lone surrogate, a number out of range, deep nesting)
+    /// is compared by its bytes.
     pub fn with_canonical_json(self) -> Self {
         self.with(|config| config.taken.canonical_json = true)
     }
 
-    /// Takes two multipart bodies, such as forms with files, for the same request if they differ only in their boundary.
-    /// A client that builds its form anew for each try chooses another one each time.
+    /// Treats two multipart bodies, such as forms with files, as the same request if they differ only in their
+    /// boundary. A client that builds its form anew for each try chooses another one each time.
     ///
-    /// Each part counts in its order, with every byte of its headers and its content, and so does the content type
-    /// without the boundary. A body that leaves doubt counts by its bytes: one with text before the first part or after
-    /// the last, a part without headers, white space behind a boundary, line ends other than CRLF, or a `Content-Encoding`.
-    /// So does the boundary of a multipart body within a part.
+    /// The parts are compared in their order, with every byte of their headers and content, and so is the content type
+    /// without the boundary. An ambiguous body is compared by its bytes: one with text before the first part or after
+    /// the last, a part without headers, white space after a boundary, line ends other than CRLF, or a
+    /// `Content-Encoding`. The boundary of a multipart body within a part is compared, too.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -139,29 +137,29 @@ impl IdempotencyLayer {
         self.with(|config| config.body_bytes_max = bytes_max)
     }
 
-    /// Refuses request bodies that come too slowly with 408, instead of by [`BODY_STALL_MAX`] and
-    /// [`BODY_BYTES_PER_SECOND_MIN`]: those of which nothing comes for `stall_max`, and those that are slower than
+    /// Sets when a request body arrives too slowly and is refused with 408, instead of [`BODY_STALL_MAX`] and
+    /// [`BODY_BYTES_PER_SECOND_MIN`]: when no data arrives for `stall_max`, or when it is slower than
     /// `bytes_per_second_min` on average once `stall_max` has passed (0 for no such limit).
     ///
-    /// A limit of the whole time would refuse a large upload over a slow link, and one of the silence alone would let a
-    /// client hold a request for ever, byte by byte. With both a request is read for `stall_max` at the most, and
-    /// a second more for each `bytes_per_second_min` that have come.
+    /// A limit on the whole time would refuse a large upload over a slow link, and a limit on pauses alone would let a
+    /// client hold a request for ever, byte by byte. With both, a request is read for at most `stall_max`, and a second
+    /// more for each `bytes_per_second_min` bytes that have arrived.
     pub fn with_body_pace(self, stall_max: Duration, bytes_per_second_min: u32) -> Self {
         self.with(|config| config.body_pace = Pace { stall_max, bytes_per_second_min })
     }
 
-    /// Passes every request on, and counts what it would have answered by itself: to see what a layer would do to a service
-    /// before it does it.
+    /// Passes every request on, and counts what the layer would have answered itself. It shows what a layer would do to
+    /// a service before the layer does it.
     ///
-    /// It claims and records as any other layer does. The request that wins its key is the run of the key: its answer is
-    /// recorded by the [same rules](crate::manual::statuses), and passes as it is, without `Idempotency-Expires` and without
-    /// [upstream headers](Self::with_upstream_headers). A request that would have been replayed or refused runs as well, at
-    /// once, without waiting and without a record: the record stays that of the first run, whatever the second one
-    /// answers. Nor does the layer end a run by [`with_run_max`](Self::with_run_max), and while the store is unavailable
-    /// requests pass. [`manual::layers`](crate::manual::layers#a-layer-that-observes) has the details.
+    /// It claims and records as any other layer does. The request that wins its key is the run of the key: its answer
+    /// is recorded by the [same rules](crate::manual::statuses), and passes unchanged, without `Idempotency-Expires`
+    /// and without [upstream headers](Self::with_upstream_headers). A request that would have been replayed or refused
+    /// runs as well, at once, without waiting and without a record: the record stays that of the first run, whatever
+    /// the second one answers. The layer does not end a run by [`with_run_max`](Self::with_run_max), and requests pass
+    /// while the store is unavailable. [`manual::layers`](crate::manual::layers#a-layer-that-observes) has the details.
     ///
-    /// What would have been is counted in `keylatch_observed_total`, and logged with the identity of the record. A layer
-    /// that observes no longer answers with what was recorded meanwhile.
+    /// The answers that the layer would have given are counted in `keylatch_observed_total`, and logged with the
+    /// identity of the record. When the layer stops observing, it replays what was recorded meanwhile.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -189,19 +187,20 @@ impl IdempotencyLayer {
         self.with(|config| config.observe = true)
     }
 
-    /// Tells the service inside of its run by request headers, where it cannot use the extractors: a proxy hands them on.
+    /// Describes its run to the service inside in request headers, which a proxy passes on. For a service that cannot
+    /// use the extractors.
     ///
     /// | header | what |
     /// |---|---|
     /// | [`Idempotency-Epoch`](crate::http::IDEMPOTENCY_EPOCH) | [`Run::epoch`](crate::Run::epoch) |
     /// | [`Idempotency-Attempt`](crate::http::IDEMPOTENCY_ATTEMPT) | [`Run::attempt`](crate::Run::attempt) |
-    /// | [`Idempotency-Derived-Key`](crate::http::IDEMPOTENCY_DERIVED_KEY) | [`Run::key_for("upstream")`](crate::Run::key_for): the same on every attempt of a request, another for every other |
+    /// | [`Idempotency-Derived-Key`](crate::http::IDEMPOTENCY_DERIVED_KEY) | [`Run::key_for("upstream")`](crate::Run::key_for): the same on every attempt of a request, different for every other request |
     /// | [`Idempotency-Key`](crate::http::IDEMPOTENCY_KEY) | as `key` says |
     ///
-    /// A request that runs without a record, because the route [fails open](Self::fail_open), has the derived key alone.
-    /// One that passes unguarded has none of them, and no `Idempotency-Key` either unless it is to be the one received.
-    /// What a client sends under the first three names never arrives, nor can it have them removed on the way by naming them
-    /// in `Connection`.
+    /// A request that runs without a record, because the route [fails open](Self::fail_open), has only the derived key.
+    /// A request that passes unguarded has none of them, and no `Idempotency-Key` either unless `key` is the received
+    /// one. What a client sends under the first three names never arrives, and a client cannot have these headers
+    /// removed on the way by naming them in `Connection`.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {

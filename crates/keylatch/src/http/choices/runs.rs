@@ -1,4 +1,4 @@
-//! How long a run may take, what is kept of its answer, and what the layer answers by itself.
+//! How long a run may take, what is kept of its answer, and what the layer answers itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,9 +29,10 @@ impl IdempotencyLayer {
         })
     }
 
-    /// Keeps answers for `retention`, and their tombstones for `tombstone` after that, in place of what the policy of the
-    /// engine says. Everything else is shared with the other layers of the engine: for a route whose clients retry for
-    /// longer, or whose answers should be gone sooner. A [`with_policy`](Self::with_policy) after this takes its place.
+    /// Keeps answers for `retention`, and their tombstones for `tombstone` after that, instead of the times in the
+    /// engine's policy. Everything else is shared with the other layers of the engine. This is for a route whose
+    /// clients retry for longer, or whose answers should be removed sooner. A later [`with_policy`](Self::with_policy)
+    /// replaces it.
     ///
     /// ```
     /// use std::time::Duration;
@@ -56,8 +57,7 @@ impl IdempotencyLayer {
         })
     }
 
-    /// Has as much of anything as `limits` say. The layer gets a new engine on the same store: ask for
-    /// [`engine`](Self::engine) after this.
+    /// Sets the limits. The layer gets a new engine on the same store: ask for [`engine`](Self::engine) after this.
     pub fn with_limits(self, limits: Limits) -> Self {
         self.with(|config| {
             let policy = *config.engine.policy();
@@ -65,13 +65,13 @@ impl IdempotencyLayer {
         })
     }
 
-    /// Cleans the store in this way, in place of the default [`Cleanup`].
+    /// Cleans the store in this way, instead of the default [`Cleanup`].
     pub fn with_cleanup(self, cleanup: Cleanup) -> Self {
         self.with(|config| config.engine = config.engine.clone().with_cleanup(cleanup))
     }
 
-    /// Lets a duplicate of a running request wait this long for its answer, where it does not say how long by
-    /// `Prefer: wait=N`, instead of getting 409 at once. At most [`Limits::wait_max`] counts.
+    /// Lets a duplicate of a running request wait this long for its answer, instead of getting 409 at once, if it does
+    /// not ask for another time with `Prefer: wait=N`. [`Limits::wait_max`] is the longest wait.
     pub fn with_wait(self, wait: Duration) -> Self {
         self.with(|config| config.wait = wait)
     }
@@ -79,15 +79,15 @@ impl IdempotencyLayer {
     /// Ends a run whose handler has not answered within this time, from when the key is claimed. Without it there is no
     /// limit, and a handler that never ends holds its key for as long as the process lives.
     ///
-    /// The handler is dropped at any point of its work, as by a [time-out inside](crate::manual::layers). In `Atomic` its
-    /// writes are taken back and the key is free, and in `Fenced` the same request may run again, with the steps that were
-    /// finished: the client gets 500. In `AtMostOnce` the outcome is unknown, and it gets 409. Whoever waits for the
-    /// run may run it again. So bound what the handler awaits within the handler, where it knows what has happened, and
-    /// let this be the longer time that catches the rest.
+    /// The handler is dropped at any point of its work, as by a [time-out inside](crate::manual::layers). In `Atomic`
+    /// its writes are rolled back and the key is free, and in `Fenced` the same request may run again, with the steps
+    /// that were finished: the client gets 500. In `AtMostOnce` the outcome is unknown, and the client gets 409. A
+    /// request that waits for the run may run again. So limit what the handler awaits inside the handler, where it
+    /// knows what has happened, and set this to a longer time, as a last resort.
     ///
-    /// What does not await is not ended: nobody can drop a handler that blocks its thread. On SQLite the part inside a
-    /// [`Tx`](crate::Tx) has its own limit, by `with_closure_time_max` of the store's options. The body of an answer has
-    /// [`with_answer_end_max`](Self::with_answer_end_max), and a request that passes unguarded has no limit here.
+    /// A handler that blocks its thread, and does not await, cannot be ended. On SQLite the part inside a
+    /// [`Tx`](crate::Tx) has its own limit, `with_closure_time_max` of the store's options. The limit on the body of an
+    /// answer is [`with_answer_end_max`](Self::with_answer_end_max). A request that passes unguarded has no limit.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
@@ -116,9 +116,9 @@ impl IdempotencyLayer {
         self.with(|config| config.run_max = Some(run_max))
     }
 
-    /// Frees the key where the handler answers with one of these statuses: nothing is recorded, in `Atomic` the writes are
-    /// taken back, and the client may mend its request and send it with the same key. For validation that fails before
-    /// anything has happened.
+    /// Frees the key if the handler answers with one of these statuses: nothing is recorded, in `Atomic` the writes are
+    /// rolled back, and the client may correct its request and send it with the same key. For validation that fails
+    /// before anything has happened.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -141,13 +141,13 @@ impl IdempotencyLayer {
     /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
     /// ```
     ///
-    /// It does not count for a run that may have had an effect all the same: one after an earlier attempt, or with a step
-    /// that began. For one answer a handler says it by a [`Disposition`](super::Disposition), against this rule too.
+    /// It does not apply to a run that may still have had an effect: one after an earlier attempt, or one in which a
+    /// step began. A handler can override this rule for one answer with a [`Disposition`](super::Disposition).
     ///
     /// # Panics
     ///
-    /// If one is not a status, or is under 400; or, in `AtMostOnce`, if it is 408, 425, 429 or a 5xx: a layer inside may
-    /// make these once the handler has started, so only a `Disposition` can say that nothing happened.
+    /// If one is not a status, or is under 400; or, in `AtMostOnce`, if it is 408, 425, 429 or a 5xx: an inner layer
+    /// may answer with these after the handler has started, so only a `Disposition` can say that nothing happened.
     pub fn free_on<T: TryInto<StatusCode>>(self, statuses: impl IntoIterator<Item = T>) -> Self {
         let guarantee = self.config.engine.guarantee();
         let statuses = statuses.into_iter().map(|status| status.try_into().unwrap_or_else(|_| panic!("not a status")));
@@ -155,21 +155,21 @@ impl IdempotencyLayer {
         self.with(|config| config.keeping.free_on = statuses)
     }
 
-    /// Lets the service inside say what is to become of its answer's record, as by a
-    /// [`Disposition`](crate::http::Disposition), by the header
-    /// [`Idempotency-Disposition`](crate::http::IDEMPOTENCY_DISPOSITION) of its answer: for one behind a proxy, in any
-    /// language. Without this the header is removed and means nothing.
+    /// Lets the service inside say what is to become of its answer's record, like a
+    /// [`Disposition`](crate::http::Disposition), in the header
+    /// [`Idempotency-Disposition`](crate::http::IDEMPOTENCY_DISPOSITION) of its answer. For a service behind a proxy,
+    /// in any language. Without this the header is removed and ignored.
     ///
-    /// | value | what it says |
+    /// | value | meaning |
     /// |---|---|
     /// | `record` | this is the answer, whatever its status |
     /// | `retry` | it failed, and the same request may run again |
     /// | `free` | it did not happen, in this attempt or an earlier one: the key is free for any request |
-    /// | `unknown` | whether it happened is not known: nobody runs it again until it is resolved |
+    /// | `unknown` | it is not known whether it happened: the request does not run again until it is resolved |
     ///
-    /// Case does not count. A `Disposition` in the extensions comes first. Anything else, or more than one line, is logged
-    /// as an error: then the rule for the status counts, without [`free_on`](Self::free_on). The header never reaches a
-    /// client.
+    /// The value is not case-sensitive. A `Disposition` in the extensions takes precedence. Any other value, or more
+    /// than one line, is logged as an error: then the rule for the status applies, without [`free_on`](Self::free_on).
+    /// The header never reaches a client.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -200,7 +200,7 @@ impl IdempotencyLayer {
     }
 
     /// Keeps answers whose body ends within this time, instead of [`ANSWER_END_MAX`]. In `Atomic` a body must be
-    /// there when the handler returns.
+    /// complete when the handler returns.
     pub fn with_answer_end_max(self, end_max: Duration) -> Self {
         self.with(|config| config.keeping.end_max = end_max)
     }
@@ -209,7 +209,7 @@ impl IdempotencyLayer {
     ///
     /// # Errors
     ///
-    /// If it must never be kept, as `Set-Cookie`.
+    /// If it cannot be kept, like `Set-Cookie`.
     ///
     /// # Panics
     ///
@@ -221,12 +221,12 @@ impl IdempotencyLayer {
 
     /// Runs requests unguarded while the store is unavailable, instead of refusing them with 503. Such a request may
     /// take effect twice. Its answer carries `Idempotency-Status: bypassed`, and is counted in
-    /// `keylatch_bypassed_total`. Where a record is there and cannot be read, it is 503 all the same.
+    /// `keylatch_bypassed_total`. If a record exists but cannot be read, the answer is still 503.
     pub fn fail_open(self) -> Self {
         self.with(|config| config.fail_open = true)
     }
 
-    /// Answers in your own words where the layer has a [`Problem`] to tell, instead of as `application/problem+json`.
+    /// Answers in your own format when the layer reports a [`Problem`], instead of as `application/problem+json`.
     /// `answer` gets the problem and the head of the request.
     ///
     /// ```
@@ -241,12 +241,13 @@ impl IdempotencyLayer {
     /// });
     /// ```
     ///
-    /// Headers of our answer that yours does not set are kept, such as `Retry-After` and `Cache-Control: no-store`. The
-    /// problem is in the extensions of your answer, as it is in ours. So is that of a handler that asks for what its layer
-    /// does not give ([`NotGuarded`](super::NotGuarded)). The head of every request is copied for this.
+    /// Headers of Keylatch's answer that yours does not set are kept, such as `Retry-After` and
+    /// `Cache-Control: no-store`. The problem is in the extensions of your answer, as it would be in Keylatch's. This
+    /// includes the problem of a handler that asks for something that its layer does not provide
+    /// ([`NotGuarded`](super::NotGuarded)). The head of every request is copied for this.
     ///
-    /// The body of your answer must be there at once, as one made of text, bytes or JSON is; otherwise ours is given, and
-    /// the log says so.
+    /// The body of your answer must be complete at once, like one made of text, bytes or JSON. Otherwise Keylatch's
+    /// answer is sent, and the log says so.
     pub fn with_problem<B>(self, answer: impl Fn(&Problem, &Parts) -> Response<B> + Send + Sync + 'static) -> Self
     where
         B: Body<Data = Bytes>,
@@ -255,7 +256,7 @@ impl IdempotencyLayer {
     }
 }
 
-/// Refuses a rule that would free the key of a request which may have had its effect.
+/// Refuses a rule that would free the key of a request that may have had an effect.
 fn check_free(status: StatusCode, guarantee: Guarantee) {
     assert!(status.as_u16() >= 400, "{status} tells of an effect, so it cannot free the key");
     let of_layers = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
