@@ -1,8 +1,8 @@
-//! What the author of a door needs.
+//! What the author of an entry point needs.
 //!
-//! A door leads to an [`Engine`](crate::Engine): [`http`](crate::http) is one, [`Engine::run`](crate::Engine::run) is
-//! another. A door for anything else, such as a queue or a gateway, makes a [`Request`], hands the work to
-//! [`Engine::answer`](crate::Engine::answer), and turns the [`Answer`] into what its caller understands.
+//! Entry points lead to an [`Engine`](crate::Engine): [`http`](crate::http) is one, [`Engine::run`](crate::Engine::run)
+//! is another. An entry point for something else, such as a queue or a gateway, builds a [`Request`], passes the work
+//! to [`Engine::answer`](crate::Engine::answer), and turns the [`Answer`] into what its caller understands.
 //!
 //! ```
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {

@@ -1,9 +1,9 @@
 //! Keylatch makes a repeated request safe: the same HTTP request, queue message or function call takes effect **once**
 //! and always gets **the same answer**, whatever crashes in between.
 //!
-//! A client that times out cannot know whether its request took effect, so it sends it again. With a key that stays
-//! the same over its tries, Keylatch recognises the request: it runs it once, records the outcome, and gives that to
-//! everyone who asks again.
+//! A client that times out cannot know whether its request took effect, so it sends the request again. With a key that
+//! stays the same over all tries, Keylatch recognises the request: it runs it once, records the outcome, and answers
+//! every retry from the record.
 //!
 //! ```no_run
 //! use axum::{Router, http::StatusCode, routing::post};
@@ -32,21 +32,21 @@
 //! | [`Fenced`](Guarantee::Fenced) | the lease ends; a retry runs again, with a higher epoch and the steps that were finished | once, where what it calls honours the derived key or the epoch |
 //! | [`AtMostOnce`](Guarantee::AtMostOnce) | the outcome is unknown, until someone resolves it | never twice |
 //!
-//! Whoever uses Keylatch chooses the guarantee and says who calls: only they can know. The [`manual`] helps to choose,
-//! and says for every failure what a caller sees.
+//! The guarantee and the caller have no default, because only the service knows them. The [`manual`] helps to choose a
+//! guarantee, and says for every failure what a caller sees.
 //!
 //! # Where things are
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`machine`] | all the semantics, pure: what a request gets, and what a store writes |
-//! | [`store`] | the contract of a store, and what its author needs; [`memory`], `sqlite`, `postgres` and `redis` keep it, as the suite in `conformance` proves |
+//! | [`store`] | the contract of a store, and what its author needs; [`memory`], `sqlite`, `postgres` and `redis` implement it, and the suite in `conformance` tests it |
 //! | [`tiered`] | a cache of final outcomes in front of a store |
 //! | [`tx`] | `Atomic`: a handler's transaction |
-//! | [`Engine`] | claims, runs, records and replays; [`Engine::run`] is the door for functions |
-//! | [`http`] | the door for HTTP: a layer for any tower service, and extractors for axum |
-//! | [`door`] | what the author of another door needs: a consumer, a gateway |
-//! | [`Key`], [`Scope`], [`Fingerprint`], [`Record`], [`Outcome`] | the words |
+//! | [`Engine`] | claims, runs, records and replays; [`Engine::run`] is the entry point for functions |
+//! | [`http`] | the entry point for HTTP: a layer for any tower service, and extractors for axum |
+//! | [`door`] | what the author of another entry point needs, such as a consumer or a gateway |
+//! | [`Key`], [`Scope`], [`Fingerprint`], [`Record`], [`Outcome`] | the terms, as types |
 //!
 //! Read in this order: this page, `machine.rs`, `store.rs`, `engine/mod.rs`, `http/service.rs`.
 //!
@@ -59,17 +59,18 @@
 //! | `sqlite` | | the SQLite store |
 //! | `postgres` | | the PostgreSQL store; needs Rust 1.94 |
 //! | `tokio-postgres` | | claims in your own transactions of tokio-postgres: `postgres::OwnTx` |
-//! | `diesel` | | the same for diesel, by diesel-async |
+//! | `diesel` | | the same for diesel, with diesel-async |
 //! | `redis` | | the store in Redis or Valkey |
 //! | `conformance` | | the suite that every store passes |
-//! | `failpoints` | | for Keylatch's own tests: places where a process kills itself |
+//! | `failpoints` | | for Keylatch's own tests: points where a process kills itself |
 //!
 //! # What may grow
 //!
-//! Errors and refusals are `#[non_exhaustive]`, [`http::Problem`] and [`Refused`] among them: later versions add to them.
-//! What decides whether a request runs, or what becomes of its record, is not: [`Guarantee`], [`tx::Verdict`],
-//! [`tx::Transacted`], [`store::Applied`], [`store::State`], [`Body`], [`door::Answer`], and all of [`machine`]. A store or a
-//! door that does not know a new one of those must not compile: in a catch-all arm it could lead to a second run.
+//! Errors and refusals are `#[non_exhaustive]`, including [`http::Problem`] and [`Refused`]: later versions may add to
+//! them. The types that decide whether a request runs, or what becomes of its record, are not: [`Guarantee`],
+//! [`tx::Verdict`], [`tx::Transacted`], [`store::Applied`], [`store::State`], [`Body`], [`door::Answer`], and all of
+//! [`machine`]. A store or an entry point that does not handle a new variant must not compile, because a catch-all arm
+//! could lead to a second run.
 
 pub mod door;
 mod engine;
@@ -103,6 +104,6 @@ pub use keylatch_core::{
 };
 pub use tx::Tx;
 
-// Authors of stores find these in `store`, authors of doors in `door`. In here they have a short name.
+// Authors of stores find these in `store`, authors of entry points in `door`. Inside the crate they have short names.
 pub(crate) use engine::{Answer, Final, Handed, Request};
 use keylatch_core::{Hasher, Name, Notes, Owner, State, failpoint};

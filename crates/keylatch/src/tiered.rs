@@ -1,7 +1,7 @@
 //! A cache of final outcomes in front of a store of truth.
 //!
-//! A final outcome never changes, so a copy of one is right for as long as it is given at all. Everything else goes to the
-//! store of truth: a cache can be stale, empty, slow or gone, and no answer changes.
+//! A final outcome never changes, so a copy of it is right until it expires. Everything else goes to the store of
+//! truth. A cache can be stale, empty, slow or unavailable, and no answer changes.
 //!
 //! ```text
 //! claim, transact, read ─▶ cache: is there a final outcome? ─ yes ─▶ the record, without asking the store
@@ -10,10 +10,10 @@
 //!                          the store of truth ─▶ a final outcome is copied into the cache
 //! ```
 //!
-//! **Expiry is exact.** The end of an answer is an instant on the store's clock. That clock is known here to the time
-//! that its latest reply took: from a reply with the time `t`, asked for at `a`, it cannot show more than `t` plus what
-//! has passed since `a`. A copy is given only before its end even by that bound, and only if the latest reply is younger than
-//! [`CLOCK_AGE_MAX`].
+//! **Expiry is exact.** The end of an answer is an instant on the store's clock. This process knows that clock from the
+//! store's latest reply: if the reply has the time `t` and was requested at `a`, the clock shows at most `t` plus the
+//! time that has passed since `a`. A copy is given only if it has not expired by that bound, and only if the latest
+//! reply is younger than [`CLOCK_AGE_MAX`].
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -31,18 +31,18 @@ use crate::store::{Applied, At, Durability, Error, PageRequest, Store, Swept};
 use crate::tx::{Seen, Start, Transacted, Transactional};
 use crate::{Lease, Record, RecordId, Scope, State, Timestamp};
 
-/// How old the latest reply of the store may be, for its clock to be known: clocks of two machines drift apart by less
+/// How old the latest reply of the store may be for its clock to be known. Clocks of two machines drift apart by less
 /// than 1 ms in this time.
 pub const CLOCK_AGE_MAX: Duration = Duration::from_secs(5);
-/// How long a look into the cache may take. A cache that is slower than this helps nobody.
+/// How long a look-up in the cache may take. A slower cache is of no use.
 pub const CACHE_TIMEOUT: Duration = Duration::from_millis(100);
-/// For how long the cache is left alone after it failed, so that a cache that is gone does not slow down every call.
+/// How long the cache is not used after a failure, so that an unavailable cache does not slow down every call.
 pub const CACHE_REST: Duration = Duration::from_secs(1);
 
-/// How many copies are under way at most. What comes meanwhile is copied when it is asked for again.
+/// How many copies to the cache may be in progress. An outcome that finds no place is copied when it is read again.
 const COPIES_MAX: usize = 256;
 
-/// A store of truth `S` behind a cache `C`. A clone is the same.
+/// A store of truth `S` behind a cache `C`. A clone shares both.
 #[derive(Debug, Clone)]
 pub struct Tiered<S, C> {
     store: S,
@@ -79,8 +79,8 @@ impl<S, C: Cache> Tiered<S, C> {
 }
 
 impl<C: Cache> Inner<C> {
-    /// The final outcome that the cache has under `id`, if it is still to be given, and what the store's clock shows at
-    /// the most.
+    /// The final outcome that the cache has under `id`, if it has not expired, and the latest time that the store's
+    /// clock can show.
     async fn find(&self, id: RecordId) -> Option<At<Record>> {
         let asked = Instant::now();
         self.latest(asked)?;
@@ -102,20 +102,20 @@ impl<C: Cache> Inner<C> {
                 return None;
             }
         };
-        // The clock as it is now: the look itself took time.
+        // The clock as it is now, because the look-up itself took time.
         let now = self.latest(Instant::now())?;
         (record.id() == id && is_given(&record, now)).then_some(At { value: record, now })
     }
 
-    /// What the store's clock shows at the most.
+    /// The latest time that the store's clock can show.
     fn latest(&self, at: Instant) -> Option<Timestamp> {
         let Showed { now, asked } = (*self.clock.lock())?;
         let since = at.saturating_duration_since(asked);
-        // Upwards to whole milliseconds.
+        // Rounded up to whole milliseconds.
         (since < CLOCK_AGE_MAX).then(|| now + since + Duration::from_millis(1))
     }
 
-    /// Learns from a reply of the store.
+    /// Notes the time in a reply of the store.
     fn saw(&self, now: Timestamp, asked: Instant) {
         *self.clock.lock() = Some(Showed { now, asked });
     }
@@ -125,7 +125,7 @@ impl<C: Cache> Inner<C> {
         *self.rests_until.lock() = Some(Instant::now() + CACHE_REST);
     }
 
-    /// Copies `record` into the cache, if it is final and still to be given. Nobody waits for it.
+    /// Copies `record` into the cache in the background, if it is final and not expired.
     fn copy(self: &Arc<Self>, record: &Record, now: Timestamp) {
         let State::Completed { expires_at, .. } = record.state else { return };
         if !is_given(record, now) || self.rests_until.lock().is_some_and(|until| Instant::now() < until) {
@@ -144,7 +144,7 @@ impl<C: Cache> Inner<C> {
     }
 }
 
-/// Whether `record` has an answer that is still to be given at `now`.
+/// Whether `record` has an answer that has not expired at `now`.
 fn is_given(record: &Record, now: Timestamp) -> bool {
     matches!(&record.state, State::Completed { outcome: Some(_), expires_at } if now < *expires_at)
 }

@@ -15,25 +15,25 @@ pub struct Request {
     pub scope: Scope,
     /// The key.
     pub key: Key,
-    /// What is asked for.
+    /// The fingerprint of the request.
     pub fingerprint: Fingerprint,
-    /// How long to wait if the same request is running; at most [`Limits::wait_max`](crate::Limits::wait_max)
-    /// counts. Zero to be told at once.
+    /// How long to wait if the same request is running; at most [`Limits::wait_max`](crate::Limits::wait_max). Zero: do
+    /// not wait.
     pub wait: Duration,
 }
 
 /// What a request gets.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    /// Its work ran here, and its verdict was carried out in the store.
+    /// Its work ran here, and the store has carried out its verdict.
     Ran(Ran),
     /// The outcome of an earlier run.
     Replayed(Final),
-    /// Neither. The work did not start, or its end was not accepted.
+    /// Neither. The work did not start, or its outcome was not accepted.
     Refused(Refused),
 }
 
-/// A run whose verdict was carried out.
+/// A run whose verdict the store has carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ran {
     /// When the recorded answer stops being kept, on the store's clock; `None` if none was recorded.
@@ -51,12 +51,12 @@ struct Inner {
     fingerprint: Fingerprint,
     outcome: Arc<Outcome>,
     expires_at: Timestamp,
-    /// The end of retention on this process's monotonic clock, never later than it is on the store's.
+    /// The end of retention on this process's monotonic clock, never later than on the store's clock.
     valid_until: Instant,
 }
 
 impl Final {
-    /// `outcome` as the answer to `request`, given until `expires_at`. The store's `now` was read no earlier than
+    /// `outcome` as the answer to `request`, replayed until `expires_at`. The store's `now` was read no earlier than
     /// `asked`.
     pub(crate) fn new(
         request: &Request,
@@ -71,7 +71,7 @@ impl Final {
         Self(Arc::new(Inner { scope, key, fingerprint, outcome, expires_at, valid_until }))
     }
 
-    /// The final outcome in `record`, if it is one that is still kept at the store's `now`.
+    /// The final outcome in `record`, if it is still kept at the store's `now`.
     pub(crate) fn of(record: Record, now: Timestamp, asked: Instant) -> Option<Self> {
         let State::Completed { outcome: Some(outcome), expires_at } = record.state else { return None };
         if expires_at <= now {
@@ -87,7 +87,7 @@ impl Final {
         &self.0.outcome
     }
 
-    /// When the answer stops being given, on the store's clock.
+    /// When the answer stops being replayed, on the store's clock.
     pub fn expires_at(&self) -> Timestamp {
         self.0.expires_at
     }
@@ -121,7 +121,7 @@ pub enum Refused {
     Mismatch,
     /// The same request is running now, and the wait, if any, is over.
     InProgress,
-    /// A run died half-way in `AtMostOnce`, or said that it does not know, and nobody has resolved it.
+    /// A run died half-way in `AtMostOnce`, or ended as unknown, and nobody has resolved it.
     Unknown,
     /// It took effect, and the retention of its answer is over.
     Expired,

@@ -1,4 +1,4 @@
-//! Final outcomes kept in this process. A final outcome never changes, so a cache of them is never wrong: only
+//! Final outcomes that are kept in this process. A final outcome never changes, so the cache is never wrong. Only
 //! claims must reach the store.
 
 use std::time::Instant;
@@ -26,7 +26,7 @@ impl Weighter<RecordId, Final> for Size {
 impl Cache {
     /// Keeps at most `bytes_max` bytes; none at all if that is zero.
     pub(super) fn new(bytes_max: u64) -> Self {
-        /// What an answer of an API commonly takes, to size the tables.
+        /// A common size of an API's answer, to size the tables.
         const TYPICAL_BYTES: u64 = 1024;
         let items = usize::try_from(bytes_max / TYPICAL_BYTES).unwrap_or(usize::MAX).max(16);
         Self(
@@ -35,7 +35,7 @@ impl Cache {
         )
     }
 
-    /// The final outcome for `request`, if it is here and still to be given.
+    /// The final outcome for `request`, if it is cached and not expired.
     pub(super) fn find(&self, id: &RecordId, request: &Request) -> Option<Final> {
         self.0.as_ref()?.get(id).filter(|found| found.answers(request, Instant::now()))
     }

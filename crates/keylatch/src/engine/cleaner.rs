@@ -11,41 +11,42 @@ use super::{Error, Inner};
 use crate::Owner;
 use crate::store::Swept;
 
-/// The default pause of a [`Cleanup`]. What is due waits for so long on average, beside days of retention; and a look into a
-/// store in which nothing is due costs as much as one read.
+/// The default pause of a [`Cleanup`]. Such a delay does not matter beside days of retention, and a sweep of a store in
+/// which nothing is due costs as much as one read.
 pub const CLEANUP_PAUSE: Duration = Duration::from_secs(60);
 /// The shortest pause of a [`Cleanup`], and the longest.
 pub const CLEANUP_PAUSE_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(24 * 60 * 60));
 
-/// Records in one slice. Other writes go between two slices, and none waits for more than one: on SQLite it is one
-/// transaction of the one writer.
+/// Records in one slice. Other writes go between two slices, and none waits for more than one: on SQLite a slice is one
+/// transaction of the only writer.
 const SLICE_RECORDS: usize = 100;
-/// After a slice nothing is cleaned for so many times as long as it took: cleaning has a quarter of the store at the most.
+/// After a slice, cleaning pauses for this many times as long as the slice took, so it uses at most a quarter of the
+/// time.
 const REST_PART: u32 = 3;
 
-/// How an engine cleans its store by itself: it takes the answers from expired records and removes those past their
-/// tombstone, in slices of 100 that leave the store to others between them.
+/// How an engine cleans its store in the background: it removes the answers of expired records, and records past their
+/// tombstone, in slices of 100, so that others can use the store between them.
 ///
-/// It cleans whenever a pause has passed, and goes on until nothing is due. It begins with the first request of a process
-/// and ends with the engine or at [`shutdown`](crate::Engine::shutdown). An error is logged, and it tries again after the
-/// next pause.
+/// It cleans after each pause, until nothing is due. It begins with the first request of a process and ends with the
+/// engine or at [`shutdown`](crate::Engine::shutdown). An error is logged, and it tries again after the next pause.
 ///
-/// With several processes on one store each does so, after a pause of its own that is longer or shorter by chance: so the
-/// first one to come cleans, and the others find nothing to do. Should two come at once, each record is still cleaned once:
-/// on PostgreSQL one passes over what the other has in hand, and elsewhere they take turns.
+/// If several processes share a store, each of them does so after its own random pause: the first one cleans, and the
+/// others find nothing to do. If two clean at once, each record is still cleaned once: on PostgreSQL each skips the
+/// records that the other has locked, and elsewhere they take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cleanup {
     pause: Option<Duration>,
 }
 
 impl Cleanup {
-    /// Cleans after each `pause`, longer or shorter by up to a half. It is at least 10 ms and at most a day.
+    /// Cleans after each `pause`, at random longer or shorter by up to a half. The pause is at least 10 ms and at most
+    /// a day.
     pub fn every(pause: Duration) -> Self {
         let (shortest, longest) = CLEANUP_PAUSE_RANGE;
         Self { pause: Some(pause.clamp(shortest, longest)) }
     }
 
-    /// Never. Then someone must call [`Engine::sweep`](crate::Engine::sweep), or the store grows without end.
+    /// Never cleans. Then you must call [`Engine::sweep`](crate::Engine::sweep), or the store grows without end.
     pub const fn off() -> Self {
         Self { pause: None }
     }
@@ -58,7 +59,7 @@ impl Default for Cleanup {
     }
 }
 
-/// The task that cleans, once there is one, and what it is told.
+/// The task that cleans, once it has started, and its settings.
 #[derive(Debug, Default)]
 pub(super) struct Cleaner {
     cleanup: Cleanup,
@@ -66,14 +67,14 @@ pub(super) struct Cleaner {
 }
 
 impl Cleaner {
-    /// What was asked for.
+    /// The current settings.
     #[cfg(feature = "http")]
     pub(super) fn cleanup(&self) -> Cleanup {
         self.cleanup
     }
 }
 
-/// Starts the task, if it is wanted and not there: it ends with its runtime, and an engine may outlive one.
+/// Starts the task if it is wanted and not running: it ends with its runtime, and an engine may outlive a runtime.
 pub(super) fn start(engine: &Arc<Inner>) {
     let mut cleaner = engine.cleaner.lock();
     let Some(pause) = cleaner.cleanup.pause else { return };
@@ -82,7 +83,7 @@ pub(super) fn start(engine: &Arc<Inner>) {
     }
 }
 
-/// Cleans in this way from now on. The task begins anew with the next request.
+/// Cleans in this way from now on. The task starts again with the next request.
 pub(super) fn set(engine: &Inner, cleanup: Cleanup) {
     *engine.cleaner.lock() = Cleaner { cleanup, task: None };
 }
@@ -111,7 +112,8 @@ async fn clean(engine: Weak<Inner>, pause: Duration) {
     }
 }
 
-/// Between a half of `pause` and one and a half, so that processes that began together do not stay together.
+/// Between half of `pause` and one and a half times `pause`, so that processes that started together do not clean
+/// together.
 fn by_chance(pause: Duration) -> Duration {
     let [low, high, ..] = *Owner::random().as_bytes();
     pause / 2 + pause * u32::from(u16::from_le_bytes([low, high])) / (1 << 16)
@@ -130,7 +132,7 @@ impl Inner {
 mod tests {
     use super::*;
 
-    /// Nobody has to ask for it.
+    /// It starts without being called.
     #[tokio::test]
     async fn an_engine_cleans_unless_it_is_told_not_to() {
         use crate::{Engine, Fingerprint, Key, Limits, Policy, Scope, memory};

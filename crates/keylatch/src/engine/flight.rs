@@ -1,11 +1,11 @@
-//! The runs under way in this process, and those who wait for them.
+//! The current runs in this process, and the requests that wait for them.
 //!
-//! One run per record leads; its duplicates find it here, without asking the store. The map is split by caller,
-//! so that one lock counts what a caller has running and waiting, and finds its duplicates.
+//! There is one run for each record; its duplicates find it here, without asking the store. The map is sharded by
+//! caller, so that one lock is enough to count a caller's running and waiting requests and to find duplicates.
 //!
-//! A run stays in the map until it ends, also when its lease has ended here without a renewal: as long as nobody else
-//! is seen to have taken over, it is alive, it is renewed as soon as the store can be reached, and no duplicate takes
-//! its place. Only a run that is known to have lost its lease gives up its place to the next that asks.
+//! A run stays in the map until it ends, even if its lease has ended here without a renewal: until another owner is
+//! known to have taken over, the run is alive, its lease is renewed as soon as the store can be reached, and no
+//! duplicate takes its place. Only a run that is known to have lost its lease gives its place to the next request.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -24,7 +24,7 @@ use crate::{Fingerprint, Lease, Limits, Policy, Record, RecordId};
 
 const SHARDS: usize = 64;
 
-/// All runs under way.
+/// All current runs.
 #[derive(Debug)]
 pub(super) struct Flights {
     shards: Vec<Mutex<Shard>>,
@@ -33,41 +33,41 @@ pub(super) struct Flights {
     limits: Limits,
 }
 
-/// Some of the runs, chosen by their callers: all that a caller has here is in one shard.
+/// Some of the runs. All runs of one caller are in one shard.
 #[derive(Debug, Default)]
 struct Shard {
     flights: HashMap<RecordId, Arc<Flight>, RandomState>,
-    /// How many requests of a caller wait, if any do.
+    /// How many requests of each caller wait, if any do.
     waiters: HashMap<u64, usize, RandomState>,
 }
 
-/// One run under way.
+/// One current run.
 #[derive(Debug)]
 pub(super) struct Flight {
     caller: u64,
     fingerprint: Fingerprint,
-    /// That of the handle whose request leads: handles of one engine may keep answers for different times.
+    /// The policy of the leading request's handle: handles of one engine may keep answers for different times.
     policy: Policy,
-    /// What is known here of its lease, once it has one.
+    /// What is known in this process of its lease, once it has one.
     hold: Mutex<Option<Hold>>,
     ended: OnceLock<End>,
     changed: Notify,
     lost: AtomicBool,
-    /// Whether its end is on its way to the store: others may see it there sooner than this process hears.
+    /// Whether its end has been sent to the store: others may see it there before this process gets the reply.
     ending: AtomicBool,
     /// Whether its work has begun.
     begun: AtomicBool,
     token: OnceLock<CancellationToken>,
 }
 
-/// How a run ended, for those who wait for it.
+/// How a run ended, for the requests that wait for it.
 #[derive(Debug, Clone)]
 pub(super) enum End {
     /// With this outcome.
     Final(Final),
-    /// Its work began, and ended without an outcome.
+    /// Its work began and ended without an outcome.
     Failed,
-    /// Its work did not begin here, or its lease was lost: the store knows more.
+    /// Its work did not begin here, or its lease was lost: ask the store.
     Elsewhere,
 }
 
@@ -76,32 +76,32 @@ struct Hold {
     lease: Lease,
     /// Until when nobody else can have taken over.
     until: Instant,
-    /// When the latest grant was asked for.
+    /// When the latest grant was requested.
     renewed: Instant,
-    /// Whether a renewal is under way.
+    /// Whether a renewal is in progress.
     renewing: bool,
-    /// Whether the latest renewal was not granted, or has not been yet.
+    /// Whether the latest renewal was not granted, or not yet.
     overdue: bool,
 }
 
-/// A renewal to do, or under way. However it ends, the next one may follow.
+/// A renewal to do or in progress. When it is dropped, the next one may start.
 #[derive(Debug)]
 pub(super) struct Renewal {
     flight: Arc<Flight>,
     lease: Lease,
 }
 
-/// How a request takes part.
+/// The part of a request in a run.
 pub(super) enum Joined {
-    /// Nobody runs it here: this request does.
+    /// It is not running here: this request runs it.
     Leader(Leader),
     /// It is running here.
     Follower(Arc<Flight>),
-    /// Too much is running.
+    /// Too many requests are running.
     Refused(Quota),
 }
 
-/// The one that runs. Its end, whatever ends it, wakes those who wait.
+/// The request that runs. When it is dropped, for whatever reason, the waiting requests wake up.
 #[derive(Debug)]
 pub(super) struct Leader {
     flights: Arc<Flights>,
@@ -120,8 +120,8 @@ impl Flights {
         })
     }
 
-    /// Takes part in the run of `id`, a record of `caller`: leads it if there is none, or if its lease was lost.
-    /// Its run keeps to `policy`.
+    /// Joins the run of `id`, a record of `caller`: leads it if there is none, or if its lease was lost. The run uses
+    /// `policy`.
     pub(super) fn join(
         self: &Arc<Self>,
         id: RecordId,
@@ -133,7 +133,7 @@ impl Flights {
         if let Some(flight) = shard.flights.get(&id).filter(|flight| !flight.is_lost()) {
             return Joined::Follower(flight.clone());
         }
-        // The caller's places are taken only if the shard has as many runs, so that they are seldom counted.
+        // The caller can be at its limit only if the shard has that many runs, so its runs are seldom counted.
         let per_caller_max = self.limits.running_per_caller_max;
         let of_caller = || shard.flights.values().filter(|flight| flight.caller == caller).count();
         if shard.flights.len() >= per_caller_max && of_caller() >= per_caller_max {
@@ -159,7 +159,7 @@ impl Flights {
         Joined::Leader(Leader { flights: self.clone(), id, flight, _counted: Counted::running() })
     }
 
-    /// Lets one more request of `caller` wait; `None` if too many do, of this caller or of all.
+    /// Lets one more request of `caller` wait; `None` if too many wait already, of this caller or in total.
     pub(super) fn wait(self: &Arc<Self>, caller: u64) -> Option<Waiter> {
         if self.waiters.fetch_add(1, Ordering::Relaxed) >= self.limits.waiters_max {
             self.waiters.fetch_sub(1, Ordering::Relaxed);
@@ -175,10 +175,10 @@ impl Flights {
         (of_caller <= self.limits.waiters_per_caller_max).then_some(waiter)
     }
 
-    /// The renewals of the leases that were last renewed before `before`, unless they are under way: first of those
-    /// whose latest renewal went well, then of the others, the oldest first.
+    /// The renewals of leases that were last renewed before `before` and are not being renewed now: first those whose
+    /// latest renewal succeeded, then the others, the oldest first.
     ///
-    /// Tells the runs whose lease has ended here by `now`. Also returns when the next lease ends, if it is not renewed.
+    /// Notifies runs whose lease has ended here by `now`. Also returns when the next lease ends unless it is renewed.
     pub(super) fn due(&self, now: Instant, before: Option<Instant>) -> (Vec<Renewal>, Option<Instant>) {
         let (mut due, mut next_end) = (Vec::new(), None);
         for shard in &self.shards {
@@ -201,7 +201,7 @@ impl Flights {
         (due.into_iter().map(|(_, renewal)| renewal).collect(), next_end)
     }
 
-    /// Whether the run of this record's lease is under way here.
+    /// Whether the run with this record's lease is running here.
     pub(super) fn has(&self, record: &Record) -> bool {
         let lease = record.lease();
         let shard = self.shard(record.scope.caller_hash()).lock();
@@ -226,12 +226,12 @@ impl Flight {
         &self.policy
     }
 
-    /// Whether nobody else can have taken over by `now`.
+    /// Whether no other owner can have taken over by `now`.
     pub(super) fn holds(&self, now: Instant) -> bool {
         !self.is_lost() && self.hold.lock().is_none_or(|hold| now < hold.until)
     }
 
-    /// Whether the store has granted it a lease, and cannot have its outcome yet.
+    /// Whether the store has granted it a lease and cannot have its outcome yet.
     pub(super) fn is_running(&self) -> bool {
         !self.ending.load(Ordering::Acquire) && self.hold.lock().is_some()
     }
@@ -241,7 +241,7 @@ impl Flight {
         self.hold.lock().map(|hold| hold.lease)
     }
 
-    /// Whether its end is on its way to the store.
+    /// Whether its end has been sent to the store.
     pub(super) fn is_ending(&self) -> bool {
         self.ending.load(Ordering::Acquire)
     }
@@ -251,31 +251,31 @@ impl Flight {
         self.begun.store(true, Ordering::Release);
     }
 
-    /// Notes that its end goes to the store now.
+    /// Notes that its end is now sent to the store.
     pub(super) fn ends(&self) {
         self.ending.store(true, Ordering::Release);
     }
 
-    /// Notes that the store granted or renewed `lease`, which nobody takes over until `until`.
+    /// Notes that the store granted or renewed `lease`, which nobody can take over before `until`.
     pub(super) fn held(&self, lease: Lease, until: Instant, asked: Instant) {
         let mut hold = self.hold.lock();
         let hold = hold.get_or_insert(Hold { lease, until, renewed: asked, renewing: false, overdue: false });
-        // Of two renewals at once, the one that was asked for first may be heard of last.
+        // The replies of two renewals may arrive in the wrong order.
         hold.until = hold.until.max(until);
         hold.renewed = hold.renewed.max(asked);
         hold.overdue = false;
     }
 
-    /// Notes that another owner has the record. Those who wait here look for themselves.
+    /// Notes that another owner has the record. The waiting requests then ask the store.
     pub(super) fn lose(&self) {
         self.lost.store(true, Ordering::Release);
         self.cancel();
         self.changed.notify_waiters();
     }
 
-    /// Tells the run that others may have taken over.
+    /// Tells the run that another owner may have taken over.
     fn cancel(&self) {
-        // Either this side sees a token that is being made, or its maker sees why it is to be cancelled.
+        // Either this side sees the new token, or the side that creates it sees that it must be cancelled.
         fence(Ordering::SeqCst);
         if let Some(token) = self.token.get() {
             token.cancel();
@@ -296,7 +296,7 @@ impl Flight {
         token
     }
 
-    /// Waits for the end of the run, or until it is known to have lost its lease.
+    /// Waits until the run ends or is known to have lost its lease.
     pub(super) async fn ended(&self) -> End {
         loop {
             let changed = self.changed.notified();
@@ -319,12 +319,12 @@ impl Leader {
         self.id
     }
 
-    /// Whether anybody but the leader has an eye on the run.
+    /// Whether anybody but the leader holds the run.
     pub(super) fn is_followed(&self) -> bool {
         Arc::strong_count(&self.flight) > 2
     }
 
-    /// Leaves the final outcome to those who wait.
+    /// Gives the final outcome to the waiting requests.
     pub(super) fn end_with(&self, outcome: Final) {
         let _ = self.flight.ended.set(End::Final(outcome));
     }

@@ -1,4 +1,4 @@
-//! The function door: the same records and guarantees for jobs, webhooks and tool calls, without HTTP.
+//! Function calls: the same records and guarantees for jobs, webhooks and tool calls, without HTTP.
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
@@ -29,13 +29,14 @@ pub enum RunError<E> {
     /// The work ran here and failed. Nothing is recorded as its result.
     #[error(transparent)]
     Work(E),
-    /// It did not run here, and has no result to give.
+    /// It did not run here, and there is no result.
     #[error("the function did not run: {0:?}")]
     Refused(Refused),
     /// It ran before, and its result was not kept.
     #[error("the call took effect before, but its result was not kept")]
     NotRetained,
-    /// The recorded result is not the function's type, or the result cannot be recorded: then it did not count.
+    /// The recorded result does not have the function's type, or the result cannot be recorded; then nothing is
+    /// recorded.
     #[error("the result cannot be stored as JSON or read back: {0}")]
     Json(#[from] serde_json::Error),
     /// The engine could not answer.
@@ -48,8 +49,8 @@ impl Engine {
     /// The result is recorded as JSON.
     ///
     /// An error is not recorded. In `Fenced` the same call may run again at once; in `AtMostOnce` its outcome is
-    /// unknown, for the function may have had its effect. [`Run::on_error`] says otherwise. A panic counts as an
-    /// error, and goes on.
+    /// unknown, because the function may have had an effect. [`Run::on_error`] changes this. A panic counts as an
+    /// error, and is resumed in the caller.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -67,8 +68,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// If the work fails, is refused, or the engine cannot answer. A call that is running elsewhere is waited for, up
-    /// to [`Limits::wait_max`](crate::Limits::wait_max).
+    /// If the work fails, is refused, or the engine cannot answer. If the same call is running, this one waits for it,
+    /// up to [`Limits::wait_max`](crate::Limits::wait_max).
     ///
     /// # Panics
     ///
@@ -99,7 +100,7 @@ impl Engine {
     }
 
     /// Calls a function once in a transaction of `D`: what it writes in its [`Tx`] commits together with its recorded
-    /// result, exactly once. An error takes the writes back.
+    /// result, exactly once. An error rolls the writes back.
     ///
     /// # Errors
     ///

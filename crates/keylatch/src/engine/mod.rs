@@ -1,12 +1,12 @@
-//! The engine: claims a key, runs the work, records the outcome, and answers everyone who asks meanwhile.
+//! The engine: claims a key, runs the work, records the outcome, and answers duplicates that arrive meanwhile.
 //!
 //! A request goes through three places, each of which may have its answer:
 //!
 //! 1. the **cache** of final outcomes in this process;
-//! 2. the **flights**, the runs under way in this process: a duplicate of one follows it;
-//! 3. the **store**, which grants the claim or hands back the record that is there.
+//! 2. the **flights**, the current runs in this process: a duplicate of one follows it;
+//! 3. the **store**, which grants the claim or returns the existing record.
 //!
-//! Whoever wins the claim runs the work, on a [lease](drive) or in a [transaction]: two ways to drive the same
+//! The request that wins the claim runs the work, on a [lease](drive) or in a [transaction]: two ways to drive the same
 //! [machine](crate::machine).
 
 mod answer;
@@ -63,7 +63,7 @@ use crate::{Guarantee, InvalidPolicy, Limits, Name, Owner, Policy, Record, Recor
 #[derive(Debug, Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
-    /// What this handle's runs keep to: its lease is that of all handles.
+    /// The policy of this handle's runs. The lease is the same for all handles.
     policy: Policy,
     resolver: Option<Arc<dyn Resolver>>,
 }
@@ -71,7 +71,7 @@ pub struct Engine {
 #[derive(Debug)]
 struct Inner {
     store: Arc<dyn Store>,
-    /// How to drive a transaction; `None` where runs are on a lease.
+    /// How to drive a transaction; `None` if runs are on a lease.
     transact: Option<Arc<dyn Transact>>,
     guarantee: Guarantee,
     lease: Duration,
@@ -81,10 +81,10 @@ struct Inner {
     quotas: Quotas,
     tracker: TaskTracker,
     closing: AtomicBool,
-    /// The task that renews leases, once there is one.
+    /// The task that renews leases, once it has started.
     renewing: Mutex<Option<JoinHandle<()>>>,
     cleaner: Mutex<Cleaner>,
-    /// Places for claims that are being withdrawn.
+    /// Limits the claims that are being withdrawn at once.
     withdrawals: Arc<Semaphore>,
 }
 
@@ -125,7 +125,7 @@ impl Engine {
         limits: Limits,
     ) -> Result<Self, InvalidPolicy> {
         policy.check()?;
-        // What already is in this process's memory gains nothing from a copy.
+        // Records that are already in this process's memory gain nothing from a cache.
         let cache_bytes_max = if store.durability() == Durability::Process { 0 } else { limits.cache_bytes_max };
         telemetry::describe();
         let inner = Inner {
@@ -149,15 +149,15 @@ impl Engine {
     /// Answers `request`: from an earlier run, or by the work that `start` makes.
     ///
     /// `start` gets what a handler may ask for: a [`Run`] on a lease, a [`Tx`](crate::Tx) in `Atomic`. The work must
-    /// not panic; the doors of this crate turn a panic into a verdict.
+    /// not panic; the entry points of this crate turn a panic into a verdict.
     ///
-    /// The work runs on a task of its own: dropping this future, once it was polled, does not stop it. So the work never
-    /// sees a task-local of its caller, and is in the caller's [span](tracing::Span::current) all the same.
+    /// The work runs on its own task: dropping this future, once it was polled, does not stop the work. So the work
+    /// never sees a task-local of its caller, but it does run in the caller's [span](tracing::Span::current).
     ///
     /// # Errors
     ///
-    /// If the store failed, the engine is shutting down, or the handler misused its transaction. Without an answer
-    /// the work may have run; the same request, sent again, tells.
+    /// If the store failed, the engine is shutting down, or the handler misused its transaction. Without an answer the
+    /// work may have run; sending the same request again tells.
     ///
     /// # Panics
     ///
@@ -193,8 +193,8 @@ impl Engine {
         }
     }
 
-    /// As [`answer_to`](Self::answer_to), for a caller that gives the request no answer but that of its own work: so only
-    /// runs are counted.
+    /// As [`answer_to`](Self::answer_to), for a caller that uses only the answer of its own work: so only runs are
+    /// counted.
     #[cfg(feature = "http")]
     #[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
     pub(crate) fn observe<'r, S, F>(
@@ -238,7 +238,7 @@ impl Engine {
                 }
                 Joined::Follower(flight) => {
                     if flight.fingerprint() == request.fingerprint {
-                        // Where others may have taken over, the answer may be there already.
+                        // If another owner may have taken over, the answer may already be in the store.
                         if !flight.holds(Instant::now()) {
                             match Box::pin(self.inner.beside(id, &flight, request)).await? {
                                 Some(Answer::Refused(Refused::InProgress)) => {}
@@ -258,7 +258,7 @@ impl Engine {
                     }
                 }
             };
-            // Leads until there is an answer, or no more patience: then a follower leads.
+            // Leads until there is an answer or patience is over: then a follower leads.
             loop {
                 let driven = match start.take() {
                     Some(start) => self.drive(leader, request, start).await,
@@ -302,7 +302,7 @@ impl Engine {
         S: FnOnce(Handed) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
     {
-        // Counted before it looks, so that a shutdown either is seen here, or waits for this.
+        // Counted before the check, so that a shutdown is either seen here or waits for this run.
         let token = self.inner.tracker.token();
         if self.inner.closing.load(Ordering::Acquire) {
             let recorded = Box::pin(self.inner.recorded(leader.id(), request)).await;
@@ -317,18 +317,20 @@ impl Engine {
         tracked::outlive(token, driving).await.unwrap_or_else(|| Driven::Done(Err(Error::ShuttingDown)))
     }
 
-    /// Cleans the store in this way from now on, in place of the default [`Cleanup`]. All handles of the engine share it.
+    /// Cleans the store in this way from now on, instead of the default [`Cleanup`]. All handles of the engine share
+    /// it.
     #[must_use]
     pub fn with_cleanup(self, cleanup: Cleanup) -> Self {
         cleaner::set(&self.inner, cleanup);
         self
     }
 
-    /// Keeps the answers of its runs for `retention`, and their tombstones for `tombstone` after that, in place of what the
-    /// policy says: for a route whose clients retry for longer than others.
+    /// Keeps the answers of its runs for `retention`, and their tombstones for `tombstone` after that, instead of the
+    /// times in the policy: for a route whose clients retry for longer than others.
     ///
-    /// Returns a handle that shares everything else with this one, the lease too. What becomes of a record is said by the
-    /// handle whose request runs, or whose resolution is written; whoever asks later gets the answer until then.
+    /// Returns a handle that shares everything else with this one, including the lease. The times of a record are those
+    /// of the handle whose request runs, or whose resolution is written; later requests on any handle get the answer
+    /// until then.
     ///
     /// ```
     /// use std::time::Duration;
@@ -360,8 +362,8 @@ impl Engine {
         Ok(Self { resolver: self.resolver.clone(), ..engine }.with_cleanup(cleanup))
     }
 
-    /// Takes the answers from expired records and removes those past their tombstone, `limit` records at most. Call it again
-    /// while it says that there is [`more`](Swept::more). The engine does so by itself: see [`Cleanup`].
+    /// Removes the answers of expired records, and records past their tombstone, at most `limit` records. Call it again
+    /// while it says that there is [`more`](Swept::more). The engine does this in the background: see [`Cleanup`].
     ///
     /// # Errors
     ///
@@ -370,8 +372,8 @@ impl Engine {
         self.inner.sweep(limit).await
     }
 
-    /// Starts nothing new from now on, though what is recorded is still replayed, and waits until all runs have come to
-    /// their end, or `deadline` has passed. Returns how many are still under way: their leases end by themselves.
+    /// Starts no new runs from now on, but still replays recorded answers. Waits until all runs have ended or
+    /// `deadline` has passed. Returns how many are still running: their leases end by themselves.
     pub async fn shutdown(&self, deadline: Duration) -> usize {
         self.inner.closing.store(true, Ordering::Release);
         self.inner.tracker.close();
@@ -379,7 +381,7 @@ impl Engine {
         self.inner.flights.running()
     }
 
-    /// What the engine promises.
+    /// The guarantee of the engine.
     pub fn guarantee(&self) -> Guarantee {
         self.inner.guarantee
     }
@@ -389,12 +391,12 @@ impl Engine {
         &self.policy
     }
 
-    /// How much of anything there may be in it.
+    /// The limits of the engine.
     pub fn limits(&self) -> &Limits {
         &self.inner.limits
     }
 
-    /// Where its records are, for operators to read.
+    /// The store of its records, for operators to read.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.inner.store
     }
@@ -412,24 +414,24 @@ impl Inner {
         Claim { name, fingerprint, guarantee: self.guarantee, owner, terms: self.terms(leader.flight()) }
     }
 
-    /// Until when a lease that was asked for at `asked` cannot have been taken over.
+    /// Until when a lease that was requested at `asked` cannot have been taken over.
     fn held_until(&self, asked: Instant) -> Instant {
         surely(asked, self.lease)
     }
 
-    /// What `request` gets that does not wait for the end of `flight`, or asks for something else; `None` if `flight`
-    /// turns out to have lost its lease, so that it says nothing of the key any more.
+    /// The answer to `request` if it does not wait for the end of `flight`, or is a different request; `None` if
+    /// `flight` turns out to have lost its lease, so that it says nothing about the key any more.
     ///
-    /// Only a flight with a lease that has not ended is known to have the key, until its end goes to the store. Any
-    /// other may not have looked into the store yet, may lose to another process, or may die before its transaction
-    /// commits. So the record is the answer; and where there is none, nothing final can be said.
+    /// Only a flight whose lease has not ended is known to hold the key, until its end is sent to the store. Any other
+    /// flight may not have asked the store yet, may lose to another process, or may die before its transaction commits.
+    /// So the record decides; and if there is none, nothing final can be said.
     async fn beside(&self, id: RecordId, flight: &Flight, request: &Request) -> Result<Option<Answer>, Error> {
         if flight.is_running() && flight.holds(Instant::now()) {
             let same = flight.fingerprint() == request.fingerprint;
             return Ok(Some(if same { Refused::InProgress } else { Refused::Mismatch }.into()));
         }
         let found = match self.found(id, request).await {
-            // The store cannot say more than is known here.
+            // The store knows no more than this process.
             Err(Error::Store(error)) if error.retryable() && flight.lease().is_some() => {
                 return Ok(Some(Refused::InProgress.into()));
             }
@@ -443,14 +445,14 @@ impl Inner {
         }
         let answer = found.and_then(|found| self.answer_in(*found, request));
         Ok(Some(match answer {
-            // Its run is alive, whatever its lease says.
+            // Its run is alive, even if its lease has ended.
             Some(Answer::Refused(Refused::Unknown)) if own => Refused::InProgress.into(),
             Some(answer) => answer,
             None => Refused::InProgress.into(),
         }))
     }
 
-    /// What the record says to a request that may not claim the key; `None` if the key is free, or to be taken over.
+    /// What the record means for a request that may not claim the key; `None` if the key is free or can be taken over.
     async fn recorded(&self, id: RecordId, request: &Request) -> Result<Option<Answer>, Error> {
         Ok(self.found(id, request).await?.and_then(|found| self.answer_in(*found, request)))
     }
@@ -477,7 +479,7 @@ impl Inner {
         }
     }
 
-    /// Keeps a final outcome for those who wait for it, and for the next who ask.
+    /// Keeps a final outcome for the waiting requests and for later ones.
     fn remember(&self, leader: &Leader, found: &Final) {
         self.cache.keep(leader.id(), found);
         leader.end_with(found.clone());
@@ -486,19 +488,19 @@ impl Inner {
 
 /// `span` after `instant`, as far as the clock goes.
 fn later(instant: Instant, span: Duration) -> Instant {
-    /// Longer than any process lives, and short enough for every clock.
+    /// Longer than any process lives, and within the range of every clock.
     const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     instant + span.min(FAR)
 }
 
-/// When at most `span` has passed on a store's clock that was read after `asked`.
+/// An instant by which at most `span` has passed on a store's clock that was read after `asked`.
 fn surely(asked: Instant, span: Duration) -> Instant {
-    /// What a store's clock may leave out when it is read.
+    /// What rounding may leave out when a store's clock is read.
     const PRECISION: Duration = Duration::from_millis(1);
     later(asked, span.saturating_sub(PRECISION))
 }
 
-/// A store that hands out another's record is damaged: its answer must not reach this request.
+/// A store that returns the record of another key is damaged: that answer must not reach this request.
 fn check_owner(record: &Record, request: &Request) -> Result<(), Error> {
     if record.belongs_to(&request.scope, &request.key) {
         return Ok(());
@@ -507,11 +509,11 @@ fn check_owner(record: &Record, request: &Request) -> Result<(), Error> {
     Err(crate::store::Error::new(crate::store::ErrorKind::Corrupt, why).into())
 }
 
-/// A record that another holds, as [`drive`] found it.
+/// A record that another owner holds, as [`drive`] found it.
 struct Found {
     record: Record,
     now: Timestamp,
-    /// When it was asked for, on this process's clock: no later than `now` was read.
+    /// When it was requested, on this process's clock: no later than `now` was read.
     asked: Instant,
 }
 

@@ -1,4 +1,4 @@
-//! How long a request waits for another's run.
+//! How long a request waits for the run of another.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,14 +7,14 @@ use super::answer::Request;
 use super::flight::{End, Flight, Flights, Waiter};
 use super::{Inner, later};
 
-/// How often to look whether a run in another process has ended: at first, and at the most.
+/// The first and the longest pause between looks at a run in another process.
 const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 
-/// How long a request is ready to wait for another's run, and for what it holds a place meanwhile.
+/// How long a request waits for another run, and the place that it holds meanwhile.
 pub(super) struct Patience<'e> {
     flights: &'e Arc<Flights>,
     caller: u64,
-    /// `None` where it does not wait at all.
+    /// `None` if it does not wait at all.
     deadline: Option<Instant>,
     pause: Duration,
     tries: u32,
@@ -23,7 +23,7 @@ pub(super) struct Patience<'e> {
     place: Option<Waiter>,
 }
 
-/// How often a claim may find its key just freed and be beaten to it, before its caller is told so.
+/// How often a claim may find its key free and then lose it to another, before its caller is told.
 const TRIES_MAX: u32 = 16;
 
 impl<'e> Patience<'e> {
@@ -36,8 +36,8 @@ impl<'e> Patience<'e> {
 
     /// Waits for the end of `flight`; `None` once patience is over.
     ///
-    /// It is over when a second run fails. When a run fails for which many wait, one of them runs it again at once; if
-    /// that fails as well, the others are told to come back later, and do not run it one after the other.
+    /// It is over when a second run fails. When a run with many waiting requests fails, one of them runs again at once.
+    /// If that run also fails, the others are told to come back later, and do not run one after the other.
     pub(super) async fn follow(&mut self, flight: &Flight) -> Option<End> {
         let deadline = self.take_place()?;
         let end = tokio::time::timeout_at(deadline.into(), flight.ended()).await.ok()?;
@@ -57,7 +57,7 @@ impl<'e> Patience<'e> {
         true
     }
 
-    /// A place among those who wait, and until when to wait there.
+    /// A place among the waiting requests, and until when to wait.
     fn take_place(&mut self) -> Option<Instant> {
         let deadline = self.deadline.filter(|deadline| Instant::now() < *deadline)?;
         if self.place.is_none() {

@@ -1,8 +1,8 @@
 //! How many live records a scope may have.
 //!
-//! A count of the store at every claim would cost more than the claim. So a scope is first counted at a random claim,
-//! one in so many, and each count grants an allowance: a part of what is left, to be used up before the scope is
-//! counted again. A few more records than the limit may pass, with several processes more.
+//! To count the records at every claim would cost more than the claim. So a scope is first counted at a random claim,
+//! one in [`CLAIMS_PER_FIRST_COUNT`], and each count grants an allowance: a part of what is left, to be used up before
+//! the scope is counted again. A few records more than the limit may pass, and with several processes a few more.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -13,11 +13,11 @@ use parking_lot::Mutex;
 use crate::store::{Error, Store};
 use crate::{Limits, Owner, Scope};
 
-/// How long a scope that was found full is taken for full.
+/// How long a scope that was found full counts as full.
 const FULL_FOR: Duration = Duration::from_secs(1);
-/// Of the claims in scopes without an allowance, one in so many counts its scope: most callers are never counted.
+/// Of the claims in scopes without an allowance, one in this many counts its scope: most callers are never counted.
 const CLAIMS_PER_FIRST_COUNT: u64 = 100;
-/// Allowances remembered at once; past this all are forgotten.
+/// Allowances remembered at once; beyond this, all are forgotten.
 const SCOPES_MAX: usize = 10_000;
 
 /// What each scope may still claim before it is counted again.
@@ -58,7 +58,7 @@ impl Quotas {
         Ok(matches!(allowance, Allowance::Claims(_)))
     }
 
-    /// The answer, where it needs no count.
+    /// The answer, if it needs no count.
     fn known(&self, name: [u8; 16], owner: Owner) -> Option<bool> {
         match self.scopes.lock().get_mut(&name) {
             None if self.counts(owner) => None,
@@ -72,8 +72,8 @@ impl Quotas {
         }
     }
 
-    /// Whether this claim is one that counts its scope. Where the limit is low, every claim is.
-    /// Callers, who choose their keys, cannot foresee which: an owner is random.
+    /// Whether this claim counts its scope. If the limit is low, every claim does. Callers choose their keys, but
+    /// cannot predict which claims count, because an owner is random.
     fn counts(&self, owner: Owner) -> bool {
         let one_in = CLAIMS_PER_FIRST_COUNT.min(self.records_max / 4).max(1);
         let [low, high, ..] = *owner.as_bytes();

@@ -1,4 +1,4 @@
-//! Renews the leases of all runs under way, from one task.
+//! Renews the leases of all current runs, from one task.
 
 use std::pin::pin;
 use std::sync::{Arc, Weak};
@@ -12,19 +12,20 @@ use super::Inner;
 use super::flight::Renewal;
 use crate::store::Applied;
 
-/// Renewals begin in so many places, so that the store does not get all of them at once.
+/// This many renewals run at once, so that the store does not get all of them together.
 const PLACES: usize = 64;
-/// The part of a lease for which a renewal keeps its place. It goes on without, so that however many hang, the others
-/// have their turn: ten thousand that hang delay them by half a lease.
+/// The part of a lease for which a renewal keeps its place. After that it continues without one, so that hanging
+/// renewals do not block the others: ten thousand that hang delay them by half a lease.
 const PLACE_PART: u32 = 300;
 /// The part of a lease that a renewal may take.
 const RENEWAL_PART: u32 = 3;
 /// The age of a grant, as a part of a lease, from which it is renewed.
 const AGE_PART: u32 = 3;
-/// How often, in a lease, to look for what is to be renewed: one that hangs is given up and tried again before it ends.
+/// How often, in a lease, to look for leases to renew: a renewal that hangs is given up and tried again before the
+/// lease ends.
 const LOOKS: u32 = 12;
 
-/// Starts the task, if it is not there: it ends with its runtime, and an engine may outlive one.
+/// Starts the task if it is not running: it ends with its runtime, and an engine may outlive a runtime.
 pub(super) fn start(engine: &Arc<Inner>) {
     let mut renewing = engine.renewing.lock();
     if renewing.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -33,7 +34,7 @@ pub(super) fn start(engine: &Arc<Inner>) {
 }
 
 /// Renews the leases of all runs, each until its run ends, for as long as the engine lives. A run whose lease has ended
-/// here is told so at that instant, and its lease is renewed all the same if nobody has taken over.
+/// here is told at once, and its lease is still renewed if nobody has taken over.
 async fn renew_leases(engine: Weak<Inner>, lease: Duration) {
     let places = Arc::new(Semaphore::new(PLACES));
     loop {
@@ -51,7 +52,7 @@ async fn renew_leases(engine: Weak<Inner>, lease: Duration) {
     }
 }
 
-/// Begins these renewals in their order, each when there is a place for it.
+/// Starts these renewals in order, each when there is a place for it.
 async fn renew_all(engine: Arc<Inner>, due: Vec<Renewal>, places: Arc<Semaphore>) {
     for renewal in due {
         let place = places.clone().acquire_owned().await.expect("nobody closes it");
@@ -71,7 +72,7 @@ async fn renew(engine: Arc<Inner>, renewal: Renewal, place: OwnedSemaphorePermit
     };
     match renewed {
         Ok(Ok(Applied::Applied(_))) => renewal.flight().held(lease, engine.held_until(asked), asked),
-        // Also the answer when the run has just completed: then nobody listens any more.
+        // Also the reply if the run has just completed: then nobody listens any more.
         Ok(Ok(Applied::Lost)) => renewal.flight().lose(),
         Ok(Err(error)) => {
             tracing::warn!(%error, record = %lease.id, "a lease could not be renewed; the engine keeps trying");

@@ -1,4 +1,4 @@
-//! The end of unknown outcomes: by an operator's word, or by a resolver that can find out.
+//! Resolves unknown outcomes: by an operator, or by a resolver that can find out.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ pub enum Resolution {
     Completed(Outcome),
     /// It never took effect: the key is free, and a retry runs.
     ///
-    /// Only for a run that cannot still be under way: a process that was paused and goes on would make it two.
+    /// Only for a run that cannot still be running: a process that was paused and continues would cause a second
+    /// effect.
     NeverHappened,
 }
 
@@ -35,11 +36,11 @@ pub trait Resolver: Debug + Send + Sync + 'static {
 #[must_use]
 #[non_exhaustive]
 pub enum Resolved {
-    /// It was.
+    /// A resolution was written.
     Applied,
-    /// It was not: the run is not unknown, or is not any more. This is the phase of the record now: [`Phase::Running`] if
-    /// its owner is alive and has renewed its lease, [`Phase::Free`] or [`Phase::Completed`] if another resolution was
-    /// first.
+    /// No resolution was written, because the outcome is not unknown, or no longer. This is the current phase of the
+    /// record: [`Phase::Running`] if its owner is alive and has renewed its lease, [`Phase::Free`] or
+    /// [`Phase::Completed`] if another resolution was first.
     NotUnknown(Phase),
 }
 
@@ -53,11 +54,11 @@ impl Engine {
         self
     }
 
-    /// Writes an operator's word on the record `id`, if its outcome is unknown. It is not if its run is under way in this
-    /// engine, even if its lease has ended.
+    /// Writes an operator's resolution of the record `id`, if its outcome is unknown. It is not unknown if its run is
+    /// running in this engine, even if its lease has ended.
     ///
-    /// Whether it is unknown is checked again when the resolution is written: a run whose owner has come back and renewed
-    /// its lease goes on.
+    /// The store checks this again when it writes the resolution: if the owner has come back and renewed its lease, its
+    /// run continues.
     ///
     /// # Errors
     ///
@@ -74,7 +75,7 @@ impl Engine {
     }
 
     /// Asks the resolver about every run whose outcome is unknown, and writes what it finds out. Returns how many were
-    /// resolved. For a task that runs now and then; without a resolver it does nothing.
+    /// resolved. Call it at intervals. Without a resolver it does nothing.
     ///
     /// # Errors
     ///
@@ -99,7 +100,7 @@ impl Engine {
     }
 
     /// Asks the resolver about `record`, whose outcome is unknown, and writes what it says; `None` if that is nothing.
-    /// It is not asked about a run that is under way here: the lease has ended, and the run is alive.
+    /// It is not asked about a run that is running here: its lease has ended, but the run is alive.
     pub(super) async fn ask_resolver(&self, record: &Record) -> Result<Option<Resolved>, Error> {
         let Some(resolver) = self.resolver.as_ref().filter(|_| !self.inner.flights.has(record)) else {
             return Ok(None);
@@ -108,7 +109,7 @@ impl Engine {
         Ok(Some(self.write(record, resolution).await?))
     }
 
-    /// Writes under the lease of the owner that is thought dead: if it is alive after all, nothing is written.
+    /// Writes under the lease of the owner that is presumed dead: if it is still alive, nothing is written.
     async fn write(&self, record: &Record, resolution: Resolution) -> Result<Resolved, Error> {
         let store = &self.inner.store;
         let resolution = match resolution {

@@ -38,7 +38,7 @@ struct This {
     on_error: Mutex<Option<Ended>>,
 }
 
-/// What an error says of the effect.
+/// What an error means for the effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Ended {
@@ -46,16 +46,16 @@ pub enum Ended {
     Retry,
     /// It did not happen: the key is free for any request.
     Free,
-    /// Whether it happened is not known: nobody runs it again until it is resolved.
+    /// It is not known whether it happened: the request does not run again until it is resolved.
     Unknown,
 }
 
-/// The largest result of a step, in bytes of JSON: all steps of a run stand in its record.
+/// The largest result of a step, in bytes of JSON: all steps of a run are in its record.
 pub const STEP_BYTES_MAX: usize = 64 << 10;
-/// The most steps that a run may have, with those under way: each is written together with all before it.
+/// The most steps that a run may have, including current ones: each is written together with all earlier ones.
 pub const STEPS_MAX: usize = 64;
 
-/// A step that did not come to be recorded.
+/// Why a step was not recorded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError<E> {
@@ -65,16 +65,17 @@ pub enum StepError<E> {
     /// Another attempt has taken over; this one must stop.
     #[error("the lease was lost: another attempt has taken over, and this one must stop")]
     LeaseLost,
-    /// The result is not JSON, or what was recorded is not the step's type: the code changed between two attempts.
+    /// The result is not JSON, or the recorded result does not have the step's type because the code changed between
+    /// two attempts.
     #[error("the result of a step cannot be stored or read back: {0}")]
     Json(#[from] serde_json::Error),
-    /// The result is over [`STEP_BYTES_MAX`]. Record where it is kept instead.
+    /// The result is over [`STEP_BYTES_MAX`]. Store it elsewhere and return a reference to it.
     #[error("the result of a step is over {STEP_BYTES_MAX} bytes; store it elsewhere and return a reference to it")]
     TooLarge,
-    /// The run has [`STEPS_MAX`] steps already; this one was not called. Do more in one step.
+    /// The run already has [`STEPS_MAX`] steps; this one was not called. Do more in one step.
     #[error("the run already has {STEPS_MAX} steps; do more in one step")]
     TooMany,
-    /// The store failed; whether the result is recorded is not known.
+    /// The store failed; it is not known whether the result is recorded.
     #[error(transparent)]
     Store(#[from] store::Error),
 }
@@ -91,16 +92,16 @@ impl Run {
         Self(Arc::new(This { engine, flight, lease, scope, key, attempt, after_crash, fingerprint, steps, on_error }))
     }
 
-    /// The identity of the run's record: what to write into a log in place of scope and key, which it does not show. The
-    /// spans have it, and operators read a record by it.
+    /// The identity of the run's record. Log it instead of scope and key, which it does not reveal. The spans contain
+    /// it, and operators can read the record by it.
     pub fn id(&self) -> RecordId {
         self.0.lease.id
     }
 
-    /// The fencing number: higher than that of every earlier attempt at this key, also after the key was free in between. A
-    /// resource that keeps the highest it has seen, and refuses lower ones, is safe from late attempts. It may forget a
-    /// number once retention and tombstone ([`Policy`](crate::Policy)) have passed since it last saw it: not before that do
-    /// epochs begin at 1 again.
+    /// The fencing number: higher than that of every earlier attempt at this key, even if the key was free in between.
+    /// A resource that stores the highest number it has seen, and refuses lower ones, is safe from late attempts. It
+    /// may forget a number once retention and tombstone ([`Policy`](crate::Policy)) have passed since it last saw it,
+    /// because epochs do not begin at 1 again before that.
     pub fn epoch(&self) -> Epoch {
         self.0.lease.epoch
     }
@@ -121,9 +122,9 @@ impl Run {
         self.0.attempt == 1 && !self.0.steps.any_begun()
     }
 
-    /// Whether the lease of the attempt before this one ended without its word: its process died, or stood still. It may
-    /// have done any part of its work. `false` after an attempt that ended by an answer that frees the key for a retry, such
-    /// as a 503 or a 408 of a time-out layer inside, although that one may have stopped half-way, too.
+    /// Whether the lease of the previous attempt ended without an outcome, because its process died or was paused. It
+    /// may have done any part of its work. `false` after an attempt that ended with an answer that allows a retry, such
+    /// as a 503, or a 408 of an inner time-out layer, although that attempt may have stopped half-way, too.
     pub fn after_crash(&self) -> bool {
         self.0.after_crash
     }
@@ -138,21 +139,21 @@ impl Run {
         &self.0.key
     }
 
-    /// A key to hand to the next service: derived from scope, key, fingerprint and `name`, so the same on every attempt,
-    /// and different for every request, also where a key was freed and used again. 64 hexadecimal digits.
+    /// A key for the next service: derived from scope, key, fingerprint and `name`, so it is the same on every attempt
+    /// and different for every request, even if a key was freed and used again. 64 hexadecimal digits.
     pub fn key_for(&self, name: &str) -> Key {
         derived_key(self.0.lease.id, self.0.fingerprint, name)
     }
 
-    /// Does a step of the work once: its result is recorded under the lease, as JSON. Another call of the step of this
-    /// name, in this attempt or a later one, returns the recorded result. `call` gets a [derived key](Self::key_for) to
-    /// hand on, for the moment between its effect and the record of it.
+    /// Does a step of the work once: its result is recorded under the lease, as JSON. Another call of the step with
+    /// this name, in this attempt or a later one, returns the recorded result. `call` gets a
+    /// [derived key](Self::key_for) to pass on, in case the process dies between the effect and its record.
     ///
-    /// Steps of different names may be under way at once. A call for a name that is under way waits for it, and calls
-    /// only if that one fails; so a step must not ask for itself.
+    /// Steps with different names may run at once. A call for a name that is running waits for it, and calls only if
+    /// that one fails; so a step must not call itself.
     ///
-    /// A step that another attempt's record does not know runs before the lease is checked; a resource that must not
-    /// hear of a late attempt wants the [epoch](Self::epoch).
+    /// A step that is not recorded runs before the lease is checked. For a resource that must refuse a late attempt,
+    /// use the [epoch](Self::epoch).
     ///
     /// # Errors
     ///
@@ -202,8 +203,8 @@ impl Run {
         }
     }
 
-    /// Says what becomes of the record if the work of [`Engine::run`](crate::Engine::run) ends in an error, against
-    /// the rule of the guarantee. The latest word counts.
+    /// Sets what becomes of the record if the work of [`Engine::run`](crate::Engine::run) ends in an error, instead of
+    /// the rule of the guarantee. The latest call counts.
     pub fn on_error(&self, ended: Ended) {
         *self.0.on_error.lock() = Some(ended);
     }
@@ -213,18 +214,18 @@ impl Run {
     }
 
     /// Cancelled when another attempt may run: one has taken over, or the lease has ended on this process's clock and
-    /// could not be renewed, as when the store cannot be reached. Then stop, or at least begin nothing that must not be
+    /// could not be renewed, as when the store cannot be reached. Then stop, or at least start nothing that must not be
     /// done twice.
     ///
-    /// After a takeover, what this attempt writes changes nothing, and its client gets the winner's answer. Where nobody
-    /// has taken over, the lease is renewed once the store is back, and the end of this attempt counts; the token stays
-    /// cancelled. [`assert_owner`](Self::assert_owner) tells the two apart.
+    /// After a takeover, what this attempt writes changes nothing, and its client gets the winner's answer. If nobody
+    /// has taken over, the lease is renewed once the store is back, and the outcome of this attempt counts; the token
+    /// stays cancelled. [`assert_owner`](Self::assert_owner) tells the two apart.
     pub fn lease_lost(&self) -> CancellationToken {
         self.0.flight.token()
     }
 }
 
-/// A key to hand on with a request: see [`Run::key_for`].
+/// A key to pass on with a request: see [`Run::key_for`].
 pub(crate) fn derived_key(id: RecordId, fingerprint: Fingerprint, name: &str) -> Key {
     let hash = Sha256::new_with_prefix(b"keylatch derived key 2")
         .chain_update(id.as_bytes())
@@ -235,7 +236,7 @@ pub(crate) fn derived_key(id: RecordId, fingerprint: Fingerprint, name: &str) ->
     Key::new(&digits).expect("hexadecimal digits are a key")
 }
 
-/// What an engine hands to the work of a run: a [`Run`] on a lease, a [`Tx`] in `Atomic`.
+/// What the engine gives to the work of a run: a [`Run`] on a lease, a [`Tx`] in `Atomic`.
 pub struct Handed(pub(super) Kind);
 
 pub(super) enum Kind {
@@ -246,14 +247,14 @@ pub(super) enum Kind {
 /// The scope and the key of a guarded request, for handlers that ask for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The name space of the key: who calls, and what is called.
+    /// The name space of the key: the caller and the operation.
     pub scope: Scope,
     /// The client's key.
     pub key: Key,
 }
 
 impl Handed {
-    /// The run, where it is on a lease.
+    /// The run, if it is on a lease.
     pub fn run(&self) -> Option<&Run> {
         match &self.0 {
             Kind::Run(run) => Some(run),
@@ -261,7 +262,7 @@ impl Handed {
         }
     }
 
-    /// The transaction, where it is one of `D`; for the first who asks.
+    /// The transaction, if it is one of `D`; only the first call gets it.
     pub fn tx<D: Database>(&self) -> Option<Tx<D>> {
         match &self.0 {
             Kind::Run(_) => None,
@@ -269,12 +270,12 @@ impl Handed {
         }
     }
 
-    /// Leaves it in a request's extensions, for its handler.
+    /// Puts it into a request's extensions, for its handler.
     #[cfg(feature = "http")]
     pub(crate) fn put_into(self, extensions: &mut Extensions) {
         match self.0 {
             Kind::Run(run) => {
-                // What a layer further out has left is that layer's.
+                // What an outer layer has put there belongs to that layer.
                 extensions.remove::<Identity>();
                 extensions.insert(run);
             }

@@ -1,4 +1,4 @@
-//! The steps of a run: what is recorded, and what is under way.
+//! The steps of a run: finished and running.
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -9,16 +9,16 @@ use super::STEPS_MAX;
 /// The steps of one run.
 pub(super) struct Steps {
     list: Mutex<List>,
-    /// Told whenever a step that was under way is over.
+    /// Notified whenever a running step ends.
     over: Notify,
 }
 
 struct List {
     /// Results of the finished steps of this and of earlier attempts, by name.
     noted: Vec<(String, Bytes)>,
-    /// The names of those under way.
+    /// The names of running steps.
     under_way: Vec<String>,
-    /// Whether one was ever under way.
+    /// Whether a step ever ran.
     any_begun: bool,
 }
 
@@ -28,33 +28,33 @@ pub(super) enum Begun<'s> {
     Noted(Bytes),
     /// The run has too many steps.
     TooMany,
-    /// Nobody else does it.
+    /// The caller may do it: nobody else does.
     Place(Place<'s>),
 }
 
-/// The step of a name, under way until this is dropped.
+/// A running step, until this is dropped.
 pub(super) struct Place<'s> {
     steps: &'s Steps,
     name: &'s str,
 }
 
 impl Steps {
-    /// Those of earlier attempts.
+    /// The steps of earlier attempts.
     pub(super) fn new(noted: Vec<(String, Bytes)>) -> Self {
         Self { list: Mutex::new(List { noted, under_way: Vec::new(), any_begun: false }), over: Notify::new() }
     }
 
-    /// Whether a step has begun, in this attempt or an earlier one: then it may have had its effect, also if it failed.
+    /// Whether a step has begun, in this attempt or an earlier one: then it may have had an effect, even if it failed.
     #[cfg(feature = "http")]
     pub(super) fn any_begun(&self) -> bool {
         let list = self.list.lock();
         list.any_begun || !list.noted.is_empty()
     }
 
-    /// Begins the step of `name`, once nobody else is at it.
+    /// Begins the step `name`, once nobody else is running it.
     pub(super) async fn begin<'s>(&'s self, name: &'s str) -> Begun<'s> {
         loop {
-            // Before the look, so that no end between the two is missed.
+            // Before the check, so that no end in between is missed.
             let over = self.over.notified();
             {
                 let mut list = self.list.lock();
@@ -76,7 +76,7 @@ impl Steps {
 }
 
 impl Place<'_> {
-    /// Notes the result, which is recorded.
+    /// Notes the recorded result.
     pub(super) fn note(self, result: Bytes) {
         let mut list = self.steps.list.lock();
         list.under_way.retain(|name| name != self.name);

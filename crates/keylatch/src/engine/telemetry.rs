@@ -1,11 +1,11 @@
-//! What the engine and its doors count and trace. All names stand in the manual's page on
-//! [observability](crate::manual::observability), and those of the metrics in [`METRICS`]; tests hold the two and what is
-//! emitted together.
+//! The metrics and spans of the engine and its entry points. All names are in the manual's page on //!
+//! [observability](crate::manual::observability), and the metrics in [`METRICS`]; tests check that both agree with what
+//! is //! emitted.
 //!
 //! No label, field or event ever has a key, a scope, a header or a body.
 //!
-//! Each count looks its metric up, so that the recorder may be installed at any time. A gauge is looked up once for what it
-//! counts, so that whatever is counted up is counted down where it was counted up.
+//! Each count looks its metric up, so that the recorder may be installed at any time. A gauge is looked up once for
+//! each thing that it counts, so that an increment and its decrement go to the same recorder.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,12 +19,12 @@ use tracing::{Instrument as _, Span};
 use super::{Answer, Error, Refused};
 use crate::store::Swept;
 
-/// Whether anyone listens to the spans: to make and to enter them takes time also if nobody does.
+/// Whether the spans are recorded: creating and entering them takes time even if they are not.
 pub(crate) fn is_traced() -> bool {
     LevelFilter::current() >= LevelFilter::INFO
 }
 
-/// The span that `make` makes, or none if nobody would hear of it.
+/// The span that `make` creates, or none if it would not be recorded.
 pub(crate) fn span(make: impl FnOnce() -> Span) -> Span {
     if is_traced() { make() } else { Span::none() }
 }
@@ -37,7 +37,7 @@ pub(crate) fn within<F: Future>(span: Span, work: F) -> Within<F> {
     if span.is_none() { Either::Right(work) } else { Either::Left(work.instrument(span)) }
 }
 
-/// A metric, as the recorder is told of it.
+/// A metric, as it is described to the recorder.
 struct Metric {
     name: &'static str,
     kind: Kind,
@@ -105,9 +105,9 @@ const METRICS: [Metric; 14] = [
     },
 ];
 
-/// Tells the recorder that is there of all metrics, once.
+/// Describes all metrics to the installed recorder, once.
 pub(super) fn describe() {
-    /// The address of the recorder that was told last.
+    /// The address of the recorder that was last described to.
     static TOLD: AtomicUsize = AtomicUsize::new(0);
     metrics::with_recorder(|recorder| {
         let this = std::ptr::from_ref(recorder).cast::<()>().addr();
@@ -141,7 +141,7 @@ pub(super) fn answered(answer: &Result<Answer, Error>) {
     answers.increment(1);
 }
 
-/// A run is not the first of its request; `after_crash` if the one before it died.
+/// Counts a run that is not the first of its request; `after_crash` if the previous run died.
 pub(super) fn follows(after_crash: bool) {
     let runs = if after_crash { counter!("keylatch_takeovers_total") } else { counter!("keylatch_retries_total") };
     runs.increment(1);

@@ -1,4 +1,4 @@
-//! A run outlives the one who asked for it.
+//! A run outlives its caller.
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -8,12 +8,12 @@ use tracing::Span;
 
 use super::telemetry::{span, within};
 
-/// Drives `future` to its end on a task of its own, tracked by `token`, so that a shutdown can wait for it; `None` if
-/// the runtime has ended before it.
+/// Drives `future` to its end on its own task, tracked by `token`, so that a shutdown can wait for it; `None` if the
+/// runtime ends first.
 ///
-/// A client that hangs up must not cancel the work, for its retry is the very case that all this exists for. The task is
-/// there from the start: polled in place first, and moved when its caller goes, the work would see the task-locals of
-/// its caller until then, and lose them half-way. Spans are carried over; they belong to the work, and not to a task.
+/// A client that hangs up must not cancel the work, because its retry is the case that Keylatch exists for. The task is
+/// created at the start: if the work were polled in place first and moved later, it would see the task-locals of its
+/// caller at first, and lose them half-way. Spans are carried over, because they belong to the work and not to a task.
 ///
 /// # Panics
 ///

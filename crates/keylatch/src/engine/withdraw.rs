@@ -1,4 +1,4 @@
-//! Claims that may have been granted, and whose caller has given up.
+//! Withdraws claims that may have been granted, after their caller has given up.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,10 +9,10 @@ use crate::machine::{self, End, Phase};
 use crate::store::At;
 use crate::{Epoch, Owner, RecordId};
 
-/// Takes back a claim that may have been granted although its reply never came, or came too late: nothing has run under
-/// it, so the key is freed, if the store comes back before the lease ends. If others ran before, what they did is not to be
-/// forgotten, nor that they died: then the record stays, and its lease ends by itself. An epoch that an earlier run had is
-/// kept for `keep`.
+/// Withdraws a claim that may have been granted although its reply never came, or came too late. Nothing has run under
+/// it, so the key is freed, if the store comes back before the lease ends. If earlier attempts ran, their steps and
+/// their crash must not be forgotten: then the record stays, and its lease ends by itself. The epoch of an earlier run
+/// is kept for `keep`.
 pub(super) fn withdraw(engine: &Arc<Inner>, id: RecordId, owner: Owner, keep: Duration) {
     let Ok(place) = engine.withdrawals.clone().try_acquire_owned() else {
         tracing::warn!("too many claims are being withdrawn; the lease of this one will end");
@@ -23,7 +23,7 @@ pub(super) fn withdraw(engine: &Arc<Inner>, id: RecordId, owner: Owner, keep: Du
     drop(tracker.spawn(async move {
         let started = Instant::now();
         if let Ok(false) = take_back(&engine, id, owner, keep, started).await {
-            // The claim may still be on its way. A shutdown does not wait for that.
+            // The claim may still be in transit. A shutdown does not wait for that.
             drop(tokio::spawn(async move {
                 await_claim(&engine, id, owner, keep, started).await;
                 drop(place);
@@ -32,8 +32,8 @@ pub(super) fn withdraw(engine: &Arc<Inner>, id: RecordId, owner: Owner, keep: Du
     }));
 }
 
-/// Looks again and again for a claim that was not there yet, until a lease has passed since `started`. Each pause is twice
-/// the one before, so that an outage that made many claims uncertain is not followed by many reads.
+/// Looks repeatedly for a claim that has not arrived yet, until a lease has passed since `started`. Each pause is twice
+/// the previous one, so that an outage that made many claims uncertain is not followed by many reads.
 async fn await_claim(engine: &Arc<Inner>, id: RecordId, owner: Owner, keep: Duration, started: Instant) {
     let mut pause = END_PAUSE.0;
     while started.elapsed() + pause < engine.lease {
@@ -46,8 +46,8 @@ async fn await_claim(engine: &Arc<Inner>, id: RecordId, owner: Owner, keep: Dura
     }
 }
 
-/// Frees the key of a claim of `owner` under which nothing has run, if it was granted. Says whether someone had the key:
-/// then a claim that comes later is not granted.
+/// Frees the key of a claim of `owner` under which nothing has run, if it was granted. Returns whether someone held the
+/// key: then a claim that arrives later is not granted.
 async fn take_back(
     engine: &Arc<Inner>,
     id: RecordId,
@@ -60,7 +60,7 @@ async fn take_back(
         let held = value.filter(|record| machine::phase(Some(record), now) != Phase::Free);
         let Some(record) = held else { return Ok(false) };
         if record.owner == owner && record.attempt == 1 {
-            // This run has shown its epoch to nobody; an earlier one of the key may have.
+            // This run has shown its epoch to nobody, but an earlier run of the key may have.
             let keep = if record.epoch == Epoch::FIRST { Duration::ZERO } else { keep };
             let _ = engine.store.release(record.lease(), End::Free(keep)).await?;
         }

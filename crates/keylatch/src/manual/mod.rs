@@ -1,4 +1,4 @@
-//! The manual: how to choose, why the defaults are what they are, and what happens when something fails.
+//! The manual: how to choose a guarantee, the reasons for the defaults, and what happens when something fails.
 
 #[doc = include_str!("guarantee.md")]
 pub mod guarantee {}
