@@ -1,4 +1,4 @@
-//! That a store and the machine never differ: every record, request and instant, tried on both.
+//! A store and the machine never differ: every record, request and instant is tried on both.
 
 use super::Harness;
 use super::fixture::{
@@ -11,7 +11,7 @@ use crate::{Guarantee, Lease, Record, Timestamp};
 
 const RETRY: std::time::Duration = LEASE.saturating_mul(3);
 
-/// How a record came to be what it is.
+/// The history that led to a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum History {
     Absent,
@@ -150,7 +150,7 @@ fn expected(record: &Record, write: Write, lease: &Lease, now: Timestamp) -> Cha
     }
 }
 
-/// A write of a lease is applied if and only if the machine applies it, and writes what the machine writes.
+/// A write under a lease is applied if and only if the machine applies it, and writes what the machine writes.
 pub async fn writes_are_those_of_the_machine(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let start = subject.now().await;

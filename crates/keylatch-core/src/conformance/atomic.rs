@@ -16,17 +16,17 @@ use crate::store::{Applied, At, Error};
 use crate::tx::{Database, Ending, Seen, Start, Transacted, Transactional};
 use crate::{Epoch, Fingerprint, Guarantee, Outcome, Record};
 
-/// The environment of one case: what [`Harness`] has, and handlers' transactions.
+/// The environment of one case: what [`Harness`] has, and transactions of handlers.
 ///
-/// An effect is a text that a handler writes: a row in a table of its own. The table is there, and empty.
+/// An effect is a text that a handler writes: a row in its own table. The table exists and is empty.
 pub trait AtomicHarness: Harness {
     /// The store under test.
     type Store: Transactional + Clone;
 
-    /// The store under test; called several times, it is the same one.
+    /// The store under test. Every call returns the same one.
     fn transactional(&self) -> Self::Store;
 
-    /// Another handle on the same database, such as a second process would have.
+    /// Another handle on the same database, as a second process would have.
     fn connect_transactional(&self) -> BoxFuture<'_, Self::Store>;
 
     /// The name of the table of effects.
@@ -36,13 +36,13 @@ pub trait AtomicHarness: Harness {
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// The error of the database.
     fn write(tx: &mut Handle<Self>, table: String, effect: String) -> BoxFuture<'_, Result<(), String>>;
 
     /// Runs a statement that the database refuses.
     fn fail(tx: &mut Handle<Self>) -> BoxFuture<'_, ()>;
 
-    /// Tries to end the transaction by a statement.
+    /// Tries to end the transaction with a statement.
     fn end(tx: &mut Handle<Self>) -> BoxFuture<'_, ()>;
 
     /// All effects that are committed, in alphabetical order.
@@ -53,8 +53,7 @@ pub trait AtomicHarness: Harness {
 pub type Handle<H> = HandleOf<<H as AtomicHarness>::Store>;
 type HandleOf<S> = <<S as Transactional>::Database as Database>::Handle;
 
-/// Names every case of `Atomic` as a `#[test]` of the harness that the expression makes, once for each case. The
-/// expression may await.
+/// Makes every case of `Atomic` a `#[test]`. The expression builds the harness, anew for each case. It may await.
 #[macro_export]
 macro_rules! conformance_atomic {
     (@each $($then:tt)*) => {
@@ -100,7 +99,7 @@ macro_rules! conformance_atomic {
 /// The names of all cases.
 pub const CASES: &[&str] = conformance_atomic!(@each @names);
 
-/// How often a caller looks again at a key that is busy, a millisecond apart.
+/// How often a caller looks again at a busy key, a millisecond apart.
 const LOOKS_MAX: usize = 20_000;
 
 fn atomic(key_text: &str) -> Claim {
@@ -111,7 +110,7 @@ fn commit(body: &'static str) -> Ending {
     Ending::Commit(completion(body))
 }
 
-/// A handler that writes `effect`, and ends so.
+/// A handler that writes `effect` and ends with this verdict.
 fn writes<H: AtomicHarness>(
     harness: &H,
     effect: &str,
@@ -127,7 +126,7 @@ fn writes<H: AtomicHarness>(
     }
 }
 
-/// One attempt, given what was seen before.
+/// One attempt, after this look.
 async fn transact<S: Transactional>(
     store: &S,
     claim: &Claim,
@@ -138,7 +137,7 @@ async fn transact<S: Transactional>(
     store.transact(claim.clone(), seen, start).await.map(|transacted| transacted.value)
 }
 
-/// Looks, and does an attempt; again while others have the key, as an engine does.
+/// Looks and makes an attempt, and repeats this while others hold the key, as an engine does.
 async fn attempt<S: Transactional>(
     store: &S,
     claim: &Claim,
@@ -181,7 +180,7 @@ async fn record_of<H: AtomicHarness>(harness: &H, claim: &Claim) -> Option<Recor
     harness.store().read(claim.id()).await.expect("the store reads").value
 }
 
-/// There is a record if and only if there is the effect.
+/// The record exists if and only if the effect does.
 async fn assert_all_or_nothing<H: AtomicHarness>(harness: &H, claim: &Claim, effect: &str) {
     let recorded = record_of(harness, claim).await.is_some();
     let effects = harness.effects().await;
@@ -189,7 +188,7 @@ async fn assert_all_or_nothing<H: AtomicHarness>(harness: &H, claim: &Claim, eff
     assert_eq!(times, usize::from(recorded), "the effect and its record are one: {effects:?}");
 }
 
-/// The writes, the record and the answer are there together.
+/// The writes, the record and the answer are committed together.
 pub async fn writes_record_and_answer_commit_together<H: AtomicHarness>(harness: &H) {
     let claim = atomic("key");
     let record = committed(attempt(&harness.transactional(), &claim, writes(harness, "a", commit("done"))).await);
@@ -198,7 +197,7 @@ pub async fn writes_record_and_answer_commit_together<H: AtomicHarness>(harness:
     assert_eq!(harness.effects().await, ["a"]);
 }
 
-/// The record that an attempt yields is the one that everyone reads from now on, with the spans of its completion.
+/// The record that an attempt returns is the one that everyone reads afterwards, with the spans of its completion.
 pub async fn committed_record_is_what_is_read<H: AtomicHarness>(harness: &H) {
     let claim = atomic("key");
     let record = committed(attempt(&harness.transactional(), &claim, writes(harness, "a", commit("done"))).await);
@@ -209,7 +208,7 @@ pub async fn committed_record_is_what_is_read<H: AtomicHarness>(harness: &H) {
     assert_eq!(elsewhere, Some(record));
 }
 
-/// After an attempt, a look tells what became of it: so a reply that was lost is no loss.
+/// After an attempt, a look tells what became of it, so a lost reply does no harm.
 pub async fn look_tells_what_was_committed<H: AtomicHarness>(harness: &H) {
     let (store, elsewhere) = (harness.transactional(), harness.connect_transactional().await);
     let claim = atomic("key");
@@ -230,7 +229,7 @@ pub async fn handler_without_writes_is_recorded<H: AtomicHarness>(harness: &H) {
     assert!(harness.effects().await.is_empty());
 }
 
-/// An answer that says no is kept, and what the handler wrote is not.
+/// A refusal is kept, and the handler's writes are not.
 pub async fn refusal_keeps_the_answer_and_takes_the_writes_back<H: AtomicHarness>(harness: &H) {
     let (store, claim) = (harness.transactional(), atomic("key"));
     let refuses = writes(harness, "a", Ending::RecordOnly(completion("no")));
@@ -242,7 +241,7 @@ pub async fn refusal_keeps_the_answer_and_takes_the_writes_back<H: AtomicHarness
     assert!(harness.effects().await.is_empty());
 }
 
-/// Without an answer to keep, nothing stays, and the key is free for anyone.
+/// Without an answer to keep, nothing is committed, and the key is free for anyone.
 pub async fn rolled_back_run_leaves_nothing<H: AtomicHarness>(harness: &H) {
     let (store, claim) = (harness.transactional(), atomic("key"));
     assert_eq!(attempt(&store, &claim, writes(harness, "a", Ending::RollBack)).await, Transacted::RolledBack);
@@ -253,7 +252,7 @@ pub async fn rolled_back_run_leaves_nothing<H: AtomicHarness>(harness: &H) {
     assert_eq!(harness.effects().await, ["b"]);
 }
 
-/// Whoever lost the key after its look commits nothing.
+/// An attempt that lost the key after its look commits nothing.
 pub async fn held_key_commits_nothing<H: AtomicHarness>(harness: &H) {
     let (store, claim) = (harness.transactional(), atomic("key"));
     let now = Subject::new(harness).now().await;
@@ -266,7 +265,7 @@ pub async fn held_key_commits_nothing<H: AtomicHarness>(harness: &H) {
     assert_eq!(held(attempt(&store, &late, writes(harness, "b", commit("again"))).await), record);
 }
 
-/// So it is for another request with the same key.
+/// The same for a different request with the same key.
 pub async fn reused_key_commits_nothing<H: AtomicHarness>(harness: &H) {
     let (store, claim) = (harness.transactional(), atomic("key"));
     let record = committed(attempt(&store, &claim, writes(harness, "a", commit("done"))).await);
@@ -274,7 +273,7 @@ pub async fn reused_key_commits_nothing<H: AtomicHarness>(harness: &H) {
     assert_eq!(harness.effects().await, ["a"]);
 }
 
-/// A run on a lease keeps transactions out until its lease ends.
+/// A run on a lease excludes transactions until its lease ends.
 pub async fn running_lease_holds_the_key<H: AtomicHarness>(harness: &H) {
     let subject = Subject::new(harness);
     let lease = subject.win(&fenced("key")).await;
@@ -284,7 +283,7 @@ pub async fn running_lease_holds_the_key<H: AtomicHarness>(harness: &H) {
     assert!(harness.effects().await.is_empty());
 }
 
-/// From then on a transaction takes over, with the next epoch, and the old owner's late write changes nothing.
+/// After that a transaction takes over, with the next epoch, and the old owner's late write changes nothing.
 pub async fn lapsed_lease_is_taken_over<H: AtomicHarness>(harness: &H) {
     let subject = Subject::new(harness);
     let lease = subject.win(&fenced("key")).await;
@@ -307,7 +306,7 @@ pub async fn unknown_run_is_never_taken_over<H: AtomicHarness>(harness: &H) {
     assert!(harness.effects().await.is_empty());
 }
 
-/// A key that a lease gave back has a higher epoch next time.
+/// A key that was released on a lease has a higher epoch next time.
 pub async fn freed_key_keeps_its_epoch<H: AtomicHarness>(harness: &H) {
     let subject = Subject::new(harness);
     let first = subject.win(&fenced("key")).await;
@@ -331,7 +330,7 @@ pub async fn tombstone_holds_the_key_and_then_frees_it<H: AtomicHarness>(harness
     assert_eq!(harness.effects().await, ["a", "b"]);
 }
 
-/// A handler may drop its end before it has its answer.
+/// A handler may drop its transaction before it has its answer.
 pub async fn transaction_given_back_early_is_committed<H: AtomicHarness>(harness: &H) {
     let table = harness.table();
     let handler = move |mut tx: Handle<H>| -> BoxFuture<'static, Ending> {
@@ -346,7 +345,7 @@ pub async fn transaction_given_back_early_is_committed<H: AtomicHarness>(harness
     assert_eq!(harness.effects().await, ["a"]);
 }
 
-/// A handler's end that never comes back commits nothing, and the key is free.
+/// A transaction that the handler never returns commits nothing, and the key is free.
 pub async fn leaked_transaction_commits_nothing<H: AtomicHarness>(harness: &H) {
     let (store, claim) = (harness.transactional(), atomic("key"));
     let table = harness.table();
@@ -361,12 +360,12 @@ pub async fn leaked_transaction_commits_nothing<H: AtomicHarness>(harness: &H) {
     assert!(matches!(attempt(&store, &claim, leaks).await, Transacted::Misused(_)));
     assert_eq!(record_of(harness, &claim).await, None);
     assert!(harness.effects().await.is_empty());
-    // The connection itself has leaked where a handler has one, and its end takes the database a moment to see.
+    // If the handler has a connection, it has leaked, and the database needs a moment to notice its end.
     committed(attempt(&store, &atomic("another"), writes(harness, "b", commit("done"))).await);
     assert_eq!(harness.effects().await, ["b"]);
 }
 
-/// So it is for one that is in another task when the handler ends, whatever that does with it later.
+/// The same for a transaction that is in another task when the handler ends, whatever that task does with it later.
 pub async fn moved_transaction_commits_nothing<H: AtomicHarness>(harness: &H) {
     let (store, claim) = (harness.transactional(), atomic("key"));
     let (late, told) = tokio::sync::mpsc::unbounded_channel();
@@ -383,7 +382,7 @@ pub async fn moved_transaction_commits_nothing<H: AtomicHarness>(harness: &H) {
     assert_eq!(harness.effects().await, ["a"]);
 }
 
-/// Whether a database goes on after a statement has failed or not, the effect is committed with its record.
+/// Whether or not a database continues after a failed statement, the effect is committed with its record.
 pub async fn failed_statement_is_all_or_nothing<H: AtomicHarness>(harness: &H) {
     let (store, claim) = (harness.transactional(), atomic("key"));
     let table = harness.table();
@@ -416,7 +415,7 @@ pub async fn ended_transaction_records_nothing_alone<H: AtomicHarness>(harness: 
     };
     let done = attempt(&store, &claim, ends).await;
     match (&done, record_of(harness, &claim).await) {
-        // The database did not let it end.
+        // The database did not let the handler end it.
         (Transacted::Committed(_), Some(_)) => assert_eq!(harness.effects().await, ["after"]),
         (Transacted::Misused(_), None) => {}
         (_, record) => panic!("{done:?} and {record:?}"),
@@ -424,7 +423,7 @@ pub async fn ended_transaction_records_nothing_alone<H: AtomicHarness>(harness: 
     committed(attempt(&store, &atomic("another"), writes(harness, "b", commit("done"))).await);
 }
 
-/// A panic reaches the caller of its attempt. Nothing of it stays, and others do not notice.
+/// A panic reaches the caller of its attempt. Nothing of it is committed, and others do not notice.
 pub async fn panic_harms_nobody<H: AtomicHarness>(harness: &H) {
     let (store, claim) = (harness.transactional(), atomic("key"));
     for writes_first in [false, true] {
@@ -459,13 +458,13 @@ pub async fn attempts_at_once_have_one_effect<H: AtomicHarness>(harness: &H) {
     race(harness, &[harness.transactional()], |claim, _| again(claim)).await;
 }
 
-/// So it is between processes.
+/// The same between processes.
 pub async fn two_processes_race_for_one_effect<H: AtomicHarness>(harness: &H) {
     let stores = [harness.transactional(), harness.connect_transactional().await];
     race(harness, &stores, |claim, _| again(claim)).await;
 }
 
-/// So it is between two requests that use the same key.
+/// The same between two different requests with the same key.
 pub async fn two_requests_race_for_one_key<H: AtomicHarness>(harness: &H) {
     let stores = [harness.transactional(), harness.connect_transactional().await];
     let request = |claim: &Claim, n: usize| {
@@ -503,7 +502,7 @@ async fn race<H: AtomicHarness>(harness: &H, stores: &[H::Store], request: impl 
     assert_eq!(harness.effects().await.len(), ROUNDS, "each key has one effect");
 }
 
-/// Attempts at different keys do not get in each other's way.
+/// Attempts at different keys do not block each other.
 pub async fn different_keys_all_commit<H: AtomicHarness>(harness: &H) {
     const KEYS: usize = 64;
     let attempts = (0..KEYS).map(|n| {
@@ -517,7 +516,7 @@ pub async fn different_keys_all_commit<H: AtomicHarness>(harness: &H) {
     assert_eq!(harness.effects().await, expected);
 }
 
-/// A lease and a transaction that want the same key: one of them has it.
+/// If a lease and a transaction want the same key, one of them gets it.
 pub async fn lease_and_transaction_race_for_one_effect<H: AtomicHarness>(harness: &H) {
     let subject = Subject::new(harness);
     for round in 0..20 {
@@ -541,7 +540,7 @@ pub async fn lease_and_transaction_race_for_one_effect<H: AtomicHarness>(harness
     }
 }
 
-/// An attempt that is cut off anywhere is committed as a whole or not at all, and does not hold its key for good.
+/// An attempt that is dropped at any point is committed as a whole or not at all, and does not hold its key for ever.
 pub async fn attempt_can_be_cut_off<H: AtomicHarness>(harness: &H) {
     const POLLS_MAX: usize = 1_000;
     let store = harness.transactional();
@@ -569,7 +568,7 @@ pub async fn attempt_can_be_cut_off<H: AtomicHarness>(harness: &H) {
     panic!("an attempt is not over after {POLLS_MAX} polls");
 }
 
-/// What was acknowledged is there after a crash, if the store says that it survives one.
+/// What was acknowledged survives a crash, if the store says that it does.
 pub async fn committed_attempt_survives<H: AtomicHarness>(harness: &H) {
     let (store, claim) = (harness.transactional(), atomic("key"));
     let record = committed(attempt(&store, &claim, writes(harness, "a", commit("done"))).await);

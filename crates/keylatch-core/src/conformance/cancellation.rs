@@ -1,4 +1,4 @@
-//! That a caller may hang up at any point: the write then happened or did not, and the store works on.
+//! A caller may hang up at any point: the write then happened or did not, and the store still works.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -11,12 +11,12 @@ use crate::machine::Terms;
 use crate::store::{Applied, PageRequest};
 use crate::{Epoch, Guarantee, Outcome};
 
-/// No call of a store is polled as often as this.
+/// More polls than any call of a store needs.
 const POLLS_MAX: usize = 1_000;
-/// So many sweeps, each a round trip, take longer than a server takes to end one that was cut off.
+/// This many sweeps, each a round trip, take longer than a server takes to end one that was cut off.
 const SWEEPS_MAX: usize = 10_000;
 
-/// Polls `call` `polls` times, each time it asks for it, then drops it; `true` if it came to its end before.
+/// Polls `call` up to `polls` times, whenever it asks for it, then drops it; `true` if it completed before.
 pub(super) async fn cut_off<T>(call: impl Future<Output = T>, polls: usize) -> bool {
     let mut call = pin!(call);
     let mut polled = 0;
@@ -27,7 +27,7 @@ pub(super) async fn cut_off<T>(call: impl Future<Output = T>, polls: usize) -> b
         polled += 1;
         match call.as_mut().poll(context) {
             Poll::Ready(_) => Poll::Ready(true),
-            // The last poll is not waited for: the call is dropped while it waits.
+            // Does not wait after the last poll: the call is dropped while it is pending.
             Poll::Pending if polled == polls => Poll::Ready(false),
             Poll::Pending => Poll::Pending,
         }
@@ -35,7 +35,7 @@ pub(super) async fn cut_off<T>(call: impl Future<Output = T>, polls: usize) -> b
     .await
 }
 
-/// Does `attempt` with 0, 1, 2, … polls, until it comes to its end.
+/// Does `attempt` with 0, 1, 2, … polls, until it completes.
 async fn at_every_await(mut attempt: impl AsyncFnMut(usize) -> bool) {
     for polls in 0..POLLS_MAX {
         if attempt(polls).await {
@@ -52,7 +52,7 @@ async fn assert_usable(subject: &Subject<'_>, round: usize) {
     assert_eq!(outcome(&subject.lose(&again(&claim)).await), Some(&Outcome::bytes("usable")));
 }
 
-/// A claim that is cut off was won or not made: sent again, it is won, once.
+/// A claim that is dropped was won or not made: sent again, it is won, once.
 pub async fn claim_can_be_cut_off(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     at_every_await(async |polls| {
@@ -68,7 +68,7 @@ pub async fn claim_can_be_cut_off(harness: &dyn Harness) {
     .await;
 }
 
-/// A renewal that is cut off was made or not: sent again, it holds, and its step is noted once.
+/// A renewal that is dropped was made or not: sent again, it holds, and its step is noted once.
 pub async fn renewal_can_be_cut_off(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     at_every_await(async |polls| {
@@ -85,7 +85,7 @@ pub async fn renewal_can_be_cut_off(harness: &dyn Harness) {
     .await;
 }
 
-/// A completion that is cut off was made or not: sent again, it is applied, and the answer is there.
+/// A completion that is dropped was made or not: sent again, it is applied, and the answer is there.
 pub async fn completion_can_be_cut_off(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     at_every_await(async |polls| {
@@ -100,7 +100,7 @@ pub async fn completion_can_be_cut_off(harness: &dyn Harness) {
     .await;
 }
 
-/// A release that is cut off was made or not: sent again, the key is free, and stays its next owner's.
+/// A release that is dropped was made or not: sent again, the key is free, and its next owner keeps it.
 pub async fn release_can_be_cut_off(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     at_every_await(async |polls| {
@@ -119,7 +119,7 @@ pub async fn release_can_be_cut_off(harness: &dyn Harness) {
     .await;
 }
 
-/// A sweep that is cut off has swept or not: swept again, all that is over is gone, and nothing else.
+/// A sweep that is dropped has swept or not: after another sweep, everything that is due is gone, and nothing else.
 pub async fn sweep_can_be_cut_off(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     at_every_await(async |polls| {
@@ -131,7 +131,7 @@ pub async fn sweep_can_be_cut_off(harness: &dyn Harness) {
         let running = subject.win(&fenced(&format!("running-{polls}"))).await;
         let ended = cut_off(subject.store.sweep(3), polls).await;
         let page = async || subject.list(PageRequest { scope: None, after: None, limit: 10 }).await;
-        // The server may still be at the one that was cut off: what that holds is passed over meanwhile.
+        // The server may still be executing the one that was dropped: other sweeps skip the records that it holds.
         for _ in 0..SWEEPS_MAX {
             if subject.sweep(3).await.total() == 0 && page().await.len() == 1 {
                 break;
@@ -149,7 +149,7 @@ pub async fn sweep_can_be_cut_off(harness: &dyn Harness) {
     .await;
 }
 
-/// A read that is cut off leaves nothing behind.
+/// A read that is dropped leaves nothing behind.
 pub async fn reads_can_be_cut_off(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, _) = subject.in_phase(crate::machine::Phase::Completed, "key").await;
@@ -166,7 +166,7 @@ pub async fn reads_can_be_cut_off(harness: &dyn Harness) {
     .await;
 }
 
-/// Many calls cut off at once, as when all clients go away, leave the store usable.
+/// Many calls dropped at once, as when all clients go away, leave the store usable.
 pub async fn many_calls_can_be_cut_off_at_once(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claims: Vec<_> = (0..200).map(|at| fenced(&format!("key-{at}"))).collect();

@@ -1,4 +1,4 @@
-//! Who wins a key, and that a claim sent again after a lost reply is recognised.
+//! Who wins a key; and a claim that is sent again after a lost reply is recognised.
 
 use super::Harness;
 use super::fixture::{
@@ -39,7 +39,7 @@ pub async fn won_record_is_what_is_read(harness: &dyn Harness) {
     }
 }
 
-/// A claim names the store's time.
+/// A claim returns the store's time.
 pub async fn claim_tells_the_time_of_the_store(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -51,7 +51,7 @@ pub async fn claim_tells_the_time_of_the_store(harness: &dyn Harness) {
     assert_eq!(held.now, subject.now().await);
 }
 
-/// While a run is under way, its key is held against the same request.
+/// During a run, its key is held against the same request.
 pub async fn running_key_is_held(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -125,7 +125,7 @@ pub async fn repeated_claim_after_release_runs_anew(harness: &dyn Harness) {
     assert_eq!(subject.win(&claim).await.created_at, subject.now().await);
 }
 
-/// A completed record is handed back with its answer, to the same request from anyone.
+/// A completed record is returned with its answer, to the same request from anyone.
 pub async fn completed_key_is_held_with_its_answer(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -145,7 +145,7 @@ async fn reused_key_is_held(harness: &dyn Harness, phase: Phase) {
     assert_eq!(decision, machine::Decision::Refuse(machine::Refusal::Mismatch));
 }
 
-/// Another request never wins the key of a run under way.
+/// Another request never wins the key of a current run.
 pub async fn reused_key_is_held_while_running(harness: &dyn Harness) {
     reused_key_is_held(harness, Phase::Running).await;
 }
@@ -170,7 +170,7 @@ pub async fn reused_key_is_held_by_a_tombstone(harness: &dyn Harness) {
     reused_key_is_held(harness, Phase::Tombstone).await;
 }
 
-/// Another request that happens to carry the owner's token of a finished run does not win by it.
+/// Another request that happens to have the owner token of a finished run does not win with it.
 pub async fn token_of_a_finished_run_wins_nothing(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, record) = subject.in_phase(Phase::Completed, "key").await;
@@ -178,7 +178,7 @@ pub async fn token_of_a_finished_run_wins_nothing(harness: &dyn Harness) {
     assert_eq!(subject.lose(&reused).await, record);
 }
 
-/// A key that is free is won by any request, whatever record still lies there.
+/// Any request wins a free key, whatever record is still stored there.
 pub async fn free_key_is_won_by_another_request(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, _) = subject.in_phase(Phase::Free, "key").await;
@@ -188,7 +188,7 @@ pub async fn free_key_is_won_by_another_request(harness: &dyn Harness) {
     assert_eq!(subject.record(claim.id()).await, record);
 }
 
-/// A claim is made on its own terms, whatever they are.
+/// A claim gets its own terms, whatever they are.
 pub async fn terms_are_those_of_the_claim(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let spans = [None, Some(Duration::ZERO), Some(MS), Some(LEASE * 7)];

@@ -1,4 +1,4 @@
-//! How a run gets its outcome, and that the first one is the last.
+//! How a run gets its outcome; and the first outcome is final.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub async fn outcome_is_stored(harness: &dyn Harness) {
     assert_eq!(elsewhere.read(claim.id()).await.expect("the other handle reads").value, Some(expected));
 }
 
-/// The notes of a run go when its outcome comes: nobody needs them any more.
+/// The notes of a run are removed when its outcome is stored: nobody needs them any more.
 pub async fn outcome_takes_the_place_of_the_notes(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -58,7 +58,7 @@ pub async fn repeated_completion_keeps_its_spans(harness: &dyn Harness) {
     assert_eq!(subject.record(claim.id()).await, record);
 }
 
-/// A second, different outcome never replaces the first, and whoever brings it is told so: it must give the first.
+/// A second, different outcome never replaces the first, and its writer is told: it must give the first as its answer.
 pub async fn second_outcome_never_replaces_the_first(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, record) = subject.in_phase(Phase::Completed, "key").await;
@@ -92,7 +92,7 @@ pub async fn tombstone_gets_no_answer(harness: &dyn Harness) {
     }
 }
 
-/// A late owner completes, if nobody has taken over: it happened, and that must be known.
+/// A late owner completes, if nobody has taken over: its effect happened, and must be recorded.
 pub async fn late_owner_completes(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, record) = subject.in_phase(Phase::Abandoned, "key").await;
@@ -123,7 +123,7 @@ pub async fn completion_after_takeover_is_lost(harness: &dyn Harness) {
     assert_eq!(outcome(&subject.record(claim.id()).await), Some(&Outcome::bytes("winner")));
 }
 
-/// With an epoch from before, a completion changes nothing, in any phase.
+/// With an old epoch, a completion changes nothing, in any phase.
 pub async fn stale_epoch_completes_nothing(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for phase in PHASES {
@@ -133,7 +133,7 @@ pub async fn stale_epoch_completes_nothing(harness: &dyn Harness) {
     }
 }
 
-/// With another's token, a completion changes nothing, in any phase.
+/// With another owner's token, a completion changes nothing, in any phase.
 pub async fn other_owner_completes_nothing(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for phase in PHASES {
@@ -143,7 +143,7 @@ pub async fn other_owner_completes_nothing(harness: &dyn Harness) {
     }
 }
 
-/// A completion without a record does not make one.
+/// A completion without a record does not create one.
 pub async fn absent_record_is_not_completed(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -153,7 +153,7 @@ pub async fn absent_record_is_not_completed(harness: &dyn Harness) {
     assert_eq!(subject.read(claim.id()).await, None);
 }
 
-/// A run that gave its key back for a retry can still complete, until the retry has begun.
+/// A run that released its key for a retry can still complete, until the retry has begun.
 pub async fn released_run_completes_before_its_retry(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for end in [End::Retry(LEASE), End::Unknown] {
@@ -165,7 +165,7 @@ pub async fn released_run_completes_before_its_retry(harness: &dyn Harness) {
     }
 }
 
-/// Each completion is remembered for as long as it says.
+/// Each completion is kept for as long as it says.
 pub async fn retention_is_that_of_the_completion(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let now = subject.now().await;

@@ -1,4 +1,4 @@
-//! That of many who write at once, each write is one step.
+//! With many writers at once, each write is one step.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::machine::{Claim, Claimed, Completion, Phase, Terms};
 use crate::store::{Applied, Store};
 use crate::{Epoch, Guarantee, Outcome, Record};
 
-/// Runs all of `calls` at once, each in a task of its own.
+/// Runs all of `calls` at once, each in its own task.
 async fn at_once<T: Send + 'static>(
     calls: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
 ) -> Vec<T> {
@@ -23,7 +23,7 @@ async fn at_once<T: Send + 'static>(
     tasks.join_all().await
 }
 
-/// Sends all of `claims` at once, by turns over `stores`, and returns the one winner.
+/// Sends all of `claims` at once, spread over `stores`, and returns the one winner.
 async fn one_winner(stores: &[Arc<dyn Store>], claims: Vec<Claim>) -> Record {
     let calls = claims.into_iter().enumerate().map(|(at, claim)| {
         let store = stores[at % stores.len()].clone();
@@ -61,7 +61,7 @@ pub async fn one_of_two_requests_wins(harness: &dyn Harness) {
     }
 }
 
-/// Of many who would take over at once, one does.
+/// Of many takeovers at once, one wins.
 pub async fn one_of_many_takes_over(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let stores = [harness.store(), harness.connect().await];
@@ -75,7 +75,7 @@ pub async fn one_of_many_takes_over(harness: &dyn Harness) {
     }
 }
 
-/// Of many who would have a key that has come free, one does, whatever the request.
+/// Of many claims of a key that has become free, one wins, whatever the request.
 pub async fn one_of_many_has_a_free_key(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let stores = [harness.store(), harness.connect().await];
@@ -111,7 +111,7 @@ pub async fn one_claim_sent_often_is_one_claim(harness: &dyn Harness) {
     }
 }
 
-/// Keys do not get in each other's way: all claims of different keys at once win, and all complete.
+/// Keys do not block each other: all claims of different keys at once win, and all complete.
 pub async fn different_keys_all_win(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let calls = (0..500).map(|at| {
@@ -134,7 +134,7 @@ pub async fn different_keys_all_win(harness: &dyn Harness) {
     assert_eq!(subject.count(scope("caller"), u64::MAX).await, 500);
 }
 
-/// When a late owner completes at the moment of a takeover, exactly one of the two has its way.
+/// When a late owner completes at the moment of a takeover, exactly one of the two succeeds.
 pub async fn completion_or_takeover_applies(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let elsewhere = harness.connect().await;
@@ -158,7 +158,7 @@ pub async fn completion_or_takeover_applies(harness: &dyn Harness) {
     }
 }
 
-/// When its owner gives a key back at the moment of a takeover, the key is the taker's or free, never both's.
+/// When an owner releases a key at the moment of a takeover, the key is taken over or free, never both.
 pub async fn release_or_takeover_applies(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for round in 0..200 {
@@ -172,14 +172,14 @@ pub async fn release_or_takeover_applies(harness: &dyn Harness) {
         let Claimed::Won(won) = taking.await.expect("the call ends").expect("the store claims").value else {
             panic!("an abandoned or a freed key is won");
         };
-        // A takeover is the second attempt; a key that was freed begins anew, with the next epoch if that was kept.
+        // A takeover is the second attempt; a freed key begins anew, with the next epoch if that was kept.
         assert_eq!(won.attempt == 1, matches!(released, Applied::Applied(_)), "round {round}");
         assert_eq!(won.epoch == Epoch::FIRST, won.attempt == 1 && end == GONE, "round {round}");
         assert_eq!(subject.record(claim.id()).await, won, "the late release takes nothing from the winner");
     }
 }
 
-/// Of different outcomes written at once by the owner, one stays, and its writer alone is told that it is written.
+/// Of different outcomes written at once by the owner, one stays, and only its writer is told that it is written.
 pub async fn one_of_many_outcomes_stays(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for round in 0..50 {
@@ -235,7 +235,7 @@ pub async fn many_sweeps_remove_each_record_once(harness: &dyn Harness) {
             let store = if at % 2 == 0 { subject.store.clone() } else { elsewhere.clone() };
             async move {
                 let (mut buried, mut removed) = (0, 0);
-                // An empty sweep may have lost to another that runs at the same time: a few more make sure.
+                // A sweep may be empty because another one ran at the same time: a few more make sure.
                 let mut idle = 0;
                 while idle < 3 {
                     let swept = store.sweep(7).await.expect("the store sweeps");
@@ -271,7 +271,7 @@ pub async fn sweep_never_takes_a_new_claim(harness: &dyn Harness) {
     }
 }
 
-/// Readers at work do not disturb writers, and see whole records.
+/// Readers do not disturb writers, and see complete records.
 pub async fn readers_see_whole_records(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let writing = (0..8).map(|writer| {

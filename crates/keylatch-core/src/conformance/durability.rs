@@ -1,4 +1,4 @@
-//! That an acknowledged write survives what the store claims that it survives.
+//! An acknowledged write survives what the store claims that it survives.
 
 use super::Harness;
 use super::fixture::{FREE, GONE, LEASE, MS, Subject, again, at_most_once, completion, fenced, outcome};
@@ -6,9 +6,8 @@ use crate::machine::{Claimed, End};
 use crate::store::Durability;
 use crate::{Outcome, Record};
 
-/// Restarts the store. Whether `records` are there again, unchanged, must be what its durability claims: then
-/// this is the restarted store. A store that lives in the process must have forgotten them: then there is
-/// nothing more to ask of it.
+/// Restarts the store and returns it, with `records` unchanged, if its durability claims that they survive. A store
+/// that lives in the process must have forgotten them: then there is nothing more to test.
 async fn restarted<'h>(subject: Subject<'h>, records: &[Record]) -> Option<Subject<'h>> {
     let Subject { harness, store } = subject;
     let durability = store.durability();
@@ -22,7 +21,7 @@ async fn restarted<'h>(subject: Subject<'h>, records: &[Record]) -> Option<Subje
     survives.then_some(restarted)
 }
 
-/// A completed record is there again, with its answer.
+/// A completed record survives, with its answer.
 pub async fn completed_record_survives(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -34,7 +33,7 @@ pub async fn completed_record_survives(harness: &dyn Harness) {
     }
 }
 
-/// A running record is there again: it holds its key, is recognised by its owner, and is taken over in time.
+/// A running record survives: it holds its key, is recognised by its owner, and is taken over in time.
 pub async fn running_record_survives(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claims = [fenced("fenced"), at_most_once("at-most-once")];
@@ -53,7 +52,7 @@ pub async fn running_record_survives(harness: &dyn Harness) {
     }
 }
 
-/// What was released or removed does not come back, and what was not known stays so.
+/// What was released or removed does not come back, and an unknown outcome stays unknown.
 pub async fn ends_of_runs_survive(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let [freed, unknown, retried] = ["freed", "unknown", "retried"].map(fenced);
@@ -73,7 +72,7 @@ pub async fn ends_of_runs_survive(harness: &dyn Harness) {
     }
 }
 
-/// Many writes that were acknowledged at once are all there again.
+/// Many writes that were acknowledged at once all survive.
 pub async fn every_acknowledged_write_survives(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let calls = (0..200).map(|at| {
@@ -90,7 +89,7 @@ pub async fn every_acknowledged_write_survives(harness: &dyn Harness) {
     }
 }
 
-/// A lease runs on over a restart: the clock does not start anew.
+/// A lease continues over a restart: the clock does not start anew.
 pub async fn clock_goes_on(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     subject.advance(LEASE).await;

@@ -1,4 +1,4 @@
-//! For how long a key is remembered: the answer, then the tombstone, each to its last millisecond.
+//! How long a key is remembered: the answer, then the tombstone, each to its last millisecond.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::fixture::{LEASE, MS, POLICY, RETENTION, Subject, TOMBSTONE, YEARS, ag
 use crate::machine::{self, Completion, Decision, Phase, Refusal};
 use crate::{Outcome, Policy};
 
-/// The answer is given up to 1 ms before its retention ends, and not at its end.
+/// The answer is replayed up to 1 ms before its retention ends, and not at its end.
 pub async fn answer_expires_at_the_instant(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, _) = subject.in_phase(Phase::Completed, "key").await;
@@ -35,7 +35,7 @@ pub async fn tombstone_ends_at_the_instant(harness: &dyn Harness) {
     assert_eq!(outcome(&subject.record(claim.id()).await), None);
 }
 
-/// At the tombstone's end, and not 1 ms before, another request may have the key.
+/// At the tombstone's end, and not 1 ms before, another request may claim the key.
 pub async fn key_is_free_at_the_instant(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, _) = subject.in_phase(Phase::Completed, "key").await;
@@ -72,7 +72,7 @@ pub async fn abandoned_run_is_free_at_the_instant(harness: &dyn Harness) {
     let _ = subject.win(&reused(&claim)).await;
 }
 
-/// Nothing that an earlier request noted reaches the one that has the key after it.
+/// No note of an earlier request reaches the request that has the key after it.
 pub async fn notes_do_not_outlive_their_request(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -84,7 +84,7 @@ pub async fn notes_do_not_outlive_their_request(harness: &dyn Harness) {
     assert_eq!(*notes(&subject.record(claim.id()).await), crate::Notes::default());
 }
 
-/// An answer is kept for its whole retention from its completion, however late that came.
+/// An answer is kept for its whole retention from its completion, however late that was.
 pub async fn retention_counts_from_completion(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");

@@ -1,4 +1,4 @@
-//! What the cases share: requests, and a subject to send them to.
+//! Shared by the cases: requests, and a subject to send them to.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub(super) fn at_most_once(key_text: &str) -> Claim {
     claim_of(Guarantee::AtMostOnce, key_text)
 }
 
-/// The same request, sent by someone else: a retry of the client, or a second process.
+/// The same request, sent by another owner: a retry of the client, or a second process.
 pub(super) fn again(claim: &Claim) -> Claim {
     Claim { owner: Owner::random(), ..claim.clone() }
 }
@@ -168,7 +168,7 @@ impl<'h> Subject<'h> {
         self.store.read(id).await.expect("the store reads").value
     }
 
-    /// The record, which is there.
+    /// The record, which must exist.
     pub(super) async fn record(&self, id: RecordId) -> Record {
         self.read(id).await.expect("there is a record")
     }
@@ -181,7 +181,7 @@ impl<'h> Subject<'h> {
         self.store.count(scope, limit).await.expect("the store counts")
     }
 
-    /// A write succeeded, now.
+    /// Asserts that a write succeeded, now.
     pub(super) async fn assert_applied(&self, applied: Applied) {
         assert_eq!(applied, Applied::Applied(self.now().await));
     }
@@ -191,7 +191,7 @@ impl<'h> Subject<'h> {
         machine::phase(read.value.as_ref(), read.now)
     }
 
-    /// Makes a record that is in `phase` now, and returns the claim that won it.
+    /// Creates a record that is in `phase` now, and returns the claim that won it.
     pub(super) async fn in_phase(&self, phase: Phase, key_text: &str) -> (Claim, Record) {
         let claim = match phase {
             Phase::Unknown => at_most_once(key_text),

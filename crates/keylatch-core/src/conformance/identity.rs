@@ -1,4 +1,4 @@
-//! That no request ever gets what belongs to another scope or key.
+//! No request ever gets what belongs to another scope or key.
 
 use super::Harness;
 use super::fixture::{Subject, again, claim_in, completion, fenced, key, outcome, scope};
@@ -6,7 +6,7 @@ use crate::machine::Claim;
 use crate::store::{ErrorKind, PageRequest};
 use crate::{KEY_BYTES_MAX, Outcome, RecordId, SCOPE_FIELD_BYTES_MAX, Scope};
 
-/// Each of these pairs of scope and key has a record of its own: all are won, and all keep their answers.
+/// Each of these pairs of scope and key has its own record: all are won, and all keep their answers.
 async fn are_told_apart(harness: &dyn Harness, identities: Vec<(Scope, crate::Key)>) {
     let subject = Subject::new(harness);
     let claims: Vec<_> = identities.into_iter().map(|(scope, key)| claim_in(scope, key)).collect();
@@ -39,7 +39,7 @@ pub async fn operations_are_apart(harness: &dyn Harness) {
     are_told_apart(harness, operations.map(|operation| (scope_of(operation), key("key"))).into()).await;
 }
 
-/// Scopes and keys that read the same when written one after the other are apart.
+/// Scopes and keys whose concatenations are equal are different.
 pub async fn texts_that_run_together_are_apart(harness: &dyn Harness) {
     let parts =
         [("a", "bc", "d"), ("ab", "c", "d"), ("abc", "", "d"), ("a", "b", "cd"), ("a", "bcd", "d"), ("a", "", "bcd")];
@@ -50,19 +50,19 @@ pub async fn texts_that_run_together_are_apart(harness: &dyn Harness) {
     are_told_apart(harness, parts.into_iter().chain(separators).map(identity).collect()).await;
 }
 
-/// Keys that differ in case, in a last character or in length are apart.
+/// Keys that differ in case, in the last character or in length are different.
 pub async fn similar_keys_are_apart(harness: &dyn Harness) {
     let keys = ["key", "Key", "KEY", "key1", "ke", "key.", "\"key\"", "key%", "key_", "k*y", "'key'"];
     are_told_apart(harness, keys.map(|text| (scope("caller"), key(text))).into()).await;
 }
 
-/// The longest keys are told apart by their last character.
+/// The longest keys differ by their last character.
 pub async fn longest_keys_are_apart(harness: &dyn Harness) {
     let long = |last: char| key(&format!("{}{last}", "k".repeat(KEY_BYTES_MAX - 1)));
     are_told_apart(harness, ['a', 'b', '~', '!'].map(|last| (scope("caller"), long(last))).into()).await;
 }
 
-/// The longest scopes are told apart by their last character, also where that is not ASCII.
+/// The longest scopes differ by their last character, even if that is not ASCII.
 pub async fn longest_scopes_are_apart(harness: &dyn Harness) {
     let long = |last: &str| format!("{}{last}", "s".repeat(SCOPE_FIELD_BYTES_MAX - last.len()));
     let fields = ["a", "b", "\u{e9}", "\u{1f511}"].map(long);
@@ -118,7 +118,7 @@ pub async fn misplaced_record_is_never_read(harness: &dyn Harness) {
     assert_corrupt(elsewhere.read(claim.id()).await).await;
 }
 
-/// A page on which another's record lies is an error.
+/// A page that contains a misplaced record is an error.
 pub async fn misplaced_record_is_never_listed(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = misplaced(&subject, false).await;
@@ -126,7 +126,7 @@ pub async fn misplaced_record_is_never_listed(harness: &dyn Harness) {
     assert_corrupt(subject.store.list(page).await).await;
 }
 
-/// One misplaced record harms no other: the record it was copied from, and every other key, work on.
+/// One misplaced record harms no other: the record it was copied from, and every other key, still work.
 pub async fn misplaced_record_harms_no_other(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let _ = misplaced(&subject, false).await;
@@ -134,7 +134,7 @@ pub async fn misplaced_record_harms_no_other(harness: &dyn Harness) {
     let _ = subject.win(&fenced("another")).await;
 }
 
-/// A stored record's own identity is the one it is read under.
+/// The identity of a stored record is the one under which it is read.
 pub async fn record_names_its_identity(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");

@@ -1,4 +1,4 @@
-//! That runs which nobody is working on are found, and no others.
+//! Runs that nobody is working on are found, and no others.
 
 use super::Harness;
 use super::fixture::{FREE, LEASE, MS, RETENTION, Subject, TOMBSTONE, again, at_most_once, completion, fenced};
@@ -35,8 +35,8 @@ pub async fn renewed_run_lapses_at_its_new_end(harness: &dyn Harness) {
     assert_eq!(lapsed(&subject, None, 10).await.len(), 1);
 }
 
-/// Of everything in the store, only running records whose lease has ended are found: not what is completed,
-/// taken over or gone, and what was released at once.
+/// Of everything in the store, only running records whose lease has ended are found: not what is completed, taken over
+/// or gone, and what was released at once.
 pub async fn only_lapsed_runs_are_found(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let [completed, late, taken, freed, unknown, retried] =

@@ -24,7 +24,7 @@ pub async fn longest_key_in_the_longest_scope(harness: &dyn Harness) {
     assert_eq!(subject.count(scope, u64::MAX).await, 1);
 }
 
-/// A key of one character, of each one that there is, is a key.
+/// A key of any one allowed character is a key.
 pub async fn every_character_of_a_key(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for character in '!'..='~' {
@@ -55,7 +55,7 @@ pub async fn spans_end_with_time(harness: &dyn Harness) {
     assert_eq!(held.free_at, Some(end_of_time));
 }
 
-/// A lease that is over at once is taken over at once.
+/// A lease that ends at once can be taken over at once.
 pub async fn lease_of_no_time_is_taken_over_at_once(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let mut claim = fenced("key");
@@ -81,7 +81,7 @@ pub async fn many_notes_are_kept(harness: &dyn Harness) {
     assert_eq!(notes(&record).steps, expected);
 }
 
-/// A sweep may be asked to touch everything, and a count to count everything.
+/// A sweep may have no limit, and neither may a count.
 pub async fn largest_limits_are_limits(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for at in 0..50 {

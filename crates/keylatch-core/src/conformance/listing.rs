@@ -88,7 +88,7 @@ pub async fn page_starts_after_an_identity(harness: &dyn Harness) {
     assert!(subject.list(after(RecordId::from_bytes([0xff; 32]))).await.is_empty());
 }
 
-/// An identity of another scope, lower or higher, does not lead a page of a scope astray.
+/// A page of a scope is right even after an identity of another scope, lower or higher.
 pub async fn page_of_a_scope_starts_within_it(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let own: Vec<_> = fill(&subject, "caller", 3).await.into_iter().collect();
@@ -132,7 +132,7 @@ pub async fn page_shows_what_is_read(harness: &dyn Harness) {
     }
 }
 
-/// Records are counted by scope, and no further than asked.
+/// Records are counted by scope, up to the limit.
 pub async fn records_are_counted_by_scope(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let _ = fill(&subject, "alice", 70).await;
@@ -144,7 +144,7 @@ pub async fn records_are_counted_by_scope(harness: &dyn Harness) {
     assert_eq!(subject.count(scope("carol"), u64::MAX).await, 0);
 }
 
-/// Every record counts that is there, in any phase, and none that is gone.
+/// Every stored record counts, in any phase, and none that was removed.
 pub async fn records_count_until_they_go(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let running = subject.win(&fenced("running")).await;
@@ -163,7 +163,7 @@ pub async fn records_count_until_they_go(harness: &dyn Harness) {
     assert_eq!(subject.record(running.id()).await, running);
 }
 
-/// The clock moves by what it is moved, to the millisecond, and is the same for every call and handle.
+/// The clock moves exactly as it is moved, to the millisecond, and is the same for every call and handle.
 pub async fn clock_is_one(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let elsewhere = harness.connect().await;
@@ -179,7 +179,7 @@ pub async fn clock_is_one(harness: &dyn Harness) {
     }
 }
 
-/// No reader ever sees the time go back, while it moves.
+/// No reader ever sees the time go back while it moves.
 pub async fn clock_never_goes_back(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let moving = async {

@@ -1,11 +1,10 @@
 //! The contract of a [`Store`], in executable form: the cases that every store passes.
 //!
-//! An author of a store implements [`Harness`] for it, and names the cases in a test file of their own, in one line:
-//! `keylatch_core::conformance!(MyHarness::new().await);`. The harness of the SQLite store is one to begin from.
+//! An author of a store implements [`Harness`] for it, and names the cases in a test file with one line:
+//! `keylatch_core::conformance!(MyHarness::new().await);`. Use the harness of the SQLite store as a starting point.
 //!
-//! Each case becomes a `#[test]` with an environment of its own, so that all can run at once. No case is
-//! skipped: where stores may differ, in what they survive, the case asks the store what it claims and holds
-//! it to that.
+//! Each case becomes a `#[test]` with its own environment, so that all can run at once. No case is skipped: stores may
+//! differ in what they survive, and then the case asks the store what it claims and tests that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,37 +34,35 @@ pub mod resolve;
 pub mod sweep;
 pub mod takeover;
 
-/// The environment of one case: a store with nothing in it, apart from every other case's, and what a test
-/// needs to do to it from outside.
+/// The environment of one case: an empty store, separate from that of every other case, and what a test needs to do to
+/// it from outside.
 ///
 /// # The clock
 ///
-/// The store's clock stands still, except when [`advance`](Self::advance) moves it: what happens *at* an
-/// instant, and what 1 ms before, is the contract, and a clock that runs cannot test it. A store whose clock
-/// is a server's has its own way to that, such as a `now()` of its own that its harness replaces.
+/// The store's clock stands still, except when [`advance`](Self::advance) moves it: the contract says what happens *at*
+/// an instant and what 1 ms before, and a running clock cannot test that. A store that uses a server's clock needs a
+/// way to control it, such as its own `now()` function that the harness replaces.
 pub trait Harness: Send + Sync {
-    /// The store under test. Called several times, it is the same one.
+    /// The store under test. Every call returns the same one.
     fn store(&self) -> Arc<dyn Store>;
 
-    /// Another handle on the same records, such as a second process would have.
+    /// Another handle on the same records, as a second process would have.
     fn connect(&self) -> BoxFuture<'_, Arc<dyn Store>>;
 
     /// The store after this process has died, without warning, and started again.
     ///
-    /// Whether it must find the records again depends on what its
-    /// [`durability`](crate::store::Store::durability) claims.
+    /// Whether the records must still be there depends on its [`durability`](crate::store::Store::durability).
     fn restart(&self) -> BoxFuture<'_, Arc<dyn Store>>;
 
     /// Moves the store's clock forward by whole milliseconds.
     fn advance(&self, by: Duration) -> BoxFuture<'_, ()>;
 
-    /// Copies what is stored for the record `from` under the identity `to`, in place of what is there, as a
-    /// damaged store would.
+    /// Stores a copy of the record `from` under the identity `to`, and replaces what is there, as a damaged store
+    /// would.
     fn misplace(&self, from: RecordId, to: RecordId) -> BoxFuture<'_, ()>;
 }
 
-/// Names every case as a `#[test]` of the harness that the expression makes, once for each case. The
-/// expression may await.
+/// Makes every case a `#[test]`. The expression builds the harness, anew for each case. It may await.
 #[macro_export]
 macro_rules! conformance {
     (@each $($then:tt)*) => {
@@ -309,7 +306,7 @@ pub fn run<H: Harness>(harness: impl Future<Output = H>, case: impl AsyncFnOnce(
     run_on(harness, async |harness: &H| case(harness).await);
 }
 
-/// The same for a case that asks for more than a [`Harness`].
+/// The same for a case that needs more than a [`Harness`].
 #[doc(hidden)]
 pub fn run_on<H>(harness: impl Future<Output = H>, case: impl AsyncFnOnce(&H)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();

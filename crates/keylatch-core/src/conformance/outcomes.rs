@@ -1,4 +1,4 @@
-//! That an outcome comes back byte for byte.
+//! An outcome is returned byte for byte.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -48,33 +48,33 @@ pub async fn header_values_need_not_be_utf8(harness: &dyn Harness) {
     round_trip(harness, [with_headers(&lines)]).await;
 }
 
-/// An empty body is an answer, and is not the same as one that was not kept.
+/// An empty body is an answer, and differs from one that was not kept.
 pub async fn empty_body_is_an_answer(harness: &dyn Harness) {
     let empty = Outcome { status: StatusCode::NO_CONTENT, ..Outcome::bytes(Bytes::new()) };
     round_trip(harness, [empty]).await;
 }
 
-/// A body is bytes: every byte comes back, in any place.
+/// A body is bytes: every byte is returned, in any place.
 pub async fn body_is_any_bytes(harness: &dyn Harness) {
     let every_byte: Vec<u8> = (0..=u8::MAX).collect();
     let reversed: Vec<u8> = (0..=u8::MAX).rev().collect();
     round_trip(harness, [every_byte, reversed, vec![0], vec![0; 3], b"'; --\\".to_vec()].map(Outcome::bytes)).await;
 }
 
-/// A body of 1 MiB comes back whole.
+/// A body of 1 MiB is returned complete.
 pub async fn body_of_a_mebibyte_comes_back(harness: &dyn Harness) {
     let body: Vec<u8> = (0..1 << 20_u32).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     round_trip(harness, [Outcome::bytes(body)]).await;
 }
 
-/// That an answer was not kept is remembered, with and without its digest.
+/// The store remembers that an answer was not kept, with and without its digest.
 pub async fn unretained_body_is_remembered(harness: &dyn Harness) {
     let digests = [None, Some([0; 32]), Some([0xff; 32])];
     let not_retained = digests.map(|digest| Outcome { body: Body::NotRetained { digest }, ..Outcome::bytes("") });
     round_trip(harness, not_retained).await;
 }
 
-/// Every class of status comes back, unusual numbers too.
+/// Every class of status is returned, including unusual numbers.
 pub async fn every_class_of_status_comes_back(harness: &dyn Harness) {
     let statuses = [100, 200, 201, 299, 304, 308, 400, 404, 418, 499, 500, 599, 600, 999];
     let outcome =

@@ -15,7 +15,7 @@ use crate::{Outcome, Record, State};
 
 const ENDS: [End; 4] = [FREE, GONE, End::Retry(LEASE), End::Unknown];
 
-/// A key that is given back is free at once, for any request, and nothing of the run is left but its epoch.
+/// A released key is free at once, for any request, and only the epoch of its run is left.
 pub async fn freed_key_is_won_by_anyone(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for (end, key) in [(FREE, "freed"), (GONE, "gone")] {
@@ -31,7 +31,7 @@ pub async fn freed_key_is_won_by_anyone(harness: &dyn Harness) {
     }
 }
 
-/// Of a record that is freed, only the epoch stays: everything of its run goes.
+/// Of a freed record only the epoch stays: everything else of its run is removed.
 pub async fn freed_record_is_an_epoch(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for claim in [fenced("fenced"), at_most_once("once")] {
@@ -50,7 +50,7 @@ pub async fn freed_record_is_an_epoch(harness: &dyn Harness) {
     assert_eq!(subject.read(gone.id()).await, None, "an epoch that need not be kept is not");
 }
 
-/// As long as the epoch of a freed key is kept, a claim has a higher one, whoever makes it, and whatever is swept.
+/// As long as the epoch of a freed key is kept, a claim gets a higher one, whoever makes it, and even after sweeps.
 pub async fn freed_key_keeps_its_epoch(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -63,7 +63,7 @@ pub async fn freed_key_keeps_its_epoch(harness: &dyn Harness) {
         assert_eq!((next.epoch, next.attempt), (record.epoch.next(), 1), "round {round}");
         record = next;
     }
-    // Also if the claim that it wins ends in the same way, and its lease has ended meanwhile.
+    // Even if the claim that wins it ends in the same way, and its lease has ended meanwhile.
     subject.advance(LEASE).await;
     subject.assert_applied(subject.release(record.lease(), FREE).await).await;
     assert_eq!(subject.win(&again(&claim)).await.epoch, record.epoch.next());
@@ -84,7 +84,7 @@ pub async fn freed_record_goes_in_the_end(harness: &dyn Harness) {
     assert_eq!(subject.read(claim.id()).await, None);
 }
 
-/// A key can be given back also where nobody may take over: its owner knows that nothing happened.
+/// A key can be released even if nobody may take over: its owner knows that nothing happened.
 pub async fn at_most_once_is_freed(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = at_most_once("key");
@@ -106,7 +106,7 @@ pub async fn retry_runs_at_once(harness: &dyn Harness) {
     assert_eq!(notes(&retried).steps, [("charge".to_owned(), Bytes::from_static(b"paid"))]);
 }
 
-/// A key that waits for its retry is no other request's, until the wait is over: then it is anyone's.
+/// A key that waits for its retry is held against other requests until the wait is over: then anyone may claim it.
 pub async fn retry_is_waited_for_and_no_longer(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -120,7 +120,7 @@ pub async fn retry_is_waited_for_and_no_longer(harness: &dyn Harness) {
     assert_eq!((won.epoch, won.attempt), (record.epoch.next(), 1));
 }
 
-/// A run whose outcome is not known holds its key for good, in every guarantee.
+/// A run with an unknown outcome holds its key for ever, in every guarantee.
 pub async fn unknown_is_held_for_good(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for claim in [fenced("fenced"), at_most_once("at-most-once")] {
@@ -136,7 +136,7 @@ pub async fn unknown_is_held_for_good(harness: &dyn Harness) {
     }
 }
 
-/// Freeing a key again finds nothing to free, and does not touch who has it by then.
+/// Freeing a key again finds nothing to free, and does not affect its next owner.
 pub async fn repeated_release_frees_nothing_else(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -150,7 +150,7 @@ pub async fn repeated_release_frees_nothing_else(harness: &dyn Harness) {
     }
 }
 
-/// A late owner gives its key back, if nobody has taken over.
+/// A late owner releases its key, if nobody has taken over.
 pub async fn late_owner_releases(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, record) = subject.in_phase(Phase::Abandoned, "key").await;
@@ -181,7 +181,7 @@ pub async fn completed_record_is_not_released(harness: &dyn Harness) {
     }
 }
 
-/// With an epoch from before, a release changes nothing, in any phase.
+/// With an old epoch, a release changes nothing, in any phase.
 pub async fn stale_epoch_releases_nothing(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for phase in PHASES {
@@ -193,7 +193,7 @@ pub async fn stale_epoch_releases_nothing(harness: &dyn Harness) {
     }
 }
 
-/// With another's token, a release changes nothing, in any phase.
+/// With another owner's token, a release changes nothing, in any phase.
 pub async fn other_owner_releases_nothing(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for phase in PHASES {
@@ -205,7 +205,7 @@ pub async fn other_owner_releases_nothing(harness: &dyn Harness) {
     }
 }
 
-/// A release without a record does not make one.
+/// A release without a record does not create one.
 pub async fn absent_record_is_not_released(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");

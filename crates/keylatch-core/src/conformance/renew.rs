@@ -1,4 +1,4 @@
-//! What a run's renewals do, and whom they do not concern.
+//! What a renewal does, and what it must not change.
 
 use bytes::Bytes;
 
@@ -34,7 +34,7 @@ pub async fn renewal_counts_from_now(harness: &dyn Harness) {
     assert_eq!(renewed, Record { takeover_at, free_at, state: state.clone(), ..record });
 }
 
-/// A renewal in time keeps a run from becoming unknown, and never makes it one to take over.
+/// A renewal in time keeps a run from becoming unknown, and never allows a takeover.
 pub async fn at_most_once_is_renewed(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = at_most_once("key");
@@ -70,7 +70,7 @@ pub async fn renewal_after_takeover_is_lost(harness: &dyn Harness) {
     assert_eq!(subject.record(claim.id()).await, winner);
 }
 
-/// With an epoch from before, a renewal changes nothing, in any phase.
+/// With an old epoch, a renewal changes nothing, in any phase.
 pub async fn stale_epoch_renews_nothing(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for phase in PHASES {
@@ -80,7 +80,7 @@ pub async fn stale_epoch_renews_nothing(harness: &dyn Harness) {
     }
 }
 
-/// With another's token, a renewal changes nothing, in any phase.
+/// With another owner's token, a renewal changes nothing, in any phase.
 pub async fn other_owner_renews_nothing(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for phase in PHASES {
@@ -100,7 +100,7 @@ pub async fn completed_record_is_not_renewed(harness: &dyn Harness) {
     }
 }
 
-/// A renewal without a record does not make one.
+/// A renewal without a record does not create one.
 pub async fn absent_record_is_not_renewed(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -110,7 +110,7 @@ pub async fn absent_record_is_not_renewed(harness: &dyn Harness) {
     assert_eq!(subject.read(claim.id()).await, None);
 }
 
-/// Finished steps are kept in the order in which they finished, whatever is in them.
+/// Finished steps are kept in the order in which they finished, whatever their content.
 pub async fn steps_are_noted_in_order(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -130,7 +130,7 @@ pub async fn steps_are_noted_in_order(harness: &dyn Harness) {
     assert_eq!(notes(&subject.record(claim.id()).await).steps, steps);
 }
 
-/// A step that is noted again, after a lost reply, keeps its first result; the lease is renewed all the same.
+/// A step that is noted again, after a lost reply, keeps its first result; the lease is still renewed.
 pub async fn step_is_noted_once(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");

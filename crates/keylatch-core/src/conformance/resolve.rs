@@ -83,7 +83,7 @@ pub async fn run_is_resolved_from_the_end_of_its_lease(harness: &dyn Harness) {
     }
 }
 
-/// A run under way is not resolved, although epoch and owner match.
+/// A current run is not resolved, although epoch and owner match.
 pub async fn live_run_is_not_resolved(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for (at, resolution) in resolutions().into_iter().enumerate() {
@@ -95,7 +95,7 @@ pub async fn live_run_is_not_resolved(harness: &dyn Harness) {
     }
 }
 
-/// The owner renews its lease after the resolver has read that it ended: the run is alive, and goes on.
+/// The owner renews its lease after the resolver has read that it ended: the run is alive and continues.
 pub async fn renewed_run_is_not_resolved(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for (at, resolution) in resolutions().into_iter().enumerate() {
@@ -111,7 +111,7 @@ pub async fn renewed_run_is_not_resolved(harness: &dyn Harness) {
     }
 }
 
-/// What can be taken over, and what is final, is not for a resolver to end.
+/// A resolver must not end a run that can be taken over, or change a final record.
 pub async fn only_an_unknown_run_is_resolved(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for phase in PHASES.into_iter().filter(|phase| *phase != Phase::Unknown) {
@@ -152,7 +152,7 @@ pub async fn resolution_sent_again_changes_nothing(harness: &dyn Harness) {
     assert_eq!(subject.record(claim.id()).await, next);
 }
 
-/// An owner that was only paused finds the resolution, and changes nothing.
+/// An owner that was only paused finds the resolution and changes nothing.
 pub async fn owner_that_comes_back_finds_the_resolution(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for (at, resolution) in resolutions().into_iter().enumerate() {
@@ -168,7 +168,7 @@ pub async fn owner_that_comes_back_finds_the_resolution(harness: &dyn Harness) {
     }
 }
 
-/// Of two resolutions the first counts, and the second is told so.
+/// Of two resolutions the first counts, and the second is reported as lost.
 pub async fn first_resolution_counts(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for second in [happened("another"), NEVER_HAPPENED] {
@@ -179,7 +179,7 @@ pub async fn first_resolution_counts(harness: &dyn Harness) {
     }
 }
 
-/// With an epoch from before, a resolution changes nothing, in any phase.
+/// With an old epoch, a resolution changes nothing, in any phase.
 pub async fn stale_epoch_resolves_nothing(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for phase in PHASES {
@@ -191,7 +191,7 @@ pub async fn stale_epoch_resolves_nothing(harness: &dyn Harness) {
     }
 }
 
-/// With another's token, a resolution changes nothing, in any phase.
+/// With another owner's token, a resolution changes nothing, in any phase.
 pub async fn other_owner_resolves_nothing(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for phase in PHASES {
@@ -203,7 +203,7 @@ pub async fn other_owner_resolves_nothing(harness: &dyn Harness) {
     }
 }
 
-/// Of a renewal and a resolution at the same moment, either the run is alive and goes on, or it is resolved.
+/// If a renewal and a resolution arrive at the same moment, either the run continues or it is resolved.
 pub async fn renewal_or_resolution_applies(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for round in 0..50 {

@@ -1,4 +1,4 @@
-//! That cleaning up takes what is over, all of it, and nothing else.
+//! A sweep removes everything that is due, and nothing else.
 
 use super::Harness;
 use super::fixture::{
@@ -21,13 +21,13 @@ async fn completed(subject: &Subject<'_>, count: usize) -> Vec<Record> {
     records
 }
 
-/// A store with nothing in it has nothing to sweep.
+/// An empty store has nothing to sweep.
 pub async fn empty_store_has_nothing_to_sweep(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     assert_eq!(subject.sweep(ALL).await, Swept::default());
 }
 
-/// An answer goes at the instant at which its retention ends, not 1 ms before, and its record stays.
+/// An answer is removed at the instant at which its retention ends, not 1 ms before, and its record stays.
 pub async fn answer_is_buried_at_the_instant(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, record) = subject.in_phase(Phase::Completed, "key").await;
@@ -41,7 +41,7 @@ pub async fn answer_is_buried_at_the_instant(harness: &dyn Harness) {
     assert_eq!(subject.record(claim.id()).await, buried);
 }
 
-/// A tombstone goes at the instant at which it ends, and not 1 ms before.
+/// A tombstone is removed at the instant at which it ends, and not 1 ms before.
 pub async fn tombstone_is_removed_at_the_instant(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, _) = subject.in_phase(Phase::Tombstone, "key").await;
@@ -54,7 +54,7 @@ pub async fn tombstone_is_removed_at_the_instant(harness: &dyn Harness) {
     assert_eq!(subject.read(claim.id()).await, None);
 }
 
-/// A record past its tombstone goes at once, also if its answer was never buried.
+/// A record past its tombstone is removed at once, even if it was never turned into a tombstone.
 pub async fn unburied_record_is_removed_at_once(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, _) = subject.in_phase(Phase::Completed, "key").await;
@@ -77,7 +77,7 @@ pub async fn buried_tombstone_holds_its_key(harness: &dyn Harness) {
     let _ = subject.win(&again(&claim)).await;
 }
 
-/// A run under way stays, and so does one whose lease has ended, until it is free for anyone.
+/// A current run stays, and so does one whose lease has ended, until it is free for anyone.
 pub async fn running_record_is_never_swept(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -95,7 +95,7 @@ pub async fn running_record_is_never_swept(harness: &dyn Harness) {
     assert_eq!(subject.read(claim.id()).await, None);
 }
 
-/// A renewed run is not swept when its first lease would have let it go.
+/// A renewed run is not swept at the time that its first lease would have allowed.
 pub async fn renewed_record_is_never_swept(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -121,7 +121,7 @@ pub async fn unknown_record_is_never_swept(harness: &dyn Harness) {
     assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1, more: false });
 }
 
-/// A key that waited for a retry in vain goes.
+/// A key that waited for a retry in vain is removed.
 pub async fn retry_that_never_came_is_swept(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -133,7 +133,7 @@ pub async fn retry_that_never_came_is_swept(harness: &dyn Harness) {
     assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1, more: false });
 }
 
-/// A sweep touches as many records as it may, repeated sweeps touch the rest, and none is touched twice.
+/// A sweep changes at most `limit` records, repeated sweeps change the rest, and none is changed twice.
 pub async fn sweep_keeps_to_its_limit(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let records = completed(&subject, 25).await;
@@ -151,7 +151,7 @@ pub async fn sweep_keeps_to_its_limit(harness: &dyn Harness) {
     }
 }
 
-/// A sweep that may touch nothing touches nothing.
+/// A sweep with a limit of zero changes nothing.
 pub async fn sweep_of_nothing_changes_nothing(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let records = completed(&subject, 3).await;
@@ -162,7 +162,7 @@ pub async fn sweep_of_nothing_changes_nothing(harness: &dyn Harness) {
     }
 }
 
-/// One sweep buries and removes, and counts each apart.
+/// One sweep makes tombstones and removes records, and counts each separately.
 pub async fn sweep_counts_what_it_did(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let old = completed(&subject, 3).await;
@@ -187,7 +187,7 @@ pub async fn sweep_counts_what_it_did(harness: &dyn Harness) {
     }
 }
 
-/// Who sweeps while there is more has swept all that is due, whatever the limit, and comes to an end.
+/// To sweep while there is more removes everything that is due, whatever the limit, and ends.
 pub async fn sweep_says_whether_there_is_more(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let records = completed(&subject, 24).await;

@@ -31,7 +31,7 @@ pub async fn only_the_same_request_takes_over(harness: &dyn Harness) {
     let _ = subject.win(&again(&claim)).await;
 }
 
-/// Every takeover has the next epoch and the next attempt; the first claim's time stays.
+/// Every takeover has the next epoch and the next attempt number; the time of the first claim stays.
 pub async fn takeovers_count_epochs_and_attempts(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -45,7 +45,7 @@ pub async fn takeovers_count_epochs_and_attempts(harness: &dyn Harness) {
     }
 }
 
-/// The run that takes over finds the steps of the attempts before.
+/// The run that takes over finds the steps of earlier attempts.
 pub async fn notes_survive_a_takeover(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -73,7 +73,7 @@ pub async fn renewal_postpones_the_takeover(harness: &dyn Harness) {
     let _ = subject.win(&again(&claim)).await;
 }
 
-/// A run that must not happen twice is never taken over, and its outcome is unknown from the lease's end.
+/// A run that must not happen twice is never taken over, and its outcome is unknown from the end of the lease.
 pub async fn at_most_once_is_never_taken_over(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = at_most_once("key");
@@ -89,7 +89,7 @@ pub async fn at_most_once_is_never_taken_over(harness: &dyn Harness) {
     assert_eq!(subject.lose(&again(&claim)).await, record);
 }
 
-/// A takeover is on the terms and under the guarantee of who takes over.
+/// A takeover has the terms and the guarantee of the claim that takes over.
 pub async fn takeover_is_on_its_own_terms(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -102,7 +102,7 @@ pub async fn takeover_is_on_its_own_terms(harness: &dyn Harness) {
     assert!(matches!(taken.state, State::Running { lease_ends_at, .. } if lease_ends_at == end));
 }
 
-/// Whoever took over completes; the one before does not.
+/// The run that took over completes; the previous one does not.
 pub async fn winner_of_a_takeover_completes(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
@@ -114,7 +114,7 @@ pub async fn winner_of_a_takeover_completes(harness: &dyn Harness) {
     subject.assert_applied(subject.complete(winner.lease(), completion("winner")).await).await;
 }
 
-/// An epoch is higher than all before it, over takeovers, retries and the end of the tombstone.
+/// An epoch is higher than all earlier ones, over takeovers, retries and the end of the tombstone.
 pub async fn epochs_only_rise(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = fenced("key");
