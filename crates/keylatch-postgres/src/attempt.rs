@@ -92,7 +92,7 @@ impl Shared {
         let number = |number: i64| Param::Number(Some(number));
         let packed = packed::pack(&completion.outcome, self.options.compress_from_bytes);
         let (record, replaced) = (entered.record(), Replaced::by(entered));
-        let params = vec![
+        let mut params = vec![
             bytes(record.id().as_bytes()),
             text(record.scope.caller()),
             text(record.scope.operation()),
@@ -106,11 +106,11 @@ impl Shared {
             Param::Bytes(Some(packed)),
             number(span_ms(completion.retention)),
             number(span_ms(completion.tombstone)),
-            Param::Number(replaced.0.map(|(epoch, ..)| epoch.as_u64().cast_signed())),
-            Param::Bytes(replaced.0.map(|(_, owner, _)| owner.as_bytes().to_vec())),
             number(in_transaction.into()),
         ];
-        self.call(&self.statements.finish, params)
+        let Some((epoch, owner, _)) = replaced.0 else { return self.call(&self.statements.finish_new, params) };
+        params.extend([number(epoch.as_u64().cast_signed()), bytes(owner.as_bytes())]);
+        self.call(&self.statements.finish_over, params)
     }
 }
 

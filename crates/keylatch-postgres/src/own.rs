@@ -11,11 +11,13 @@ use client::{OwnTx, Param};
 use sent::SentFound;
 pub(super) use sent::instant;
 
+use super::error::Fault;
 use super::rows::damaged;
+use super::transaction::Recorded;
 use super::{Store, span_ms};
 use keylatch_core::Record;
 use keylatch_core::machine::{Claim, Completion};
-use keylatch_core::store::{At, Error};
+use keylatch_core::store::{At, Error, ErrorKind};
 use keylatch_core::tx::{Entered, InOwn, Seen};
 
 impl Store {
@@ -85,7 +87,13 @@ impl Store {
     ) -> Result<Option<At<Record>>, Error> {
         let finish = self.shared.finish(&entered, &completion, true);
         let reply = tx.call(finish).await.map_err(|error| error.0)?;
-        let Some(now) = reply.as_deref().map(instant).transpose()? else { return Ok(None) };
-        Ok(Some(At { value: entered.completed(&completion, now), now }))
+        match Recorded::read(reply.as_deref())? {
+            Recorded::At(now) => Ok(Some(At { value: entered.completed(&completion, now), now })),
+            Recorded::Lost => Ok(None),
+            Recorded::Ended => {
+                let what = "the transaction was ended before its record was written";
+                Err(Fault::new(ErrorKind::Refused, what).into())
+            }
+        }
     }
 }

@@ -84,7 +84,8 @@ pub(super) struct Statements {
     /// Begins a handler's transaction, and takes the key for it.
     pub(super) enter: Statement,
     pub(super) enter_own: Statement,
-    pub(super) finish: Statement,
+    pub(super) finish_new: Statement,
+    pub(super) finish_over: Statement,
     pub(super) synced: Statement,
 }
 
@@ -113,7 +114,8 @@ impl Statements {
             begin: statement(&begin_own(options)),
             enter: statement(&enter.join(";\n")),
             enter_own: statement(include_str!("sql/enter_own.sql")),
-            finish: statement(include_str!("sql/finish.sql")),
+            finish_new: statement(include_str!("sql/finish_new.sql")),
+            finish_over: statement(include_str!("sql/finish_over.sql")),
             synced: statement(include_str!("sql/synced.sql")),
         }
     }

@@ -7,7 +7,6 @@ use keylatch_core::Timestamp;
 use keylatch_core::failpoint::{self, Point};
 use keylatch_core::store::ErrorKind;
 use keylatch_core::tx::Misuse;
-use sqlx::postgres::PgRow;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
@@ -75,13 +74,16 @@ impl Transaction<'_> {
         let rows = match links.rows_inside(&mut self.link, record.into_query()).await {
             Ok(rows) => rows,
             Err(fault) if fault.has_code("25P02") => return Ok(Ended::Misused(Misuse::Failed)),
-            Err(fault) if fault.has_code("KL004") => return Ok(Ended::Misused(Misuse::Ended)),
             Err(fault) if fault.has_code("42501") => return Ok(Ended::Misused(Misuse::OtherRole)),
             Err(fault) => return Err(fault),
         };
-        let Some(at) = recorded_at(&rows)? else {
-            links.rollback(&mut self.link).await?;
-            return Ok(Ended::Lost);
+        let at = match Recorded::read(scalar(&rows)?)? {
+            Recorded::At(at) => at,
+            Recorded::Ended => return Ok(Ended::Misused(Misuse::Ended)),
+            Recorded::Lost => {
+                links.rollback(&mut self.link).await?;
+                return Ok(Ended::Lost);
+            }
         };
         failpoint::hit(Point::BeforeCommit);
         match links.commit(&mut self.link).await {
@@ -102,9 +104,9 @@ impl Transaction<'_> {
         links.rollback(&mut self.link).await?;
         failpoint::hit(Point::BeforeCommit);
         let rows = links.rows_on(&mut self.link, Sent::Perhaps, || record.clone().into_query()).await?;
-        match recorded_at(&rows)? {
-            Some(at) => self.committed(at).await,
-            None => Ok(Ended::Lost),
+        match Recorded::read(scalar(&rows)?)? {
+            Recorded::At(at) => self.committed(at).await,
+            Recorded::Lost | Recorded::Ended => Ok(Ended::Lost),
         }
     }
 
@@ -115,7 +117,22 @@ impl Transaction<'_> {
     }
 }
 
-/// When it was recorded; `None` if another had before.
-fn recorded_at(rows: &[PgRow]) -> Result<Option<Timestamp>, Fault> {
-    scalar::<Option<&[u8]>>(rows)?.map(instant).transpose()
+/// What a statement that records replies.
+pub(super) enum Recorded {
+    /// It has recorded.
+    At(Timestamp),
+    /// Another had recorded before.
+    Lost,
+    /// It has not, for the transaction is not the one that was begun for it.
+    Ended,
+}
+
+impl Recorded {
+    pub(super) fn read(reply: Option<&[u8]>) -> Result<Self, Fault> {
+        match reply {
+            None => Ok(Self::Lost),
+            Some([]) => Ok(Self::Ended),
+            Some(bytes) => instant(bytes).map(Self::At),
+        }
+    }
 }

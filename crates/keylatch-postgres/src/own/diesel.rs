@@ -38,8 +38,7 @@ fn failed(error: &Error) -> CallError {
             let code = match kind {
                 Kind::SerializationFailure => Some("40001"),
                 Kind::ReadOnlyTransaction => Some("25006"),
-                // A refusal of Keylatch's own.
-                _ => info.hint().filter(|hint| hint.starts_with("KL")),
+                _ => None,
             };
             CallError::refused(code, info.message())
         }

@@ -29,7 +29,7 @@ async fn atomic_takes_two_round_trips_more_than_the_handler() {
     assert!(look.contains("keylatch.look"), "{look}");
     assert!(begin.contains("BEGIN") && begin.contains("keylatch.enter"), "{begin}");
     assert!(insert.contains("INSERT INTO item"), "{insert}");
-    assert!(finish.contains("keylatch.finish"), "{finish}");
+    assert!(finish.contains("Writes a finished record"), "{finish}");
     assert_eq!(commit, "COMMIT");
 
     assert!(service.post("created", "second", 0).await.replayed);

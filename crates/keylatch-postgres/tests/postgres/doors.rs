@@ -347,7 +347,7 @@ async fn failures_are_the_same_for_every_client() {
         let failed = client.attempt(&direct, &store, &claim, elsewhere).await.unwrap_err();
         assert_eq!(failed.kind(), Some(ErrorKind::Refused), "{client:?}: {failed:?}");
 
-        for part in ["keylatch.enter_own", "keylatch.finish"] {
+        for part in ["keylatch.enter_own", "Writes a finished record"] {
             for at in [Break::BeforeServer, Break::BeforeReply] {
                 proxy.cut(part, at);
                 let broken = async || match client.attempt(&url, &store, &claim, Way::default()).await {

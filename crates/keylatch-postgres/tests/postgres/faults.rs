@@ -87,8 +87,11 @@ async fn a_connection_may_break_anywhere() {
     let (proxy, service) = behind_a_proxy().await;
     let mut made = 0;
     for (how, parts) in [
-        ("created", ["keylatch.look", "keylatch.enter", "INSERT INTO item", "keylatch.finish", "COMMIT"].as_slice()),
-        ("refused", &["ROLLBACK", "keylatch.finish"]),
+        (
+            "created",
+            ["keylatch.look", "keylatch.enter", "INSERT INTO item", "Writes a finished record", "COMMIT"].as_slice(),
+        ),
+        ("refused", &["ROLLBACK", "Writes a finished record"]),
         ("failed", &["ROLLBACK"]),
     ] {
         for part in parts {
