@@ -170,7 +170,13 @@ async fn the_table_is_tuned() {
     let store = store(&database().await).await;
     let options = "SELECT array_to_string(reloptions, ' ') FROM pg_class WHERE oid = 'keylatch.record'::regclass";
     let options: String = sqlx::query_scalar(options).fetch_one(store.pool()).await.unwrap();
-    for option in ["fillfactor=85", "autovacuum_vacuum_scale_factor=0.02", "autovacuum_vacuum_cost_delay=0"] {
+    for option in [
+        "fillfactor=85",
+        "autovacuum_analyze_threshold=500",
+        "autovacuum_vacuum_scale_factor=0.02",
+        "autovacuum_vacuum_cost_delay=0",
+        "vacuum_truncate=off",
+    ] {
         assert!(options.contains(option), "{options}");
     }
 }
