@@ -1,9 +1,9 @@
--- Writes a finished record where there was none, once: at the end of the transaction that entered for it ($14 = 1), or by
--- itself, if its handler's writes were taken back.
+-- Writes a finished record where there was none: at the end of the transaction that entered for it ($14 = 1), or alone, if
+-- its handler's writes were rolled back.
 --
--- Replies with the time; with null if another has the record; and with no bytes if the transaction is not the one that
--- entered, for someone has ended that one. What goes in and out is `bytea`, `text` or `bigint`, so that every client can
--- send it, and one `bytea` comes back.
+-- Replies with the time; with null if another run has the record; and with an empty value if the transaction is not the one
+-- that entered, because that one was ended. Parameters are `bytea`, `text` or `bigint`, and the reply is one `bytea`, so
+-- that every client can send and read them.
 WITH now AS MATERIALIZED (
     SELECT keylatch.clock() AS ms,
            $14::bigint = 0 OR current_setting('keylatch_tx.owner', true) IS NOT DISTINCT FROM encode($7, 'hex') AS ours,

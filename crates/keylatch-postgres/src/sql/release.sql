@@ -1,6 +1,6 @@
--- Ends a running record without an outcome. Ends ($4): 0 it did not happen, and the epoch is kept for $5 milliseconds; 1 the
--- same request may run again, for so long; 2 whether it happened is not known. `applied` is null if another transaction has
--- locked the record: nothing was changed then, and it is asked for again.
+-- Ends a running record without an outcome. $4 says how: 0 it did not happen, and the epoch is kept for $5 milliseconds; 1
+-- the same request may run again, for $5 milliseconds; 2 it is not known whether it happened. `applied` is null if another transaction has
+-- locked the record: nothing was changed then, and the caller tries again.
 WITH now AS MATERIALIZED (
     SELECT keylatch.clock() AS ms,
            -- What is acknowledged is on disk, also where the role or the database has been told to do without.
@@ -18,7 +18,7 @@ WITH now AS MATERIALIZED (
         state         = CASE WHEN $4 = 0 THEN 2 ELSE 1 END,
         lease_ends_at = CASE WHEN $4 <> 0 THEN now.ms END,
         takeover_at   = CASE WHEN $4 = 1 THEN now.ms END,
-        -- What did not happen is free at once.
+        -- If it did not happen, the key is free at once.
         free_at       = CASE $4 WHEN 0 THEN now.ms WHEN 1 THEN keylatch.later(now.ms, $5) END,
         expires_at    = CASE WHEN $4 = 0 THEN keylatch.later(now.ms, $5) END,
         due_at        = CASE WHEN $4 <> 2 THEN keylatch.later(now.ms, $5) END,

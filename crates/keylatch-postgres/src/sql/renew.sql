@@ -1,5 +1,5 @@
 -- Renews a running record's lease, and notes a step once, by its name. `applied` is null if another transaction has locked
--- the record: nothing was changed then, and it is asked for again.
+-- the record: nothing was changed then, and the caller tries again.
 WITH now AS MATERIALIZED (
     SELECT keylatch.clock() AS ms,
            -- What is acknowledged is on disk, also where the role or the database has been told to do without.

@@ -1,13 +1,13 @@
--- Writes what became of a run whose outcome is unknown, as someone other than its owner has found out: its outcome ($4); or
--- null if it did not happen, and then $5 says for how many milliseconds the epoch is kept. `applied` is null if another
--- transaction has locked the record: nothing was changed then, and it is asked for again.
+-- Resolves a run whose outcome is unknown, for someone who is not its owner: $4 is its outcome, or null if it did not happen;
+-- then the epoch is kept for $5 milliseconds. `applied` is null if another transaction has locked the record: nothing was
+-- changed then, and the caller tries again.
 WITH now AS MATERIALIZED (
     SELECT keylatch.clock() AS ms,
            -- What is acknowledged is on disk, also where the role or the database has been told to do without.
            CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'local', true) END
 ), unknown AS (
-    -- Only the run that the caller looked at, only while it has no outcome, and only while it is unknown. The owner may be
-    -- alive, and may have renewed its lease since.
+    -- Only the run that the caller looked at, and only while its outcome is unknown: the owner may be alive, and may have
+    -- renewed its lease since.
     SELECT r.id FROM keylatch.record AS r, now
     WHERE r.id = $1 AND r.epoch = $2 AND r.owner = $3 AND r.state = 1
         AND r.takeover_at IS NULL AND r.lease_ends_at <= now.ms AND coalesce(r.free_at > now.ms, true)
@@ -25,7 +25,7 @@ WITH now AS MATERIALIZED (
         outcome       = $4,
         expires_at    = keylatch.later(now.ms, $5),
         due_at        = keylatch.later(now.ms, $5),
-        -- What did not happen is free at once.
+        -- If it did not happen, the key is free at once.
         free_at       = CASE WHEN $4 IS NULL THEN now.ms ELSE keylatch.later(keylatch.later(now.ms, $5), $6) END,
         lease_ends_at = NULL,
         released      = false,

@@ -1,6 +1,7 @@
--- What a store does in several steps, or in transactions of others. All else is a plain statement of its own.
+-- Functions for what takes several steps on the server, is done in batches, or is done in a transaction of a handler or
+-- a caller. Everything else is a plain statement.
 --
--- A plan that is made while the table is small is kept when it no longer is, so sequential scans are off in here.
+-- Sequential scans are off in these functions: a plan that was made while the table was small is kept as it grows.
 
 -- The one clock of all processes: the server's, in whole milliseconds since 1970. `now()` would be the start of the
 -- transaction, which may be long ago.
@@ -17,8 +18,7 @@ AS $$
     SELECT instant + CASE WHEN span > 9223372036854775807 - instant THEN 9223372036854775807 - instant ELSE span END
 $$;
 
--- What a function found: the server's clock, what the function says beyond the record (see each), and the record, or
--- nulls if there is none.
+-- A row that a function returns: the server's clock, a flag (see each function), and the record, or nulls if there is none.
 CREATE TYPE keylatch.found AS (
     clock         bigint,
     flag          smallint,
@@ -44,20 +44,19 @@ CREATE TYPE keylatch.found AS (
     outcome       bytea
 );
 
--- Claims keys, each as one step. The arrays belong together, in ascending order of `ids`: so that of two calls at once
--- neither waits for what the other holds while it holds what the other waits for.
+-- Claims keys, each as one step. The arrays belong together, in ascending order of `ids`, so that two calls at once cannot
+-- wait for each other.
 --
 -- Returns a row for each claim that made a new record, with flag 1 and `owner` alone; a row with flag 2 and `owner` alone
 -- for each claim that met a lock of another transaction, and changed nothing; and, unless all made new records, the record
--- as it now is, with flag 0, for each identity. A claim that finds its own owner there, running, has won. An identity
--- without a row was freed in between: ask again.
+-- as it now is, with flag 0, for each identity. A claim whose owner is in a running record has won. If an identity has no
+-- row, its record was removed meanwhile, and the caller claims again.
 --
--- A lock is waited for as long as a commit of another process usually takes. If one is still there then, the claims are made
--- again one by one, and only those that meet it have to be asked again.
+-- A lock is waited for as long as a commit of another process usually takes. If it is still there, the claims are made
+-- again one by one, so that only those that meet it have to be sent again.
 --
--- Each statement in here sees what was committed before it began (READ COMMITTED), so one that waited for another
--- process's claim is followed by one that sees it. Its plan is made once: a plan for these values would take longer to make
--- than to run.
+-- Each statement sees what was committed before it began (READ COMMITTED). So the statement after one that waited for
+-- another process's claim sees that claim. Plans are generic: to plan for these values would take longer than to run.
 CREATE FUNCTION keylatch.claim(
     ids bytea[], callers text[], operations text[], keys text[], fingerprints bytea[], guarantees smallint[],
     owners bytea[], leases bigint[], takeovers bigint[], frees bigint[]
@@ -73,7 +72,7 @@ DECLARE
     made   bytea[] := '{}';
     fresh  bytea[];
     locked bytea[] := '{}';
-    -- Which are made together: all, or one.
+    -- The claims that are made together: all, or one.
     low    integer := 1;
     high   integer := cardinality(ids);
 BEGIN
@@ -85,7 +84,7 @@ BEGIN
         BEGIN
             fresh := '{}';
             IF low = high THEN
-                -- One alone takes little more than half as long so.
+                -- For one claim this takes a little more than half as long.
                 INSERT INTO keylatch.record (
                     id, owner, epoch, attempt, guarantee, state, created_at, takeover_at, free_at, lease_ends_at, due_at,
                     fingerprint, caller, operation, key
@@ -152,7 +151,7 @@ BEGIN
             made := made || fresh;
             low := high + 1;
         EXCEPTION WHEN lock_not_available THEN
-            -- What was done since BEGIN is undone. One of many met the lock, or this one.
+            -- Nothing since BEGIN counts. If these were all, they are made again one by one.
             IF low = high THEN
                 locked := array_append(locked, owners[low]);
                 low := low + 1;
@@ -212,7 +211,7 @@ BEGIN
         BEGIN
             updated := '{}';
             IF low = high THEN
-                -- One alone takes little more than half as long so.
+                -- For one completion this takes a little more than half as long.
                 UPDATE keylatch.record AS r SET
                     state         = 2,
                     outcome       = outcomes[low],
@@ -246,7 +245,8 @@ BEGIN
                         step_results  = NULL
                     FROM unnest(ids, epochs, owners, outcomes, retentions, tombstones) WITH ORDINALITY
                         AS c (id, epoch, owner, outcome, retention, tombstone, place)
-                    -- So written it leaves one way only: one after the other, in the order of the arrays, by the primary key.
+                    -- Written like this, there is only one plan: one row after the other, in the order of the arrays, by
+                    -- the primary key.
                     WHERE r.id = ANY (ARRAY[c.id])
                         -- Only who won the latest claim, and only once: an outcome never changes.
                         AND r.epoch = c.epoch AND r.owner = c.owner AND r.state <> 2
@@ -271,7 +271,7 @@ BEGIN
         RETURN;
     END IF;
     FOR i IN 1 .. cardinality(ids) LOOP
-        -- A completion that is sent again finds its own outcome. Another's was first otherwise.
+        -- A completion that is sent again finds its own outcome.
         applied[i] := i = ANY (written) OR EXISTS (
             SELECT FROM keylatch.record AS r
             WHERE r.id = ids[i] AND r.epoch = epochs[i] AND r.owner = owners[i] AND r.state = 2
@@ -284,12 +284,12 @@ BEGIN
 END
 $$;
 
--- Looks what attempts in a transaction would find. The arrays belong together. Returns a row for each, in their order: the
--- record, or nulls; and flag 1 if another transaction has the key.
+-- Looks at keys before attempts in a transaction. The arrays belong together. Returns a row for each key, in their order:
+-- the record, or nulls; and flag 1 if another transaction has the key.
 --
--- Without the flag, every transaction that had the key when the call began has ended, and the record that it committed, if
--- any, is in the row. So the locks are tested first: a transaction holds its lock until its commit can be seen, and the
--- statement after the test has a snapshot of its own.
+-- If the flag is 0, every transaction that had the key when the call began has ended, and if it committed a record, that
+-- record is in the row. Therefore the locks are tested first: a transaction holds its lock until its commit is visible,
+-- and the statement after the test has its own snapshot.
 CREATE FUNCTION keylatch.look(ids bytea[], key_locks bigint[]) RETURNS SETOF keylatch.found
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog
@@ -297,8 +297,8 @@ SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    -- A lock is taken, shared, and given back at once, in one expression: nothing can come between, so it does not outlive
-    -- it. A lock of the transaction would last until its end, and keep out whoever enters meanwhile.
+    -- The lock is taken, shared, and released at once, in one expression that cannot be interrupted in between. A lock of
+    -- the transaction would be held until its end, and would keep others from entering.
     entered boolean[] := ARRAY(
         SELECT CASE
             WHEN pg_try_advisory_lock_shared(k.key_lock) THEN NOT pg_advisory_unlock_shared(k.key_lock)
@@ -317,18 +317,18 @@ BEGIN
            r.takeover_at, r.free_at, r.lease_ends_at, r.expires_at, r.released, r.after_crash, r.fingerprint, r.caller,
            r.operation, r.key, r.step_names, r.step_results, r.outcome
     FROM unnest(ids, entered) WITH ORDINALITY AS c (id, entered, place)
-    -- So written it is read one way only: by the primary key, one after the other.
+    -- Written like this, there is only one plan: by the primary key, one row after the other.
     LEFT JOIN keylatch.record AS r ON r.id = ANY (ARRAY[c.id])
     ORDER BY c.place;
 END
 $$;
 
--- Takes the key for this transaction, without waiting, if nothing has changed since `look`: the record there had this
--- epoch, owner and state, or all are null for none. Fails at once otherwise: KL001 if another transaction has the key, KL002
--- if the record has changed. Both are rare, for `look` has just seen otherwise; and sqlx passes on no rows of the message
--- that begins a transaction.
+-- Takes the key for this transaction, without waiting, if nothing has changed since `look`: the record then had this epoch,
+-- owner and state, or all are null if there was none. Otherwise it fails: with KL001 if another transaction has the key,
+-- with KL002 if the record has changed. Both are rare, because `look` has just found the key free. They are errors and not
+-- rows, because sqlx discards the rows of the message that begins a transaction.
 --
--- It marks the transaction, so that the statement that writes the record knows it again.
+-- It marks the transaction, so that the statement that writes the record can check that it runs in the same one.
 CREATE FUNCTION keylatch.enter(
     id bytea, owner bytea, key_lock bigint, seen_epoch bigint, seen_owner bytea, seen_state smallint
 ) RETURNS void
@@ -342,7 +342,7 @@ BEGIN
     IF NOT pg_try_advisory_xact_lock(key_lock) THEN
         RAISE EXCEPTION USING ERRCODE = 'KL001', MESSAGE = 'another transaction has the key';
     END IF;
-    -- With the lock in hand: whoever had it before has committed, and this statement sees it.
+    -- The lock is held: a transaction that had it before has ended, and this statement sees what it committed.
     SELECT r.epoch, r.owner, r.state INTO there FROM keylatch.record AS r WHERE r.id = enter.id;
     IF (there.epoch, there.owner, there.state) IS DISTINCT FROM (seen_epoch, seen_owner, seen_state) THEN
         RAISE EXCEPTION USING ERRCODE = 'KL002', MESSAGE = 'the record has changed';
@@ -351,11 +351,11 @@ BEGIN
 END
 $$;
 
--- Takes the key for the transaction that its caller began, without waiting, and looks what is there: the record, or nulls,
--- and flag 1 if another transaction has the key. If none has, this one is marked as `enter` does.
+-- Takes the key for a transaction that the caller has begun, without waiting, and returns the record, or nulls, and flag 1
+-- if another transaction has the key. If none has, the transaction is marked as by `enter`.
 --
--- Where the transaction has no bound for a pause between two statements, it gets this one, in milliseconds; null for none.
--- A caller that falls silent would keep the key for as long as its connection lasts.
+-- If the transaction has no limit for the time between two statements, it gets this one, in milliseconds; null for none. A
+-- caller that stops would keep the key for as long as its connection lasts.
 CREATE FUNCTION keylatch.enter_own(id bytea, owner bytea, key_lock bigint, pause_ms bigint) RETURNS SETOF keylatch.found
 LANGUAGE plpgsql VOLATILE ROWS 1
 SET search_path = pg_catalog
@@ -374,7 +374,7 @@ BEGIN
             PERFORM set_config('idle_in_transaction_session_timeout', least(pause_ms, 2147483647)::text, true);
         END IF;
     END IF;
-    -- With the lock in hand: whoever had it before has committed, and this statement sees it.
+    -- The lock is held: a transaction that had it before has ended, and this statement sees what it committed.
     RETURN QUERY
     SELECT keylatch.clock(), flag, r.id, r.owner, r.epoch, r.attempt, r.guarantee, r.state, r.created_at, r.takeover_at,
            r.free_at, r.lease_ends_at, r.expires_at, r.released, r.after_crash, r.fingerprint, r.caller, r.operation, r.key,

@@ -1,5 +1,4 @@
--- The name space of everything that is Keylatch's. The migration has made sure that it may. Where it is there, nothing is
--- to be made: the right to make one is asked for even then.
+-- Everything of Keylatch is in this schema. IF NOT EXISTS alone needs the right to create a schema even if there is one.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_namespace WHERE concat(nspname, '.') = 'keylatch.') THEN
@@ -60,9 +59,9 @@ CREATE TABLE keylatch.record (
 ) WITH (
     -- Room in each page for the version that a renewal or a completion writes.
     fillfactor = 85,
-    -- A statement that is prepared while the table looks small would read the whole of it for as long as its plan is kept. A
-    -- table that was never analyzed is taken for ten pages at least. So it is left alone until it has more, and not made
-    -- shorter, for which it would also be locked.
+    -- A statement that is prepared while the table looks small reads the whole table for as long as the plan is kept. The
+    -- planner assumes at least ten pages for a table that was never analyzed. So the first analysis waits until there are
+    -- more, and a table that was emptied keeps its pages. Making it shorter would also lock it.
     autovacuum_vacuum_threshold = 500,
     autovacuum_analyze_threshold = 500,
     vacuum_truncate = off,
