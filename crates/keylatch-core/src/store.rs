@@ -5,6 +5,7 @@
 
 use std::fmt::Debug;
 use std::ops::AddAssign;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -77,6 +78,58 @@ pub trait Store: Debug + Send + Sync + 'static {
 
     /// What an acknowledged write survives.
     fn durability(&self) -> Durability;
+}
+
+/// A store that is chosen at run time, or shared: it does what the one inside does.
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<At<Claimed>, Error>> {
+        (**self).claim(claim)
+    }
+
+    fn renew(
+        &self,
+        lease: Lease,
+        terms: Terms,
+        step: Option<(String, Bytes)>,
+    ) -> BoxFuture<'_, Result<Applied, Error>> {
+        (**self).renew(lease, terms, step)
+    }
+
+    fn complete(&self, lease: Lease, completion: Completion) -> BoxFuture<'_, Result<Applied, Error>> {
+        (**self).complete(lease, completion)
+    }
+
+    fn release(&self, lease: Lease, end: End) -> BoxFuture<'_, Result<Applied, Error>> {
+        (**self).release(lease, end)
+    }
+
+    fn resolve(&self, lease: Lease, resolution: Resolution) -> BoxFuture<'_, Result<Applied, Error>> {
+        (**self).resolve(lease, resolution)
+    }
+
+    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
+        (**self).sweep(limit)
+    }
+
+    fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
+        (**self).read(id)
+    }
+
+    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+        (**self).list(page)
+    }
+
+    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+        (**self).lapsed(after, limit)
+    }
+
+    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
+        (**self).count(scope, limit)
+    }
+
+    fn durability(&self) -> Durability {
+        (**self).durability()
+    }
 }
 
 /// A value, and the store's clock when it was read.

@@ -108,14 +108,14 @@ pub(super) fn disposition(headers: &HeaderMap) -> Result<Option<Disposition>, Un
 mod tests {
     use super::*;
 
-    fn lines(name: HeaderName, values: &[&[u8]]) -> HeaderMap {
+    fn lines(name: &HeaderName, values: &[&[u8]]) -> HeaderMap {
         let values = values.iter().map(|value| HeaderValue::from_bytes(value).expect("a header value"));
         values.map(|value| (name.clone(), value)).collect()
     }
 
     #[test]
     fn one_word_of_four_is_understood() {
-        let said = |values: &[&[u8]]| disposition(&lines(IDEMPOTENCY_DISPOSITION, values));
+        let said = |values: &[&[u8]]| disposition(&lines(&IDEMPOTENCY_DISPOSITION, values));
         assert_eq!(said(&[]), Ok(None));
         assert_eq!(said(&[b"record"]), Ok(Some(Disposition::Record)));
         assert_eq!(said(&[b" Retry "]), Ok(Some(Disposition::Retry)));
@@ -138,7 +138,7 @@ mod tests {
             (&[b"\xff, idempotency-epoch"], &[]),
         ];
         for (sent, left) in rows {
-            let mut headers = lines(CONNECTION, sent);
+            let mut headers = lines(&CONNECTION, sent);
             protect(&mut headers);
             let lines: Vec<_> = headers.get_all(CONNECTION).iter().collect();
             assert_eq!(lines, left, "{sent:?}");

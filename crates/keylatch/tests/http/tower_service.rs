@@ -15,7 +15,8 @@ use futures_util::stream::{self, BoxStream};
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, StreamBody};
-use keylatch::http::{GuardedBody, IdempotencyLayer, ScopeFrom};
+use keylatch::http::{GuardedBody, IDEMPOTENT_REPLAYED, IdempotencyLayer, ScopeFrom};
+use keylatch::store::Store;
 use keylatch::{Guarantee, Key, Run, memory, sqlite};
 use pin_project_lite::pin_project;
 use tempfile::TempDir;
@@ -296,4 +297,28 @@ async fn a_service_without_axum_finds_its_run() {
     let layer = IdempotencyLayer::fenced(memory::Store::new(), ScopeFrom::shared("one"));
     let answer = layer.layer(inner).oneshot(request("POST", Some("k"), Pinned::new(""))).await.unwrap();
     assert_eq!(text(answer.into_body()).await, "done");
+}
+
+#[tokio::test]
+async fn a_store_may_be_chosen_at_run_time() {
+    let directory = TempDir::new().unwrap();
+    let database = sqlite::Store::open(directory.path().join("test.db")).await.unwrap();
+    let stores: [Arc<dyn Store>; 2] = [Arc::new(memory::Store::new()), Arc::new(database)];
+    for store in stores {
+        let layers = [
+            IdempotencyLayer::fenced(store.clone(), ScopeFrom::shared("fenced")),
+            IdempotencyLayer::at_most_once(store, ScopeFrom::shared("at most once")),
+        ];
+        for layer in layers {
+            let echo = Echo::default();
+            let mut service = layer.layer(echo.clone());
+            for replayed in [false, true] {
+                let sent = request("POST", Some("k"), Pinned::new("body"));
+                let answer = service.ready().await.unwrap().call(sent).await.unwrap();
+                assert_eq!(answer.headers().contains_key(IDEMPOTENT_REPLAYED), replayed);
+                assert_eq!(text(answer.into_body()).await, "body");
+            }
+            assert_eq!(echo.calls.load(Ordering::Relaxed), 1);
+        }
+    }
 }
