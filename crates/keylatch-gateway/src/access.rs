@@ -1,5 +1,6 @@
 //! What is counted and written of each request: never a key, a path, a body or a header.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Method, Response, Version};
@@ -16,15 +17,19 @@ pub(crate) struct Asked {
 }
 
 /// Counts a request that is answered, and writes it down if `log` says so.
-pub(crate) fn note<B>(asked: &Asked, response: &Response<B>, log: bool) {
-    let outcome = outcome(response);
+///
+/// `route` is the name of its route.
+pub(crate) fn note<B>(asked: &Asked, route: &Arc<str>, response: &Response<B>, log: bool) {
+    let (outcome, status) = (outcome(response), class(response));
     let took = asked.at.elapsed();
-    metrics::counter!("keylatch_gateway_requests_total", "outcome" => outcome, "status" => class(response))
+    let named = || route.clone();
+    metrics::counter!("keylatch_gateway_requests_total", "route" => named(), "outcome" => outcome, "status" => status)
         .increment(1);
     metrics::histogram!("keylatch_gateway_request_seconds", "outcome" => outcome).record(took.as_secs_f64());
     if log {
         let line = serde_json::json!({
             "time": jiff::Timestamp::now().to_string(),
+            "route": &**route,
             // One of a client's own invention may say anything.
             "method": if is_known(&asked.method) { asked.method.as_str() } else { "other" },
             "version": format!("{:?}", asked.version),

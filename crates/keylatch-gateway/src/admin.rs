@@ -10,13 +10,14 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use keylatch::{Engine, Key, RecordId, Scope};
+use keylatch::store::Store;
+use keylatch::{Key, RecordId, Scope};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// What the answers are made of.
 #[derive(Debug)]
 pub(crate) struct Admin {
-    pub(crate) engine: Engine,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) stopping: AtomicBool,
 }
@@ -39,7 +40,7 @@ async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
     }
     let nobody = Scope::new("ready").expect("it is a scope");
     let nothing = RecordId::of(&nobody, &Key::new("ready").expect("it is a key"));
-    match admin.engine.store().read(nothing).await {
+    match admin.store.read(nothing).await {
         Ok(_) => (StatusCode::OK, "ready\n"),
         Err(error) => {
             tracing::warn!(%error, "not ready: the store does not answer");

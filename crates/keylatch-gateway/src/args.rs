@@ -13,6 +13,7 @@ use keylatch::http::ANSWER_END_MAX;
 use keylatch::{LEASE, RETENTION, TOMBSTONE};
 
 pub(crate) use self::parse::{Bytes, Guarantee, Scope, Span, UpstreamKey};
+use crate::config::{KeySource, Route};
 use crate::store::StoreUrl;
 use crate::upstream::Upstream;
 
@@ -29,10 +30,15 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// A reverse proxy that makes every request with an Idempotency-Key to the service behind it take effect once.
     Gateway(Box<Gateway>),
+    /// Look for mistakes in a file of routes: all of them, each with its place and the fix.
+    CheckConfig {
+        /// The file, such as keylatch.toml.
+        file: PathBuf,
+    },
 }
 
 /// How the gateway is set up.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Example:
   keylatch gateway --listen 127.0.0.1:8080 --upstream http://127.0.0.1:9000 --store sqlite:keylatch.db \\
@@ -56,14 +62,18 @@ pub(crate) struct Gateway {
     /// A cache of answers in Redis, in front of the store: redis://… or rediss://….
     #[arg(long, value_name = "URL", env = "KEYLATCH_CACHE", hide_env_values = true)]
     pub(crate) cache: Option<StoreUrl>,
+    /// A file of routes, each with its own scope, guarantee and limits. A request that no route takes passes unguarded. On
+    /// SIGHUP the file is read again; one with mistakes changes nothing. `keylatch check-config FILE` finds them.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["scope", "guarantee", "require_key", "fail_open", "methods"])]
+    pub(crate) config: Option<PathBuf>,
     /// Who calls: header:NAME, a header that something in front of the gateway has verified; or shared:NAME, one scope for
     /// all, where every caller may see every other's answers.
-    #[arg(long, value_name = "SCOPE")]
-    pub(crate) scope: Scope,
+    #[arg(long, value_name = "SCOPE", required_unless_present = "config")]
+    pub(crate) scope: Option<Scope>,
     /// What is promised when a process dies half-way: fenced (a retry runs again: for a service that honours the derived
     /// key or the epoch) or at-most-once (never runs twice; the outcome may be unknown).
-    #[arg(long, value_name = "GUARANTEE")]
-    pub(crate) guarantee: Guarantee,
+    #[arg(long, value_name = "GUARANTEE", required_unless_present = "config")]
+    pub(crate) guarantee: Option<Guarantee>,
     /// Refuse requests of the guarded methods without a key. Otherwise they pass unguarded.
     #[arg(long)]
     pub(crate) require_key: bool,
@@ -117,7 +127,7 @@ pub(crate) struct Gateway {
 }
 
 /// What goes to the upstream, and how long it has.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "The upstream")]
 pub(crate) struct ToUpstream {
     /// The Host that the upstream gets, in place of the client's.
@@ -151,7 +161,7 @@ pub(crate) struct ToUpstream {
 }
 
 /// What clients may take.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "The clients")]
 pub(crate) struct ToClients {
     /// How long a client may take for the head of a request, and how long its connection may be idle.
@@ -205,6 +215,26 @@ impl Gateway {
             }
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+    }
+
+    /// The one route of a command line without a file.
+    pub(crate) fn route(&self) -> Option<Route> {
+        Some(Route {
+            name: "all".to_owned(),
+            methods: self.methods.clone(),
+            path: "/{*path}".to_owned(),
+            key: KeySource::Standard,
+            require_key: self.require_key,
+            scope: self.scope.as_ref()?.caller(),
+            guarantee: self.guarantee?,
+            policy: self.policy(),
+            request_body_max: None,
+            response_body_max: None,
+            wait: None,
+            open: self.fail_open,
+            canonical_json: false,
+            observe_only: false,
+        })
     }
 
     pub(crate) fn policy(&self) -> keylatch::Policy {

@@ -16,7 +16,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use keylatch::http::{GuardedBody, Idempotency};
+use keylatch::http::GuardedBody;
 use keylatch_serve::Peer;
 use tower_service::Service;
 
@@ -24,19 +24,18 @@ use crate::access;
 use crate::ahead::Answer;
 use crate::headers::{self, Reserved};
 use crate::problem::Problem;
-use crate::proxy::Proxy;
+use crate::routes::Live;
 
 /// The whole gateway, as the server of the clients sees it.
 #[derive(Clone)]
 pub(crate) struct Front {
-    guarded: Idempotency<Proxy>,
+    routes: Live,
     rules: Arc<Rules>,
 }
 
 /// What is done to each request.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    pub(crate) reserved: Reserved,
     /// Whether clients are believed in what they say of themselves.
     pub(crate) trust_forwarded: bool,
     /// The host for clients of HTTP/1.0, which need not name one.
@@ -54,8 +53,8 @@ pub(crate) struct WantsUpgrade(pub(crate) HeaderValue);
 pub(crate) struct TakesTrailers;
 
 impl Front {
-    pub(crate) fn new(guarded: Idempotency<Proxy>, rules: Rules) -> Self {
-        Self { guarded, rules: Arc::new(rules) }
+    pub(crate) fn new(routes: Live, rules: Rules) -> Self {
+        Self { routes, rules: Arc::new(rules) }
     }
 }
 
@@ -64,22 +63,28 @@ impl Service<Request<Incoming>> for Front {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.guarded.poll_ready(context)
+    /// Always: so are the layers, for the proxy is.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let asked = access::Asked { method: request.method().clone(), version: request.version(), at: Instant::now() };
         let (mut parts, body) = request.into_parts();
-        let written = self.rules.write_anew(&mut parts);
-        let answering = written.map(|()| self.guarded.call(Request::from_parts(parts, body)));
+        let routes = self.routes.now();
+        let written = self.rules.write_anew(&mut parts, &routes.reserved);
+        let (route, chosen) = match written {
+            Ok(()) => routes.choose(&mut parts),
+            Err(problem) => (routes.name_of_others.clone(), Err(problem)),
+        };
+        let answering = chosen.map(|mut service| service.call(Request::from_parts(parts, body)));
         let rules = self.rules.clone();
         Box::pin(async move {
             let response = match answering {
                 Ok(answering) => answering.await?.map(Either::Right),
                 Err(problem) => problem.response().map(|body| Either::Left(Full::new(body))),
             };
-            access::note(&asked, &response, rules.access_log);
+            access::note(&asked, &route, &response, rules.access_log);
             Ok(response)
         })
     }
@@ -87,7 +92,7 @@ impl Service<Request<Incoming>> for Front {
 
 impl Rules {
     /// Writes the head of a request in the one way in which everyone after this reads it.
-    fn write_anew(&self, parts: &mut Parts) -> Result<(), Problem> {
+    fn write_anew(&self, parts: &mut Parts, reserved: &Reserved) -> Result<(), Problem> {
         if [Method::CONNECT, Method::TRACE].contains(&parts.method) {
             return Err(Problem::MethodRefused);
         }
@@ -104,7 +109,7 @@ impl Rules {
             parts.extensions.insert(TakesTrailers);
         }
         headers::end_hop(&mut parts.headers);
-        self.reserved.drop_imitations(&mut parts.headers);
+        reserved.drop_imitations(&mut parts.headers);
         if parts.version == Version::HTTP_2 {
             headers::join_cookies(&mut parts.headers);
         }
@@ -174,12 +179,12 @@ mod tests {
 
     fn rules() -> Rules {
         let host = HeaderValue::from_static("upstream");
-        Rules { reserved: Reserved::new([]), trust_forwarded: false, host, access_log: false }
+        Rules { trust_forwarded: false, host, access_log: false }
     }
 
     fn written(request: http::request::Builder) -> Result<Parts, Problem> {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        rules().write_anew(&mut parts).map(|()| parts)
+        rules().write_anew(&mut parts, &Reserved::new([])).map(|()| parts)
     }
 
     #[test]

@@ -10,13 +10,17 @@ mod access;
 mod admin;
 mod ahead;
 mod args;
+mod config;
 mod front;
 mod headers;
+mod layers;
 mod outgoing;
 mod planted;
 mod pool;
 mod problem;
 mod proxy;
+mod reload;
+mod routes;
 mod run;
 mod store;
 mod tls;
@@ -24,28 +28,46 @@ mod upgrade;
 mod upstream;
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use keylatch::Policy;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, Command};
+use crate::config::Config;
+
+/// Looks for mistakes in the file, and writes all of them down.
+#[expect(clippy::print_stdout, reason = "it is the answer to the command")]
+fn check_config(file: &Path) -> ExitCode {
+    match Config::read(file, Policy::default()) {
+        Ok(config) => {
+            let count = config.routes.len();
+            println!("{}: {count} route{}, no mistakes", file.display(), if count == 1 { "" } else { "s" });
+            ExitCode::SUCCESS
+        }
+        Err(mistakes) => {
+            eprint!("{mistakes}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// Runs the program: reads the command line of the process, does what it says, and ends with what to give to the shell.
 pub fn main() -> ExitCode {
-    let Cli { command } = Cli::parse();
+    let gateway = match Cli::parse().command {
+        Command::Gateway(gateway) => gateway,
+        Command::CheckConfig { file } => return check_config(&file),
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let ended =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Into::into).and_then(|runtime| {
-            match command {
-                Command::Gateway(gateway) => runtime.block_on(run::run(*gateway)),
-            }
-        });
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let ended = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run::run(*gateway)));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,7 +1,7 @@
 //! The gateway's own answers, beside those of the layer: `application/problem+json`.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
 /// Why a request got an answer of the gateway's.
@@ -9,6 +9,8 @@ use http::{HeaderValue, Response, StatusCode};
 pub(crate) enum Problem {
     /// 400: the request could be understood in two ways, or not at all; with the reason.
     Refused(&'static str),
+    /// 401: the route wants a token, and there is none that can be believed; with the reason.
+    TokenInvalid(&'static str),
     /// 405: CONNECT or TRACE.
     MethodRefused,
     /// 502: nothing was sent to the upstream.
@@ -26,6 +28,7 @@ impl Problem {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::Refused(_) => StatusCode::BAD_REQUEST,
+            Self::TokenInvalid(_) => StatusCode::UNAUTHORIZED,
             Self::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unreachable | Self::Failed { .. } => StatusCode::BAD_GATEWAY,
             Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -35,6 +38,7 @@ impl Problem {
     pub(crate) fn code(self) -> &'static str {
         match self {
             Self::Refused(_) => "REQUEST_REFUSED",
+            Self::TokenInvalid(_) => "TOKEN_INVALID",
             Self::MethodRefused => "METHOD_REFUSED",
             Self::Unreachable => "UPSTREAM_UNREACHABLE",
             Self::Failed { .. } => "UPSTREAM_FAILED",
@@ -45,6 +49,7 @@ impl Problem {
     fn title(self) -> &'static str {
         match self {
             Self::Refused(_) => "Request refused",
+            Self::TokenInvalid(_) => "Token missing or invalid",
             Self::MethodRefused => "Method refused",
             Self::Unreachable => "The service cannot be reached",
             Self::Failed { .. } => "The service did not answer",
@@ -54,7 +59,7 @@ impl Problem {
 
     fn is_retryable(self) -> bool {
         match self {
-            Self::Refused(_) | Self::MethodRefused => false,
+            Self::Refused(_) | Self::TokenInvalid(_) | Self::MethodRefused => false,
             Self::Unreachable => true,
             Self::Failed { retryable } | Self::TimedOut { retryable } => retryable,
         }
@@ -65,7 +70,7 @@ impl Problem {
         const UNKNOWN: &str = "The request was sent to the service, and its answer is missing: whether it took effect is \
                                not known. Find out before you send it in another way.";
         match self {
-            Self::Refused(why) => why,
+            Self::Refused(why) | Self::TokenInvalid(why) => why,
             Self::MethodRefused => "CONNECT and TRACE do not pass this gateway.",
             Self::Unreachable => "Nothing was sent to the service. Send the request again with the same key.",
             Self::Failed { retryable: true } | Self::TimedOut { retryable: true } => AGAIN,
@@ -96,6 +101,10 @@ impl Problem {
                 headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
+            // RFC 6750, section 3.1.
+            Self::TokenInvalid(_) => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
+            }
             Self::Unreachable | Self::Failed { .. } | Self::TimedOut { .. } => {}
         }
         response.extensions_mut().insert(self);
@@ -113,7 +122,8 @@ mod tests {
     /// One of each kind. A new kind does not compile until it is here, and then wants its page.
     fn problems() -> Vec<Problem> {
         let next = |problem: &Problem| match problem {
-            Problem::Refused(_) => Some(Problem::MethodRefused),
+            Problem::Refused(_) => Some(Problem::TokenInvalid("why")),
+            Problem::TokenInvalid(_) => Some(Problem::MethodRefused),
             Problem::MethodRefused => Some(Problem::Unreachable),
             Problem::Unreachable => Some(Problem::Failed { retryable: true }),
             Problem::Failed { .. } => Some(Problem::TimedOut { retryable: true }),

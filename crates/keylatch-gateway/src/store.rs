@@ -4,12 +4,11 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use keylatch::store::Store;
 use keylatch::tiered::Tiered;
-use keylatch::{Engine, InvalidPolicy, Limits, Policy, memory, postgres, redis, sqlite};
-
-use crate::args::Guarantee;
+use keylatch::{memory, postgres, redis, sqlite};
 
 /// A store that can be opened. It may have a password in it, and never shows itself.
 #[derive(Clone, PartialEq, Eq)]
@@ -88,56 +87,37 @@ impl StoreUrl {
         }
     }
 
-    /// The engine on it.
+    /// Opens it, with `cache` in front of it.
     ///
     /// # Errors
     ///
     /// If it cannot be opened.
-    pub(crate) async fn engine(&self, cache: Option<&Self>, choices: Choices) -> Result<Engine, Box<dyn Error>> {
+    pub(crate) async fn open(&self, cache: Option<&Self>) -> Result<Arc<dyn Store>, Box<dyn Error>> {
         let cache = match cache {
             Some(Self::Redis(url)) => Some(redis::Cache::connect(url, redis::Options::default()).await?),
             _ => None,
         };
         Ok(match self {
-            Self::Memory => choices.engine(memory::Store::new(), None)?,
-            Self::Sqlite(path) => choices.engine(sqlite::Store::open(path).await?, cache)?,
-            Self::Postgres(url) => choices.engine(postgres::Store::connect(url).await?, cache)?,
-            Self::Redis(url) => choices.engine(redis::Store::connect(url).await?, None)?,
+            Self::Memory => Arc::new(memory::Store::new()),
+            Self::Sqlite(path) => behind(cache, sqlite::Store::open(path).await?),
+            Self::Postgres(url) => behind(cache, postgres::Store::connect(url).await?),
+            Self::Redis(url) => Arc::new(redis::Store::connect(url).await?),
             Self::Cluster(nodes) => {
                 let urls: Vec<&str> = nodes.iter().map(String::as_str).collect();
-                choices.engine(redis::Store::connect_cluster(&urls, redis::Options::default()).await?, None)?
+                Arc::new(redis::Store::connect_cluster(&urls, redis::Options::default()).await?)
             }
             Self::Sentinel { nodes, service } => {
                 let urls: Vec<&str> = nodes.iter().map(String::as_str).collect();
-                let store = redis::Store::connect_sentinel(&urls, service, redis::Options::default()).await?;
-                choices.engine(store, None)?
+                Arc::new(redis::Store::connect_sentinel(&urls, service, redis::Options::default()).await?)
             }
         })
     }
 }
 
-/// What is chosen of an engine, beside its store.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Choices {
-    pub(crate) guarantee: Guarantee,
-    pub(crate) policy: Policy,
-    pub(crate) limits: Limits,
-}
-
-impl Choices {
-    fn engine<S: Store>(self, store: S, cache: Option<redis::Cache>) -> Result<Engine, InvalidPolicy> {
-        match cache {
-            Some(cache) => self.on(Tiered::new(store, cache)),
-            None => self.on(store),
-        }
-    }
-
-    fn on<S: Store>(self, store: S) -> Result<Engine, InvalidPolicy> {
-        let Self { guarantee, policy, limits } = self;
-        match guarantee {
-            Guarantee::Fenced => Engine::fenced(store, policy, limits),
-            Guarantee::AtMostOnce => Engine::at_most_once(store, policy, limits),
-        }
+fn behind<S: Store>(cache: Option<redis::Cache>, store: S) -> Arc<dyn Store> {
+    match cache {
+        Some(cache) => Arc::new(Tiered::new(store, cache)),
+        None => Arc::new(store),
     }
 }
 

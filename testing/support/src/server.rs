@@ -164,6 +164,11 @@ impl Server {
         self.end().await;
     }
 
+    /// Sends it SIGHUP.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// Asks it to end with SIGTERM, and waits until it has. Returns how it ended and all that it printed.
     pub async fn terminate(mut self) -> (ExitStatus, String) {
         self.signal(Signal::TERM);

@@ -5,7 +5,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
-use keylatch::http::ScopeFrom;
+
+use crate::config::Caller;
 
 /// A length of time, such as `30s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,10 +170,10 @@ impl FromStr for Scope {
 }
 
 impl Scope {
-    pub(crate) fn from(&self) -> ScopeFrom {
+    pub(crate) fn caller(&self) -> Caller {
         match self {
-            Self::Header(name) => ScopeFrom::header(name.clone()),
-            Self::Shared(name) => ScopeFrom::shared(name.clone()),
+            Self::Header(name) => Caller::Header(name.clone()),
+            Self::Shared(name) => Caller::Shared(name.clone()),
         }
     }
 }

@@ -84,9 +84,9 @@ async fn operators_learn_how_it_goes_and_nothing_of_the_requests() {
     assert_eq!(ask("/readyz").await.0, 200);
     let (_, metrics) = ask("/metrics").await;
     for wanted in [
-        r#"keylatch_gateway_requests_total{outcome="recorded",status="2xx"} 1"#,
-        r#"keylatch_gateway_requests_total{outcome="replayed",status="2xx"} 1"#,
-        r#"keylatch_gateway_requests_total{outcome="passed",status="2xx"} 2"#,
+        r#"keylatch_gateway_requests_total{route="all",outcome="recorded",status="2xx"} 1"#,
+        r#"keylatch_gateway_requests_total{route="all",outcome="replayed",status="2xx"} 1"#,
+        r#"keylatch_gateway_requests_total{route="all",outcome="passed",status="2xx"} 2"#,
         "keylatch_gateway_request_seconds_bucket",
     ] {
         assert!(metrics.contains(wanted), "{wanted} is not in:\n{metrics}");

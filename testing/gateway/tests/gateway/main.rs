@@ -7,6 +7,7 @@ mod dispositions;
 mod headers;
 mod http2;
 mod readme;
+mod routes;
 mod setup;
 mod streams;
 mod wire;

@@ -68,6 +68,11 @@ impl Pair {
         Self { gateway, upstream, dir }
     }
 
+    /// Of these, which keep their files in `dir`.
+    pub(crate) fn of(gateway: Server, upstream: Service, dir: TempDir) -> Self {
+        Self { gateway, upstream, dir }
+    }
+
     pub(crate) async fn gateway_in(dir: &Path, upstream: &str, guarantee: &str, arguments: &[&str]) -> Server {
         let store = format!("sqlite:{}", dir.join("keylatch.db").display());
         let given = ["--store", &store, "--scope", "header:X-User-Id", "--guarantee", guarantee];

@@ -1,0 +1,184 @@
+//! Builds the layers around the proxy, from what the command line and the file say.
+
+use std::error::Error;
+use std::path::Path;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use keylatch::http::{BODY_BYTES_PER_SECOND_MIN, IdempotencyLayer, Route as Pattern};
+use keylatch::{Cleanup, Engine, Limits};
+use tower_layer::Layer;
+
+use crate::ahead::Ahead;
+use crate::args::{Gateway, Guarantee};
+use crate::config::{Caller, Config, KeySource, Route};
+use crate::headers::Reserved;
+use crate::pool::{Connector, Pool, Times};
+use crate::proxy::{Proxy, Rules};
+use crate::routes::{Guarded, Routes, Service, scope_from};
+use crate::tls;
+use crate::upstream::Protocol;
+
+/// The engines, on one store: one for each guarantee.
+#[derive(Debug, Clone)]
+pub(crate) struct Engines {
+    fenced: Engine,
+    at_most_once: Engine,
+}
+
+impl Engines {
+    /// On the store that the command line names.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be opened.
+    pub(crate) async fn open(args: &Gateway) -> Result<Self, Box<dyn Error>> {
+        let opened = args.store.open(args.cache.as_ref()).await;
+        let store = opened.map_err(|error| format!("the store cannot be used ({}): {error}", args.store))?;
+        let (policy, limits) = (args.policy(), Limits { wait_max: args.wait_max.0, ..Limits::default() });
+        Ok(Self {
+            fenced: Engine::fenced(store.clone(), policy, limits)?,
+            // One of them cleans the store for both.
+            at_most_once: Engine::at_most_once(store, policy, limits)?.with_cleanup(Cleanup::off()),
+        })
+    }
+
+    pub(crate) fn of(&self, guarantee: Guarantee) -> &Engine {
+        match guarantee {
+            Guarantee::Fenced => &self.fenced,
+            Guarantee::AtMostOnce => &self.at_most_once,
+        }
+    }
+
+    /// Starts nothing new, and waits for what is under way. Returns how much was not finished in time.
+    pub(crate) async fn shutdown(&self, deadline: Duration) -> usize {
+        let (fenced, at_most_once) = tokio::join!(self.fenced.shutdown(deadline), self.at_most_once.shutdown(deadline));
+        fenced + at_most_once
+    }
+}
+
+/// What requests are called in logs and metrics that no route takes.
+const OTHERS: &str = "none";
+
+/// What all layers have in common.
+pub(crate) struct Layers {
+    args: Gateway,
+    engines: Engines,
+    pool: Pool,
+    host: Option<HeaderValue>,
+}
+
+impl Layers {
+    /// For what the command line says.
+    ///
+    /// # Errors
+    ///
+    /// If what it says of the upstream cannot be used.
+    pub(crate) fn new(args: Gateway, engines: Engines) -> Result<Self, Box<dyn Error>> {
+        let to = &args.to_upstream;
+        let times = Times {
+            connect_max: to.upstream_connect_max.0,
+            silence_max: to.upstream_silence_max.0,
+            idle_max: to.upstream_idle_max.0,
+        };
+        let tls = match args.upstream.protocol {
+            Protocol::Tls => Some(tls::to_upstream(to.upstream_ca.as_deref())?),
+            Protocol::Http1 | Protocol::Http2 => None,
+        };
+        let pool = Pool::new(Connector::new(args.upstream.clone(), tls)?, times, to.upstream_requests_max);
+        let host = to.upstream_host.as_ref().map(|host| HeaderValue::from_str(host.as_str())).transpose()?;
+        Ok(Self { args, engines, pool, host })
+    }
+
+    /// The routes of the file, which are read anew.
+    ///
+    /// # Errors
+    ///
+    /// With all mistakes in it.
+    pub(crate) fn read(&self, file: &Path) -> Result<Routes, String> {
+        let Config { routes, paths } = Config::read(file, self.args.policy())?;
+        let guarded = routes.iter().map(|route| Guarded {
+            name: route.name.as_str().into(),
+            service: self.service(route),
+            pattern: Pattern::new(route.path.clone()),
+            token: match &route.scope {
+                Caller::Claim { verifier, claim } => Some((verifier.clone(), claim.clone())),
+                Caller::Header(_) | Caller::Shared(_) => None,
+            },
+        });
+        let reserved = Reserved::new(routes.iter().flat_map(headers_of));
+        let (guarded, others, name_of_others) = (guarded.collect(), self.unguarded(), OTHERS.into());
+        Ok(Routes { guarded, paths, others, name_of_others, reserved })
+    }
+
+    /// One route for all requests.
+    pub(crate) fn alike(&self, route: &Route) -> Routes {
+        Routes::alike(route.name.as_str().into(), self.service(route), Reserved::new(headers_of(route)))
+    }
+
+    fn service(&self, route: &Route) -> Service {
+        let args = &self.args;
+        let answer_bytes_max = route.response_body_max.unwrap_or(args.response_body_max).0;
+        let engine = self.engines.of(route.guarantee).clone();
+        let engine = engine.with_retention(route.policy.retention, route.policy.tombstone);
+        let mut layer = IdempotencyLayer::new(engine.expect("its policy was checked"), scope_from(&route.scope))
+            .with_methods(route.methods.clone())
+            .with_body_bytes_max(route.request_body_max.unwrap_or(args.request_body_max).0)
+            .with_body_pace(args.to_clients.body_silence_max.0, BODY_BYTES_PER_SECOND_MIN)
+            .with_answer_bytes_max(answer_bytes_max)
+            .with_wait(route.wait.map_or(Duration::ZERO, |wait| wait.0))
+            .trust_disposition_header()
+            .with_upstream_headers(args.to_upstream.upstream_key.into())
+            // The proxy has waited already.
+            .with_answer_end_max(Duration::ZERO);
+        match &route.key {
+            KeySource::Standard => {}
+            KeySource::Header(name) => layer = layer.with_key_header(name.clone()),
+            KeySource::Json(pointer) => layer = layer.with_key_pointer(pointer),
+        }
+        for (chosen, choose) in [
+            (route.require_key, IdempotencyLayer::require_key as fn(_) -> _),
+            (route.open, IdempotencyLayer::fail_open),
+            (route.canonical_json, IdempotencyLayer::with_canonical_json),
+            (route.observe_only, IdempotencyLayer::observe),
+        ] {
+            if chosen {
+                layer = choose(layer);
+            }
+        }
+        layer.layer(self.proxy(route.guarantee, answer_bytes_max))
+    }
+
+    /// For what no route takes: it passes.
+    fn unguarded(&self) -> Service {
+        let engine = self.engines.of(Guarantee::Fenced).clone();
+        let layer = IdempotencyLayer::new(engine, scope_from(&Caller::Shared("unguarded".to_owned())))
+            .with_upstream_headers(self.args.to_upstream.upstream_key.into())
+            .skip_if(|_| true);
+        layer.layer(self.proxy(Guarantee::Fenced, self.args.response_body_max.0))
+    }
+
+    fn proxy(&self, guarantee: Guarantee, answer_bytes_max: usize) -> Proxy {
+        let rules = Rules {
+            guarantee: self.engines.of(guarantee).guarantee(),
+            host: self.host.clone(),
+            ahead: Ahead { bytes_max: answer_bytes_max, end_max: self.args.response_end_max.0 },
+            answer_silence_max: self.args.to_upstream.upstream_silence_max.0,
+            body_silence_max: self.args.to_clients.body_silence_max.0,
+        };
+        Proxy::new(self.pool.clone(), rules)
+    }
+}
+
+/// The headers that say who calls, or which request it is.
+fn headers_of(route: &Route) -> Vec<HeaderName> {
+    let caller = match &route.scope {
+        Caller::Header(name) => Some(name.clone()),
+        Caller::Claim { .. } | Caller::Shared(_) => None,
+    };
+    let key = match &route.key {
+        KeySource::Header(name) => Some(name.clone()),
+        KeySource::Standard | KeySource::Json(_) => None,
+    };
+    caller.into_iter().chain(key).collect()
+}

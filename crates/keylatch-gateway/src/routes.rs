@@ -1,0 +1,99 @@
+//! Which layer guards a request, and who calls.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use keylatch::http::{Idempotency, ScopeFrom};
+use parking_lot::RwLock;
+
+use crate::config::{Caller, Paths, Verifier};
+use crate::headers::Reserved;
+use crate::problem::Problem;
+use crate::proxy::Proxy;
+
+/// A layer around the proxy.
+pub(crate) type Service = Idempotency<Proxy>;
+
+/// How the requests of one route are guarded.
+pub(crate) struct Guarded {
+    /// What it is called in logs and metrics.
+    pub(crate) name: Arc<str>,
+    pub(crate) service: Service,
+    /// The pattern of its path, which is part of the scope.
+    pub(crate) pattern: keylatch::http::Route,
+    /// What verifies its callers' tokens, and the claim that names a caller.
+    pub(crate) token: Option<(Arc<Verifier>, String)>,
+}
+
+/// All routes.
+pub(crate) struct Routes {
+    pub(crate) guarded: Vec<Guarded>,
+    pub(crate) paths: Paths,
+    /// For requests that no route takes.
+    pub(crate) others: Service,
+    /// What those are called in logs and metrics.
+    pub(crate) name_of_others: Arc<str>,
+    /// The headers that no client may imitate.
+    pub(crate) reserved: Reserved,
+}
+
+/// The routes as they are now. Others take their place while requests are under way, which keep what they have.
+#[derive(Clone)]
+pub(crate) struct Live(Arc<RwLock<Arc<Routes>>>);
+
+/// Who calls, by a token that was verified. In the extensions of a request.
+#[derive(Debug, Clone)]
+struct Named(String);
+
+impl Routes {
+    /// The same for all requests.
+    pub(crate) fn alike(name: Arc<str>, service: Service, reserved: Reserved) -> Self {
+        let (guarded, paths) = (Vec::new(), Paths::default());
+        Self { guarded, paths, others: service, name_of_others: name, reserved }
+    }
+
+    /// The name of the route that a request with this head takes, and its service, unless the route wants a token and the
+    /// request has none that can be believed. Notes the route and who calls in the head.
+    pub(crate) fn choose(&self, parts: &mut Parts) -> (Arc<str>, Result<Service, Problem>) {
+        match self.paths.find(&parts.method, parts.uri.path()).map(|nth| &self.guarded[nth]) {
+            Some(route) => (route.name.clone(), route.enter(parts)),
+            None => (self.name_of_others.clone(), Ok(self.others.clone())),
+        }
+    }
+}
+
+impl Guarded {
+    fn enter(&self, parts: &mut Parts) -> Result<Service, Problem> {
+        if let Some((verifier, claim)) = &self.token {
+            let claims = verifier.verify(&parts.headers).map_err(|why| Problem::TokenInvalid(why.0))?;
+            if let Some(caller) = claims.caller(claim) {
+                parts.extensions.insert(Named(caller));
+            }
+        }
+        parts.extensions.insert(self.pattern.clone());
+        Ok(self.service.clone())
+    }
+}
+
+impl Live {
+    pub(crate) fn new(routes: Routes) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(routes))))
+    }
+
+    pub(crate) fn now(&self) -> Arc<Routes> {
+        self.0.read().clone()
+    }
+
+    pub(crate) fn replace(&self, routes: Routes) {
+        *self.0.write() = Arc::new(routes);
+    }
+}
+
+/// Where a layer learns who calls.
+pub(crate) fn scope_from(caller: &Caller) -> ScopeFrom {
+    match caller {
+        Caller::Header(name) => ScopeFrom::header(name.clone()),
+        Caller::Claim { .. } => ScopeFrom::extension(|Named(caller)| caller.clone()),
+        Caller::Shared(name) => ScopeFrom::shared(name.clone()),
+    }
+}
