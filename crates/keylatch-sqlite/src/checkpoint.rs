@@ -1,11 +1,11 @@
 //! Writing the log back to the database file, without stopping everyone.
 //!
-//! SQLite would do it in whichever commit passes a limit, and that commit's callers would wait for all of it.
-//! Here a thread of its own does the bulk beside the writer. While the writer goes on writing, that never reaches
-//! the end of the log, which therefore would never start anew. So the writer does the short rest itself, between
-//! two batches, and its next batch starts at the head of the log.
+//! SQLite would do it in the first commit over a limit, and that commit's callers would wait for all of it. Here a
+//! separate thread does most of it beside the writer. While the writer continues to write, that thread never reaches
+//! the end of the log, and the log would never restart. So the writer does the short rest itself, between two batches,
+//! and its next batch starts at the head of the log.
 //!
-//! It can do so only while nobody reads from the log. Where queries overlap, that moment has to be made: see `gate.rs`.
+//! It can do so only while nobody reads from the log. If queries overlap, the gate makes such a moment: see `gate.rs`.
 
 use std::cell::Cell;
 use std::io;
@@ -34,12 +34,12 @@ pub(super) struct Checkpoints {
     thread: JoinHandle<()>,
     pages_max: u32,
     /// From how many pages the next checkpoint is due. Higher than `pages_max` while a long read keeps the log from
-    /// starting anew.
+    /// restarting.
     due_at: u32,
     gate: Arc<Gate>,
-    /// From how many pages queries are kept from beginning.
+    /// From how many pages new queries wait.
     gap_at: u32,
-    /// For how long, at most.
+    /// How long they wait, at most.
     patience: Duration,
     /// From how many pages queries are interrupted.
     log_pages_max: u32,
@@ -57,18 +57,18 @@ struct Shared {
 const IDLE: u8 = 0;
 /// The thread is at work.
 const BULK: u8 = 1;
-/// The rest is the writer's.
+/// The writer does the rest.
 const REST: u8 = 2;
 
-/// A rest that the writer does itself: a tenth of what is due by default, so that its callers wait little.
+/// How many pages the writer does itself: a tenth of what is due by default, so that its callers wait little.
 const REST_PAGES_MAX: u32 = 1_000;
-/// How often the thread tries to leave no more than that. Under a load that outruns the disk it never would.
+/// How often the thread tries to leave no more than that. Under a load that is faster than the disk it never succeeds.
 const BULK_PASSES_MAX: usize = 4;
 
-/// How long queries are kept from beginning, so that those under way can end: at first, and at most. It is doubled after
-/// each time in vain, and halved after each that was not.
+/// How long new queries wait so that the running ones can end: at first, and at most. It is doubled after each failure
+/// and halved after each success.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How long the writer waits for reads of single records, and for those of other processes, that are under way.
+/// How long the writer waits for current reads of single records and of other processes.
 const RESTART_TIME_MAX: Duration = Duration::from_millis(50);
 
 impl Checkpoints {
@@ -126,7 +126,7 @@ impl Checkpoints {
         }
     }
 
-    /// Sees to it that there is a moment when no query reads from the log, if it is too long. Waits for none of them.
+    /// If the log is too long, makes a moment when no query reads from it. Does not wait for queries.
     fn make_gap(&mut self, writer: &Connection, logged: u32) {
         if self.gate.queries() == Queries::Free {
             if logged < self.gap_at {
@@ -153,7 +153,7 @@ impl Checkpoints {
         self.gate.open();
     }
 
-    /// Writes all of the log back, so that the next batch starts at its head. Says whether it does.
+    /// Writes all of the log back, so that the next batch starts at its head. Returns whether it does.
     fn restart(&self, writer: &Connection) -> bool {
         let restarted = writer.busy_timeout(RESTART_TIME_MAX.min(self.busy_timeout)).and_then(|()| {
             let hindered = writer.query_row(RESTART, [], |row| row.get::<_, i64>(0))?;
@@ -179,7 +179,7 @@ impl Shared {
     }
 }
 
-/// Has the pages of the log counted after each commit on `writer`.
+/// Counts the pages of the log after each commit on `writer`.
 pub(super) fn watch(writer: &Connection) {
     writer.wal_hook(Some(|_: &Wal, pages| {
         LOGGED.set(u32::try_from(pages).unwrap_or(0));
@@ -187,12 +187,12 @@ pub(super) fn watch(writer: &Connection) {
     }));
 }
 
-/// Writes back what can be written back without waiting for anyone, and says up to which page of the log.
+/// Writes back what can be written without waiting, and returns up to which page of the log.
 fn write_back(conn: &Connection) -> u32 {
     match conn.query_row(CHECKPOINT, [], |row| row.get::<_, i64>(2)) {
         Ok(written) => u32::try_from(written).unwrap_or(0),
         Err(error) => {
-            // Another process may be at it. The log is whole; it only grows until the next try.
+            // Another process may be doing it. The log is intact; it only grows until the next try.
             tracing::debug!(%error, "the write-ahead log could not be written back now");
             0
         }

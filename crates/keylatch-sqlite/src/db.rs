@@ -1,4 +1,4 @@
-//! A connection on the thread that owns it, and what is done on it.
+//! A connection on the thread that owns it, and its operations.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -42,7 +42,7 @@ impl Db {
         self.clock.now()
     }
 
-    /// Whether a transaction is under way. SQLite ends one by itself after some errors, a full disk among them.
+    /// Whether a transaction is open. SQLite ends one by itself after some errors, such as a full disk.
     pub(super) fn in_transaction(&self) -> bool {
         !self.conn().is_autocommit()
     }
@@ -64,7 +64,7 @@ impl Db {
         self.done(self.write(id, found, record))
     }
 
-    /// The same, where more was written that must not stay without it.
+    /// The same, if other writes must not stay without it.
     pub(super) fn write(&self, id: RecordId, found: Option<i64>, record: &Record) -> rusqlite::Result<()> {
         match found {
             Some(rowid) => rows::update(self.conn(), rowid, record),
@@ -100,14 +100,14 @@ impl Db {
         }
     }
 
-    // ---- Units: a part of a batch that can be taken back alone ------------------------------------------
+    // ---- Units: a part of a batch that can be rolled back alone ------------------------------------------
 
     /// Begins a unit.
     pub(super) fn savepoint(&self) -> rusqlite::Result<()> {
         self.execute(include_str!("sql/savepoint.sql"))
     }
 
-    /// Takes back what the unit wrote. It goes on.
+    /// Rolls back what the unit wrote. The unit continues.
     pub(super) fn undo(&self) -> rusqlite::Result<()> {
         self.execute(include_str!("sql/savepoint_undo.sql"))
     }
@@ -117,7 +117,7 @@ impl Db {
         self.execute(include_str!("sql/savepoint_release.sql"))
     }
 
-    /// Takes back what the unit wrote, and ends it.
+    /// Rolls back what the unit wrote, and ends it.
     pub(super) fn abandon(&self) -> rusqlite::Result<()> {
         self.undo()?;
         self.release()
@@ -135,7 +135,7 @@ impl Db {
         }
     }
 
-    /// Whether what was written since the last unit owes a deferred foreign key, which the commit would refuse to all.
+    /// Whether the writes since the last unit violate a deferred foreign key, for which the commit would fail for all.
     pub(super) fn owes(&mut self) -> rusqlite::Result<bool> {
         let changed = self.guard.took_schema_change();
         match (&mut self.deferred, &self.conn) {
@@ -144,21 +144,21 @@ impl Db {
         }
     }
 
-    /// The error of a closure, with what there is to say about it.
+    /// The error of a closure, with the rule that it broke, if any.
     pub(super) fn explain(&self, error: rusqlite::Error) -> rusqlite::Error {
         self.guard.explain(error)
     }
 
     // ---- Lending ---------------------------------------------------------------------------------------
 
-    /// Runs a closure of the user's on the connection. A panic in it comes back as a value.
+    /// Runs a user's closure on the connection. A panic in it is returned as a value.
     pub(super) fn lend<T>(&self, closure: impl FnOnce(&Connection) -> T) -> (thread::Result<T>, Returned) {
         self.guard.lend();
         let result = catch_unwind(AssertUnwindSafe(|| closure(self.conn())));
         (result, self.guard.take_back(self.conn()))
     }
 
-    /// Lends the connection to a handler while its `work` runs on this thread. A panic in it comes back as a value.
+    /// Lends the connection to a handler while its `work` runs on this thread. A panic in it is returned as a value.
     pub(super) fn lend_to<T>(&mut self, lender: &Lender, work: impl FnOnce() -> T) -> (thread::Result<T>, Returned) {
         let conn = self.conn.take().expect("a connection is lent to one at a time");
         self.guard.lend();

@@ -1,26 +1,26 @@
-//! Finding out, before the commit, that a deferred foreign key does not hold.
+//! Finds violated deferred foreign keys before the commit.
 //!
-//! SQLite counts the deferred constraints that do not hold, for the whole connection, and looks at the count only when the
-//! transaction commits. That is one commit for many handlers here: all of them would fail for one. The count itself
-//! cannot be asked for without `unsafe`. But SQLite looks at it in one more place: before it searches whether a changed
-//! row settles such a constraint. It leaves that search out while the count is zero. So a statement that changes such a
-//! row, of a table of our own, takes fewer steps if nothing is owed, and SQLite tells how many steps a statement took.
+//! SQLite counts violated deferred constraints for the whole connection, and checks the count only when the transaction
+//! commits. Here one commit is for many handlers: all of them would fail because of one. The count itself cannot be
+//! read without `unsafe`. But SQLite checks it in one more place: before it searches whether a changed row resolves
+//! such a violation. It skips that search while the count is zero. So a statement that changes such a row, in a table
+//! of our own, takes fewer steps if nothing is violated, and SQLite reports how many steps a statement took.
 //!
-//! Both numbers of steps are taken when the connection is opened. If a later SQLite no longer differs in them, nothing is
-//! found here, and the commit refuses the whole batch.
+//! Both numbers of steps are measured when the connection is opened. If they no longer differ in a later SQLite,
+//! nothing is found here, and the commit refuses the whole batch.
 
 use rusqlite::{Connection, StatementStatus};
 
 use super::migrate;
 
-/// What is known of the deferred foreign keys on a connection.
+/// What is known about the deferred foreign keys of a connection.
 #[derive(Debug)]
 pub(super) struct Deferred {
-    /// How many steps the probe takes if nothing is owed, and if something is.
+    /// How many steps the probe takes without a violation, and with one.
     steps: Option<(i32, i32)>,
     /// Whether any table has a constraint that can be deferred.
     is_used: bool,
-    /// The schema for which that was found out.
+    /// The schema for which this is known.
     schema: Option<i64>,
 }
 
@@ -42,8 +42,8 @@ impl Deferred {
         Ok(Self { steps, is_used: false, schema: None })
     }
 
-    /// Notes at the start of a transaction whether there is anything to look for. Another process may have changed the
-    /// schema, also to one that this process may not use.
+    /// Notes at the start of a transaction whether there is anything to check. Another process may have changed the
+    /// schema, possibly to one that this process may not use.
     pub(super) fn look(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let schema = conn.prepare_cached("PRAGMA main.schema_version")?.query_row([], |row| row.get(0))?;
         if self.schema != Some(schema) {
@@ -54,16 +54,17 @@ impl Deferred {
         Ok(())
     }
 
-    /// Whether a deferred foreign key does not hold now. `changed` says whether the schema may be another.
+    /// Whether a deferred foreign key is violated now. `changed` says whether the schema may have changed.
     pub(super) fn owes(&mut self, conn: &Connection, changed: bool) -> rusqlite::Result<bool> {
         if changed {
-            // It may still be taken back, so that the next transaction looks again.
+            // The change may still be rolled back, so the next transaction looks again.
             self.is_used |= is_used(conn)?;
             self.schema = None;
         }
         let Some((free, owing)) = self.steps.filter(|_| self.is_used) else { return Ok(false) };
         let steps = probe(conn)?;
-        // The statement is prepared anew now and then, and its steps may be counted from there. Then the next tells.
+        // SQLite sometimes prepares the statement anew, and may then count its steps from there. The next probe is
+        // right again.
         let steps = if steps == free || steps == owing { steps } else { probe(conn)? };
         Ok(steps == owing)
     }

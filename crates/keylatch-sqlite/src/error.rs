@@ -16,7 +16,7 @@ pub enum OpenError {
     /// The path names no file: it is empty, or `:memory:`.
     #[error("this path does not name a file, so its records would not last; give a file, or use the memory store")]
     NoFile,
-    /// The directory of the file is not there, and could not be made.
+    /// The directory of the file does not exist and could not be created.
     #[error("cannot create the directory {path}; create it, or choose a file in a directory that this user may write")]
     Directory {
         /// The directory.
@@ -84,22 +84,23 @@ pub enum TxError {
     #[error("the transaction is over; use a `Tx` only in the handler that was given it")]
     Over,
     /// It held the one writer of the file for longer than
-    /// [`Options::with_closure_time_max`](super::Options::with_closure_time_max) allows, and nothing of it stays.
+    /// [`Options::with_closure_time_max`](super::Options::with_closure_time_max) allows, and its writes were rolled
+    /// back.
     #[error("{}", Misuse::TooLong)]
     TooLong,
-    /// It read for so long that the log beside the file came to its limit, which is
+    /// It read for so long that the write-ahead log reached its limit, which is
     /// [`Options::with_log_pages_max`](super::Options::with_log_pages_max).
     #[error(
         "the query was interrupted: while it runs, the write-ahead log cannot restart, and the log had reached its \
          limit; read less at once, or raise `sqlite::Options::with_log_pages_max`"
     )]
     LogTooLong,
-    /// It changed how its connection works, by other ways than statements, and nothing of it stays.
+    /// It changed its connection by other means than statements, and its writes were rolled back.
     #[error("{}", Misuse::Reconfigured)]
     Reconfigured,
 }
 
-/// So that closures with errors of their own need to know SQLite's only.
+/// So that closures with their own errors only need to convert from SQLite's.
 impl From<TxError> for rusqlite::Error {
     fn from(error: TxError) -> Self {
         let code = match error {
@@ -115,11 +116,11 @@ impl From<TxError> for rusqlite::Error {
 /// What goes wrong in one job of a batch.
 #[derive(Debug)]
 pub(super) enum Fault<E = Error> {
-    /// This job failed alone: it wrote nothing, and the batch goes on.
+    /// This job failed alone: it wrote nothing, and the batch continues.
     Job(E),
-    /// This job failed, and took the transaction with it that it shared with those before it.
+    /// This job failed and ended the transaction that it shared with earlier jobs.
     Ended(E),
-    /// SQLite cannot go on with the batch.
+    /// SQLite cannot continue the batch.
     Batch(rusqlite::Error),
 }
 
@@ -134,7 +135,7 @@ impl From<Fault> for Fault<Undone> {
 }
 
 impl Fault {
-    /// What an error of a statement of our own means. `alive` says whether the transaction still is.
+    /// What an error of the store's own statement means. `alive` says whether the transaction is still open.
     pub(super) fn of(error: rusqlite::Error, alive: bool) -> Self {
         match code(&error) {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) if alive => {
@@ -148,7 +149,7 @@ impl Fault {
     }
 }
 
-/// A batch that was not committed. Everyone in it is told.
+/// A batch that was not committed. All its callers get this error.
 #[derive(Debug, Clone)]
 pub(super) struct BatchFailed {
     pub(super) kind: ErrorKind,
@@ -164,8 +165,8 @@ impl BatchFailed {
 
     /// By the commit itself.
     ///
-    /// An I/O error leaves open whether the disk has the commit: this process, and every other, goes on without
-    /// it, but after a crash it may be found in the log. Any other error means that it was not written in full.
+    /// After an I/O error it is not known whether the disk has the commit: all processes continue without it, but after
+    /// a crash it may be found in the log. Any other error means that it was not written completely.
     pub(super) fn by_commit(error: rusqlite::Error) -> Self {
         let kind = match code(&error) {
             Some(ErrorCode::SystemIoFailure) => ErrorKind::NotKnown,
@@ -185,7 +186,7 @@ impl BatchFailed {
         Self::of(ErrorKind::Unavailable, aborted(message))
     }
 
-    /// There is no thread any more that could do it.
+    /// The thread that could do it has ended.
     pub(super) fn ended() -> Self {
         Self::plain(ErrorKind::Unavailable, "the store's thread has ended")
     }
@@ -202,7 +203,7 @@ impl BatchFailed {
         matches!(self.code.code, ConstraintViolation | DatabaseCorrupt | TooBig)
     }
 
-    /// The same, of the only job in the batch: what breaks a constraint or a limit once does so again.
+    /// The same, for the only job in the batch: what violates a constraint or a limit once does so again.
     pub(super) fn alone(self) -> Self {
         match self.code.code {
             ErrorCode::ConstraintViolation | ErrorCode::TooBig => Self { kind: ErrorKind::Refused, ..self },
@@ -223,7 +224,7 @@ impl BatchFailed {
         Self { kind, code: ffi::Error::new(ffi::SQLITE_INTERNAL), message: Some(message.to_owned()) }
     }
 
-    /// What whoever runs the process can do.
+    /// What the operator can do.
     pub(super) const fn advice(&self) -> &'static str {
         match self.code.code {
             ErrorCode::DiskFull => "free space on its disk, or raise the limit on its size",
@@ -265,13 +266,13 @@ impl From<BatchFailed> for TxError {
     }
 }
 
-/// What a job is told when SQLite has ended the transaction in its closure's hands.
+/// The error of a job during whose closure SQLite has ended the transaction.
 pub(super) fn transaction_ended() -> BatchFailed {
     let message = "a statement that failed in the closure has ended the transaction";
     BatchFailed::of(ErrorKind::Unavailable, aborted(message))
 }
 
-/// What a job is told whose writes owe a deferred foreign key.
+/// The error of a job whose writes violate a deferred foreign key.
 pub(super) fn constraint_owed() -> BatchFailed {
     let code = ffi::Error::new(ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
     BatchFailed { kind: ErrorKind::Refused, code, message: Some("FOREIGN KEY constraint failed".to_owned()) }

@@ -5,8 +5,8 @@ use rusqlite::{Connection, params};
 use super::TxError;
 use keylatch_core::Lease;
 
-/// Fails unless `lease` still holds its record, in the transaction of `db`: what else that writes commits only if nobody
-/// had taken over before.
+/// Fails unless `lease` still holds its record, in the transaction of `db`: its other writes commit only if nobody has
+/// taken over before.
 ///
 /// For a run on a lease (`keylatch::Run::lease`) whose effect is in the file that keeps its record:
 ///

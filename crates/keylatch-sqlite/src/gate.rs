@@ -1,8 +1,8 @@
-//! The gate through which queries begin, and which is closed while the log has to start anew.
+//! The gate through which queries begin. It is closed while the write-ahead log has to restart.
 //!
-//! SQLite's log starts anew only at a moment when nobody reads from it. Queries that overlap leave no such moment, and the
-//! log would grow for as long as they do. So when it has grown too much, no query begins until those under way have
-//! ended, or a while has passed. Reads of single records need no gate: they are short, and the writer waits for one.
+//! SQLite's log restarts only at a moment when nobody reads from it. Overlapping queries leave no such moment, and the
+//! log grows as long as they overlap. So when it has grown too much, no query begins until the running ones have ended,
+//! or some time has passed. Reads of single records need no gate: they are short, and the writer waits for them.
 
 use std::time::{Duration, Instant};
 
@@ -21,36 +21,36 @@ pub(super) struct Gate {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Until when it is closed, unless it is opened before.
+    /// Until when it is closed, unless it is opened earlier.
     closed_until: Option<Instant>,
-    /// How many queries are under way.
+    /// How many queries are running.
     running: usize,
     /// The guards of the connections that queries use.
     guards: Vec<Guard>,
-    /// The way to the writer, which is told when the last query has ended.
+    /// The sender to the writer, which is notified when the last query has ended.
     writer: Option<WeakSender<Box<dyn Job>>>,
 }
 
-/// How the gate stands for the writer.
+/// The state of the gate, for the writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Queries {
-    /// They begin as they come.
+    /// Queries begin as they arrive.
     Free,
-    /// None begins, and some are still under way.
+    /// No query begins, and some are still running.
     Ending,
-    /// None begins, and none is under way.
+    /// No query begins, and none is running.
     Ended,
-    /// The time of the gate is over.
+    /// The time for which the gate was closed is over.
     Waited,
 }
 
 impl Gate {
-    /// Queries will use the connection of `guard`.
+    /// Registers the guard of a connection that queries use.
     pub(super) fn add(&self, guard: Guard) {
         self.state.lock().guards.push(guard);
     }
 
-    /// This is the way to the writer.
+    /// Registers the sender to the writer.
     pub(super) fn leads_to(&self, writer: WeakSender<Box<dyn Job>>) {
         self.state.lock().writer = Some(writer);
     }
@@ -72,7 +72,7 @@ impl Gate {
         state.running -= 1;
         if state.closed_until.is_some() && state.running == 0 {
             let writer = state.writer.as_ref().and_then(WeakSender::upgrade);
-            // If there is no room, the writer is at work, and sees it in any case.
+            // If the queue is full, the writer is at work and checks the gate in any case.
             let _ = writer.map(|writer| writer.try_send(Box::new(Nudge)));
         }
     }
@@ -89,7 +89,7 @@ impl Gate {
         }
     }
 
-    /// Lets no query begin for so long.
+    /// Lets no query begin for this long.
     pub(super) fn close(&self, span: Duration) {
         self.state.lock().closed_until = Some(Instant::now() + span);
     }
@@ -99,9 +99,9 @@ impl Gate {
         self.opened.notify_all();
     }
 
-    /// Interrupts the queries under way.
+    /// Interrupts the running queries.
     pub(super) fn interrupt(&self) {
-        // None begins meanwhile, so that it is those.
+        // No query begins meanwhile, so these are the right ones.
         self.state.lock().guards.iter().for_each(Guard::interrupt);
     }
 }

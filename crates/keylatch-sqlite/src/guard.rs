@@ -1,4 +1,4 @@
-//! What a closure of the user's may not do on a connection of ours, and how a connection comes back from one.
+//! What a user's closure may not do on the store's connection, and how the connection is restored afterwards.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use super::checkpoint;
 /// The guard of one connection.
 ///
 /// While the connection is lent to a closure, SQLite refuses to prepare a statement that would end the batch's
-/// transaction, change how the connection works, or write to Keylatch's own tables. It commits nothing: after an error
-/// that has ended the transaction, the next statement would otherwise be one of its own. And it interrupts a statement
-/// that runs past the closure's time.
+/// transaction, change how the connection works, or write to Keylatch's own tables. It refuses every commit: after an
+/// error that has ended the transaction, the next statement would otherwise commit by itself. And it interrupts a
+/// statement that runs past the closure's time limit.
 ///
-/// What can be changed by other ways than statements is put back when the closure has ended.
+/// Changes by other means than statements are undone when the closure has ended.
 #[derive(Debug, Clone)]
 pub(super) struct Guard(Arc<Shared>);
 
@@ -43,11 +43,11 @@ struct Shared {
     limits: Vec<(Limit, i32)>,
 }
 
-/// How often a statement that runs is asked whether its time is over: a fraction of a millisecond in steps of SQLite's
+/// How often a running statement checks whether its time is over: a fraction of a millisecond, in steps of SQLite's
 /// virtual machine.
 const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 
-/// Prepared statements that each connection keeps: ours are fewer than 30, the rest is for the user's.
+/// Prepared statements that each connection keeps: the store's are fewer than 30, the rest is for the user's.
 pub(super) const STATEMENTS_MAX: usize = 128;
 
 impl Guard {
@@ -88,7 +88,7 @@ impl Guard {
         Ok(())
     }
 
-    /// From now on the connection is a closure's.
+    /// From now on a closure has the connection.
     pub(super) fn lend(&self) {
         *self.0.refused.lock() = None;
         let until = self.0.time_max.map_or(u64::MAX, |time| millis(self.0.opened.elapsed() + time));
@@ -96,7 +96,7 @@ impl Guard {
         self.0.is_lent.store(true, Ordering::Relaxed);
     }
 
-    /// The connection is ours again. Puts back what the closure has changed about it, and says what to make of it.
+    /// The store has the connection again. Undoes what the closure has changed, and says whether its writes count.
     pub(super) fn take_back(&self, conn: &Connection) -> Returned {
         let is_late = self.0.is_over();
         self.0.is_lent.store(false, Ordering::Relaxed);
@@ -109,7 +109,7 @@ impl Guard {
         }
     }
 
-    /// Ends the time of the closure that has the connection now, if one has.
+    /// Ends the time of the closure that has the connection now, if any.
     pub(super) fn interrupt(&self) {
         self.0.until_ms.store(0, Ordering::Relaxed);
     }
@@ -137,8 +137,8 @@ impl Guard {
         self.0.changes_schema.swap(false, Ordering::Relaxed)
     }
 
-    /// Puts back what is the same for all who use the connection. Says whether it was changed in a way that may have
-    /// changed what the closure's own statements did.
+    /// Restores the settings that all users of the connection share. Returns whether they were changed in a way that
+    /// may have altered what the closure's own statements did.
     fn restore(&self, conn: &Connection) -> rusqlite::Result<bool> {
         let mut changed = false;
         for (config, value) in &self.0.configs {
@@ -157,7 +157,7 @@ impl Guard {
             self.hook(conn)?;
             changed = true;
         }
-        // What these would see later is other people's.
+        // These hooks would see other callers' data later.
         conn.update_hook(None::<fn(Action, &str, &str, i64)>)?;
         conn.rollback_hook(None::<fn()>)?;
         conn.busy_timeout(self.0.busy_timeout)?;
@@ -169,17 +169,17 @@ impl Guard {
     }
 }
 
-/// How a connection came back from a closure.
+/// The state in which a closure returns the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Returned {
     Fine,
-    /// Later than it may.
+    /// Too late.
     Late,
-    /// Not as it was lent: what the closure wrote is not to be relied on.
+    /// Changed: the closure's writes cannot be relied on.
     Changed,
 }
 
-/// The guard's end of a hook. SQLite keeps one of each kind, and lets go of it if a closure sets its own.
+/// The guard's handle on a hook. SQLite keeps one of each kind, and drops it if a closure sets its own.
 struct Hook(Arc<Shared>);
 
 impl Hook {
@@ -196,7 +196,7 @@ impl Drop for Hook {
 }
 
 impl Shared {
-    // A thread that has the connection got it through a lock after these were set.
+    // A thread gets the connection through a lock after these are set.
 
     fn is_over(&self) -> bool {
         self.is_lent.load(Ordering::Relaxed) && millis(self.opened.elapsed()) >= self.until_ms.load(Ordering::Relaxed)
@@ -229,7 +229,7 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Why a closure may not do that; `None` if it may.
+/// The rule that forbids this action to a closure; `None` if it is allowed.
 fn refused(action: AuthAction<'_>) -> Option<Refused> {
     use AuthAction as A;
     let rule: Cow<'static, str> = match action {
@@ -242,7 +242,7 @@ fn refused(action: AuthAction<'_>) -> Option<Refused> {
             format!("PRAGMA {pragma_name} changes the connection, which other callers use as well").into()
         }
         A::Unknown { .. } => "this version does not know what the statement does".into(),
-        // Savepoints that are still open when the closure ends, end with its unit.
+        // A savepoint that is still open when the closure ends is ended with its unit.
         A::Savepoint { savepoint_name: name, .. }
         | A::Insert { table_name: name }
         | A::Update { table_name: name, .. }
@@ -277,7 +277,7 @@ fn changes_schema(action: &AuthAction<'_>) -> bool {
     matches!(action, A::CreateTable { .. } | A::CreateTempTable { .. } | A::CreateVtable { .. } | A::AlterTable { .. })
 }
 
-/// Pragmas that tell about the file, or set what is the user's own in it.
+/// Pragmas that read facts about the file, or set the user's own fields in it.
 const PRAGMAS: [&str; 19] = [
     "application_id",
     "collation_list",
@@ -300,7 +300,7 @@ const PRAGMAS: [&str; 19] = [
     "user_version",
 ];
 
-/// What can be set about a connection without a statement.
+/// Settings of a connection that can be changed without a statement.
 const CONFIGS: [DbConfig; 20] = [
     DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY,
     DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER,

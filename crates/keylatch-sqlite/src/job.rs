@@ -1,4 +1,4 @@
-//! What a thread of the store is asked to do.
+//! Jobs for the store's threads.
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -8,35 +8,35 @@ use super::error::{BatchFailed, Fault};
 
 /// One part of a batch.
 ///
-/// It runs, and nobody hears of it; the batch is committed; then it replies.
+/// It runs, the batch is committed, and only then does it reply.
 pub(super) trait Job: Send {
-    /// Whether nobody waits for the reply any more. Then it need not run.
+    /// Whether nobody waits for the reply any more; then it need not run.
     fn is_abandoned(&self) -> bool;
 
-    /// The runtime on which its caller lives, if on any.
+    /// The runtime of its caller, if any.
     fn runtime(&self) -> Option<&Handle>;
 
     /// Does its part.
     ///
     /// # Errors
     ///
-    /// If the batch cannot go on. A failure of this job alone is a reply.
+    /// If the batch cannot continue. A failure of this job alone is a reply.
     fn run(&mut self, db: &mut Db) -> Result<(), Stop>;
 
-    /// Tells its caller what came of it: what `run` found, or why the batch was not committed.
+    /// Sends the result to its caller: that of `run`, or why the batch was not committed.
     fn reply(self: Box<Self>, failed: Option<&BatchFailed>);
 }
 
-/// Why a batch cannot go on after a job.
+/// Why a batch cannot continue after a job.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// The job has ended the transaction. It has its own reply; what those before it wrote is gone.
+    /// The job has ended the transaction. It has its own reply; the writes of earlier jobs are gone.
     Ended,
     /// SQLite failed.
     Failed(rusqlite::Error),
 }
 
-/// A job that does nothing: the writer looks round after it, as after each batch.
+/// A job that does nothing: it makes the writer do its checks between batches.
 pub(super) struct Nudge;
 
 impl Job for Nudge {
@@ -64,7 +64,7 @@ pub(super) struct Call<F, T, E> {
 }
 
 impl<F, T, E> Call<F, T, E> {
-    /// To be called where its caller lives.
+    /// Call it on the caller's runtime.
     pub(super) fn new(work: F, reply: oneshot::Sender<Result<T, E>>) -> Self {
         Self { work: Some(work), result: None, runtime: Handle::try_current().ok(), reply }
     }
@@ -102,7 +102,7 @@ where
             (None, Some(result)) => result,
             (None, None) => return, // It was abandoned, and did not run.
         };
-        // Whoever no longer waits can ask again.
+        // A caller that no longer waits can ask again.
         let _ = self.reply.send(result);
     }
 }

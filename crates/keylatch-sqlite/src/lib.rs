@@ -1,10 +1,10 @@
 //! The SQLite store: one file, durable, nothing to install.
 //!
-//! All writes go through one thread, which takes everything that waits, does it in one transaction, and commits
-//! once for all: many callers share one sync of the disk. Nobody is answered before that. Reads have threads of
-//! their own beside it. Other processes may use the same file.
+//! All writes go through one thread. It takes all waiting jobs, runs them in one transaction, and commits once: many
+//! callers share one sync of the disk. Replies are withheld until the commit. Reads have their own threads. Other
+//! processes may use the same file.
 //!
-//! Callers who share a batch and a runtime with threads of its own hear of it through a task there. So, as always in
+//! Callers who share a batch and a multi-threaded runtime get their replies through a task there. So, as always in
 //! async code, do not block such a thread on a call to the store.
 //!
 //! ```text
@@ -13,10 +13,11 @@
 //!  Store::execute      ┘                 └─────────────────────────────────┘
 //! ```
 //!
-//! The file is the user's too: `Atomic` is for tables in the same file, through [`Tx::run`](keylatch_core::Tx::run), and
-//! [`Store::execute`] makes such tables. Keylatch's own tables begin with `keylatch_`; their columns can be read
-//! with any tool, and must be written by nobody else. The [manual](https://docs.rs/keylatch/latest/keylatch/manual/sqlite/) says what a closure may do, how
-//! to migrate, and how the file and its log stay bounded.
+//! The file may also have the user's tables: `Atomic` is for tables in the same file, through
+//! [`Tx::run`](keylatch_core::Tx::run), and [`Store::execute`] creates such tables. Keylatch's own tables begin with
+//! `keylatch_`; any tool may read them, and no other program may write them. The
+//! [manual](https://docs.rs/keylatch/latest/keylatch/manual/sqlite/) says what a closure may do, how to migrate, and
+//! how the file and its log stay bounded.
 
 mod attempt;
 mod checkpoint;
@@ -66,7 +67,7 @@ pub use tx::{Loaned, Session, Sqlite};
 use unit::Undone;
 use worker::Lane;
 
-/// A store in an SQLite file. A clone is the same store; when the last is dropped, what waits is done, and the
+/// A store in an SQLite file. A clone is the same store. When the last clone is dropped, waiting jobs are done, and the
 /// threads end.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
@@ -75,7 +76,7 @@ struct Inner {
     writer: Lane,
     /// Reads of single records.
     reader: Lane,
-    /// Everything that may take longer: pages, counts, the user's queries.
+    /// Reads that may take longer: pages, counts, the user's queries.
     querier: Lane,
     path: PathBuf,
     /// The same, from the root.
@@ -111,13 +112,13 @@ impl Store {
         }
     }
 
-    /// Runs a write of the user's own, such as one that makes tables at start. It is one unit: if the closure fails,
-    /// nothing of it stays. It is durable when this returns.
+    /// Runs a user's write, such as one that creates tables at start. It is one unit: if the closure fails, its writes
+    /// are rolled back. It is durable when this returns.
     ///
     /// The closure may not begin or end transactions, attach databases, set pragmas, or write to Keylatch's tables; an
-    /// error names the rule. Everyone waits while it runs, so that its time is limited
-    /// ([`Options::with_closure_time_max`]). A migration that does any of this, or takes long, runs on a connection of its
-    /// own before the store is opened: see the [manual](https://docs.rs/keylatch/latest/keylatch/manual/sqlite/).
+    /// error names the rule. All other writers wait while it runs, so its time is limited
+    /// ([`Options::with_closure_time_max`]). Run a migration that does any of this, or takes long, on its own
+    /// connection before you open the store: see the [manual](https://docs.rs/keylatch/latest/keylatch/manual/sqlite/).
     ///
     /// # Errors
     ///
@@ -125,7 +126,7 @@ impl Store {
     ///
     /// # Panics
     ///
-    /// If the closure does; what it wrote is taken back.
+    /// If the closure does; its writes are rolled back.
     pub async fn execute<T, F>(&self, closure: F) -> Result<T, TxError>
     where
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -135,11 +136,11 @@ impl Store {
         done.await.map_err(Undone::or_panic)
     }
 
-    /// Runs a read-only query of the user's own, on a state of the file that does not change meanwhile.
+    /// Runs a user's read-only query, on a state of the file that does not change meanwhile.
     ///
-    /// It sees all that was acknowledged before it began. The closure may read everything, and write nothing. While it
-    /// runs, the log beside the file cannot start anew, and grows. When the log is too long, a query waits for a moment
-    /// before it begins, and one under which the log comes to its limit is interrupted.
+    /// It sees everything that was acknowledged before it began. The closure may read everything, and write nothing.
+    /// While it runs, the write-ahead log cannot restart, and grows. When the log is too long, a query waits briefly
+    /// before it begins, and a query that is running when the log reaches its limit is interrupted.
     ///
     /// # Errors
     ///

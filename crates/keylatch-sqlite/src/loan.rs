@@ -5,8 +5,8 @@
 //! ```
 //!
 //! The handler is polled on its own task until it first wants the connection. Then its future moves to the writer,
-//! which puts the connection in, polls the future once, and takes the connection out again. So a handler can hold
-//! the connection for as long as it computes, and never while it waits.
+//! which puts the connection in, polls the future once, and takes the connection out again. So a handler can hold the
+//! connection while it computes, and never while it waits.
 
 use std::mem;
 use std::panic::Location;
@@ -28,11 +28,11 @@ struct State {
     phase: Phase,
     /// Who polls the handler before it moves to the writer.
     driver: Option<Waker>,
-    /// Who waits for the connection, if that is not the driver itself.
+    /// The waker that waits for the connection, if it is not the driver's.
     waiter: Option<Waker>,
     /// Whether the handler's end is gone.
     returned: bool,
-    /// Where the closure that ran last was asked for.
+    /// The source location of the call whose closure ran last.
     latest: Option<&'static Location<'static>>,
 }
 
@@ -48,8 +48,8 @@ enum Phase {
 // ---- The handler's end ---------------------------------------------------------------------------------
 
 impl Loan {
-    /// Runs the closure, once the connection is here. `closure` is taken when it runs; where it cannot run, or its
-    /// result does not count, `refused` makes the result. `place` is where it was asked for.
+    /// Runs the closure, once the connection is here. `closure` is taken when it runs. If it cannot run, or its result
+    /// does not count, `refused` makes the result. `place` is the location of the call.
     pub(super) fn poll_run<R, F>(
         &self,
         cx: &Context<'_>,
@@ -80,8 +80,8 @@ impl Loan {
                 state.phase = Phase::Wanted;
                 let driven = state.driver.as_ref().is_some_and(|driver| driver.will_wake(cx.waker()));
                 if !driven {
-                    // Somewhere else than in the handler's own poll: another task, or a combinator with wakers of
-                    // its own. The driver may be asleep.
+                    // Not in the handler's own poll, but in another task or a combinator with its own wakers. The
+                    // driver may be asleep.
                     state.waiter = Some(cx.waker().clone());
                     if let Some(driver) = &state.driver {
                         driver.wake_by_ref();
@@ -100,7 +100,7 @@ impl Loan {
 
 // ---- The store's end -----------------------------------------------------------------------------------
 
-/// The store's end. Without it the transaction is over, for whoever still waits for it.
+/// The store's end. When it is dropped, the transaction is over for anyone who still waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Lender(Arc<Loan>);
 
@@ -121,7 +121,7 @@ impl Lender {
         self.0.clone()
     }
 
-    /// Notes who polls the handler. To be called before each of its polls.
+    /// Notes the waker that polls the handler. Call it before each of its polls.
     pub(super) fn driven_by(&self, waker: &Waker) {
         let mut state = self.0.0.lock();
         match &mut state.driver {
@@ -140,7 +140,7 @@ impl Lender {
         self.0.0.lock().returned
     }
 
-    /// Where the handler's closure that ran last stands in its source.
+    /// The source location of the handler's closure that ran last.
     pub(super) fn latest(&self) -> Option<&'static Location<'static>> {
         self.0.0.lock().latest
     }

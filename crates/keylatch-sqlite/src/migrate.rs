@@ -1,7 +1,7 @@
 //! The schema of Keylatch's own tables, and how it gets into the file.
 //!
-//! Each schema has a `version`, and beside it stands its `min_reader`: the lowest version that a process may know and
-//! still use the file. So a process of the version before goes on, and restarts, on a schema that only adds to its own.
+//! Each schema has a `version` and a `min_reader`: the lowest version that a process must know to use the file. So a
+//! process of the previous version continues to work, and can restart, on a schema that only adds to its own.
 
 use std::path::Path;
 
@@ -23,17 +23,17 @@ const SCHEMAS: &[Schema] = &[Schema {
 
 /// One version of the schema.
 struct Schema {
-    /// The lowest version that may use it. It stays what it was while the statements only add indexes, tables, and columns
-    /// that may be absent.
+    /// The lowest version that may use it. It does not change while the statements only add indexes, tables, and
+    /// columns that may be NULL.
     min_reader: i64,
-    /// What leads to it from the one before.
+    /// The statements that lead to it from the previous version.
     statements: &'static [&'static str],
 }
 
 /// The version that this build knows.
 pub(super) const KNOWN: i64 = SCHEMAS.len() as i64;
 
-/// What is in a file; 0 for nothing.
+/// The schema of a file; 0 for none.
 #[derive(Debug, Clone, Copy, Default)]
 struct Found {
     version: i64,

@@ -31,7 +31,7 @@ pub(super) fn open(path: &Path, options: &Options) -> Result<Inner, OpenError> {
     Opening { path, options }.open()
 }
 
-/// Makes a directory and those above it. What is durable in a file is so only if the way to it is.
+/// Creates a directory and its parents. A file is durable only if the directories that lead to it are.
 fn make_directory(directory: &Path) -> io::Result<()> {
     let missing: Vec<_> =
         directory.ancestors().take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists()).collect();
@@ -63,7 +63,7 @@ impl Opening<'_> {
         let gate = Arc::new(Gate::default());
         let checkpoints = Checkpoints::start(&writer, checkpointer, gate.clone(), self.options);
         let checkpoints = checkpoints.map_err(OpenError::Thread)?;
-        // One query is one batch: it sees one state of the file, and no other waits for it.
+        // One query is one batch: it sees one state of the file, and no other query waits for it.
         let queriers = (0..self.options.query_threads).map(|_| {
             let querier = Worker { gate: Some(gate.clone()), ..self.reader(1)? };
             gate.add(querier.db.guard());
@@ -114,7 +114,7 @@ impl Opening<'_> {
         Ok(Db::new(conn, guard, deferred, self.options.clock.clone()))
     }
 
-    /// A connection with what all of ours have in common.
+    /// A connection with the settings that all connections share.
     fn connect(&self, cache_bytes: usize) -> Result<Connection, OpenError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = self.sql(Connection::open_with_flags(self.path, flags))?;
@@ -129,17 +129,17 @@ impl Opening<'_> {
         conn.pragma_update(None, "synchronous", "FULL")?;
         // Negative: in KiB, not in pages.
         conn.pragma_update(None, "cache_size", -i64::try_from(cache_bytes / 1024).unwrap_or(i64::MAX))?;
-        // What a savepoint remembers stays in memory too, instead of in a file.
+        // The journal of savepoints stays in memory too, instead of in a file.
         conn.pragma_update(None, "temp_store", "MEMORY")?;
         // Checkpoints have a thread of their own.
         conn.pragma_update(None, "wal_autocheckpoint", 0)?;
-        // After a long read has kept the log from starting anew, it gives the space back.
+        // Frees the space of the log after a long read has kept it from restarting.
         let log_bytes = i64::from(self.options.checkpoint_pages) * 4_096 * 2;
         conn.pragma_update(None, "journal_size_limit", log_bytes)
     }
 
-    /// SQLite opens what it may not write for reading, and such a connection stays so: nothing could be claimed, even
-    /// after the disk is writable again.
+    /// SQLite opens a file that it may not write as read-only, and the connection stays read-only: nothing could be
+    /// claimed, even after the disk is writable again.
     fn refuse_read_only(&self, conn: &Connection) -> Result<(), OpenError> {
         if self.sql(conn.is_readonly(MAIN_DB))? {
             let cause = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);
@@ -148,7 +148,7 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// Turns the write-ahead log on, which the file then keeps. Another process may be at the same.
+    /// Turns the write-ahead log on, which the file then keeps. Another process may be doing the same.
     fn use_write_ahead_log(&self, conn: &Connection) -> Result<(), OpenError> {
         let started = Instant::now();
         loop {

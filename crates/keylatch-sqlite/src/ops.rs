@@ -1,4 +1,4 @@
-//! The contract of a store, on SQLite: each write reads the record, asks the machine, and writes what it says.
+//! The contract of a store, on SQLite: each write reads the record, calls the machine, and writes the result.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -122,13 +122,13 @@ fn claim_record(db: &Db, id: RecordId, claim: &Claim) -> Result<At<Claimed>, Fau
     Ok(At { value, now })
 }
 
-/// Makes the change that `decide` wants of the record, if there is one.
+/// Applies the change that `decide` returns for the record, if there is one.
 fn change(db: &Db, id: RecordId, decide: impl FnOnce(&Record, Timestamp) -> Change) -> Result<Applied, Fault> {
     let Some(Found { rowid, record }) = db.find(id)? else { return Ok(Applied::Lost) };
     let now = db.now();
     match decide(&record, now) {
         Change::None => return Ok(Applied::Lost),
-        // A completion that was sent again finds its own outcome.
+        // A completion that is sent again finds its own outcome.
         Change::Write(next) if next == record => {}
         Change::Write(next) => db.put(id, Some(rowid), &next)?,
         Change::Remove => db.delete(rowid)?,

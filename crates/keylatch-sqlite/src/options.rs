@@ -1,10 +1,10 @@
-//! What can be chosen about a store.
+//! The options of a store.
 
 use std::time::Duration;
 
 use keylatch_core::Clock;
 
-/// What can be chosen about a [`Store`](super::Store). The defaults suit one service on one machine.
+/// The options of a [`Store`](super::Store). The defaults suit one service on one machine.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub(super) clock: Clock,
@@ -19,30 +19,31 @@ pub struct Options {
     pub(super) file_pages_max: Option<u32>,
 }
 
-/// The default of [`Options::with_queue_jobs_max`]: sixteen full batches. More would only wait longer here than
+/// The default of [`Options::with_queue_jobs_max`]: sixteen full batches. More jobs would only wait here instead of
 /// with the caller, who can still give up.
 pub const QUEUE_JOBS_MAX: usize = 4_096;
-/// The default of [`Options::with_batch_jobs_max`]: a commit is spread so thin by then that more would only add
-/// to the wait of those who were first.
+/// The default of [`Options::with_batch_jobs_max`]: at this size the share of a commit is so small that more jobs would
+/// only make the first ones wait longer.
 pub const BATCH_JOBS_MAX: usize = 256;
 /// The default of [`Options::with_query_threads`]: one long query does not stop the next.
 pub const QUERY_THREADS: usize = 2;
 /// The default of [`Options::with_busy_timeout`]: longer than a backup or another process's batch holds the write
 /// lock, and shorter than a client waits.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The default of [`Options::with_closure_time_max`]: far below the default lease ([`LEASE`](keylatch_core::LEASE)), so that runs
-/// on a lease are renewed in time, and below [`BUSY_TIMEOUT`], so that another process does not fail for it.
+/// The default of [`Options::with_closure_time_max`]: far below the default lease ([`LEASE`](keylatch_core::LEASE)), so
+/// that runs on a lease are renewed in time, and below [`BUSY_TIMEOUT`], so that other processes do not fail because of
+/// it.
 pub const CLOSURE_TIME_MAX: Duration = Duration::from_secs(3);
 /// The default of [`Options::with_cache_bytes`]: room for the upper levels of the indexes, which every look-up reads,
-/// without being felt in a small process. More is not always faster: a commit that has split pages in an index looks
-/// through all pages that are in memory.
+/// and little even for a small process. More is not always faster: a commit that has split pages in an index scans all
+/// pages in memory.
 pub const CACHE_BYTES: usize = 8 << 20;
 /// The default of [`Options::with_checkpoint_pages`]: 40 MB of log, so that a page that is written often reaches
 /// the database file once in many commits.
 pub const CHECKPOINT_PAGES: u32 = 10_000;
 
-/// The default of [`Options::with_log_pages_max`]: 1 GB, so that a report or a backup that takes a minute under a heavy load
-/// comes to its end.
+/// The default of [`Options::with_log_pages_max`]: 1 GB, so that a report or a backup that takes a minute under a heavy
+/// load can finish.
 pub const LOG_PAGES_MAX: u32 = 250_000;
 
 impl Default for Options {
@@ -63,7 +64,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The clock of the store. The default is the machine's; a test can move one by hand.
+    /// The clock of the store. The default is the machine's clock; a test can use a manual one.
     #[must_use]
     pub fn with_clock(self, clock: Clock) -> Self {
         Self { clock, ..self }
@@ -76,7 +77,7 @@ impl Options {
         Self { queue_jobs_max: jobs.max(1), ..self }
     }
 
-    /// How many writes share a commit at most, at least 1; [`BATCH_JOBS_MAX`] by default.
+    /// How many writes may share a commit, at least 1; [`BATCH_JOBS_MAX`] by default.
     #[must_use]
     pub fn with_batch_jobs_max(self, jobs: usize) -> Self {
         Self { batch_jobs_max: jobs.max(1), ..self }
@@ -96,14 +97,14 @@ impl Options {
         Self { busy_timeout: timeout.min(Duration::from_secs(3_600)), ..self }
     }
 
-    /// How long one handler may hold the writer, from its first use of [`Tx`](keylatch_core::Tx) to its end, and how long one
-    /// closure of [`Store::execute`](super::Store::execute) may; [`CLOSURE_TIME_MAX`] by default. Everyone else waits
-    /// meanwhile. Keep it well below the shortest lease of those who use the file, and below the busy timeout of other
-    /// processes.
+    /// How long one handler may hold the writer, from its first use of [`Tx`](keylatch_core::Tx) to its end, and how
+    /// long one closure of [`Store::execute`](super::Store::execute) may; [`CLOSURE_TIME_MAX`] by default. All other
+    /// writers wait meanwhile. Keep it well below the shortest lease of the file's users, and below the busy timeout of
+    /// other processes.
     ///
-    /// A statement that runs at that moment is interrupted. A closure that blocks in Rust cannot be: it is told when it
-    /// ends. In both cases nothing of it stays. If the interrupted statement was one that writes, SQLite takes back the
-    /// whole transaction: those who had their turn before it in the same batch are told to try again.
+    /// A statement that is running at that moment is interrupted. A closure that blocks in Rust cannot be interrupted:
+    /// it gets the error when it ends. In both cases its writes are rolled back. If the interrupted statement was a
+    /// write, SQLite rolls back the whole transaction, and earlier callers in the same batch are told to try again.
     #[must_use]
     pub fn with_closure_time_max(self, time: Duration) -> Self {
         Self { closure_time_max: time, ..self }
@@ -123,9 +124,9 @@ impl Options {
         Self { checkpoint_pages: pages.max(100), ..self }
     }
 
-    /// From how many pages of the log queries are interrupted, for it starts anew only when nobody reads from it, at least
-    /// four times [`checkpoint_pages`](Self::with_checkpoint_pages); [`LOG_PAGES_MAX`] by default. From twice
-    /// `checkpoint_pages`, queries wait for each other before they begin, for a second at most.
+    /// From how many pages of the log queries are interrupted, because the log restarts only when nobody reads from it;
+    /// at least four times [`checkpoint_pages`](Self::with_checkpoint_pages); [`LOG_PAGES_MAX`] by default. From twice
+    /// `checkpoint_pages`, new queries wait for the running ones, for at most a second.
     ///
     /// Reads of other processes cannot be interrupted: while they overlap without end, the log grows.
     #[must_use]

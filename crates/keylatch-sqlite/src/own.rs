@@ -1,4 +1,4 @@
-//! Claims in a transaction of the caller's own, on a connection of the caller's own.
+//! Claims in the caller's own transaction, on the caller's own connection.
 
 use std::fs;
 
@@ -13,12 +13,12 @@ use keylatch_core::tx::{Entered, InOwn, Seen};
 use keylatch_core::{Key, Record, RecordId, Scope};
 
 impl Store {
-    /// Claims the key for the transaction that the caller has open on `conn`, a connection of its own to the same file:
-    /// until it ends, nobody else runs the request. Then write what is to be written,
-    /// [complete](Self::complete_in), and commit: all of it counts, or nothing.
+    /// Claims the key for the transaction that the caller has open on `conn`, its own connection to the same file:
+    /// until it ends, nobody else runs the request. Then do your writes, [complete](Self::complete_in), and commit:
+    /// everything is committed, or nothing.
     ///
-    /// It takes the write lock of the file, for which all other requests wait until the transaction ends. So begin it
-    /// with [`Immediate`](rusqlite::TransactionBehavior::Immediate), and keep it short. If the key is not won, roll back
+    /// It takes the write lock of the file, so all other requests wait until the transaction ends. So begin it with
+    /// [`Immediate`](rusqlite::TransactionBehavior::Immediate), and keep it short. If the key is not won, roll back
     /// before waiting. Both calls block the thread, as rusqlite does: in async code use
     /// [`spawn_blocking`](tokio::task::spawn_blocking).
     ///
@@ -57,8 +57,8 @@ impl Store {
     }
 
     /// Writes the record of what was [claimed](Self::claim_in) in this transaction. It counts once the caller has
-    /// committed. `None` if another has written the record since, which can be only if this is another transaction: then
-    /// roll back, and ask again.
+    /// committed. `None` if another owner has written the record since, which is possible only if this is another
+    /// transaction: then roll back and ask again.
     ///
     /// # Errors
     ///
@@ -87,7 +87,7 @@ impl Store {
         Ok(Some(At { value: record, now }))
     }
 
-    /// Refuses a connection whose commit would not be one of the record as well, or not durable.
+    /// Refuses a connection whose commit would not include the record, or would not be durable.
     fn check_own(&self, conn: &Connection) -> Result<(), Error> {
         let refuse = |why| Err(Error::new(ErrorKind::Refused, why));
         if conn.is_autocommit() {

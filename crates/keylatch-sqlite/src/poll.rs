@@ -1,4 +1,4 @@
-//! Polling a handler on the writer's thread, and finding out whether it awaits anything but its transaction there.
+//! Polls a handler on the writer's thread, and finds out whether it awaits anything but its transaction.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use keylatch_core::tx::{Ending, Work};
 /// How often a handler that woke itself while it was polled is polled again.
 const REPOLLS_MAX: usize = 32;
 
-/// Polls the handler on this thread, for as long as it is ready to go on. Pending if it has awaited something else than
-/// its transaction, also if that was there at once: it would not always be.
+/// Polls the handler on this thread while it is ready to continue. Pending if it has awaited something other than its
+/// transaction, even if that was ready at once: it would not always be.
 pub(super) fn poll_here(work: &mut Work, runtime: Option<&Handle>) -> Poll<Ending> {
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(woken.clone());
@@ -35,8 +35,8 @@ pub(super) fn poll_here(work: &mut Work, runtime: Option<&Handle>) -> Poll<Endin
 
 /// Polls the handler once, in the context of its runtime.
 ///
-/// Whatever of tokio's a task awaits (a lock, a channel, a socket, a timer) takes from the task's budget when it is
-/// ready, and from nothing else is it taken. So a budget of one tells whether the handler has awaited any of it. See
+/// A tokio resource that a task awaits (a lock, a channel, a socket, a timer) uses the task's budget when it is ready,
+/// and nothing else uses it. So a budget of one tells whether the handler has awaited such a resource. See
 /// [`tokio::task::coop`].
 fn poll_on(runtime: &Handle, work: &mut Work, cx: &mut Context<'_>) -> Poll<Ending> {
     let mut polled = Poll::Pending;
@@ -55,13 +55,13 @@ fn leave_budget_of_one(cx: &mut Context<'_>) {
     for _ in 0..BUDGET_MAX {
         match coop::poll_proceed(cx) {
             Poll::Ready(taken) if coop::has_budget_remaining() => taken.made_progress(),
-            // Given back as it is dropped.
+            // The budget is given back on drop.
             Poll::Ready(_) | Poll::Pending => return,
         }
     }
 }
 
-/// More than a task's budget is. The budget is 128 in tokio 1.54.
+/// More than the budget of a task, which is 128 in tokio 1.54.
 const BUDGET_MAX: usize = 1_024;
 
 /// A waker that only remembers.

@@ -1,4 +1,4 @@
-//! How the callers of a batch are told, once it is committed or has failed.
+//! Sends the replies of a batch, once it is committed or has failed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -9,8 +9,9 @@ use super::job::Job;
 
 /// Tells the callers of `jobs` that the batch is committed, or why it failed.
 ///
-/// Where all of them live on one runtime, a task there tells them. A reply from outside may have to wake the runtime,
-/// which then serves that one caller and goes back to sleep before it hears of the next; so it is woken once for all.
+/// If all of them are on one runtime, a task there sends the replies. A reply from outside may have to wake the
+/// runtime, which then serves that one caller and goes back to sleep before the next reply; so it is woken once for
+/// all.
 pub(super) fn reply(jobs: Vec<Box<dyn Job>>, failed: Option<BatchFailed>) {
     let replies = Replies { jobs, failed };
     match replies.runtime() {
@@ -19,15 +20,15 @@ pub(super) fn reply(jobs: Vec<Box<dyn Job>>, failed: Option<BatchFailed>) {
     }
 }
 
-/// Replies when it is dropped: also if its task is, because the runtime has ended.
+/// Replies when it is dropped, even if its task is dropped because the runtime has ended.
 struct Replies {
     jobs: Vec<Box<dyn Job>>,
     failed: Option<BatchFailed>,
 }
 
 impl Replies {
-    /// The runtime on which all callers live, if they are more than one. It has to have threads of its own: another
-    /// gets on only while somebody drives it.
+    /// The runtime of all callers, if there is more than one caller. It must be multi-threaded: another runtime makes
+    /// progress only while somebody drives it.
     fn runtime(&self) -> Option<Handle> {
         let (first, others) = self.jobs.split_first()?;
         let runtime = first.runtime()?;
@@ -42,7 +43,7 @@ impl Replies {
 impl Drop for Replies {
     fn drop(&mut self) {
         for job in self.jobs.drain(..) {
-            // What a caller left behind may panic as it is dropped. The next caller has no part in that.
+            // What a caller left behind may panic when it is dropped. That must not affect the next caller.
             let _ = catch_unwind(AssertUnwindSafe(|| job.reply(self.failed.as_ref())));
         }
     }

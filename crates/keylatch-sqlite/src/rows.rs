@@ -11,7 +11,7 @@ use keylatch_core::{
     DecodeError, Epoch, Fingerprint, Guarantee, Key, Outcome, Owner, Record, RecordId, Scope, State, Timestamp, machine,
 };
 
-/// A record, and the row that it stands in.
+/// A record, and the row that contains it.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) rowid: i64,
@@ -133,7 +133,7 @@ fn optional_instant(row: &Row<'_>, at: usize, name: &'static str) -> Result<Opti
 
 // ---- Writing -------------------------------------------------------------------------------------------
 
-/// Writes a record that was not there.
+/// Writes a new record.
 pub(super) fn insert(conn: &Connection, id: RecordId, record: &Record) -> rusqlite::Result<()> {
     let columns = Columns::of(record);
     conn.prepare_cached(include_str!("sql/insert.sql"))?.execute(params![
@@ -188,7 +188,7 @@ pub(super) fn delete(conn: &Connection, rowid: i64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// What a record is in columns, where that is not plain to see.
+/// The columns of a record that need a conversion.
 struct Columns {
     guarantee: &'static str,
     epoch: i64,

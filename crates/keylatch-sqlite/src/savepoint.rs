@@ -2,19 +2,14 @@
 
 use rusqlite::Connection;
 
-/// Runs `closure` in a savepoint: if it fails, or panics, what it wrote is taken back, and nothing else. For closures
-/// of [`Tx::run`](keylatch_core::Tx::run) and [`Store::execute`](super::Store::execute); savepoints may stand in savepoints.
+/// Runs `closure` in a savepoint: if it fails or panics, only its writes are rolled back. For closures of
+/// [`Tx::run`](keylatch_core::Tx::run) and [`Store::execute`](super::Store::execute); savepoints may be nested.
 ///
 /// ```no_run
 /// # async fn example(store: keylatch::sqlite::Store) -> Result<(), Box<dyn std::error::Error>> {
-/// store
-///     .execute(|db| {
-///         db.execute("INSERT INTO job (name) VALUES ('nightly')", [])?;
-///         // The job stays, whatever becomes of the notice.
-///         let _ = keylatch::sqlite::savepoint(db, |db| db.execute("INSERT INTO notice (name) VALUES ('nightly')", []));
-///         Ok(())
-///     })
-///     .await?;
+/// store .execute(|db| { db.execute("INSERT INTO job (name) VALUES ('nightly')", [])?; The job stays even if the notice
+/// fails. let _ = keylatch::sqlite::savepoint(db, |db| db.execute("INSERT INTO notice (name) VALUES ('nightly')", []));
+/// Ok(()) }) .await?;
 /// # Ok(()) }
 /// ```
 ///
@@ -31,7 +26,7 @@ where
     Ok(done)
 }
 
-/// A savepoint that is taken back unless it is released.
+/// A savepoint that is rolled back unless it is released.
 struct Open<'db>(Option<&'db Connection>);
 
 // Of savepoints with one name, SQLite means the innermost.
@@ -53,7 +48,7 @@ impl<'db> Open<'db> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         let Some(db) = self.0 else { return };
-        // These fail if a statement has ended the transaction. Then there is nothing left to take back.
+        // These fail if a statement has ended the transaction. Then there is nothing left to roll back.
         let undone = db.prepare_cached("ROLLBACK TO own").and_then(|mut undo| undo.execute([]));
         let _ = undone.and_then(|_| db.prepare_cached("RELEASE own")?.execute([]));
     }

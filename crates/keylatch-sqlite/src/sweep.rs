@@ -1,4 +1,4 @@
-//! Cleaning up, in slices: other writes go between them.
+//! Cleans up in slices, so that other writes go between them.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use keylatch_core::{Outcome, State};
 
 /// How many records one slice looks at.
 const SLICE_RECORDS_MAX: usize = 100;
-/// After how long a slice takes no further record. A long answer is many pages to give back.
+/// After this time a slice takes no further record. A long answer has many pages to free.
 const SLICE_TIME_MAX: Duration = Duration::from_millis(5);
 
 /// Cleans up to `limit` records.
@@ -29,15 +29,15 @@ pub(super) async fn sweep(writer: &Lane, limit: usize) -> Result<Swept, Error> {
                 after = slice.after;
             }
             Err(error) if swept.total() == 0 => return Err(error),
-            // What was done is done. The next sweep tells what the matter is.
+            // What was done stays done. The next sweep reports the error.
             Err(_) => return Ok(Swept { more: true, ..swept }),
         }
     }
     Ok(swept.within(limit))
 }
 
-/// How far a sweep has come. It does not look again at what it has left: a record that cannot be read stays, for
-/// someone to look at, and the others must not wait for that.
+/// How far a sweep has come. It does not look again at records that it has left: a record that cannot be read stays for
+/// an operator to look at, and must not block the others.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     due_at: i64,
@@ -56,7 +56,7 @@ struct Slice {
 
 fn slice(db: &mut Db, from: Place, limit: usize) -> Result<Slice, Fault> {
     let (now, begun) = (db.now(), Instant::now());
-    // What an answer is does not matter here, and it may be long. This stands for it, and is never written.
+    // A sweep does not need the answer, which may be long. This stands in for it, and is never written.
     let any = Outcome::bytes(&b""[..]).encode();
     let mut slice = Slice { swept: Swept::default(), after: None };
     let (mut found, mut damaged) = (Vec::new(), None);

@@ -64,20 +64,21 @@ impl Session {
     ///
     /// What it writes commits together with the record and the answer. [`Store::query`] sees it only then.
     ///
-    /// From the first use to its end, the handler must not await anything but further uses of this `Tx`: the
-    /// one writer of the file is in its hands. A handler that does is stopped, its writes are taken back, and it
-    /// gets [`Misuse::AwaitedInside`](keylatch_core::tx::Misuse::AwaitedInside). So all other awaiting comes first. From
-    /// then on it also runs on the writer's thread, where task-locals set outside the layer are not to be seen.
+    /// From the first use to its end, the handler must not await anything but further uses of this `Tx`, because it
+    /// holds the file's only writer. A handler that does is stopped, its writes are rolled back, and it gets
+    /// [`Misuse::AwaitedInside`](keylatch_core::tx::Misuse::AwaitedInside). So await everything else before. From the
+    /// first use on it also runs on the writer's thread, where task-locals that are set outside the layer are not
+    /// visible.
     ///
-    /// Use [`prepare_cached`](Connection::prepare_cached) for what runs often. Foreign keys are checked, deferred ones
-    /// when the handler has ended.
+    /// Use [`prepare_cached`](Connection::prepare_cached) for frequent statements. Foreign keys are checked, deferred
+    /// ones when the handler has ended.
     ///
-    /// A closure with errors of its own goes to [`try_run`](Self::try_run); a part that may fail without the rest, to
-    /// [`savepoint`](Self::savepoint).
+    /// For a closure with its own error type, use [`try_run`](Self::try_run); for a part that may fail without the
+    /// rest, [`savepoint`](Self::savepoint).
     ///
     /// # Errors
     ///
-    /// [`TxError::Sql`] if the closure fails; the transaction goes on, with what other statements wrote.
+    /// [`TxError::Sql`] if the closure fails; the transaction continues, with what other statements wrote.
     /// [`TxError::Over`] if the handler has ended, or was stopped. [`TxError::TooLong`] if it has held the writer for
     /// longer than [`Options::with_closure_time_max`](super::Options::with_closure_time_max) allows.
     #[track_caller]
@@ -90,7 +91,7 @@ impl Session {
         self.lent(closure, |refused| Err(refused))
     }
 
-    /// As [`run`](Self::run), for a closure with errors of the caller's own type. It gets them as they are:
+    /// As [`run`](Self::run), for a closure with the caller's own error type, which is returned unchanged:
     ///
     /// ```
     /// # use keylatch::{Tx, sqlite::Sqlite};
@@ -114,8 +115,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// The closure's own; what else `run` can fail with comes as the [`rusqlite::Error`] that
-    /// [`TxError`] turns into.
+    /// The closure's own; the other errors of `run` are converted into [`rusqlite::Error`], as [`TxError`] does.
     #[track_caller]
     pub fn try_run<T, E, F>(&mut self, closure: F) -> impl Future<Output = Result<T, E>> + Send + use<'_, T, E, F>
     where
@@ -126,8 +126,8 @@ impl Session {
         self.lent(|db, _| closure(db), |refused| Err(rusqlite::Error::from(refused).into()))
     }
 
-    /// As [`try_run`](Self::try_run), in a savepoint: if the closure fails, what it wrote is taken back, and the
-    /// transaction goes on with what other closures wrote.
+    /// As [`try_run`](Self::try_run), in a savepoint: if the closure fails, its writes are rolled back, and the
+    /// transaction continues with what other closures wrote.
     ///
     /// # Errors
     ///
@@ -159,7 +159,7 @@ impl Transactional for Store {
 
     fn look(&self, claim: &Claim) -> BoxFuture<'_, Result<At<Seen>, Error>> {
         let read = self.read(claim.id());
-        // An attempt is answered when its transaction has ended, so none of them is under way that a look could miss.
+        // An attempt is answered when its transaction has ended, so a look cannot miss a running one.
         Box::pin(async { read.await.map(|At { value: record, now }| At { value: Seen { record, busy: false }, now }) })
     }
 
@@ -189,7 +189,7 @@ impl Transactional for Store {
     }
 }
 
-/// Polls the handler on this task until it ends, or wants the connection: then it has not ended yet.
+/// Polls the handler on this task until it ends or wants the connection; in the second case it has not ended yet.
 fn drive<'w>(work: &'w mut Work, lender: &'w Lender) -> impl Future<Output = Option<Ending>> + use<'w> {
     poll_fn(|cx| {
         lender.driven_by(cx.waker());

@@ -1,4 +1,4 @@
-//! Closures of the user's own, outside requests.
+//! Users' closures outside requests.
 
 use std::any::Any;
 use std::panic::resume_unwind;

@@ -1,7 +1,7 @@
-//! The threads of a store: each takes everything that waits, does it in one transaction, and replies.
+//! The threads of a store: each takes all waiting jobs, runs them in one transaction, and replies.
 //!
-//! Batches form by themselves: while one is being committed, the jobs that arrive wait, and go together in the
-//! next. No timer, no delay when there is little to do, one commit for many when there is much.
+//! Batches form without a timer: while one is being committed, arriving jobs wait, and go together in the next. There
+//! is no delay under a low load, and one commit for many jobs under a high one.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,7 +20,7 @@ use super::gate::Gate;
 use super::job::{Call, Job, Stop};
 use super::replies;
 
-/// The way to some threads that do the same.
+/// The queue of some threads that do the same.
 #[derive(Debug)]
 pub(super) struct Lane(mpsc::Sender<Box<dyn Job>>);
 
@@ -30,19 +30,19 @@ pub(super) struct Worker {
     /// The statement that begins a batch.
     pub(super) begin: &'static str,
     pub(super) batch_jobs_max: usize,
-    /// After that long, a batch takes no further job.
+    /// After this time a batch takes no further job.
     pub(super) batch_time_max: Duration,
-    /// What the writer does between batches.
+    /// The writer's checks between batches.
     pub(super) checkpoints: Option<Checkpoints>,
-    /// Where its batches begin, if they may have to wait.
+    /// The gate at which its batches may have to wait.
     pub(super) gate: Option<Arc<Gate>>,
-    /// Threads to wait for at the end: the connection that is closed last removes the log, and of two that are closed
-    /// at once, neither would.
+    /// Threads to wait for at the end: the connection that is closed last removes the log, and if two are closed at
+    /// once, neither does.
     pub(super) outlasts: Vec<JoinHandle<()>>,
 }
 
 impl Lane {
-    /// Starts the threads. They end when the lane is dropped and everything in it is done.
+    /// Starts the threads. They end when the queue is dropped and everything in it is done.
     pub(super) fn start(
         name: &str,
         queue_jobs_max: usize,
@@ -58,12 +58,12 @@ impl Lane {
         Ok((Self(sender), threads))
     }
 
-    /// The way in, which does not keep the lane open.
+    /// A sender that does not keep the queue open.
     pub(super) fn downgrade(&self) -> mpsc::WeakSender<Box<dyn Job>> {
         self.0.downgrade()
     }
 
-    /// Has `work` done, and waits for the end of its batch.
+    /// Queues `work`, and waits for the end of its batch.
     pub(super) fn call<T, E, F>(&self, work: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: FnOnce(&mut Db) -> Result<T, Fault<E>> + Send + 'static,
@@ -78,12 +78,12 @@ impl Lane {
         }
     }
 
-    /// Puts a job into the lane, once there is room.
+    /// Puts a job into the queue, once there is room.
     pub(super) fn send<E: From<BatchFailed>>(
         &self,
         job: impl Job + 'static,
     ) -> impl Future<Output = Result<(), E>> + Send {
-        // Before anything is awaited, so that the future does not keep the job itself.
+        // Before the first await, so that the future does not hold the job itself.
         let job: Box<dyn Job> = Box::new(job);
         async move {
             match self.0.try_send(job) {
@@ -101,7 +101,7 @@ impl Worker {
         self.serve(jobs);
         let others = self.checkpoints.take().map(Checkpoints::end).into_iter().chain(self.outlasts);
         for thread in others {
-            // If it panicked, that was said when it did.
+            // If it panicked, that was reported at the time.
             let _ = thread.join();
         }
         drop(self.db);
@@ -117,11 +117,11 @@ impl Worker {
             if self.checkpoints.is_some() {
                 let_them_come_back(jobs, latest);
             } else if self.batch_jobs_max > 1 {
-                // Whoever reads next is often about to, on this core, and would otherwise be stopped half-way to wake
-                // this thread: then each read would be a batch of its own, and begin with looking up what has changed.
+                // The next reader is often about to run on this core, and would otherwise be interrupted to wake this
+                // thread: then each read would be its own batch, and begin by looking up what has changed.
                 thread::yield_now();
             }
-            // The lock is let go before the work, so that another thread of the lane takes what comes next.
+            // The lock is released before the work, so that another thread of the queue takes the next jobs.
             if jobs.lock().blocking_recv_many(&mut batch, jobs_max) == 0 {
                 return;
             }
@@ -157,7 +157,7 @@ impl Worker {
         part
     }
 
-    /// Does the first jobs of `batch` in one transaction: all, unless one ends it or they take too long. A panic in the
+    /// Runs the first jobs of `batch` in one transaction: all, unless one ends it or they take too long. A panic in the
     /// store's own code fails the batch, not the thread.
     fn commit(&mut self, batch: &mut [Box<dyn Job>]) -> Part {
         let part = catch_unwind(AssertUnwindSafe(|| self.try_commit(batch)));
@@ -203,11 +203,11 @@ impl Worker {
     }
 }
 
-/// What became of the first jobs of a batch.
+/// The result of the first jobs of a batch.
 struct Part {
-    /// How many they are.
+    /// How many jobs.
     jobs: usize,
-    /// Whether the last of them has ended the transaction. It has a reply of its own.
+    /// Whether the last of them has ended the transaction. It has its own reply.
     culprit: bool,
     committed: Result<(), BatchFailed>,
 }
@@ -218,9 +218,9 @@ impl Part {
     }
 }
 
-/// After a batch of many, their callers are just waking up, and most will be back at once. To take the first of them
-/// alone would make all others wait for a sync of the disk; so they get the processor first, a few times over. When
-/// there is little to do, nobody waits for anybody.
+/// After a large batch, its callers are just waking up, and most will send again at once. To take only the first of
+/// them would make all others wait for a sync of the disk. So the thread yields to them a few times. Under a low load
+/// nobody waits.
 fn let_them_come_back(jobs: &Mutex<mpsc::Receiver<Box<dyn Job>>>, latest: usize) {
     if latest < CROWD_JOBS_MIN {
         return;
@@ -233,17 +233,17 @@ fn let_them_come_back(jobs: &Mutex<mpsc::Receiver<Box<dyn Job>>>, latest: usize)
     }
 }
 
-/// From how many jobs a batch is one of many.
+/// From how many jobs on a batch is large.
 const CROWD_JOBS_MIN: usize = 4;
-/// How often their callers get the processor first. Under 64 callers on two busy cores, 3 did better than 0 and not
-/// worse than 10 or 50.
+/// How often the thread yields to their callers. With 64 callers on two busy cores, 3 was better than 0 and not worse
+/// than 10 or 50.
 const CROWD_YIELDS_MAX: usize = 3;
 
-/// How many jobs have a commit of their own after one has failed all others: it is likely to be tried again, and must not
-/// do so each time.
+/// How many jobs get their own commit after one job has failed a whole batch: that job is likely to be tried again, and
+/// must not fail the others each time.
 const ALONE_JOBS: usize = 1_000;
 
-/// Says so when batches begin to fail and when they succeed again, and not each time.
+/// Logs when batches begin to fail and when they succeed again, and not each time.
 fn report(committed: &Result<(), BatchFailed>, failing: &mut bool) {
     match committed {
         Err(failed) if !*failing => {
