@@ -1,4 +1,4 @@
-//! What the documents point to is there. That each problem has its page, `http/problem.rs` tests.
+//! What the documents refer to exists. `http/problem.rs` tests that each problem has its page.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,8 +17,8 @@ fn read(path: impl AsRef<Path>) -> String {
 #[test]
 fn every_invariant_names_tests_that_exist() {
     let mut sources = String::new();
-    for room in ["crates", "examples", "testing"] {
-        gather(&root().join(room), &mut sources);
+    for directory in ["crates", "examples", "testing"] {
+        gather(&root().join(directory), &mut sources);
     }
     let page = read("docs/ARCHITECTURE.md");
     let rows = page.lines().filter(|line| line.starts_with("| I"));
@@ -33,6 +33,34 @@ fn every_invariant_names_tests_that_exist() {
         }
     }
     assert!(named >= 13, "only {named} tests are named");
+}
+
+/// ARCHITECTURE.md names every module of the library, and the tests that hold stores to the machine.
+#[test]
+fn every_module_has_its_place() {
+    let page = read("docs/ARCHITECTURE.md");
+    let (_, modules) = page.split_once("\n## Modules\n").unwrap();
+    for name in ["keylatch-core", "keylatch", "keylatch-sqlite", "keylatch-postgres", "keylatch-redis"] {
+        let (_, section) = modules.split_once(&format!("\ncrates/{name} ")).unwrap();
+        let section = section.split("\ncrates/").next().unwrap();
+        for entry in fs::read_dir(root().join("crates").join(name).join("src")).unwrap() {
+            let path = entry.unwrap().path();
+            let stem = path.file_stem().unwrap().to_str().unwrap();
+            let named = section.contains(&format!("{stem}.rs")) || section.contains(&format!("{stem}/"));
+            assert!(named || stem == "lib", "{name} does not list {}", path.display());
+        }
+    }
+    let mut sources = String::new();
+    gather(&root().join("crates"), &mut sources);
+    let (_, agreement) = page.split_once("\n## The store compares, the machine decides\n").unwrap();
+    let mut named = 0;
+    for test in
+        agreement.lines().filter(|line| line.starts_with("- `")).flat_map(|line| line.split('`').skip(1).step_by(2))
+    {
+        assert!(sources.contains(&format!("fn {test}(")), "there is no test {test}");
+        named += 1;
+    }
+    assert!(named >= 6, "only {named} tests are named");
 }
 
 /// What the README shows is what `readme.rs` runs.
