@@ -86,7 +86,7 @@ pub enum Verdict {
     /// Record this outcome.
     Keep(Outcome),
     /// Record this outcome; in `Atomic`, take the handler's writes back. For an answer that says no.
-    KeepUndone(Outcome),
+    KeepOutcomeOnly(Outcome),
     /// It did not happen: nothing is recorded, and the key is free for any request.
     Free,
     /// It failed: the same request may run again at once.
@@ -101,7 +101,7 @@ impl Verdict {
     pub fn ending(self, policy: &Policy) -> Ending {
         match self {
             Self::Keep(outcome) => Ending::Commit(Completion::new(outcome, policy)),
-            Self::KeepUndone(outcome) => Ending::RecordOnly(Completion::new(outcome, policy)),
+            Self::KeepOutcomeOnly(outcome) => Ending::RecordOnly(Completion::new(outcome, policy)),
             Self::Free | Self::Retry | Self::Unknown => Ending::RollBack,
         }
     }

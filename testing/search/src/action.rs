@@ -65,7 +65,7 @@ pub enum Verdict {
     /// With an outcome.
     Keep,
     /// With an outcome, its writes taken back.
-    KeepUndone,
+    KeepOutcomeOnly,
     /// Without.
     Not(Ending),
 }
@@ -118,7 +118,7 @@ fn act(process: usize, attempt: &Attempt, state: &State, config: &Config, action
             actions.push(Action::Call(process, Fate::Answered));
         }
         Step::TxRun => {
-            let verdicts = [Verdict::Keep, Verdict::KeepUndone, Verdict::Not(Ending::Free)];
+            let verdicts = [Verdict::Keep, Verdict::KeepOutcomeOnly, Verdict::Not(Ending::Free)];
             actions.extend(verdicts.map(|verdict| Action::End(process, verdict)));
         }
         Step::Claim | Step::Complete | Step::Release(_) | Step::TxCommit(_) => {

@@ -123,7 +123,7 @@ fn end(state: &mut State, process: usize, verdict: Verdict, config: &Config) -> 
         }
         (Step::TxRun, verdict) => Step::TxCommit(verdict == Verdict::Keep),
         (_, Verdict::Not(ending)) => Step::Release(ending),
-        (_, Verdict::Keep | Verdict::KeepUndone) => {
+        (_, Verdict::Keep | Verdict::KeepOutcomeOnly) => {
             if config.has(Bug::AnswerBeforeRecord) {
                 state.ghost.answers(attempt.request, attempt.owner)?;
             }

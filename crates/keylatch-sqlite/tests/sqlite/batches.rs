@@ -41,7 +41,7 @@ async fn handlers_of_one_batch_stand_apart() {
                 add(&mut tx, &format!("{n:02}")).await.unwrap();
                 match n % 4 {
                     0 => keep("done"),
-                    1 => Verdict::KeepUndone(keylatch::Outcome::bytes("no")),
+                    1 => Verdict::KeepOutcomeOnly(keylatch::Outcome::bytes("no")),
                     2 => Verdict::Free,
                     _ => std::future::pending().await,
                 }

@@ -58,7 +58,7 @@ async fn a_handler_that_fills_the_file_fails_and_leaves_nothing() {
                 let error = add(&mut tx, &"x".repeat(1_000_000)).await.unwrap_err();
                 let TxError::Sql(error) = error else { panic!("{error}") };
                 assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DiskFull));
-                if keeps { Verdict::KeepUndone(Outcome::bytes("no")) } else { Verdict::Free }
+                if keeps { Verdict::KeepOutcomeOnly(Outcome::bytes("no")) } else { Verdict::Free }
             })
             .await;
         if let Err(error) = result {
@@ -220,7 +220,7 @@ async fn a_statement_that_ends_the_transaction_does_not_touch_those_who_come_aft
         fixture.attempt(claim(Guarantee::Atomic), async move |mut tx| {
             begun.fetch_add(1, Ordering::SeqCst);
             let added = tx.run(move |db| db.execute("INSERT OR ROLLBACK INTO item (name) VALUES (?1)", [name])).await;
-            if added.is_ok() { keep("done") } else { Verdict::KeepUndone(Outcome::bytes("no")) }
+            if added.is_ok() { keep("done") } else { Verdict::KeepOutcomeOnly(Outcome::bytes("no")) }
         })
     };
     let done = in_one_batch(&fixture, &begun, ["b", "a", "c", "d"].map(insert)).await;

@@ -54,7 +54,7 @@ async fn an_answer_that_says_no_is_kept_without_the_writes() {
     let result = fixture
         .attempt(claim.clone(), async |mut tx| {
             add(&mut tx, "a").await.unwrap();
-            Verdict::KeepUndone(Outcome::bytes("no"))
+            Verdict::KeepOutcomeOnly(Outcome::bytes("no"))
         })
         .await;
     assert_eq!(answer(&committed(result)), Some(&Outcome::bytes("no")));

@@ -112,7 +112,7 @@ where
         let verdict = work.await;
         failpoint::hit(Point::AfterHandlerWrite);
         match verdict {
-            Verdict::Keep(outcome) | Verdict::KeepUndone(outcome) => {
+            Verdict::Keep(outcome) | Verdict::KeepOutcomeOnly(outcome) => {
                 let completion = Completion::new(outcome, leader.flight().policy());
                 complete(&engine, leader, &request, lease, completion).await
             }

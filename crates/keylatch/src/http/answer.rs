@@ -113,7 +113,7 @@ where
     body.must_end();
     let outcome = Outcome { status: parts.status, headers: keeping.kept.of(&parts.headers), body: kept };
     let verdict = match disposition {
-        Disposition::RecordAlone => Verdict::KeepUndone(outcome),
+        Disposition::RecordAlone => Verdict::KeepOutcomeOnly(outcome),
         _ => Verdict::Keep(outcome),
     };
     Ok((verdict, body))
