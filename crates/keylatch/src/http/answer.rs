@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body as HttpBody;
 use sha2::{Digest, Sha256};
 
-use super::body::{Collected, GuardedBody, Patience, collect};
+use super::body::{Collected, GuardedBody, Wait, collect};
 use super::headers::{IDEMPOTENCY_EXPIRES, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, Kept, http_date, replayable};
 use super::problem::Problem;
 use super::upstream;
@@ -99,8 +99,8 @@ where
         Disposition::Free => return Ok((Verdict::Free, GuardedBody::Inner { body })),
         Disposition::Unknown => return Ok((Verdict::Unknown, GuardedBody::Inner { body })),
     }
-    let patience = patience(&parts.headers, guarantee, keeping);
-    let (kept, mut body) = match collect(body, keeping.bytes_max, patience).await? {
+    let wait = wait(&parts.headers, guarantee, keeping);
+    let (kept, mut body) = match collect(body, keeping.bytes_max, wait).await? {
         Collected::Whole(bytes, None) => (Body::Kept(to_keep(&bytes)), GuardedBody::whole(bytes)),
         // Trailers are part of the answer, and are not kept.
         Collected::Whole(bytes, trailers) => {
@@ -181,13 +181,13 @@ fn without_effect(guarantee: Guarantee) -> Disposition {
 
 /// A transaction must not stay open for a stream, and an event stream has no end to wait for. Any other slow body gets
 /// some time.
-fn patience(headers: &HeaderMap, guarantee: Guarantee, keeping: &Keeping) -> Patience {
+fn wait(headers: &HeaderMap, guarantee: Guarantee, keeping: &Keeping) -> Wait {
     let content_type = headers.get(CONTENT_TYPE).map_or(b"".as_slice(), |value| value.as_bytes());
     let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     if guarantee == Guarantee::Atomic || essence.eq_ignore_ascii_case(b"text/event-stream") {
-        return Patience::None;
+        return Wait::None;
     }
-    Patience::For(keeping.end_max)
+    Wait::For(keeping.end_max)
 }
 
 /// The answer of a run, whether it was recorded or not.

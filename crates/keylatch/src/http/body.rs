@@ -131,7 +131,7 @@ fn clean(frame: Frame<Bytes>) -> Frame<Bytes> {
 
 /// How long a body may take to end.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Patience {
+pub(super) enum Wait {
     /// This long, from the first wait for it.
     For(Duration),
     /// Until this instant; `None` for no limit.
@@ -170,8 +170,8 @@ pub(super) enum Collected<B> {
     TooSlow(GuardedBody<B>),
 }
 
-/// Reads `body` to its end, up to `bytes_max` bytes, as patiently as `patience` says.
-pub(super) async fn collect<B>(body: B, bytes_max: usize, mut patience: Patience) -> Result<Collected<B>, B::Error>
+/// Reads `body` to its end, up to `bytes_max` bytes, for as long as `wait` says.
+pub(super) async fn collect<B>(body: B, bytes_max: usize, mut wait: Wait) -> Result<Collected<B>, B::Error>
 where
     B: Body<Data = Bytes>,
 {
@@ -181,7 +181,7 @@ where
     let mut rest = Box::pin(body);
     let mut read = Read::default();
     loop {
-        let Some(frame) = next(rest.as_mut(), &mut patience, read.len()).await else {
+        let Some(frame) = next(rest.as_mut(), &mut wait, read.len()).await else {
             return Ok(Collected::TooSlow(read.then(rest)));
         };
         let Some(frame) = frame.transpose()? else { return Ok(Collected::Whole(read.bytes(), None)) };
@@ -224,23 +224,23 @@ pub(super) fn is_over_a_limit(error: &dyn Any) -> bool {
     false
 }
 
-/// The next frame after `read` bytes, or `None` if patience ends before it arrives.
+/// The next frame after `read` bytes, or `None` if the wait ends before it arrives.
 async fn next<B: Body>(
     mut body: Pin<&mut B>,
-    patience: &mut Patience,
+    wait: &mut Wait,
     read: usize,
 ) -> Option<Option<Result<Frame<B::Data>, B::Error>>> {
     let mut frame = poll_fn(|context| body.as_mut().poll_frame(context));
     if let Poll::Ready(frame) = futures_util::poll!(&mut frame) {
         return Some(frame);
     }
-    if let Patience::For(time) = *patience {
-        *patience = Patience::Until(Instant::now().checked_add(time));
+    if let Wait::For(time) = *wait {
+        *wait = Wait::Until(Instant::now().checked_add(time));
     }
-    let deadline = match patience {
-        Patience::AtPace(pace, since) => pace.deadline(*since.get_or_insert_with(Instant::now), read),
-        Patience::Until(deadline) => *deadline,
-        Patience::For(_) | Patience::None => return None,
+    let deadline = match wait {
+        Wait::AtPace(pace, since) => pace.deadline(*since.get_or_insert_with(Instant::now), read),
+        Wait::Until(deadline) => *deadline,
+        Wait::For(_) | Wait::None => return None,
     };
     match deadline {
         None => Some(frame.await),

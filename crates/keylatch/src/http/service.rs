@@ -14,7 +14,7 @@ use tower_service::Service;
 use tracing::Span;
 
 use super::answer;
-use super::body::{Collected, GuardedBody, Patience, collect, is_over_a_limit};
+use super::body::{Collected, GuardedBody, Wait, collect, is_over_a_limit};
 use super::config::Config;
 use super::drain::drain;
 use super::future::ResponseFuture;
@@ -207,8 +207,8 @@ where
     let GuardedBody::Inner { body: streamed } = std::mem::replace(body, GuardedBody::ended(Bytes::new(), None)) else {
         unreachable!("nobody has read it yet")
     };
-    let patience = Patience::AtPace(config.body_pace, None);
-    let (whole, trailers) = match collect(streamed, config.body_bytes_max, patience).await {
+    let wait = Wait::AtPace(config.body_pace, None);
+    let (whole, trailers) = match collect(streamed, config.body_bytes_max, wait).await {
         Ok(Collected::Whole(whole, trailers)) => (whole, trailers),
         Ok(Collected::TooLong(rest, _)) => {
             *body = rest;

@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, Response};
 use http_body::Body;
 
-use super::body::{Collected, GuardedBody, Patience, collect};
+use super::body::{Collected, GuardedBody, Wait, collect};
 use super::headers::IDEMPOTENCY_EXPIRES;
 use super::problem::Problem;
 
@@ -27,7 +27,7 @@ impl Words {
     {
         Self(Arc::new(move |problem, head| {
             let (parts, body) = answer(problem, head).into_parts();
-            match collect(body, usize::MAX, Patience::None).now_or_never() {
+            match collect(body, usize::MAX, Wait::None).now_or_never() {
                 Some(Ok(Collected::Whole(body, _))) => Some(Response::from_parts(parts, body)),
                 _ => {
                     tracing::error!(
