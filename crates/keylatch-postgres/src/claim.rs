@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::batch::{Job, Reply, Waiting};
 use super::error::{Fault, Sent};
 use super::link::Link;
-use super::rows::{Found, guarantee_code};
+use super::rows::{ReplyRow, guarantee_code};
 use super::{Shared, span_ms};
 use keylatch_core::machine::{self, Claim, Claimed};
 use keylatch_core::store::At;
@@ -60,7 +60,7 @@ impl Job for ClaimJob {
         let rows = shared.links.rows_on(link, Sent::Perhaps, query).await?;
         let mut after = After { stored: HashMap::new(), made: HashMap::new(), locked: HashSet::new() };
         for row in rows {
-            let found = Found::new(row)?;
+            let found = ReplyRow::new(row)?;
             match (found.flag, found.id) {
                 (MADE, _) => drop(after.made.insert(found.owner()?, found.now)),
                 (LOCKED, _) => drop(after.locked.insert(found.owner()?)),

@@ -4,7 +4,7 @@ use super::Shared;
 use super::batch::{Job, Reply, Waiting};
 use super::error::{Fault, Sent};
 use super::link::Link;
-use super::rows::{Found, damaged};
+use super::rows::{ReplyRow, damaged};
 use keylatch_core::RecordId;
 
 /// A look that waits for a batch.
@@ -20,7 +20,7 @@ impl LookJob {
 }
 
 impl Job for LookJob {
-    type Done = Found;
+    type Done = ReplyRow;
     const OPERATION: &'static str = "look";
     /// More would not make it cheaper by much, and those whose turn comes first wait for the last.
     const RECORDS_MAX: usize = 32;
@@ -33,7 +33,7 @@ impl Job for LookJob {
         0
     }
 
-    async fn run(jobs: &[Waiting<Self>], shared: &Shared, link: &mut Link) -> Result<Vec<Reply<Found>>, Fault> {
+    async fn run(jobs: &[Waiting<Self>], shared: &Shared, link: &mut Link) -> Result<Vec<Reply<ReplyRow>>, Fault> {
         let jobs = || jobs.iter().map(|waiting| &waiting.job);
         let query = || {
             shared
@@ -45,6 +45,6 @@ impl Job for LookJob {
         if rows.len() != jobs().count() {
             return Err(damaged("a look has no reply"));
         }
-        Ok(rows.into_iter().map(|row| Reply::Done(Found::new(row))).collect())
+        Ok(rows.into_iter().map(|row| Reply::Done(ReplyRow::new(row))).collect())
     }
 }

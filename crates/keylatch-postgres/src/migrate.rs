@@ -29,7 +29,7 @@ struct Version {
 
 /// What is there; 0 for nothing.
 #[derive(Debug, Clone, Copy, Default)]
-struct Found {
+struct SchemaVersion {
     version: i32,
     min_reader: i32,
 }
@@ -140,7 +140,7 @@ pub fn schema_sql(schema: &str) -> Result<String, OpenError> {
 pub(super) async fn ensure(conn: &mut PgConnection, options: &Options, may: bool) -> Result<(), OpenError> {
     // At READ COMMITTED, so that what is looked at after the wait is what whoever had the lock has committed.
     let mut tx = conn.begin_with(AssertSqlSafe(begin_own(options))).await?;
-    let Some(Found { version, .. }) = behind(&mut tx, options).await? else { return Ok(tx.commit().await?) };
+    let Some(SchemaVersion { version, .. }) = behind(&mut tx, options).await? else { return Ok(tx.commit().await?) };
     let not_migrated =
         OpenError::NotMigrated { schema: options.schema.clone(), found: version, needed: SCHEMA_VERSION };
     let allowed =
@@ -166,9 +166,9 @@ pub(super) async fn ensure(conn: &mut PgConnection, options: &Options, may: bool
 }
 
 /// What is there, if it is older than what this build knows. A later one is left as it is, if this build may use it.
-async fn behind(conn: &mut PgConnection, options: &Options) -> Result<Option<Found>, OpenError> {
+async fn behind(conn: &mut PgConnection, options: &Options) -> Result<Option<SchemaVersion>, OpenError> {
     let found = find(conn, options).await?;
-    let Found { version, min_reader } = found;
+    let SchemaVersion { version, min_reader } = found;
     if min_reader > SCHEMA_VERSION {
         let schema = options.schema.clone();
         return Err(OpenError::NewerSchema { schema, found: version, min_reader, known: SCHEMA_VERSION });
@@ -176,13 +176,13 @@ async fn behind(conn: &mut PgConnection, options: &Options) -> Result<Option<Fou
     Ok((version < SCHEMA_VERSION).then_some(found))
 }
 
-async fn find(conn: &mut PgConnection, options: &Options) -> Result<Found, OpenError> {
+async fn find(conn: &mut PgConnection, options: &Options) -> Result<SchemaVersion, OpenError> {
     let exists = in_schema(include_str!("sql/schema_exists.sql"), &options.schema);
     if !sqlx::query_scalar(AssertSqlSafe(exists)).persistent(false).fetch_one(&mut *conn).await? {
-        return Ok(Found::default());
+        return Ok(SchemaVersion::default());
     }
     let read = "SELECT coalesce(max(version), 0), coalesce(max(min_reader), 0) FROM keylatch.schema_version";
     let read = in_schema(read, &options.schema);
     let (version, min_reader) = sqlx::query_as(AssertSqlSafe(read)).persistent(false).fetch_one(conn).await?;
-    Ok(Found { version, min_reader })
+    Ok(SchemaVersion { version, min_reader })
 }

@@ -10,7 +10,7 @@ use sqlx::postgres::PgRow;
 use super::claim::ClaimJob;
 use super::complete::CompleteJob;
 use super::error::{Fault, Sent};
-use super::rows::{Found, damaged, get};
+use super::rows::{ReplyRow, damaged, get};
 use super::{Replay, Shared, Store, packed, span_ms};
 use keylatch_core::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
 use keylatch_core::store::{Applied, At, Durability, Error, PAGE_RECORDS_MAX, PageRequest, Swept};
@@ -230,7 +230,7 @@ fn limit_of(limit: usize) -> i64 {
 
 /// The records that were read. Where there are none, there is one row without a record.
 fn records(rows: Vec<PgRow>) -> Result<At<Vec<Record>>, Fault> {
-    let found: Vec<_> = rows.into_iter().map(Found::read).collect::<Result<_, _>>()?;
+    let found: Vec<_> = rows.into_iter().map(ReplyRow::read).collect::<Result<_, _>>()?;
     let now = found.first().ok_or_else(|| damaged("a row is missing"))?.now;
     let value = found.iter().filter_map(|found| found.record().transpose()).collect::<Result<_, _>>()?;
     Ok(At { value, now })

@@ -8,7 +8,7 @@ mod sent;
 mod tokio_postgres;
 
 use client::{OwnTx, Param};
-use sent::SentFound;
+use sent::SentRow;
 pub(super) use sent::instant;
 
 use super::error::Fault;
@@ -64,7 +64,7 @@ impl Store {
         let call = self.shared.call(&self.shared.statements.enter_own, params);
         let reply = tx.call(call).await.map_err(|error| error.0)?;
         let reply = reply.ok_or_else(|| damaged("a claim has no reply"))?;
-        let found = SentFound::read(&reply)?;
+        let found = SentRow::read(&reply)?;
         let record = found.record.map(|(id, fields)| fields.record(id)).transpose()?;
         Ok(InOwn::of(claim, At { value: Seen { record, busy: found.flag != 0 }, now: found.now }))
     }

@@ -14,7 +14,7 @@ use keylatch_core::{
 };
 
 /// A row with the server's clock, and a record or nulls.
-pub(super) struct Found {
+pub(super) struct ReplyRow {
     /// The server's clock.
     pub(super) now: Timestamp,
     /// What a function says beside the record (`keylatch.found`).
@@ -37,7 +37,7 @@ pub(super) const fn guarantee_code(guarantee: Guarantee) -> i16 {
 pub(super) const RUNNING: i16 = 1;
 pub(super) const COMPLETED: i16 = 2;
 
-impl Found {
+impl ReplyRow {
     /// A row of a function.
     pub(super) fn new(row: PgRow) -> Result<Self, Fault> {
         let flag = get(&row, "flag")?;

@@ -11,7 +11,7 @@ use super::error::{self, Failed};
 use super::link::{Call, Told};
 use super::marks::{Counts, ENDED_KEEP_MS_MIN, Marks};
 use super::script::{self, Arg, Lua, Read};
-use super::value::{self, Found, Header, KEEP_MS_MAX, Written, millis_of};
+use super::value::{self, Header, KEEP_MS_MAX, StoredValue, Written, millis_of};
 use keylatch_core::machine::{self, Change, Claim, Claimed, Completion, End, Resolution, Terms};
 use keylatch_core::packed;
 use keylatch_core::store::{Applied, At, Durability, Error, ErrorKind, PageRequest, Swept};
@@ -142,7 +142,7 @@ impl Store {
                 Ok(At { value: machine::claim(None, claim, now), now })
             }
             (Value::BulkString(bytes), Some(now)) => match value::decode_final(target.id, &bytes)? {
-                Some(Found { record, .. }) => {
+                Some(StoredValue { record, .. }) => {
                     target.check(&record, claim)?;
                     match machine::claim(Some(record), claim, now) {
                         Claimed::Held(record) => {
@@ -168,7 +168,7 @@ impl Store {
     ) -> Result<At<Claimed>, Error> {
         for _ in 0..CHANGES_MAX {
             let At { value: found, now } = target.read(true).await?;
-            let Some(Found { record, header, since }) = found else {
+            let Some(StoredValue { record, header, since }) = found else {
                 return match refused {
                     Some(refused) => Err(refused.into()),
                     // It went meanwhile.
@@ -348,7 +348,7 @@ impl<'s> Target<'s> {
     }
 
     /// Reads it; if `waits`, only what the replicas have that must have it.
-    pub(super) async fn read(&self, waits: bool) -> Result<At<Option<Found>>, Error> {
+    pub(super) async fn read(&self, waits: bool) -> Result<At<Option<StoredValue>>, Error> {
         let asked = Instant::now();
         let told = script::READ.call(&self.store.0.link, &[&self.key], &[], self.marks(), waits).await?;
         let Read { now, record } = Read::of(told.value).ok_or(Failed::Nonsense)?;
@@ -385,7 +385,7 @@ impl<'s> Target<'s> {
     }
 
     /// Writes `next`, which was decided at `now`, in place of the record that was found.
-    pub(super) async fn replace(&self, found: &Found, next: &Record, now: Timestamp) -> Result<bool, Error> {
+    pub(super) async fn replace(&self, found: &StoredValue, next: &Record, now: Timestamp) -> Result<bool, Error> {
         let store = self.store;
         // What stays as it is counts from when it did.
         let since = if *next == found.record { found.since.unwrap_or(now) } else { now };
@@ -403,7 +403,7 @@ impl<'s> Target<'s> {
     }
 
     /// Removes the record that was found.
-    pub(super) async fn remove(&self, found: &Found) -> Result<bool, Error> {
+    pub(super) async fn remove(&self, found: &StoredValue) -> Result<bool, Error> {
         let marks = Marks { frees: true, ..self.marks() };
         let link = &self.store.0.link;
         let (done, _) = script::REMOVE.did(link, &[&self.key], &[Arg::from(&found.header)], marks, true).await?;

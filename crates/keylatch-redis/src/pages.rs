@@ -14,7 +14,7 @@ use super::keys::BUCKETS;
 use super::marks::Marks;
 use super::ops::Target;
 use super::script;
-use super::value::Found;
+use super::value::StoredValue;
 use keylatch_core::machine::{self, Change};
 use keylatch_core::store::{At, Error, ErrorKind, PAGE_RECORDS_MAX, PageRequest, Swept};
 use keylatch_core::{Record, RecordId, Scope, State, Timestamp};
@@ -84,7 +84,7 @@ impl Store {
                     .any(|found| found.record.id() == *id && matches!(found.record.state, State::Running { .. }))
             };
             self.tidy(members.iter().filter(|(id, _)| !runs(id)).copied()).await?;
-            let lapsed = |found: &Found| match found.record.state {
+            let lapsed = |found: &StoredValue| match found.record.state {
                 State::Running { lease_ends_at, .. } => lease_ends_at <= now,
                 State::Completed { .. } => false,
             };
@@ -257,7 +257,7 @@ impl Store {
     }
 
     /// The records of these identities, as far as they are still there.
-    async fn records(&self, ids: &[RecordId]) -> Result<Vec<Found>, Error> {
+    async fn records(&self, ids: &[RecordId]) -> Result<Vec<StoredValue>, Error> {
         let mut records = Vec::with_capacity(ids.len());
         for ids in ids.chunks(BATCH) {
             let read = ids.iter().map(|id| async { Target::new(self, *id).read(false).await });

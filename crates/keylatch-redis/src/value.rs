@@ -32,7 +32,7 @@ use keylatch_core::{
 
 /// A record, and the header that it was read from.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct StoredValue {
     pub(super) record: Record,
     pub(super) header: Header,
     /// From when the spans of a running record count.
@@ -98,13 +98,13 @@ impl From<Damaged> for Error {
 // ---- Reading -------------------------------------------------------------------------------------------
 
 /// The record, if it can be read without its key's end: if it does not run.
-pub(super) fn decode_final(id: RecordId, bytes: &[u8]) -> Result<Option<Found>, Damaged> {
+pub(super) fn decode_final(id: RecordId, bytes: &[u8]) -> Result<Option<StoredValue>, Damaged> {
     let runs = bytes.first_chunk() == Some(&[FORMAT, RUNNING]);
     if runs { Ok(None) } else { decode(id, bytes, None).map(Some) }
 }
 
 /// Reads a value as the record of `id`, whose key goes at `end`. The record's own scope and key say whether it is.
-pub(super) fn decode(id: RecordId, bytes: &[u8], end: Option<Timestamp>) -> Result<Found, Damaged> {
+pub(super) fn decode(id: RecordId, bytes: &[u8], end: Option<Timestamp>) -> Result<StoredValue, Damaged> {
     let found = decode_record(bytes, end).map_err(|why| Damaged { id, why })?;
     if found.record.id() != id {
         return Err(Damaged { id, why: Why::Misplaced });
@@ -112,7 +112,7 @@ pub(super) fn decode(id: RecordId, bytes: &[u8], end: Option<Timestamp>) -> Resu
     Ok(found)
 }
 
-fn decode_record(bytes: &[u8], end: Option<Timestamp>) -> Result<Found, Why> {
+fn decode_record(bytes: &[u8], end: Option<Timestamp>) -> Result<StoredValue, Why> {
     let header: Header = match bytes.first() {
         Some(&FORMAT) => *bytes.first_chunk().ok_or(Why::Field("header"))?,
         Some(&FORMAT_BEFORE_RELEASE) => return Err(Why::BeforeRelease),
@@ -163,7 +163,7 @@ fn decode_record(bytes: &[u8], end: Option<Timestamp>) -> Result<Found, Why> {
     let created_at = created.or(since).ok_or(Why::Field("creation"))?;
     let record =
         Record { scope, key, fingerprint, guarantee, epoch, owner, attempt, created_at, takeover_at, free_at, state };
-    Ok(Found { record, header, since })
+    Ok(StoredValue { record, header, since })
 }
 
 /// How long the key of a running record stays that is free for anyone after this span, in milliseconds.

@@ -9,7 +9,7 @@ use super::deferred::Deferred;
 use super::error::Fault;
 use super::guard::{Guard, Returned};
 use super::loan::Lender;
-use super::rows::{self, Damaged, Found};
+use super::rows::{self, Damaged, StoredRow};
 use keylatch_core::machine::Claim;
 use keylatch_core::store::Error;
 use keylatch_core::{Clock, Record, RecordId, Timestamp};
@@ -50,12 +50,12 @@ impl Db {
     // ---- Records ---------------------------------------------------------------------------------------
 
     /// Reads the record of `id`.
-    pub(super) fn find(&self, id: RecordId) -> Result<Option<Found>, Fault> {
+    pub(super) fn find(&self, id: RecordId) -> Result<Option<StoredRow>, Fault> {
         self.query_one(id, rows::decode)
     }
 
     /// Reads the record that `claim` asks for.
-    pub(super) fn find_claimed(&self, id: RecordId, claim: &Claim) -> Result<Option<Found>, Fault> {
+    pub(super) fn find_claimed(&self, id: RecordId, claim: &Claim) -> Result<Option<StoredRow>, Fault> {
         self.query_one(id, |row| rows::decode_as(row, id, claim.scope(), claim.key()))
     }
 
@@ -90,8 +90,8 @@ impl Db {
     fn query_one(
         &self,
         id: RecordId,
-        decode: impl FnOnce(&rusqlite::Row<'_>) -> Result<Found, Damaged>,
-    ) -> Result<Option<Found>, Fault> {
+        decode: impl FnOnce(&rusqlite::Row<'_>) -> Result<StoredRow, Damaged>,
+    ) -> Result<Option<StoredRow>, Fault> {
         let mut statement = self.prepare(include_str!("sql/read.sql"))?;
         let found = statement.query_row([id.as_bytes()], |row| Ok(decode(row))).optional();
         match self.done(found)? {

@@ -35,7 +35,7 @@ pub(super) const KNOWN: i64 = SCHEMAS.len() as i64;
 
 /// The schema of a file; 0 for none.
 #[derive(Debug, Clone, Copy, Default)]
-struct Found {
+struct SchemaVersion {
     version: i64,
     min_reader: i64,
 }
@@ -46,7 +46,7 @@ pub(super) fn migrate(conn: &mut Connection, path: &Path, clock: &Clock) -> Resu
     let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
     let found = find(&transaction).map_err(failed)?;
     if found.min_reader > KNOWN {
-        let Found { version, min_reader } = found;
+        let SchemaVersion { version, min_reader } = found;
         return Err(OpenError::NewerSchema { path: path.to_owned(), found: version, min_reader, known: KNOWN });
     }
     if found.version < KNOWN {
@@ -57,7 +57,7 @@ pub(super) fn migrate(conn: &mut Connection, path: &Path, clock: &Clock) -> Resu
 
 /// Fails if another process has brought the file to a schema that this build may not use.
 pub(super) fn refuse_later(conn: &Connection) -> rusqlite::Result<()> {
-    let Found { version, min_reader } = find(conn)?;
+    let SchemaVersion { version, min_reader } = find(conn)?;
     if min_reader > KNOWN {
         let message = format!(
             "the file now has Keylatch's schema {version}, which only processes that know schema {min_reader} or later \
@@ -68,12 +68,12 @@ pub(super) fn refuse_later(conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn find(conn: &Connection) -> rusqlite::Result<Found> {
+fn find(conn: &Connection) -> rusqlite::Result<SchemaVersion> {
     if !conn.query_row(include_str!("sql/schema_exists.sql"), [], |row| row.get(0))? {
-        return Ok(Found::default());
+        return Ok(SchemaVersion::default());
     }
     conn.query_row(include_str!("sql/schema_version.sql"), [], |row| {
-        Ok(Found { version: row.get(0)?, min_reader: row.get(1)? })
+        Ok(SchemaVersion { version: row.get(0)?, min_reader: row.get(1)? })
     })
 }
 

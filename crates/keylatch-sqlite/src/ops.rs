@@ -7,7 +7,7 @@ use rusqlite::params;
 use super::Store;
 use super::db::Db;
 use super::error::Fault;
-use super::rows::{self, Damaged, Found};
+use super::rows::{self, Damaged, StoredRow};
 use super::sweep;
 use keylatch_core::machine::{self, Change, Claim, Claimed, Completion, End, Resolution, Terms};
 use keylatch_core::store::{Applied, At, Durability, Error, PAGE_RECORDS_MAX, PageRequest, Swept};
@@ -102,7 +102,7 @@ fn claim_record(db: &Db, id: RecordId, claim: &Claim) -> Result<At<Claimed>, Fau
     let now = db.now();
     let rowid = found.as_ref().map(|found| found.rowid);
     let value = match found {
-        Some(Found { record, .. }) => {
+        Some(StoredRow { record, .. }) => {
             let claimed = machine::claim(Some(record.clone()), claim, now);
             match &claimed {
                 // Sent again after a lost reply, it is granted again, and nothing changes.
@@ -124,7 +124,7 @@ fn claim_record(db: &Db, id: RecordId, claim: &Claim) -> Result<At<Claimed>, Fau
 
 /// Applies the change that `decide` returns for the record, if there is one.
 fn change(db: &Db, id: RecordId, decide: impl FnOnce(&Record, Timestamp) -> Change) -> Result<Applied, Fault> {
-    let Some(Found { rowid, record }) = db.find(id)? else { return Ok(Applied::Lost) };
+    let Some(StoredRow { rowid, record }) = db.find(id)? else { return Ok(Applied::Lost) };
     let now = db.now();
     match decide(&record, now) {
         Change::None => return Ok(Applied::Lost),

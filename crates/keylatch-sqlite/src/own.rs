@@ -6,7 +6,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
 
 use super::Store;
 use super::error::{BatchFailed, Fault};
-use super::rows::{self, Found};
+use super::rows::{self, StoredRow};
 use keylatch_core::machine::{Claim, Completion};
 use keylatch_core::store::{At, Error, ErrorKind};
 use keylatch_core::tx::{Entered, InOwn, Seen};
@@ -107,7 +107,7 @@ impl Store {
     }
 }
 
-fn find(conn: &Connection, id: RecordId, scope: &Scope, key: &Key) -> Result<Option<Found>, Error> {
+fn find(conn: &Connection, id: RecordId, scope: &Scope, key: &Key) -> Result<Option<StoredRow>, Error> {
     let mut statement = conn.prepare_cached(include_str!("sql/read.sql")).map_err(|error| failed(conn, error))?;
     let found = statement.query_row([id.as_bytes()], |row| Ok(rows::decode_as(row, id, scope, key))).optional();
     found.map_err(|error| failed(conn, error))?.transpose().map_err(Error::from)

@@ -13,7 +13,7 @@ use keylatch_core::{
 
 /// A record, and the row that contains it.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct StoredRow {
     pub(super) rowid: i64,
     pub(super) record: Record,
 }
@@ -47,23 +47,23 @@ impl From<Damaged> for Error {
 // ---- Reading -------------------------------------------------------------------------------------------
 
 /// Reads a row of `read.sql`, `list.sql` or `due.sql` as the record that it claims to be.
-pub(super) fn decode(row: &Row<'_>) -> Result<Found, Damaged> {
+pub(super) fn decode(row: &Row<'_>) -> Result<StoredRow, Damaged> {
     let (rowid, id) = identity(row);
     let id = id.ok_or(Damaged { id: RecordId::from_bytes([0; 32]), why: Why::Column("id") })?;
     let record = decode_record(row).map_err(|why| Damaged { id, why })?;
     if record.id() != id {
         return Err(Damaged { id, why: Why::Misplaced });
     }
-    Ok(Found { rowid, record })
+    Ok(StoredRow { rowid, record })
 }
 
 /// Reads a row of `read.sql` as the record of `id`, which is that of `scope` and `key`.
-pub(super) fn decode_as(row: &Row<'_>, id: RecordId, scope: &Scope, key: &Key) -> Result<Found, Damaged> {
+pub(super) fn decode_as(row: &Row<'_>, id: RecordId, scope: &Scope, key: &Key) -> Result<StoredRow, Damaged> {
     let record = decode_record(row).map_err(|why| Damaged { id, why })?;
     if !record.belongs_to(scope, key) {
         return Err(Damaged { id, why: Why::Misplaced });
     }
-    Ok(Found { rowid: identity(row).0, record })
+    Ok(StoredRow { rowid: identity(row).0, record })
 }
 
 fn identity(row: &Row<'_>) -> (i64, Option<RecordId>) {

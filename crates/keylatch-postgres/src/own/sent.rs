@@ -6,14 +6,14 @@ use crate::rows::{Fields, damaged};
 use keylatch_core::{RecordId, Timestamp};
 
 /// What `sql/enter_own.sql` returns.
-pub(super) struct SentFound<'r> {
+pub(super) struct SentRow<'r> {
     pub(super) now: Timestamp,
     pub(super) flag: i16,
     /// Whose row it is, and what it says, if there is a record.
     pub(super) record: Option<(RecordId, Fields<'r>)>,
 }
 
-impl<'r> SentFound<'r> {
+impl<'r> SentRow<'r> {
     pub(super) fn read(reply: &'r [u8]) -> Result<Self, Fault> {
         // Their number: what they are, they say themselves.
         let (_, fields) = split::<4>(reply)?;
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn every_field_is_read() {
         let reply = whole();
-        let found = SentFound::read(&reply).unwrap();
+        let found = SentRow::read(&reply).unwrap();
         let (id, fields) = found.record.unwrap();
         assert_eq!((found.now, found.flag, id), (Timestamp::from_millis(7), 7, RecordId::from_bytes([1; 32])));
         assert_eq!((fields.owner, fields.epoch, fields.attempt, fields.lease_ends_at), (&[2; 16][..], 7, 7, None));
@@ -163,14 +163,14 @@ mod tests {
     fn no_record_is_none() {
         let number = 7i64.to_be_bytes();
         let reply = sent(&[Some(&number), Some(&number), None]);
-        assert!(SentFound::read(&reply).unwrap().record.is_none());
+        assert!(SentRow::read(&reply).unwrap().record.is_none());
     }
 
     #[test]
     fn what_is_cut_short_is_an_error() {
         let reply = whole();
         for end in 0..reply.len() {
-            assert!(SentFound::read(&reply[..end]).is_err(), "cut at {end}");
+            assert!(SentRow::read(&reply[..end]).is_err(), "cut at {end}");
         }
     }
 
@@ -179,7 +179,7 @@ mod tests {
         for length in [i32::MIN, i32::MAX] {
             let mut reply = whole();
             reply[8..12].copy_from_slice(&length.to_be_bytes());
-            assert!(SentFound::read(&reply).is_err());
+            assert!(SentRow::read(&reply).is_err());
         }
     }
 }

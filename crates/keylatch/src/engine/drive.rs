@@ -8,7 +8,7 @@ use super::flight::Leader;
 use super::run::Kind;
 use super::telemetry::{self, Within, span, within};
 use super::withdraw::withdraw;
-use super::{Answer, Error, Final, Found, Handed, Inner, Quota, Ran, Refused, Request, Run, renewer};
+use super::{Answer, Error, Final, Handed, HeldRecord, Inner, Quota, Ran, Refused, Request, Run, renewer};
 use crate::failpoint::{self, Point};
 use crate::machine::{self, Claimed, Completion, Decision, End, Phase};
 use crate::store::{self, Applied, At, ErrorKind};
@@ -20,7 +20,7 @@ pub(super) enum Driven<S> {
     /// With the request's answer.
     Done(Result<Answer, Error>),
     /// Another has the key. The leader is handed back, to look again.
-    Held(Leader, Option<S>, Box<Found>),
+    Held(Leader, Option<S>, Box<HeldRecord>),
     /// Another transaction has the key, and no record yet: what comes of it is not known.
     Busy(Leader, Option<S>),
 }
@@ -33,7 +33,7 @@ pub(super) enum Driven<S> {
 /// What a request gets in place of its key.
 pub(super) enum Instead {
     /// Another has it; this is the record.
-    Held(Box<Found>),
+    Held(Box<HeldRecord>),
     /// An answer.
     Done(Result<Answer, Error>),
 }
@@ -61,7 +61,7 @@ pub(super) async fn admit(engine: &Inner, leader: &Leader, request: &Request, ow
         match value.filter(|record| machine::phase(Some(record), now) != Phase::Free) {
             None => return Err(Instead::Done(Ok(Refused::Quota(Quota::RecordsPerScope).into()))),
             Some(record) if decides(&record, request.fingerprint, now) => {
-                return Err(Instead::Held(Found::new(At { value: record, now }, asked)));
+                return Err(Instead::Held(HeldRecord::new(At { value: record, now }, asked)));
             }
             // To be taken over: that makes no record more.
             Some(_) => {}
@@ -130,7 +130,7 @@ async fn claim(engine: &Arc<Inner>, leader: &Leader, request: &Request) -> Resul
         At { value: Claimed::Won(record), .. } => Ok((record, asked)),
         At { value: Claimed::Held(record), now } => {
             telemetry::claim_took(asked.elapsed());
-            Err(Instead::Held(Found::new(At { value: record, now }, asked)))
+            Err(Instead::Held(HeldRecord::new(At { value: record, now }, asked)))
         }
     }
 }
@@ -247,7 +247,7 @@ pub(super) async fn look<S>(engine: &Inner, leader: Leader, otherwise: Answer) -
     let asked = Instant::now();
     match engine.store.read(leader.id()).await {
         Ok(At { value: Some(record), now }) if machine::phase(Some(&record), now) != Phase::Free => {
-            Driven::Held(leader, None, Found::new(At { value: record, now }, asked))
+            Driven::Held(leader, None, HeldRecord::new(At { value: record, now }, asked))
         }
         Ok(_) => Driven::Done(Ok(otherwise)),
         Err(error) => Driven::Done(Err(error.into())),

@@ -458,16 +458,16 @@ impl Inner {
     }
 
     /// The record for `request`.
-    async fn found(&self, id: RecordId, request: &Request) -> Result<Option<Box<Found>>, Error> {
+    async fn found(&self, id: RecordId, request: &Request) -> Result<Option<Box<HeldRecord>>, Error> {
         let asked = Instant::now();
         let At { value, now } = self.store.read(id).await?;
         let Some(record) = value else { return Ok(None) };
         check_owner(&record, request)?;
-        Ok(Some(Found::new(At { value: record, now }, asked)))
+        Ok(Some(HeldRecord::new(At { value: record, now }, asked)))
     }
 
-    fn answer_in(&self, found: Found, request: &Request) -> Option<Answer> {
-        let Found { record, now, asked } = found;
+    fn answer_in(&self, found: HeldRecord, request: &Request) -> Option<Answer> {
+        let HeldRecord { record, now, asked } = found;
         match machine::decide(Some(&record), request.fingerprint, now) {
             Decision::Run => None,
             Decision::Wait(_) => Some(Refused::InProgress.into()),
@@ -510,14 +510,14 @@ fn check_owner(record: &Record, request: &Request) -> Result<(), Error> {
 }
 
 /// A record that another owner holds, as [`drive`] found it.
-struct Found {
+struct HeldRecord {
     record: Record,
     now: Timestamp,
     /// When it was requested, on this process's clock: no later than `now` was read.
     asked: Instant,
 }
 
-impl Found {
+impl HeldRecord {
     fn new(found: At<Record>, asked: Instant) -> Box<Self> {
         Box::new(Self { record: found.value, now: found.now, asked })
     }

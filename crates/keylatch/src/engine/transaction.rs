@@ -12,7 +12,7 @@ use super::drive::{Driven, END_PAUSE, admit};
 use super::flight::Leader;
 use super::run::{Identity, Kind};
 use super::telemetry::{self, span, within};
-use super::{Answer, Final, Found, Handed, Inner, Ran, Request};
+use super::{Answer, Final, Handed, HeldRecord, Inner, Ran, Request};
 use crate::Owner;
 use crate::Record;
 use crate::machine::{self, Claim, Claimed, Phase};
@@ -115,7 +115,7 @@ where
                 Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })))
             }
             Ok(At { value: Transacted::Held(Some(record)), now }) => {
-                Driven::Held(leader, start, Found::new(At { value: record, now }, asked))
+                Driven::Held(leader, start, HeldRecord::new(At { value: record, now }, asked))
             }
             Ok(At { value: Transacted::Held(None), .. }) => Driven::Busy(leader, start),
             Ok(At { value: Transacted::Misused(misuse), .. }) => {
