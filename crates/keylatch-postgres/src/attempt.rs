@@ -6,7 +6,7 @@ use keylatch_core::store::At;
 use keylatch_core::tx::{Ending, Entered, Misuse, Seen, Start, Transacted};
 use keylatch_core::{Epoch, Owner, Record, State};
 
-use super::batch::Lane;
+use super::batch::Queue;
 use super::error::Fault;
 use super::look::LookJob;
 use super::own::client::{Call, Param};
@@ -17,7 +17,7 @@ use super::{Shared, packed, span_ms};
 
 impl Shared {
     /// See [`Transactional::look`](keylatch_core::tx::Transactional::look).
-    pub(super) async fn look(&self, looks: &Lane<LookJob>, claim: &Claim) -> Result<At<Seen>, Fault> {
+    pub(super) async fn look(&self, looks: &Queue<LookJob>, claim: &Claim) -> Result<At<Seen>, Fault> {
         let found = looks.call(LookJob::new(claim.id())).await?;
         let record = found.record()?;
         self.answerable(record.as_ref()).await?;

@@ -59,7 +59,7 @@ pub(super) struct Waiting<J: Job> {
 }
 
 /// Where jobs of a kind go. When the last is dropped, what waits is done, and the workers end.
-pub(super) struct Lane<J: Job>(mpsc::Sender<Waiting<J>>);
+pub(super) struct Queue<J: Job>(mpsc::Sender<Waiting<J>>);
 
 /// Jobs that may wait for a batch. More would only wait longer here than with their callers, who can still give up.
 const QUEUE_JOBS_MAX: usize = 4_096;
@@ -74,7 +74,7 @@ const TRIES_MAX: u32 = 16;
 /// trip each time, and at rest nobody misses it.
 const KEEP: Duration = Duration::from_millis(5);
 
-impl<J: Job> Lane<J> {
+impl<J: Job> Queue<J> {
     /// Starts the workers, on this runtime.
     pub(super) fn start(shared: &Arc<Shared>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
@@ -97,7 +97,7 @@ impl<J: Job> Lane<J> {
     }
 }
 
-impl<J: Job> Clone for Lane<J> {
+impl<J: Job> Clone for Queue<J> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }

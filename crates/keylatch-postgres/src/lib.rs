@@ -48,7 +48,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use sqlx::PgPool;
 
-use batch::Lane;
+use batch::Queue;
 use claim::ClaimJob;
 use complete::CompleteJob;
 pub use error::OpenError;
@@ -77,9 +77,9 @@ use keylatch_core::store::Durability;
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
-    claims: Lane<ClaimJob>,
-    completions: Lane<CompleteJob>,
-    looks: Lane<LookJob>,
+    claims: Queue<ClaimJob>,
+    completions: Queue<CompleteJob>,
+    looks: Queue<LookJob>,
 }
 
 /// What all parts of a store use.
@@ -125,9 +125,9 @@ impl Store {
         options.check()?;
         let shared = Arc::new(open::shared(pool, options).await?);
         Ok(Self {
-            claims: Lane::start(&shared),
-            completions: Lane::start(&shared),
-            looks: Lane::start(&shared),
+            claims: Queue::start(&shared),
+            completions: Queue::start(&shared),
+            looks: Queue::start(&shared),
             shared,
         })
     }

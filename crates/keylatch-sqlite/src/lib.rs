@@ -65,7 +65,7 @@ pub use rusqlite;
 pub use savepoint::savepoint;
 pub use tx::{Loaned, Session, Sqlite};
 use unit::Undone;
-use worker::Lane;
+use worker::Queue;
 
 /// A store in an SQLite file. A clone is the same store. When the last clone is dropped, waiting jobs are done, and the
 /// threads end.
@@ -73,11 +73,11 @@ use worker::Lane;
 pub struct Store(Arc<Inner>);
 
 struct Inner {
-    writer: Lane,
+    writer: Queue,
     /// Reads of single records.
-    reader: Lane,
+    reader: Queue,
     /// Reads that may take longer: pages, counts, the user's queries.
-    querier: Lane,
+    querier: Queue,
     path: PathBuf,
     /// The same, from the root.
     canonical: PathBuf,

@@ -18,7 +18,7 @@ use super::gate::Gate;
 use super::guard::{Guard, STATEMENTS_MAX};
 use super::migrate::migrate;
 use super::options::Options;
-use super::worker::{Lane, Worker};
+use super::worker::{Queue, Worker};
 
 /// Opens the file and starts the threads. It blocks: on the disk, and on other processes that open the same file.
 pub(super) fn open(path: &Path, options: &Options) -> Result<Inner, OpenError> {
@@ -103,8 +103,8 @@ impl Opening<'_> {
         })
     }
 
-    fn start(&self, name: &str, workers: Vec<Worker>) -> Result<(Lane, Vec<JoinHandle<()>>), OpenError> {
-        Lane::start(name, self.options.queue_jobs_max, workers).map_err(OpenError::Thread)
+    fn start(&self, name: &str, workers: Vec<Worker>) -> Result<(Queue, Vec<JoinHandle<()>>), OpenError> {
+        Queue::start(name, self.options.queue_jobs_max, workers).map_err(OpenError::Thread)
     }
 
     fn guarded(&self, conn: Connection, is_writer: bool) -> Result<Db, OpenError> {

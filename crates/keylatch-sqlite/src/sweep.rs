@@ -7,7 +7,7 @@ use rusqlite::params;
 use super::db::Db;
 use super::error::Fault;
 use super::rows;
-use super::worker::Lane;
+use super::worker::Queue;
 use keylatch_core::machine::{self, Change};
 use keylatch_core::store::{Error, Swept};
 use keylatch_core::{Outcome, State};
@@ -18,7 +18,7 @@ const SLICE_RECORDS_MAX: usize = 100;
 const SLICE_TIME_MAX: Duration = Duration::from_millis(5);
 
 /// Cleans up to `limit` records.
-pub(super) async fn sweep(writer: &Lane, limit: usize) -> Result<Swept, Error> {
+pub(super) async fn sweep(writer: &Queue, limit: usize) -> Result<Swept, Error> {
     let mut swept = Swept::default();
     let mut after = Some(Place::FIRST);
     while let (Some(from), true) = (after, swept.total() < limit) {

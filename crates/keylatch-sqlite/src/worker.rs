@@ -22,7 +22,7 @@ use super::replies;
 
 /// The queue of some threads that do the same.
 #[derive(Debug)]
-pub(super) struct Lane(mpsc::Sender<Box<dyn Job>>);
+pub(super) struct Queue(mpsc::Sender<Box<dyn Job>>);
 
 /// One thread.
 pub(super) struct Worker {
@@ -41,7 +41,7 @@ pub(super) struct Worker {
     pub(super) outlasts: Vec<JoinHandle<()>>,
 }
 
-impl Lane {
+impl Queue {
     /// Starts the threads. They end when the queue is dropped and everything in it is done.
     pub(super) fn start(
         name: &str,
