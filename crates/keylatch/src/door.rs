@@ -8,7 +8,7 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
 //! use std::time::Duration;
 //!
-//! use keylatch::door::{Answer, Handed, Hasher, Request};
+//! use keylatch::door::{Answer, RunOrTx, Hasher, Request};
 //! use keylatch::tx::Verdict;
 //! use keylatch::{Engine, Key, Limits, Outcome, Policy, Scope};
 //!
@@ -22,8 +22,8 @@
 //!     wait: Duration::ZERO,
 //! };
 //! for again in [false, true] {
-//!     let work = |handed: Handed| async move {
-//!         let run = handed.run().expect("`Fenced` hands out runs");
+//!     let work = |given: RunOrTx| async move {
+//!         let run = given.run().expect("`Fenced` hands out runs");
 //!         Verdict::Keep(Outcome::bytes(format!("attempt {}", run.attempt())))
 //!     };
 //!     let answer = engine.answer(request.clone(), work).await?;
@@ -32,5 +32,5 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
 //! ```
 
-pub use crate::engine::{Answer, Final, Handed, Ran, Request};
+pub use crate::engine::{Answer, Final, Ran, Request, RunOrTx};
 pub use keylatch_core::Hasher;

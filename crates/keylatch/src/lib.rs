@@ -105,5 +105,5 @@ pub use keylatch_core::{
 pub use tx::Tx;
 
 // Authors of stores find these in `store`, authors of entry points in `door`. Inside the crate they have short names.
-pub(crate) use engine::{Answer, Final, Handed, Request};
+pub(crate) use engine::{Answer, Final, Request, RunOrTx};
 use keylatch_core::{Hasher, Name, Notes, Owner, State, failpoint};

@@ -8,7 +8,7 @@ use super::flight::Leader;
 use super::run::Kind;
 use super::telemetry::{self, Within, span, within};
 use super::withdraw::withdraw;
-use super::{Answer, Error, Final, Handed, HeldRecord, Inner, Quota, Ran, Refused, Request, Run, renewer};
+use super::{Answer, Error, Final, HeldRecord, Inner, Quota, Ran, Refused, Request, Run, RunOrTx, renewer};
 use crate::failpoint::{self, Point};
 use crate::machine::{self, Claimed, Completion, Decision, End, Phase};
 use crate::store::{self, Applied, At, ErrorKind};
@@ -89,7 +89,7 @@ pub(super) fn on_lease<S, F>(
     start: S,
 ) -> impl Future<Output = Driven<S>> + Send + 'static
 where
-    S: FnOnce(Handed) -> F + Send + 'static,
+    S: FnOnce(RunOrTx) -> F + Send + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
     async move {
@@ -144,7 +144,7 @@ fn begin<S, F>(
     asked: Instant,
 ) -> Option<(Lease, Within<F>)>
 where
-    S: FnOnce(Handed) -> F,
+    S: FnOnce(RunOrTx) -> F,
     F: Future,
 {
     let (now, until) = (Instant::now(), engine.held_until(asked));
@@ -164,7 +164,7 @@ where
         tracing::info_span!("keylatch.run", record = %lease.id, epoch, attempt)
     });
     let run = Run::new(engine.clone(), leader.flight().clone(), lease, record);
-    Some((lease, within(span, start(Handed(Kind::Run(run))))))
+    Some((lease, within(span, start(RunOrTx(Kind::Run(run))))))
 }
 
 /// Claims, again if the reply was lost: the store knows the claim by its owner.

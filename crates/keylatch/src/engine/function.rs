@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Answer, Ended, Engine, Error, Handed, Refused, Request, Run};
+use super::{Answer, Ended, Engine, Error, Refused, Request, Run, RunOrTx};
 use crate::tx::{Database, Verdict};
 use crate::{Body, Fingerprint, Guarantee, Key, Outcome, Scope, Tx};
 
@@ -87,8 +87,8 @@ impl Engine {
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
         let rule = if self.guarantee() == Guarantee::AtMostOnce { Ended::Unknown } else { Ended::Retry };
-        let call = move |handed: Handed| {
-            let run = handed.run().cloned();
+        let call = move |given: RunOrTx| {
+            let run = given.run().cloned();
             let run = run.expect("`Engine::run` is for leases; in `Atomic`, call `Engine::transact`");
             let working = work(run.clone());
             async move {
@@ -123,8 +123,8 @@ impl Engine {
         E: Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let call = move |handed: Handed| {
-            let tx = handed.tx::<D>();
+        let call = move |given: RunOrTx| {
+            let tx = given.tx::<D>();
             let working =
                 work(tx.expect("`Engine::transact` needs an engine made by `Engine::atomic` with this database"));
             async move { (working.await, Ended::Retry) }
@@ -138,7 +138,7 @@ impl Engine {
         key: Key,
         fingerprint: Fingerprint,
         rule: Ended,
-        call: impl FnOnce(Handed) -> F + Send + 'static,
+        call: impl FnOnce(RunOrTx) -> F + Send + 'static,
     ) -> Result<Done<T>, RunError<E>>
     where
         T: Serialize + DeserializeOwned + Send + 'static,
@@ -147,8 +147,8 @@ impl Engine {
     {
         let slot = Arc::new(Mutex::new(None));
         let filled = slot.clone();
-        let start = move |handed| async move {
-            let (verdict, end) = match AssertUnwindSafe(async { call(handed).await }).catch_unwind().await {
+        let start = move |given| async move {
+            let (verdict, end) = match AssertUnwindSafe(async { call(given).await }).catch_unwind().await {
                 Ok((Ok(value), _)) => match serde_json::to_vec(&value) {
                     Ok(json) => (Verdict::Keep(Outcome::bytes(json.into_boxed_slice())), Ok(Ok(value))),
                     Err(error) => (verdict(rule), Ok(Err(RunError::Json(error)))),

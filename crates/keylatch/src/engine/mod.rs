@@ -48,7 +48,7 @@ use self::quota::Quotas;
 pub use self::resolve::{Resolution, Resolved, Resolver};
 #[cfg(feature = "http")]
 pub(crate) use self::run::derived_key;
-pub use self::run::{Ended, Handed, Identity, Run, STEP_BYTES_MAX, STEPS_MAX, StepError};
+pub use self::run::{Ended, Identity, Run, RunOrTx, STEP_BYTES_MAX, STEPS_MAX, StepError};
 #[cfg(feature = "http")]
 pub(crate) use self::telemetry::{is_traced, span, within};
 use self::transaction::Transact;
@@ -169,7 +169,7 @@ impl Engine {
         start: S,
     ) -> impl Future<Output = Result<Answer, Error>> + Send + use<'_, S, F>
     where
-        S: FnOnce(Handed) -> F + Send + 'static,
+        S: FnOnce(RunOrTx) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
     {
         async move { self.answer_to(&request, start).await }
@@ -183,7 +183,7 @@ impl Engine {
         start: S,
     ) -> impl Future<Output = Result<Answer, Error>> + Send + use<'r, S, F>
     where
-        S: FnOnce(Handed) -> F + Send + 'static,
+        S: FnOnce(RunOrTx) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
     {
         async move {
@@ -203,7 +203,7 @@ impl Engine {
         start: S,
     ) -> impl Future<Output = Result<Answer, Error>> + Send + use<'r, S, F>
     where
-        S: FnOnce(Handed) -> F + Send + 'static,
+        S: FnOnce(RunOrTx) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
     {
         async move {
@@ -217,7 +217,7 @@ impl Engine {
 
     async fn find<S, F>(&self, request: &Request, start: S) -> Result<Answer, Error>
     where
-        S: FnOnce(Handed) -> F + Send + 'static,
+        S: FnOnce(RunOrTx) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
     {
         let id = RecordId::of(&request.scope, &request.key);
@@ -299,7 +299,7 @@ impl Engine {
 
     async fn drive<S, F>(&self, leader: Leader, request: &Request, start: S) -> Driven<S>
     where
-        S: FnOnce(Handed) -> F + Send + 'static,
+        S: FnOnce(RunOrTx) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
     {
         // Counted before the check, so that a shutdown is either seen here or waits for this run.

@@ -237,7 +237,7 @@ pub(crate) fn derived_key(id: RecordId, fingerprint: Fingerprint, name: &str) ->
 }
 
 /// What the engine gives to the work of a run: a [`Run`] on a lease, a [`Tx`] in `Atomic`.
-pub struct Handed(pub(super) Kind);
+pub struct RunOrTx(pub(super) Kind);
 
 pub(super) enum Kind {
     Run(Run),
@@ -253,7 +253,7 @@ pub struct Identity {
     pub key: Key,
 }
 
-impl Handed {
+impl RunOrTx {
     /// The run, if it is on a lease.
     pub fn run(&self) -> Option<&Run> {
         match &self.0 {
@@ -287,9 +287,9 @@ impl Handed {
     }
 }
 
-impl fmt::Debug for Handed {
+impl fmt::Debug for RunOrTx {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Handed")
+        f.write_str("RunOrTx")
     }
 }
 

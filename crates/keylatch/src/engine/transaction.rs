@@ -12,7 +12,7 @@ use super::drive::{Driven, END_PAUSE, admit};
 use super::flight::Leader;
 use super::run::{Identity, Kind};
 use super::telemetry::{self, span, within};
-use super::{Answer, Final, Handed, HeldRecord, Inner, Ran, Request};
+use super::{Answer, Final, HeldRecord, Inner, Ran, Request, RunOrTx};
 use crate::Owner;
 use crate::Record;
 use crate::machine::{self, Claim, Claimed, Phase};
@@ -73,7 +73,7 @@ pub(super) fn in_transaction<S, F>(
     start: S,
 ) -> impl Future<Output = Driven<S>> + Send + 'static
 where
-    S: FnOnce(Handed) -> F + Send + 'static,
+    S: FnOnce(RunOrTx) -> F + Send + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
     async move {
@@ -94,7 +94,7 @@ where
             Box::new(move |slot| {
                 flight.begins();
                 let start = waiting.lock().take().expect("an attempt begins its work once");
-                let work = within(span, start(Handed(Kind::Tx(slot, identity))));
+                let work = within(span, start(RunOrTx(Kind::Tx(slot, identity))));
                 Box::pin(async move { work.await.ending(flight.policy()) })
             })
         };

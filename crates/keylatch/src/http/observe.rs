@@ -49,7 +49,7 @@ where
     asked.request.wait = Duration::ZERO;
     let start = {
         let (config, stage) = (config.clone(), stage.clone());
-        move |handed| work(config, stage, words, handed)
+        move |given| work(config, stage, words, given)
     };
     let answer = config.engine.observe(&asked.request, start).await;
     let would_be = match &answer {

@@ -127,7 +127,7 @@ where
         }
         let start = {
             let (config, stage) = (config.clone(), stage.clone());
-            move |handed| work(config, stage, words, handed)
+            move |given| work(config, stage, words, given)
         };
         let answer = config.engine.answer_to(&asked.request, start).await;
         failpoint::hit(Point::BeforeAnswer);
@@ -330,7 +330,7 @@ mod tests {
     use tower_layer::Layer as _;
 
     use super::*;
-    use crate::Handed;
+    use crate::RunOrTx;
     use crate::http::{IdempotencyLayer, ScopeFrom};
 
     fn bytes_of_output<I, O>(_: &impl FnOnce(I) -> O) -> usize {
@@ -348,7 +348,7 @@ mod tests {
             Arc::new(Mutex::new(Stage::Waiting(Waiting { inner, parts, body })));
         let working = {
             let (config, stage) = (config.clone(), stage.clone());
-            move |handed: Handed| work(config, stage, None, handed)
+            move |given: RunOrTx| work(config, stage, None, given)
         };
         assert!(bytes_of_output(&working) <= 600, "{} bytes", bytes_of_output(&working));
         let guarded = guard(config, stage, None);

@@ -24,7 +24,7 @@ use super::problem::Problem;
 use super::upstream::UpstreamKey;
 use super::words::WordsTo;
 use crate::tx::Verdict;
-use crate::{Guarantee, Handed, Outcome};
+use crate::{Guarantee, Outcome, RunOrTx};
 
 /// A request on its way to its handler.
 pub(super) struct Waiting<S, B> {
@@ -83,7 +83,7 @@ pub(super) fn work<S, B, R>(
     config: Arc<Config>,
     stage: Shared<S, B, R, S::Error>,
     words: Option<Arc<WordsTo>>,
-    handed: Handed,
+    given: RunOrTx,
 ) -> impl Future<Output = Verdict> + Send
 where
     S: Service<Request<GuardedBody<B>>, Response = Response<R>> + Send,
@@ -104,8 +104,8 @@ where
                     return (not_started(guarantee), None);
                 }
             }
-            let run = if config.keeping.free_on.is_empty() { None } else { handed.run().cloned() };
-            let Some(answering) = begin(&stage, handed, config.upstream()) else { return (Verdict::Free, None) };
+            let run = if config.keeping.free_on.is_empty() { None } else { given.run().cloned() };
+            let Some(answering) = begin(&stage, given, config.upstream()) else { return (Verdict::Free, None) };
             let (parts, body) = match limit.on(answering).await {
                 Some(Ok(response)) => response.into_parts(),
                 Some(Err(error)) => return (cut_short(guarantee, "its service failed"), Some(Err(error))),
@@ -181,16 +181,16 @@ where
 }
 
 /// Calls the handler, whose service is ready; `None` if its request is gone.
-fn begin<S, B, R>(stage: &Shared<S, B, R, S::Error>, handed: Handed, upstream: Option<UpstreamKey>) -> Option<S::Future>
+fn begin<S, B, R>(stage: &Shared<S, B, R, S::Error>, given: RunOrTx, upstream: Option<UpstreamKey>) -> Option<S::Future>
 where
     S: Service<Request<GuardedBody<B>>>,
 {
     let waiting = stage.lock().waiting()?;
     let (mut inner, request) = waiting.request(|parts| {
-        if let (Some(upstream), Some(run)) = (upstream, handed.run()) {
+        if let (Some(upstream), Some(run)) = (upstream, given.run()) {
             upstream.tell_run(&mut parts.headers, run);
         }
-        handed.put_into(&mut parts.extensions);
+        given.put_into(&mut parts.extensions);
     });
     Some(inner.call(request))
 }

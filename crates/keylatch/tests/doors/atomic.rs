@@ -36,8 +36,8 @@ async fn i7_another_request_is_told_of_reuse_only_after_the_commit() {
     let running = tokio::spawn({
         let engine = engine.clone();
         async move {
-            let start = |handed: keylatch::door::Handed| async move {
-                let mut tx = handed.tx::<Sqlite>().expect("it is in a transaction");
+            let start = |given: keylatch::door::RunOrTx| async move {
+                let mut tx = given.tx::<Sqlite>().expect("it is in a transaction");
                 begun.send(()).expect("the test listens");
                 may_go_on.await.expect("the test lets it go on");
                 tx.run(|db| db.execute_batch("CREATE TABLE bought (item TEXT)")).await.expect("it writes");

@@ -82,9 +82,9 @@ async fn task_locals_of_the_caller_are_never_seen() {
         let seen = || OF_CALLER.try_with(|seen| *seen).unwrap_or("nothing");
         let start = {
             let work = work.clone();
-            move |handed| async move {
+            move |given| async move {
                 let before = seen();
-                let verdict = work.start(|_| async { answer("bought") })(handed).await;
+                let verdict = work.start(|_| async { answer("bought") })(given).await;
                 assert_eq!((before, seen()), ("nothing", "nothing"));
                 verdict
             }

@@ -180,8 +180,8 @@ fn facts(run: &Run) -> (u32, Epoch, bool) {
 /// Runs `request` to this verdict, and says what its run said of itself.
 async fn attempt(engine: &Engine, verdict: Verdict) -> (u32, Epoch, bool) {
     let (tell, told) = oneshot::channel();
-    let start = |handed: keylatch::door::Handed| {
-        tell.send(facts(handed.run().expect("a lease"))).expect("the test listens");
+    let start = |given: keylatch::door::RunOrTx| {
+        tell.send(facts(given.run().expect("a lease"))).expect("the test listens");
         async { verdict }
     };
     engine.answer(request("buy"), start).await.unwrap().ran();

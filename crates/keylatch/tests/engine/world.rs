@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use keylatch::door::{Answer, Final, Handed, Ran, Request};
+use keylatch::door::{Answer, Final, Ran, Request, RunOrTx};
 use keylatch::store::{At, Durability, State, Store};
 use keylatch::tx::Verdict;
 use keylatch::{
@@ -164,14 +164,14 @@ impl Work {
     pub(crate) fn start<R, F>(
         &self,
         rest: R,
-    ) -> impl FnOnce(Handed) -> BoxFuture<'static, Verdict> + Send + 'static + use<R, F>
+    ) -> impl FnOnce(RunOrTx) -> BoxFuture<'static, Verdict> + Send + 'static + use<R, F>
     where
         R: FnOnce(Run) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
     {
         let work = self.clone();
-        move |handed| {
-            let run = handed.run().expect("it is on a lease").clone();
+        move |given| {
+            let run = given.run().expect("it is on a lease").clone();
             Box::pin(async move {
                 work.started.fetch_add(1, Ordering::Relaxed);
                 work.gate.pass().await;

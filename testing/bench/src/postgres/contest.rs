@@ -103,8 +103,8 @@ impl<'a> Arena<'a> {
         let answer = match door {
             Door::Leases => self.leases.answer(request, |_| async { Verdict::Keep(outcome(1)) }).await?,
             Door::Atomic => {
-                let work = |handed: keylatch::door::Handed| async move {
-                    let mut tx = handed.tx::<Postgres>().expect("it is a transaction of PostgreSQL");
+                let work = |given: keylatch::door::RunOrTx| async move {
+                    let mut tx = given.tx::<Postgres>().expect("it is a transaction of PostgreSQL");
                     let insert = "INSERT INTO orders (cart_id, total_cents) VALUES ($1, $2) RETURNING order_id";
                     let insert = sqlx::query_scalar(insert).bind("cart456").bind(2500_i64);
                     match insert.fetch_one(&mut *tx).await {
