@@ -1,4 +1,4 @@
-//! The one door through which embedded stores read the time.
+//! The only place where embedded stores read the time.
 //!
 //! A store with a server of its own (PostgreSQL, Redis) uses that server's clock instead.
 
@@ -61,7 +61,7 @@ impl Default for Clock {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the door")]
+#[expect(clippy::disallowed_methods, reason = "this is that place")]
 fn system_millis() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)

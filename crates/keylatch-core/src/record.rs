@@ -256,7 +256,7 @@ pub struct Owner([u8; 16]);
 
 impl Owner {
     /// A new token.
-    #[expect(clippy::disallowed_methods, reason = "this is the door for randomness")]
+    #[expect(clippy::disallowed_methods, reason = "this is the only place for randomness")]
     pub fn random() -> Self {
         Self(rand::random())
     }

@@ -45,7 +45,7 @@
 //! | [`tx`] | `Atomic`: a handler's transaction |
 //! | [`Engine`] | claims, runs, records and replays; [`Engine::run`] is the entry point for functions |
 //! | [`http`] | the entry point for HTTP: a layer for any tower service, and extractors for axum |
-//! | [`door`] | what the author of another entry point needs, such as a consumer or a gateway |
+//! | [`entry_point`] | what the author of another entry point needs, such as a consumer or a gateway |
 //! | [`Key`], [`Scope`], [`Fingerprint`], [`Record`], [`Outcome`] | the terms, as types |
 //!
 //! Read in this order: this page, `machine.rs`, `store.rs`, `engine/mod.rs`, `http/service.rs`.
@@ -68,12 +68,12 @@
 //!
 //! Errors and refusals are `#[non_exhaustive]`, including [`http::Problem`] and [`Refused`]: later versions may add to
 //! them. The types that decide whether a request runs, or what becomes of its record, are not: [`Guarantee`],
-//! [`tx::Verdict`], [`tx::Transacted`], [`store::Applied`], [`store::State`], [`Body`], [`door::Answer`], and all of
+//! [`tx::Verdict`], [`tx::Transacted`], [`store::Applied`], [`store::State`], [`Body`], [`entry_point::Answer`], and all of
 //! [`machine`]. A store or an entry point that does not handle a new variant must not compile, because a catch-all arm
 //! could lead to a second run.
 
-pub mod door;
 mod engine;
+pub mod entry_point;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod manual;
@@ -104,6 +104,6 @@ pub use keylatch_core::{
 };
 pub use tx::Tx;
 
-// Authors of stores find these in `store`, authors of entry points in `door`. Inside the crate they have short names.
+// Authors of stores find these in `store`, authors of entry points in `entry_point`. Inside the crate they have short names.
 pub(crate) use engine::{Answer, Final, Request, RunOrTx};
 use keylatch_core::{Hasher, Name, Notes, Owner, State, failpoint};

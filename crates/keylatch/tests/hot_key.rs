@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::faulty::{Faulty, Op};
-use keylatch::door::{Answer, Request};
+use keylatch::entry_point::{Answer, Request};
 use keylatch::store::Durability;
 use keylatch::tx::Verdict;
 use keylatch::{Engine, Fingerprint, Key, Limits, Outcome, Policy, Scope, memory};

@@ -10,7 +10,7 @@ use axum::http::{Request as HttpRequest, StatusCode};
 use axum::routing::post;
 use common::faulty::{Fault, Faulty, Op};
 use common::{Gate, until};
-use keylatch::door::{Answer, Request};
+use keylatch::entry_point::{Answer, Request};
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
 use keylatch::tx::Verdict;
 use keylatch::{Cleanup, Clock, Engine, Fingerprint, Key, Limits, Outcome, Policy, Scope, Timestamp, memory, sqlite};

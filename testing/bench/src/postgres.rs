@@ -10,7 +10,7 @@ use std::time::Duration;
 use keylatch::postgres::sqlx::{self, Connection as _, PgConnection};
 use testing_support::postgres::Cluster;
 
-use self::contest::{Arena, Contestant, DATABASE, Door};
+use self::contest::{Arena, Contestant, DATABASE, Mode};
 use crate::Result;
 use crate::cores::{Cores, started_on};
 use crate::report::{Table, median};
@@ -35,17 +35,17 @@ const INSERT_THEN_UPDATE: &str = include_str!("postgres/insert_then_update.sql")
 
 const ROWS: [Row; 11] = [
     pgbench("pgbench: the same statements in a transaction", 16, "atomic", include_str!("postgres/atomic.sql")),
-    ours("Atomic, an order each", 16, Contestant::First(Door::Atomic), (0, 0.85)),
+    ours("Atomic, an order each", 16, Contestant::First(Mode::Atomic), (0, 0.85)),
     pgbench("pgbench: the order alone in a transaction", 16, "order", include_str!("postgres/order.sql")),
     pgbench("pgbench: one insert", 64, "insert", include_str!("postgres/insert.sql")),
     pgbench("pgbench: insert, then update", 64, "insert_then_update", INSERT_THEN_UPDATE),
-    ours("leases: claim, then complete", 64, Contestant::First(Door::Leases), (4, 5.0)),
+    ours("leases: claim, then complete", 64, Contestant::First(Mode::Leases), (4, 5.0)),
     pgbench("pgbench: insert, then update", 1, "insert_then_update", INSERT_THEN_UPDATE),
     // As fast means the latency; so many times as long is one over it in rate.
-    ours("leases: claim, then complete", 1, Contestant::First(Door::Leases), (6, 1.0 / 1.3)),
+    ours("leases: claim, then complete", 1, Contestant::First(Mode::Leases), (6, 1.0 / 1.3)),
     pgbench("pgbench: select by primary key", 16, "select", include_str!("postgres/select.sql")),
-    ours("Atomic, replay from the record", 16, Contestant::Replay(Door::Atomic), (8, 0.8)),
-    ours("leases, replay from the record", 16, Contestant::Replay(Door::Leases), (8, 0.8)),
+    ours("Atomic, replay from the record", 16, Contestant::Replay(Mode::Atomic), (8, 0.8)),
+    ours("leases, replay from the record", 16, Contestant::Replay(Mode::Leases), (8, 0.8)),
 ];
 
 /// Those that are measured again on a full table.

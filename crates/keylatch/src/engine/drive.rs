@@ -305,7 +305,7 @@ mod tests {
     use crate::engine::Joined;
     use crate::{Engine, Key, Limits, Policy, RecordId, Scope, memory};
 
-    /// What the work of the HTTP door takes; see there.
+    /// What the work of the HTTP layer takes; see there.
     const WORK_BYTES: usize = 600;
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keylatch::door::Answer;
+use keylatch::entry_point::Answer;
 use keylatch::store::Durability;
 use keylatch::{Clock, Limits, Policy, Refused};
 

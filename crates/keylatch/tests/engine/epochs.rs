@@ -12,7 +12,7 @@ use crate::world::{Expect as _, Work, World, answer, ask, request};
 /// The epoch that a run gets now. It frees its key again.
 async fn epoch(engine: &Engine, what: &str) -> Epoch {
     let (tell, told) = tokio::sync::oneshot::channel();
-    let work = move |given: keylatch::door::RunOrTx| {
+    let work = move |given: keylatch::entry_point::RunOrTx| {
         tell.send(given.run().expect("it is on a lease").epoch()).expect("the test listens");
         async { Verdict::Free }
     };

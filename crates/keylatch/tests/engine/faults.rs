@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keylatch::door::Answer;
+use keylatch::entry_point::Answer;
 use keylatch::machine::Claimed;
 use keylatch::store::{ErrorKind, Notes, State};
 use keylatch::tx::Verdict;

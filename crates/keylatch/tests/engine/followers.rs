@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use keylatch::door::Request;
+use keylatch::entry_point::Request;
 use keylatch::tx::Verdict;
 use keylatch::{Engine, Limits, Refused};
 
@@ -122,7 +122,7 @@ async fn a_follower_leads_when_its_leader_has_failed() {
     work.gate.open();
     let answers = join_all(following.into_iter().map(|follower| follower.answer())).await;
     let (ran, replayed): (Vec<_>, Vec<_>) =
-        answers.into_iter().partition(|answer| matches!(answer, keylatch::door::Answer::Ran(_)));
+        answers.into_iter().partition(|answer| matches!(answer, keylatch::entry_point::Answer::Ran(_)));
     assert_eq!((ran.len(), replayed.len(), work.runs()), (1, 19, 1));
     assert!(replayed.into_iter().all(|answer| answer.replayed() == "bought"));
     assert_eq!(world.record().await.unwrap().attempt, 2);
@@ -145,7 +145,7 @@ async fn a_failing_run_is_run_once_more_for_all_who_wait() {
     failing.ran().await;
     let answers = join_all(following).await;
     let refused = answers.into_iter().filter_map(|answer| match answer.unwrap() {
-        keylatch::door::Answer::Refused(refused) => Some(refused),
+        keylatch::entry_point::Answer::Refused(refused) => Some(refused),
         _ => None,
     });
     assert_eq!(refused.collect::<Vec<_>>(), [Refused::InProgress; 19]);

@@ -148,7 +148,7 @@ async fn renewals_that_hang_do_not_starve_the_others() {
         // The token is there before the gate is passed.
         let engine = engine.clone();
         tokio::spawn(async move {
-            let start = move |given: keylatch::door::RunOrTx| {
+            let start = move |given: keylatch::entry_point::RunOrTx| {
                 let run: Run = given.run().expect("a lease").clone();
                 tell.send((run.id(), run.lease_lost())).expect("the test listens");
                 work.start(|_| async { answer("bought") })(given)

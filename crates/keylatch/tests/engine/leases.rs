@@ -180,7 +180,7 @@ fn facts(run: &Run) -> (u32, Epoch, bool) {
 /// Runs `request` to this verdict, and says what its run said of itself.
 async fn attempt(engine: &Engine, verdict: Verdict) -> (u32, Epoch, bool) {
     let (tell, told) = oneshot::channel();
-    let start = |given: keylatch::door::RunOrTx| {
+    let start = |given: keylatch::entry_point::RunOrTx| {
         tell.send(facts(given.run().expect("a lease"))).expect("the test listens");
         async { verdict }
     };

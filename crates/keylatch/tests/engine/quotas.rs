@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use keylatch::door::Request;
+use keylatch::entry_point::Request;
 use keylatch::tx::Verdict;
 use keylatch::{Engine, Limits, Policy, Quota, Refused, Scope};
 
@@ -42,7 +42,7 @@ async fn i13_only_so_many_run_at_once() {
         work.gate.open();
         let answers = join_all(all.into_iter().map(|asked| asked.answer())).await;
         let refused: Vec<_> =
-            answers.into_iter().filter(|answer| matches!(answer, keylatch::door::Answer::Refused(_))).collect();
+            answers.into_iter().filter(|answer| matches!(answer, keylatch::entry_point::Answer::Refused(_))).collect();
         assert_eq!((refused.len(), work.runs()), (190, 10));
         assert!(refused.into_iter().all(|answer| answer.refused() == Refused::Quota(quota)));
         // Their places are free again.

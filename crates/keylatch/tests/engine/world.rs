@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use keylatch::door::{Answer, Final, Ran, Request, RunOrTx};
+use keylatch::entry_point::{Answer, Final, Ran, Request, RunOrTx};
 use keylatch::store::{At, Durability, State, Store};
 use keylatch::tx::Verdict;
 use keylatch::{

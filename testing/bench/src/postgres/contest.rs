@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use futures_util::future::{join_all, try_join_all};
-use keylatch::door::{Answer, Request};
+use keylatch::entry_point::{Answer, Request};
 use keylatch::postgres::{Options, Postgres, Store, sqlx};
 use keylatch::tx::Verdict;
 use keylatch::{Body, Engine, Fingerprint, Key, Limits, Outcome, Policy, Scope};
@@ -19,7 +19,7 @@ use crate::connection::KEY_PREFIX;
 
 /// Keylatch's engine on a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Door {
+pub(super) enum Mode {
     /// An order each, in the transaction of its record.
     Atomic,
     /// Claim and completion, and nothing in between.
@@ -33,9 +33,9 @@ pub(super) enum Contestant {
         name: &'static str,
         script: &'static str,
     },
-    First(Door),
+    First(Mode),
     /// Answered from the record, for nothing is kept in the process.
-    Replay(Door),
+    Replay(Mode),
 }
 
 /// The server, and the engines on it.
@@ -65,21 +65,21 @@ impl<'a> Arena<'a> {
     pub(super) async fn rate(&self, contestant: Contestant, clients: usize, time: Duration) -> Result<f64> {
         match contestant {
             Contestant::Pgbench { name, script } => pgbench(self.cluster, name, script, clients, time),
-            Contestant::First(door) => self.ours(door, false, clients, time).await,
-            Contestant::Replay(door) => self.ours(door, true, clients, time).await,
+            Contestant::First(mode) => self.ours(mode, false, clients, time).await,
+            Contestant::Replay(mode) => self.ours(mode, true, clients, time).await,
         }
     }
 
-    async fn ours(&self, door: Door, replay: bool, clients: usize, time: Duration) -> Result<f64> {
+    async fn ours(&self, mode: Mode, replay: bool, clients: usize, time: Duration) -> Result<f64> {
         // Connections are made, and statements prepared, before it counts.
         let keys: Vec<u64> = (0..clients).map(|_| self.number()).collect();
-        try_join_all(keys.iter().map(|key| self.ask(door, *key, false))).await?;
+        try_join_all(keys.iter().map(|key| self.ask(mode, *key, false))).await?;
         let (started, end) = (Instant::now(), Instant::now() + time);
         let counts = join_all(keys.iter().map(|own| async move {
             let mut count = 0_u64;
             while Instant::now() < end {
                 let key = if replay { *own } else { self.number() };
-                self.ask(door, key, replay).await?;
+                self.ask(mode, key, replay).await?;
                 count += 1;
             }
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(count)
@@ -93,17 +93,17 @@ impl<'a> Arena<'a> {
         self.next.replace(self.next.get() + 1)
     }
 
-    async fn ask(&self, door: Door, key: u64, replay: bool) -> Result<()> {
+    async fn ask(&self, mode: Mode, key: u64, replay: bool) -> Result<()> {
         let request = Request {
             scope: Scope::new(&format!("user-{}", key % 50))?.for_operation("POST /api/orders")?,
             key: Key::new(&format!("{KEY_PREFIX}{key:016x}"))?,
             fingerprint: Fingerprint::of([b"an order".as_slice()]),
             wait: Duration::ZERO,
         };
-        let answer = match door {
-            Door::Leases => self.leases.answer(request, |_| async { Verdict::Keep(outcome(1)) }).await?,
-            Door::Atomic => {
-                let work = |given: keylatch::door::RunOrTx| async move {
+        let answer = match mode {
+            Mode::Leases => self.leases.answer(request, |_| async { Verdict::Keep(outcome(1)) }).await?,
+            Mode::Atomic => {
+                let work = |given: keylatch::entry_point::RunOrTx| async move {
                     let mut tx = given.tx::<Postgres>().expect("it is a transaction of PostgreSQL");
                     let insert = "INSERT INTO orders (cart_id, total_cents) VALUES ($1, $2) RETURNING order_id";
                     let insert = sqlx::query_scalar(insert).bind("cart456").bind(2500_i64);

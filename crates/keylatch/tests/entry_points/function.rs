@@ -1,4 +1,4 @@
-//! The function door.
+//! Function calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -8,7 +8,7 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
 //! use std::time::Duration;
 //!
-//! use keylatch::door::{Answer, RunOrTx, Hasher, Request};
+//! use keylatch::entry_point::{Answer, RunOrTx, Hasher, Request};
 //! use keylatch::tx::Verdict;
 //! use keylatch::{Engine, Key, Limits, Outcome, Policy, Scope};
 //!

@@ -1,4 +1,4 @@
-//! The doors beside HTTP: functions, and the resolution of unknown outcomes.
+//! The entry points beside HTTP: function calls, and the resolution of unknown outcomes.
 
 #![cfg(all(feature = "axum", feature = "sqlite"))]
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keylatch::door::{Answer, Request};
+use keylatch::entry_point::{Answer, Request};
 use keylatch::sqlite::{Sqlite, Store};
 use keylatch::tx::Verdict;
 use keylatch::{Engine, Limits, Outcome, Policy, Refused};
@@ -36,7 +36,7 @@ async fn i7_another_request_is_told_of_reuse_only_after_the_commit() {
     let running = tokio::spawn({
         let engine = engine.clone();
         async move {
-            let start = |given: keylatch::door::RunOrTx| async move {
+            let start = |given: keylatch::entry_point::RunOrTx| async move {
                 let mut tx = given.tx::<Sqlite>().expect("it is in a transaction");
                 begun.send(()).expect("the test listens");
                 may_go_on.await.expect("the test lets it go on");
