@@ -123,7 +123,7 @@ impl Records {
                 Change::None => {}
                 Change::Write(record) => {
                     self.write(id, record);
-                    swept.buried += 1;
+                    swept.tombstoned += 1;
                 }
                 Change::Remove => {
                     self.remove(id);

@@ -156,7 +156,7 @@ pub enum Applied {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Records that lost their answer and became tombstones.
-    pub buried: usize,
+    pub tombstoned: usize,
     /// Records that were removed.
     pub removed: usize,
     /// Whether it stopped before it had come to the end of what was due: at its limit, or at a bound of the store's own. To
@@ -168,7 +168,7 @@ pub struct Swept {
 impl Swept {
     /// Records touched in all.
     pub const fn total(self) -> usize {
-        self.buried + self.removed
+        self.tombstoned + self.removed
     }
 
     /// The same, if it could change no more than `limit` records: there may be more if it changed so many.
@@ -181,7 +181,7 @@ impl Swept {
 /// Adds what the next sweep did, which also says whether there is more.
 impl AddAssign for Swept {
     fn add_assign(&mut self, next: Self) {
-        self.buried += next.buried;
+        self.tombstoned += next.tombstoned;
         self.removed += next.removed;
         self.more = next.more;
     }

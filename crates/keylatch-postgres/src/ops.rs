@@ -117,7 +117,7 @@ impl keylatch_core::store::Store for Store {
             loop {
                 let batch = (limit - swept.total()).min(SWEEP_RECORDS_MAX);
                 let (more, nothing_left) = self.shared.sweep(batch).await?;
-                swept.buried += more.buried;
+                swept.tombstoned += more.tombstoned;
                 swept.removed += more.removed;
                 if nothing_left || swept.total() >= limit {
                     return Ok(swept.within(limit));
@@ -206,7 +206,7 @@ impl Shared {
         let rows = self.links.rows(Sent::Perhaps, query).await?;
         let row = rows.first().ok_or_else(|| damaged("a row is missing"))?;
         let count = |column| Ok::<_, Fault>(usize::try_from(get::<i64>(row, column)?).unwrap_or(0));
-        let swept = Swept { buried: count("buried")?, removed: count("removed")?, more: false };
+        let swept = Swept { tombstoned: count("tombstoned")?, removed: count("removed")?, more: false };
         self.sweeps.record(swept.total(), started);
         // At the end the next begins anew, with what was passed over because another had it in hand.
         let at_end = i64::try_from(swept.total()).is_ok_and(|total| total < limit);

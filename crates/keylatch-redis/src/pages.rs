@@ -239,12 +239,12 @@ impl Store {
     async fn sweep_record(&self, id: RecordId) -> Result<Swept, Error> {
         let target = Target::new(self, id);
         let At { value: Some(found), now } = target.read(false).await? else { return Ok(Swept::default()) };
-        let (buried, removed) = match machine::sweep(&found.record, now) {
+        let (tombstoned, removed) = match machine::sweep(&found.record, now) {
             Change::None => (false, false),
             Change::Write(next) => (target.replace(&found, &next, now).await?, false),
             Change::Remove => (false, target.remove(&found).await?),
         };
-        Ok(Swept { buried: buried.into(), removed: removed.into(), more: false })
+        Ok(Swept { tombstoned: tombstoned.into(), removed: removed.into(), more: false })
     }
 
     /// What is there of each bucket, as the command of each counts it.

@@ -84,7 +84,7 @@ fn slice(db: &mut Db, from: Place, limit: usize) -> Result<Slice, Fault> {
             Change::Write(next) => {
                 assert!(matches!(next.state, State::Completed { outcome: None, .. }), "a sweep takes answers away");
                 db.put(next.id(), Some(due.rowid), &next)?;
-                slice.swept.buried += 1;
+                slice.swept.tombstoned += 1;
             }
             Change::Remove => {
                 db.delete(due.rowid)?;

@@ -132,7 +132,7 @@ async fn everything(store: &Faulty, clock: &Clock, engine: &Engine) {
     assert!(ask(&atomic, "kept", "buy", kept()).await.is_some());
     clock.advance(policy.retention);
     assert!(ask(engine, "kept", "buy", kept()).await.is_some());
-    assert!(engine.sweep(1_000).await.unwrap().buried > 0);
+    assert!(engine.sweep(1_000).await.unwrap().tombstoned > 0);
     clock.advance(policy.tombstone);
     assert!(engine.sweep(1_000).await.unwrap().removed > 0);
 }

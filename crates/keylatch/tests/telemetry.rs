@@ -188,8 +188,8 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
     ] {
         assert!(metrics.contains(expected), "{expected} is not among the metrics");
     }
-    assert!(swept.buried > 0 && swept.removed > 0, "{swept:?}");
-    for (change, count) in [("buried", swept.buried), ("removed", swept.removed)] {
+    assert!(swept.tombstoned > 0 && swept.removed > 0, "{swept:?}");
+    for (change, count) in [("tombstoned", swept.tombstoned), ("removed", swept.removed)] {
         let line = format!("keylatch_records_total{{change=\"{change}\"}} {count}");
         assert!(metrics.lines().any(|there| there == line), "{line} is not among the metrics");
     }

@@ -29,7 +29,7 @@ pub(crate) struct Cleaned {
     /// Records that went.
     removed: usize,
     /// Records that lost their answer, and stay as tombstones for a while.
-    buried: usize,
+    tombstoned: usize,
     /// Whether nothing is left to clean; else, ask again.
     complete: bool,
 }
@@ -67,8 +67,8 @@ pub(crate) async fn clean(engine: &Engine) -> Result<Cleaned, keylatch::Error> {
     let started = Instant::now();
     let mut cleaned = Cleaned::default();
     while !cleaned.complete && started.elapsed() < CLEANING_MAX {
-        let Swept { buried, removed, more } = engine.sweep(BATCH_RECORDS).await?;
-        cleaned.buried += buried;
+        let Swept { tombstoned, removed, more } = engine.sweep(BATCH_RECORDS).await?;
+        cleaned.tombstoned += tombstoned;
         cleaned.removed += removed;
         cleaned.complete = !more;
     }

@@ -38,7 +38,7 @@ pub struct Seen {
     pub lost_completions: usize,
     pub fenced_effects: usize,
     pub late_calls: usize,
-    pub buried: usize,
+    pub tombstoned: usize,
     pub removed: usize,
 }
 

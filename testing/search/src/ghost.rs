@@ -179,7 +179,7 @@ impl Ghost {
     }
 
     /// An answer is taken out of the store.
-    pub fn buried(&self, now: Timestamp, config: &Config) -> Checked {
+    pub fn tombstoned(&self, now: Timestamp, config: &Config) -> Checked {
         let expired = self.answer.is_none_or(|answer| answer.at + config.policy.retention <= now);
         check(expired, "I12", "an answer is swept before its retention has ended")
     }

@@ -84,9 +84,9 @@ pub fn sweep(state: &mut State, config: &Config, seen: &mut Seen) -> Result<(), 
     match swept(state, config) {
         Change::None => {}
         Change::Write(record) => {
-            state.ghost.buried(state.now, config)?;
+            state.ghost.tombstoned(state.now, config)?;
             state.record = Some(record);
-            seen.buried += 1;
+            seen.tombstoned += 1;
         }
         Change::Remove => {
             state.ghost.removed(state.now, config)?;

@@ -55,7 +55,7 @@ fn missed(config: &Config, seen: &Seen) -> Vec<&'static str> {
         ("a mismatch", seen.mismatches, true),
         ("a sweep that removes", seen.removed, true),
         ("an expired answer", seen.expired, tombstone),
-        ("a sweep that buries", seen.buried, tombstone),
+        ("a sweep that leaves a tombstone", seen.tombstoned, tombstone),
         ("a takeover", seen.takeovers, fenced),
         ("a claim that is ours", seen.repeated_claims, !atomic),
         ("a lost completion", seen.lost_completions, fenced && config.pauses),

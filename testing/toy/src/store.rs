@@ -116,7 +116,7 @@ impl store::Store for Store {
                 Change::None => {}
                 Change::Write(record) => {
                     records.insert(id, record);
-                    swept.buried += 1;
+                    swept.tombstoned += 1;
                 }
                 Change::Remove => {
                     records.remove(&id);

@@ -212,7 +212,7 @@ pub async fn sweep_is_that_of_the_machine(harness: &dyn Harness) {
             after.push(match before.as_ref().map_or(Change::None, |record| machine::sweep(record, now)) {
                 Change::None => before,
                 Change::Write(record) => {
-                    expected.buried += 1;
+                    expected.tombstoned += 1;
                     Some(record)
                 }
                 Change::Remove => {

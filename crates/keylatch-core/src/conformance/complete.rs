@@ -84,7 +84,7 @@ pub async fn tombstone_gets_no_answer(harness: &dyn Harness) {
     let (claim, record) = subject.in_phase(Phase::Tombstone, "key").await;
     subject.assert_applied(subject.complete(record.lease(), completion("answer")).await).await;
     assert_eq!(subject.record(claim.id()).await, record);
-    assert_eq!(subject.sweep(10).await.buried, 1);
+    assert_eq!(subject.sweep(10).await.tombstoned, 1);
     for answer in ["answer", "another answer"] {
         assert_eq!(subject.complete(record.lease(), completion(answer)).await, Applied::Lost);
         assert_eq!(outcome(&subject.record(claim.id()).await), None);

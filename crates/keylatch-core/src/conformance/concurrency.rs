@@ -234,17 +234,17 @@ pub async fn many_sweeps_remove_each_record_once(harness: &dyn Harness) {
         let calls = (0..8).map(|at| {
             let store = if at % 2 == 0 { subject.store.clone() } else { elsewhere.clone() };
             async move {
-                let (mut buried, mut removed) = (0, 0);
+                let (mut tombstoned, mut removed) = (0, 0);
                 // A sweep may be empty because another one ran at the same time: a few more make sure.
                 let mut idle = 0;
                 while idle < 3 {
                     let swept = store.sweep(7).await.expect("the store sweeps");
                     assert!(swept.total() <= 7);
                     idle = if swept.total() == 0 { idle + 1 } else { 0 };
-                    buried += swept.buried;
+                    tombstoned += swept.tombstoned;
                     removed += swept.removed;
                 }
-                (buried, removed)
+                (tombstoned, removed)
             }
         });
         let total = at_once(calls).await.into_iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));

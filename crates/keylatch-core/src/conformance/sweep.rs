@@ -35,22 +35,22 @@ pub async fn answer_is_buried_at_the_instant(harness: &dyn Harness) {
     assert_eq!(subject.sweep(ALL).await, Swept::default());
     assert_eq!(subject.record(claim.id()).await, record);
     subject.advance(MS).await;
-    assert_eq!(subject.sweep(ALL).await, Swept { buried: 1, removed: 0, more: false });
+    assert_eq!(subject.sweep(ALL).await, Swept { tombstoned: 1, removed: 0, more: false });
     let State::Completed { expires_at, .. } = record.state else { panic!("the record is completed") };
-    let buried = Record { state: State::Completed { outcome: None, expires_at }, ..record };
-    assert_eq!(subject.record(claim.id()).await, buried);
+    let tombstone = Record { state: State::Completed { outcome: None, expires_at }, ..record };
+    assert_eq!(subject.record(claim.id()).await, tombstone);
 }
 
 /// A tombstone is removed at the instant at which it ends, and not 1 ms before.
 pub async fn tombstone_is_removed_at_the_instant(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, _) = subject.in_phase(Phase::Tombstone, "key").await;
-    assert_eq!(subject.sweep(ALL).await, Swept { buried: 1, removed: 0, more: false });
+    assert_eq!(subject.sweep(ALL).await, Swept { tombstoned: 1, removed: 0, more: false });
     subject.advance(TOMBSTONE - MS).await;
     assert_eq!(subject.sweep(ALL).await, Swept::default());
     let _ = subject.record(claim.id()).await;
     subject.advance(MS).await;
-    assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1, more: false });
+    assert_eq!(subject.sweep(ALL).await, Swept { tombstoned: 0, removed: 1, more: false });
     assert_eq!(subject.read(claim.id()).await, None);
 }
 
@@ -59,7 +59,7 @@ pub async fn unburied_record_is_removed_at_once(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, _) = subject.in_phase(Phase::Completed, "key").await;
     subject.advance(RETENTION + TOMBSTONE).await;
-    assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1, more: false });
+    assert_eq!(subject.sweep(ALL).await, Swept { tombstoned: 0, removed: 1, more: false });
     assert_eq!(subject.read(claim.id()).await, None);
 }
 
@@ -67,7 +67,7 @@ pub async fn unburied_record_is_removed_at_once(harness: &dyn Harness) {
 pub async fn buried_tombstone_holds_its_key(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let (claim, _) = subject.in_phase(Phase::Tombstone, "key").await;
-    assert_eq!(subject.sweep(ALL).await.buried, 1);
+    assert_eq!(subject.sweep(ALL).await.tombstoned, 1);
     for claim in [again(&claim), reused(&claim)] {
         assert_eq!(outcome(&subject.lose(&claim).await), None);
     }
@@ -91,7 +91,7 @@ pub async fn running_record_is_never_swept(harness: &dyn Harness) {
     subject.advance(subject.now().await.until(free_at) - MS).await;
     assert_eq!(subject.sweep(ALL).await, Swept::default());
     subject.advance(MS).await;
-    assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1, more: false });
+    assert_eq!(subject.sweep(ALL).await, Swept { tombstoned: 0, removed: 1, more: false });
     assert_eq!(subject.read(claim.id()).await, None);
 }
 
@@ -118,7 +118,7 @@ pub async fn unknown_record_is_never_swept(harness: &dyn Harness) {
     assert_eq!(subject.record(claim.id()).await, record);
     subject.assert_applied(subject.complete(record.lease(), completion("resolved")).await).await;
     subject.advance(RETENTION + TOMBSTONE).await;
-    assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1, more: false });
+    assert_eq!(subject.sweep(ALL).await, Swept { tombstoned: 0, removed: 1, more: false });
 }
 
 /// A key that waited for a retry in vain is removed.
@@ -130,7 +130,7 @@ pub async fn retry_that_never_came_is_swept(harness: &dyn Harness) {
     subject.advance(LEASE - MS).await;
     assert_eq!(subject.sweep(ALL).await, Swept::default());
     subject.advance(MS).await;
-    assert_eq!(subject.sweep(ALL).await, Swept { buried: 0, removed: 1, more: false });
+    assert_eq!(subject.sweep(ALL).await, Swept { tombstoned: 0, removed: 1, more: false });
 }
 
 /// A sweep changes at most `limit` records, repeated sweeps change the rest, and none is changed twice.
@@ -139,12 +139,12 @@ pub async fn sweep_keeps_to_its_limit(harness: &dyn Harness) {
     let records = completed(&subject, 25).await;
     subject.advance(RETENTION).await;
     for expected in [10, 10, 5, 0] {
-        assert_eq!(subject.sweep(10).await, Swept { buried: expected, removed: 0, more: expected == 10 });
+        assert_eq!(subject.sweep(10).await, Swept { tombstoned: expected, removed: 0, more: expected == 10 });
     }
     assert_eq!(subject.count(scope("caller"), 100).await, 25);
     subject.advance(TOMBSTONE).await;
     for expected in [7, 7, 7, 4, 0] {
-        assert_eq!(subject.sweep(7).await, Swept { buried: 0, removed: expected, more: expected == 7 });
+        assert_eq!(subject.sweep(7).await, Swept { tombstoned: 0, removed: expected, more: expected == 7 });
     }
     for record in records {
         assert_eq!(subject.read(record.id()).await, None);
@@ -179,7 +179,7 @@ pub async fn sweep_counts_what_it_did(harness: &dyn Harness) {
     for _ in 0..3 {
         swept += subject.sweep(4).await;
     }
-    assert_eq!(swept, Swept { buried: 2, removed: 3, more: false });
+    assert_eq!(swept, Swept { tombstoned: 2, removed: 3, more: false });
     assert_eq!(subject.read(old[0].id()).await, None);
     assert_eq!(subject.record(running.id()).await, running);
     for id in young {

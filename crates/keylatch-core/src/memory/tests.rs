@@ -37,10 +37,10 @@ fn sweeps_find_what_is_due_after_every_write() {
     }
     clock.advance(policy.retention);
     let swept = |limit| store.sweep(limit).now_or_never().unwrap().unwrap();
-    assert_eq!(swept(30), Swept { buried: 30, removed: 0, more: true });
-    assert_eq!(swept(1_000), Swept { buried: 70, removed: 0, more: false });
+    assert_eq!(swept(30), Swept { tombstoned: 30, removed: 0, more: true });
+    assert_eq!(swept(1_000), Swept { tombstoned: 70, removed: 0, more: false });
     clock.advance(policy.tombstone + policy.lease);
-    assert_eq!(swept(1_000), Swept { buried: 0, removed: 200, more: false });
+    assert_eq!(swept(1_000), Swept { tombstoned: 0, removed: 200, more: false });
     let unknown = store.count(scope, u64::MAX).now_or_never().unwrap().unwrap();
     assert_eq!(unknown, 100, "what is not known is kept");
     clock.advance(Duration::from_secs(u32::MAX.into()));

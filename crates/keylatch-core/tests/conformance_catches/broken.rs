@@ -306,7 +306,7 @@ impl Store for Broken {
             for (id, change) in changes {
                 match change {
                     Change::Write(record) => {
-                        swept.buried += 1;
+                        swept.tombstoned += 1;
                         records.insert(id, record);
                     }
                     Change::Remove | Change::None => {

@@ -4,7 +4,7 @@ use keylatch_core::machine::{self, Claim, Claimed, Decision, Phase, Refusal, Ter
 use keylatch_core::store::{Notes, Owner, State};
 use keylatch_core::{Epoch, Guarantee, Record};
 
-use crate::records::Rec::{self, Absent, Buried, Completed, Freed, Leased, Once, Released, Retried};
+use crate::records::Rec::{self, Absent, Completed, Freed, Leased, Once, Released, Retried, Tombstone};
 use crate::records::When::{
     self, AtExpiry, AtFree, AtLeaseEnd, AtOnce, BeforeExpiry, BeforeFree, BeforeLeaseEnd, YearsLater,
 };
@@ -96,14 +96,14 @@ const DECISIONS: &[(Rec, When, Req, Phase, Says, Gets, Gets)] = &[
     (Completed, YearsLater,     Req::Same,  Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
     (Completed, YearsLater,     Req::Other, Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
 
-    (Buried,    AtExpiry,       Req::Same,  Phase::Tombstone, Says::Expired,  Gets::Held,  Gets::Held),
-    (Buried,    AtExpiry,       Req::Other, Phase::Tombstone, Says::Mismatch, Gets::Held,  Gets::Held),
-    (Buried,    BeforeFree,     Req::Same,  Phase::Tombstone, Says::Expired,  Gets::Held,  Gets::Held),
-    (Buried,    BeforeFree,     Req::Other, Phase::Tombstone, Says::Mismatch, Gets::Held,  Gets::Held),
-    (Buried,    AtFree,         Req::Same,  Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
-    (Buried,    AtFree,         Req::Other, Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
-    (Buried,    YearsLater,     Req::Same,  Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
-    (Buried,    YearsLater,     Req::Other, Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
+    (Tombstone, AtExpiry,       Req::Same,  Phase::Tombstone, Says::Expired,  Gets::Held,  Gets::Held),
+    (Tombstone, AtExpiry,       Req::Other, Phase::Tombstone, Says::Mismatch, Gets::Held,  Gets::Held),
+    (Tombstone, BeforeFree,     Req::Same,  Phase::Tombstone, Says::Expired,  Gets::Held,  Gets::Held),
+    (Tombstone, BeforeFree,     Req::Other, Phase::Tombstone, Says::Mismatch, Gets::Held,  Gets::Held),
+    (Tombstone, AtFree,         Req::Same,  Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
+    (Tombstone, AtFree,         Req::Other, Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
+    (Tombstone, YearsLater,     Req::Same,  Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
+    (Tombstone, YearsLater,     Req::Other, Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
 
     (Freed,     AtOnce,         Req::Same,  Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),
     (Freed,     AtOnce,         Req::Other, Phase::Free,      Says::Run,      Gets::Anew,  Gets::Anew),

@@ -9,7 +9,7 @@ use keylatch_core::machine::{Claim, Terms};
 use keylatch_core::store::{Notes, Owner, State};
 use keylatch_core::{Epoch, Fingerprint, Guarantee, Key, Outcome, Policy, Record, Scope, Timestamp};
 
-use Rec::{Absent, Buried, Completed, Freed, Leased, Once, Released, Retried};
+use Rec::{Absent, Completed, Freed, Leased, Once, Released, Retried, Tombstone};
 use When::{AtExpiry, AtFree, AtLeaseEnd, AtOnce, BeforeExpiry, BeforeFree, BeforeLeaseEnd, YearsLater};
 
 /// What was written to the record last.
@@ -27,7 +27,7 @@ pub(crate) enum Rec {
     /// A completion.
     Completed,
     /// A sweep of a completed record.
-    Buried,
+    Tombstone,
     /// A release of a run that did not happen.
     Freed,
 }
@@ -60,7 +60,7 @@ pub(crate) const RECORDS: [(Rec, &[When]); 8] = [
     (Retried, &[AtOnce, BeforeFree, AtFree, YearsLater]),
     (Released, &[AtOnce, YearsLater]),
     (Completed, &[AtOnce, BeforeExpiry, AtExpiry, BeforeFree, AtFree, YearsLater]),
-    (Buried, &[AtExpiry, BeforeFree, AtFree, YearsLater]),
+    (Tombstone, &[AtExpiry, BeforeFree, AtFree, YearsLater]),
     (Freed, &[AtOnce, BeforeExpiry, AtExpiry, YearsLater]),
 ];
 
@@ -125,7 +125,7 @@ pub(crate) fn record(rec: Rec) -> Option<Record> {
         Retried => (Some(START), Some(START + KEEP), State::Running { lease_ends_at: START, notes: released }),
         Released => (None, None, State::Running { lease_ends_at: START, notes: released }),
         Freed => (None, Some(START), State::Completed { outcome: None, expires_at: expiry }),
-        Completed | Buried => {
+        Completed | Tombstone => {
             let outcome = (rec == Completed).then(answer);
             (
                 None,

@@ -4,7 +4,7 @@ use keylatch_core::Record;
 use keylatch_core::machine::{self, Change, Phase, due_at, sweep};
 use keylatch_core::store::State;
 
-use crate::records::Rec::{self, Absent, Buried, Completed, Freed, Leased, Once, Released, Retried};
+use crate::records::Rec::{self, Absent, Completed, Freed, Leased, Once, Released, Retried, Tombstone};
 use crate::records::When::{
     self, AtExpiry, AtFree, AtLeaseEnd, AtOnce, BeforeExpiry, BeforeFree, BeforeLeaseEnd, YearsLater,
 };
@@ -14,7 +14,7 @@ use crate::records::{assert_one_row_each, instant, instants, record};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sweeps {
     Stays,
-    Buried,
+    Tombstone,
     Removed,
 }
 
@@ -38,14 +38,14 @@ const SWEEPS: &[(Rec, When, Sweeps)] = &[
     (Released,  YearsLater,     Sweeps::Stays),
     (Completed, AtOnce,         Sweeps::Stays),
     (Completed, BeforeExpiry,   Sweeps::Stays),
-    (Completed, AtExpiry,       Sweeps::Buried),
-    (Completed, BeforeFree,     Sweeps::Buried),
+    (Completed, AtExpiry,       Sweeps::Tombstone),
+    (Completed, BeforeFree,     Sweeps::Tombstone),
     (Completed, AtFree,         Sweeps::Removed),
     (Completed, YearsLater,     Sweeps::Removed),
-    (Buried,    AtExpiry,       Sweeps::Stays),
-    (Buried,    BeforeFree,     Sweeps::Stays),
-    (Buried,    AtFree,         Sweeps::Removed),
-    (Buried,    YearsLater,     Sweeps::Removed),
+    (Tombstone, AtExpiry,       Sweeps::Stays),
+    (Tombstone, BeforeFree,     Sweeps::Stays),
+    (Tombstone, AtFree,         Sweeps::Removed),
+    (Tombstone, YearsLater,     Sweeps::Removed),
     (Freed,     AtOnce,         Sweeps::Stays),
     (Freed,     BeforeExpiry,   Sweeps::Stays),
     (Freed,     AtExpiry,       Sweeps::Removed),
@@ -64,11 +64,11 @@ fn each_sweep_does_what_the_table_says() {
         let expected = match (sweeps, &record.state) {
             (Sweeps::Stays, _) => Change::None,
             (Sweeps::Removed, _) => Change::Remove,
-            (Sweeps::Buried, State::Completed { expires_at, .. }) => Change::Write(Record {
+            (Sweeps::Tombstone, State::Completed { expires_at, .. }) => Change::Write(Record {
                 state: State::Completed { outcome: None, expires_at: *expires_at },
                 ..record.clone()
             }),
-            (Sweeps::Buried, State::Running { .. }) => panic!("a running record has no answer to bury"),
+            (Sweeps::Tombstone, State::Running { .. }) => panic!("a running record has no answer to remove"),
         };
         assert_eq!(sweep(&record, now), expected, "{rec:?} {when:?}");
         let due = due_at(&record).is_some_and(|due| due <= now);
@@ -76,14 +76,14 @@ fn each_sweep_does_what_the_table_says() {
     }
 }
 
-/// I12: a sweep removes only what anyone may claim, and buries only an answer that is not given any more.
+/// I12: a sweep removes only records that anyone may claim, and only answers that are no longer replayed.
 #[test]
 fn i12_sweep_takes_only_what_is_over() {
     for &(rec, when, sweeps) in SWEEPS {
         let phase = machine::phase(record(rec).as_ref(), instant(rec, when));
         match sweeps {
             Sweeps::Removed => assert_eq!(phase, Phase::Free, "{rec:?} {when:?}"),
-            Sweeps::Buried => assert_eq!(phase, Phase::Tombstone, "{rec:?} {when:?}"),
+            Sweeps::Tombstone => assert_eq!(phase, Phase::Tombstone, "{rec:?} {when:?}"),
             // Of a key that was freed, the epoch is kept.
             Sweeps::Stays => assert_eq!(phase == Phase::Free, rec == Freed, "{rec:?} {when:?}"),
         }

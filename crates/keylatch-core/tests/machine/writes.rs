@@ -7,7 +7,7 @@ use keylatch_core::machine::{Change, Completion, End, Resolution, complete, rele
 use keylatch_core::store::{Notes, Owner, State};
 use keylatch_core::{Epoch, Lease, Record, Timestamp};
 
-use crate::records::Rec::{self, Absent, Buried, Completed, Freed, Leased, Once, Released, Retried};
+use crate::records::Rec::{self, Absent, Completed, Freed, Leased, Once, Released, Retried, Tombstone};
 use crate::records::When::{
     self, AtExpiry, AtFree, AtLeaseEnd, AtOnce, BeforeExpiry, BeforeFree, BeforeLeaseEnd, YearsLater,
 };
@@ -65,9 +65,9 @@ const WRITES: &[(Rec, By, [Makes; 6])] = &[
     (Completed, By::Owner,      [Makes::Lost,    Makes::Lost,      Makes::Same,       Makes::Lost, Makes::Lost,    Makes::Lost]),
     (Completed, By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
     (Completed, By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Buried,    By::Owner,      [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Buried,    By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
-    (Buried,    By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Tombstone, By::Owner,      [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Tombstone, By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
+    (Tombstone, By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost, Makes::Lost,    Makes::Lost]),
     (Freed,     By::Owner,      [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost,  Makes::Lost,    Makes::Lost]),
     (Freed,     By::StaleEpoch, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost,  Makes::Lost,    Makes::Lost]),
     (Freed,     By::OtherOwner, [Makes::Lost,    Makes::Lost,      Makes::Lost,       Makes::Lost,  Makes::Lost,    Makes::Lost]),
@@ -107,10 +107,10 @@ const RESOLUTIONS: &[(Rec, When, [Makes; 3])] = &[
     (Completed, BeforeFree,     [Makes::Lost,      Makes::Same,           Makes::Lost]),
     (Completed, AtFree,         [Makes::Lost,      Makes::Same,           Makes::Lost]),
     (Completed, YearsLater,     [Makes::Lost,      Makes::Same,           Makes::Lost]),
-    (Buried,    AtExpiry,       [Makes::Lost,      Makes::Lost,           Makes::Lost]),
-    (Buried,    BeforeFree,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
-    (Buried,    AtFree,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
-    (Buried,    YearsLater,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Tombstone, AtExpiry,       [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Tombstone, BeforeFree,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Tombstone, AtFree,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
+    (Tombstone, YearsLater,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
     (Freed,     AtOnce,         [Makes::Lost,      Makes::Lost,           Makes::Lost]),
     (Freed,     BeforeExpiry,   [Makes::Lost,      Makes::Lost,           Makes::Lost]),
     (Freed,     AtExpiry,       [Makes::Lost,      Makes::Lost,           Makes::Lost]),

@@ -26,10 +26,10 @@ WITH due AS MATERIALIZED (
     DELETE FROM keylatch.record AS r
     WHERE r.ctid = ANY (ARRAY(SELECT d.place FROM due AS d WHERE d.is_over))
     RETURNING r.id
-), buried AS (
+), tombstoned AS (
     UPDATE keylatch.record AS r SET outcome = NULL, due_at = r.free_at
     WHERE r.ctid = ANY (ARRAY(SELECT d.place FROM due AS d WHERE NOT d.is_over))
     RETURNING r.id
 )
-SELECT (SELECT count(*) FROM removed) AS removed, (SELECT count(*) FROM buried) AS buried,
+SELECT (SELECT count(*) FROM removed) AS removed, (SELECT count(*) FROM tombstoned) AS tombstoned,
        (SELECT max(d.due_at) FROM due AS d) AS reached

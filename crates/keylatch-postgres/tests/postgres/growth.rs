@@ -86,7 +86,7 @@ async fn growth_is_bounded() {
         alive + i64::try_from(removed).unwrap(),
         "each went once, or is there"
     );
-    assert!(removed > 0 && swept.iter().any(|swept| swept.buried > 0));
+    assert!(removed > 0 && swept.iter().any(|swept| swept.tombstoned > 0));
     // Written anew, it has nothing but what is alive.
     sqlx::raw_sql("VACUUM FULL keylatch.record").execute(pool).await.unwrap();
     let compact = bytes(pool).await;

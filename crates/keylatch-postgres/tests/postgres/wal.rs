@@ -123,7 +123,7 @@ async fn a_request_costs_what_the_manual_says() {
     let expired = sqlx::raw_sql(expire).execute(store.pool()).await.unwrap().rows_affected();
     let expired = u32::try_from(expired).unwrap();
     let burial = log_bytes(&store, expired, async {
-        assert_eq!(store.sweep(expired as usize).await.unwrap().buried, expired as usize);
+        assert_eq!(store.sweep(expired as usize).await.unwrap().tombstoned, expired as usize);
     });
     let burial = burial.await;
     let tombstone = size(&store).await;

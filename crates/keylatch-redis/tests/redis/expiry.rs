@@ -164,7 +164,7 @@ async fn a_long_answer_is_taken_out_by_a_sweep() {
     let completion = Completion { outcome: outcome.into(), retention: SHORT, tombstone: Duration::from_secs(600) };
     applied(&store.complete(record.lease(), completion).await);
     let end = ask::<i64>(&server, "PEXPIRETIME", &record).await;
-    eventually(SOON, "its answer is due", async || store.sweep(10).await.unwrap().buried == 1).await;
+    eventually(SOON, "its answer is due", async || store.sweep(10).await.unwrap().tombstoned == 1).await;
     let read = store.read(record.id()).await.unwrap().value.expect("its tombstone is there");
     assert!(matches!(read.state, State::Completed { outcome: None, .. }), "{read:?}");
     assert!((end - ask::<i64>(&server, "PEXPIRETIME", &record).await).abs() <= 1_000);

@@ -82,8 +82,8 @@ async fn a_sweep_goes_round_what_it_cannot_read() {
     let damaged = fixture.raw().execute("UPDATE keylatch_record SET state = 'dreaming' WHERE key < '3'", []);
     assert_eq!(damaged.unwrap(), 3);
     clock.advance(Policy::default().retention);
-    assert_eq!(fixture.store.sweep(2).await.unwrap(), Swept { buried: 2, removed: 0, more: true });
-    assert_eq!(fixture.store.sweep(2).await.unwrap(), Swept { buried: 1, removed: 0, more: false });
+    assert_eq!(fixture.store.sweep(2).await.unwrap(), Swept { tombstoned: 2, removed: 0, more: true });
+    assert_eq!(fixture.store.sweep(2).await.unwrap(), Swept { tombstoned: 1, removed: 0, more: false });
     assert_eq!(fixture.store.sweep(2).await.unwrap(), Swept::default());
     assert_eq!(fixture.store.count(scope(), 10).await.unwrap(), 6);
 }
@@ -98,9 +98,9 @@ async fn a_sweep_reads_no_answer() {
     // Whoever reads this one says so.
     fixture.raw().execute("UPDATE keylatch_record SET outcome = x'09'", []).unwrap();
     clock.advance(Policy::default().retention);
-    assert_eq!(fixture.store.sweep(10).await.unwrap(), Swept { buried: 3, removed: 0, more: false });
+    assert_eq!(fixture.store.sweep(10).await.unwrap(), Swept { tombstoned: 3, removed: 0, more: false });
     clock.advance(Policy::default().tombstone);
-    assert_eq!(fixture.store.sweep(10).await.unwrap(), Swept { buried: 0, removed: 3, more: false });
+    assert_eq!(fixture.store.sweep(10).await.unwrap(), Swept { tombstoned: 0, removed: 3, more: false });
 }
 
 #[tokio::test]
@@ -121,7 +121,7 @@ async fn other_writes_go_between_the_slices_of_a_sweep() {
         fixture.win(&claim(Guarantee::Fenced)).await;
         between += 1;
     };
-    assert_eq!(swept, Swept { buried: RECORDS, removed: 0, more: true });
+    assert_eq!(swept, Swept { tombstoned: RECORDS, removed: 0, more: true });
     assert!(between >= 2, "{between} writes between");
     assert_eq!(fixture.store.sweep(RECORDS).await.unwrap(), Swept::default());
 }

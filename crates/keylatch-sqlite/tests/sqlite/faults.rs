@@ -41,7 +41,7 @@ async fn a_full_file_is_unavailable_until_there_is_space() {
     }
 
     clock.advance(policy.retention);
-    assert_eq!(fixture.store.sweep(100).await.unwrap().buried, kept.len());
+    assert_eq!(fixture.store.sweep(100).await.unwrap().tombstoned, kept.len());
     fixture.win(&claim(Guarantee::Fenced)).await;
 }
 

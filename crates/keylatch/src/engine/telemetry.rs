@@ -168,7 +168,7 @@ pub(super) fn completed() {
 }
 
 pub(super) fn swept(swept: Swept) {
-    counter!("keylatch_records_total", "change" => "buried").increment(swept.buried as u64);
+    counter!("keylatch_records_total", "change" => "tombstoned").increment(swept.tombstoned as u64);
     counter!("keylatch_records_total", "change" => "removed").increment(swept.removed as u64);
 }
 

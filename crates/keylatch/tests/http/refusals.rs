@@ -153,7 +153,7 @@ async fn a_request_whose_answer_has_expired_is_410() {
             let problem = app.order().send().await.is_problem(410, "IDEMPOTENCY_KEY_EXPIRED");
             assert_eq!((&problem["title"], &problem["retryable"]), (&"Idempotency key expired".into(), &false.into()));
             app.order().body("other").send().await.is_problem(422, "IDEMPOTENCY_KEY_REUSED");
-            assert_eq!(app.engine.sweep(10).await.unwrap().buried, 1 - swept, "{guarantee:?}");
+            assert_eq!(app.engine.sweep(10).await.unwrap().tombstoned, 1 - swept, "{guarantee:?}");
         }
         app.clock.advance(tombstone);
         let fresh = app.order().body("other").send().await;

@@ -109,7 +109,7 @@ async fn clean(shop: &Shop, authorization: Option<&str>) -> shop::Answer {
 #[tokio::test]
 async fn cleaning_up_is_open_on_this_machine_only() {
     let home = Shop::open(Setup::Sqlite).await;
-    assert_eq!(clean(&home, None).await.json(), json!({ "removed": 0, "buried": 0, "complete": true }));
+    assert_eq!(clean(&home, None).await.json(), json!({ "removed": 0, "tombstoned": 0, "complete": true }));
 
     let stores = Setup::Sqlite.stores();
     let abroad = Shop::start(&stores.program().env("HOST", "0.0.0.0"), stores).await.expect("it starts");
