@@ -11,10 +11,12 @@ use http::Method;
 use http::uri::Authority;
 use keylatch::http::ANSWER_END_MAX;
 use keylatch::{LEASE, RETENTION, TOMBSTONE};
+use tokio_rustls::TlsAcceptor;
 
 pub(crate) use self::parse::{Bytes, Guarantee, Scope, Span, UpstreamKey};
 use crate::config::{KeySource, Route};
 use crate::store::StoreUrl;
+use crate::tls;
 use crate::upstream::Upstream;
 
 /// Makes a repeated request safe: it takes effect once and always gets the same answer.
@@ -120,6 +122,10 @@ pub(crate) struct Gateway {
     /// Its private key, in PEM.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
+    /// Authorities whose certificates clients may show, in PEM: for routes of a file whose callers are the subjects of
+    /// certificates. A client need not show one.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_client_ca: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) to_upstream: ToUpstream,
     #[command(flatten)]
@@ -235,6 +241,20 @@ impl Gateway {
             canonical_json: false,
             observe_only: false,
         })
+    }
+
+    /// TLS for clients, if there is to be any; its files are read anew.
+    ///
+    /// # Errors
+    ///
+    /// With the file that cannot be used, and why.
+    pub(crate) fn acceptor(&self) -> Result<Option<TlsAcceptor>, String> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => {
+                tls::for_clients(certificate, key, self.tls_client_ca.as_deref()).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     pub(crate) fn policy(&self) -> keylatch::Policy {

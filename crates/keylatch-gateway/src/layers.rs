@@ -62,7 +62,7 @@ const OTHERS: &str = "none";
 
 /// What all layers have in common.
 pub(crate) struct Layers {
-    args: Gateway,
+    pub(crate) args: Gateway,
     engines: Engines,
     pool: Pool,
     host: Option<HeaderValue>,
@@ -97,14 +97,21 @@ impl Layers {
     /// With all mistakes in it.
     pub(crate) fn read(&self, file: &Path) -> Result<Routes, String> {
         let Config { routes, paths } = Config::read(file, self.args.policy())?;
+        if self.args.tls_client_ca.is_none()
+            && let Some(route) = routes.iter().find(|route| matches!(route.scope, Caller::Subject))
+        {
+            return Err(format!(
+                "{}: the callers of route `{}` are the subjects of certificates: name the authorities of clients by \
+                 --tls-client-ca, beside --tls-cert and --tls-key\n",
+                file.display(),
+                route.name
+            ));
+        }
         let guarded = routes.iter().map(|route| Guarded {
             name: route.name.as_str().into(),
             service: self.service(route),
             pattern: Pattern::new(route.path.clone()),
-            token: match &route.scope {
-                Caller::Claim { verifier, claim } => Some((verifier.clone(), claim.clone())),
-                Caller::Header(_) | Caller::Shared(_) => None,
-            },
+            caller: route.scope.clone(),
         });
         let reserved = Reserved::new(routes.iter().flat_map(headers_of));
         let (guarded, others, name_of_others) = (guarded.collect(), self.unguarded(), OTHERS.into());
@@ -174,7 +181,7 @@ impl Layers {
 fn headers_of(route: &Route) -> Vec<HeaderName> {
     let caller = match &route.scope {
         Caller::Header(name) => Some(name.clone()),
-        Caller::Claim { .. } | Caller::Shared(_) => None,
+        Caller::Claim { .. } | Caller::Subject | Caller::Shared(_) => None,
     };
     let key = match &route.key {
         KeySource::Header(name) => Some(name.clone()),

@@ -1,20 +1,28 @@
-//! SIGHUP: the file is read again, and counts from the next request on.
+//! SIGHUP: the file of routes and the certificates are read again, and count from the next request and the next
+//! connection on.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::layers::Layers;
-use crate::routes::Live;
+use crate::routes::{Live, Routes};
 
-/// Reads the file again, whenever it is told to.
+/// Reads the files again, whenever it is told to.
 pub(crate) struct Reload {
     hangups: Signal,
-    file: PathBuf,
     layers: Arc<Layers>,
     live: Live,
+    acceptors: Option<watch::Sender<TlsAcceptor>>,
+}
+
+/// What was read.
+struct Files {
+    routes: Option<Routes>,
+    acceptor: Option<TlsAcceptor>,
 }
 
 impl Reload {
@@ -23,33 +31,55 @@ impl Reload {
     /// # Errors
     ///
     /// If the system does not let it.
-    pub(crate) fn new(file: PathBuf, layers: Arc<Layers>, live: Live) -> io::Result<Self> {
-        Ok(Self { hangups: signal(SignalKind::hangup())?, file, layers, live })
+    pub(crate) fn new(
+        layers: Arc<Layers>,
+        live: Live,
+        acceptors: Option<watch::Sender<TlsAcceptor>>,
+    ) -> io::Result<Self> {
+        Ok(Self { hangups: signal(SignalKind::hangup())?, layers, live, acceptors })
     }
 
     /// For as long as the process lives.
     pub(crate) async fn run(mut self) {
         while self.hangups.recv().await.is_some() {
-            let (layers, file) = (self.layers.clone(), self.file.clone());
-            // It reads files.
-            let read = tokio::task::spawn_blocking(move || layers.read(&file)).await;
-            match read {
-                Ok(Ok(routes)) => {
-                    self.live.replace(routes);
+            let layers = self.layers.clone();
+            // Files are read by a thread that may wait for a disk.
+            let read = tokio::task::spawn_blocking(move || read(&layers)).await;
+            match read.map_err(|error| error.to_string()).and_then(|read| read) {
+                Ok(files) => {
+                    self.take(files);
                     count("taken");
-                    tracing::info!("the file was read again; its routes count from now on");
+                    tracing::info!("the files were read again, and count from now on");
                 }
-                Ok(Err(mistakes)) => {
+                Err(mistakes) => {
                     count("refused");
                     tracing::error!(
-                        "the file was read again and has mistakes; what was read before counts on:\n{mistakes}"
+                        "the files were read again and have mistakes; what was read before counts on:\n{mistakes}"
                     );
                 }
-                Err(error) => {
-                    count("refused");
-                    tracing::error!(%error, "the file could not be read again; what was read before counts on");
-                }
             }
+        }
+    }
+
+    fn take(&self, Files { routes, acceptor }: Files) {
+        if let Some(routes) = routes {
+            self.live.replace(routes);
+        }
+        if let (Some(acceptors), Some(acceptor)) = (&self.acceptors, acceptor) {
+            acceptors.send_replace(acceptor);
+        }
+    }
+}
+
+/// Reads everything before anything is taken: a mistake in one file leaves all as they were.
+fn read(layers: &Layers) -> Result<Files, String> {
+    let routes = layers.args.config.as_deref().map(|file| layers.read(file)).transpose();
+    let acceptor = layers.args.acceptor();
+    match (routes, acceptor) {
+        (Ok(routes), Ok(acceptor)) => Ok(Files { routes, acceptor }),
+        (routes, acceptor) => {
+            let (routes, acceptor) = (routes.err().unwrap_or_default(), acceptor.err().unwrap_or_default());
+            Err(routes + &acceptor)
         }
     }
 }

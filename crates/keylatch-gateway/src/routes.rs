@@ -6,10 +6,11 @@ use http::request::Parts;
 use keylatch::http::{Idempotency, ScopeFrom};
 use parking_lot::RwLock;
 
-use crate::config::{Caller, Paths, Verifier};
+use crate::config::{Caller, Paths};
 use crate::headers::Reserved;
 use crate::problem::Problem;
 use crate::proxy::Proxy;
+use crate::tls;
 
 /// A layer around the proxy.
 pub(crate) type Service = Idempotency<Proxy>;
@@ -21,8 +22,7 @@ pub(crate) struct Guarded {
     pub(crate) service: Service,
     /// The pattern of its path, which is part of the scope.
     pub(crate) pattern: keylatch::http::Route,
-    /// What verifies its callers' tokens, and the claim that names a caller.
-    pub(crate) token: Option<(Arc<Verifier>, String)>,
+    pub(crate) caller: Caller,
 }
 
 /// All routes.
@@ -41,7 +41,7 @@ pub(crate) struct Routes {
 #[derive(Clone)]
 pub(crate) struct Live(Arc<RwLock<Arc<Routes>>>);
 
-/// Who calls, by a token that was verified. In the extensions of a request.
+/// Who calls, by a token or a certificate that was verified. In the extensions of a request.
 #[derive(Debug, Clone)]
 struct Named(String);
 
@@ -64,12 +64,15 @@ impl Routes {
 
 impl Guarded {
     fn enter(&self, parts: &mut Parts) -> Result<Service, Problem> {
-        if let Some((verifier, claim)) = &self.token {
-            let claims = verifier.verify(&parts.headers).map_err(|why| Problem::TokenInvalid(why.0))?;
-            if let Some(caller) = claims.caller(claim) {
-                parts.extensions.insert(Named(caller));
+        let named = match &self.caller {
+            Caller::Claim { verifier, claim } => {
+                let claims = verifier.verify(&parts.headers).map_err(|why| Problem::TokenInvalid(why.0))?;
+                claims.caller(claim)
             }
-        }
+            Caller::Subject => parts.extensions.get().and_then(tls::subject),
+            Caller::Header(_) | Caller::Shared(_) => None,
+        };
+        named.map(|caller| parts.extensions.insert(Named(caller)));
         parts.extensions.insert(self.pattern.clone());
         Ok(self.service.clone())
     }
@@ -93,7 +96,7 @@ impl Live {
 pub(crate) fn scope_from(caller: &Caller) -> ScopeFrom {
     match caller {
         Caller::Header(name) => ScopeFrom::header(name.clone()),
-        Caller::Claim { .. } => ScopeFrom::extension(|Named(caller)| caller.clone()),
+        Caller::Claim { .. } | Caller::Subject => ScopeFrom::extension(|Named(caller)| caller.clone()),
         Caller::Shared(name) => ScopeFrom::shared(name.clone()),
     }
 }

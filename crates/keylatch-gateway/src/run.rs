@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::HeaderValue;
 use keylatch_serve::{Drained, Signals, serve, until_told};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::admin::{self, Admin};
 use crate::args::{Gateway, Guarantee};
@@ -19,7 +19,6 @@ use crate::front::{self, Front};
 use crate::layers::{Engines, Layers};
 use crate::reload::Reload;
 use crate::routes::Live;
-use crate::tls;
 
 /// Runs the gateway until it is told to stop.
 ///
@@ -35,10 +34,7 @@ pub(crate) async fn run(args: Gateway) -> Result<(), Box<dyn Error>> {
         Some(address) => Some(listen("--admin-listen", address).await?),
         None => None,
     };
-    let acceptor = match (&args.tls_cert, &args.tls_key) {
-        (Some(certificate), Some(key)) => Some(tls::for_clients(certificate, key)?),
-        _ => None,
-    };
+    let (sender, acceptors) = args.acceptor()?.map(watch::channel).unzip();
     // A file with mistakes is found before anything is opened.
     if let Some(file) = &args.config {
         Config::read(file, args.policy())?;
@@ -60,7 +56,8 @@ pub(crate) async fn run(args: Gateway) -> Result<(), Box<dyn Error>> {
     let admin = Arc::new(Admin { store, metrics: metrics.clone(), stopping: AtomicBool::new(false) });
     // Whoever reads the greeting may ask the process to stop at once.
     let mut signals = Signals::new()?;
-    let reload = args.config.clone().map(|file| Reload::new(file, layers, live.clone())).transpose()?;
+    let has_files = args.config.is_some() || args.tls_cert.is_some();
+    let reload = has_files.then(|| Reload::new(layers, live.clone(), sender)).transpose()?;
     greet(&args, listener.local_addr()?, admin_listener.as_ref().and_then(|listener| listener.local_addr().ok()));
 
     let mut beside = vec![tokio::spawn(admin::keep_house(metrics))];
@@ -79,8 +76,8 @@ pub(crate) async fn run(args: Gateway) -> Result<(), Box<dyn Error>> {
             stopped.await.unwrap_or_default();
             admin.stopping.store(true, Ordering::Release);
         };
-        match acceptor {
-            Some(acceptor) => keylatch_serve::tls::serve(listener, acceptor, limits, front, stop).await,
+        match acceptors {
+            Some(acceptors) => keylatch_serve::tls::serve(listener, acceptors, limits, front, stop).await,
             None => serve(listener, limits, front, stop).await,
         }
     };

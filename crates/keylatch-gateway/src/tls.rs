@@ -3,10 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use keylatch_serve::ClientCertificate;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use sha2::{Digest, Sha256};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// What both sides may speak in TLS, the first before the second.
@@ -20,23 +24,40 @@ fn protocols() -> Vec<Vec<u8>> {
     PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect()
 }
 
-/// TLS for clients, with the certificate and the key in these files.
+/// TLS for clients, with the certificate and the key in these files. A client may show a certificate of one of the
+/// `authorities`, and need not.
 ///
 /// # Errors
 ///
 /// With the file that cannot be used, and why.
-pub(crate) fn for_clients(certificate: &Path, key: &Path) -> Result<TlsAcceptor, String> {
+pub(crate) fn for_clients(certificate: &Path, key: &Path, authorities: Option<&Path>) -> Result<TlsAcceptor, String> {
     let chain = certificates("--tls-cert", certificate)?;
     let private = PrivateKeyDer::from_pem_file(key)
         .map_err(|error| format!("--tls-key {}: there is no private key in PEM in it: {error}", key.display()))?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("ring has the default versions")
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier(authorities)?)
         .with_single_cert(chain, private)
         .map_err(|error| format!("--tls-cert and --tls-key cannot be used together: {error}"))?;
     config.alpn_protocols = protocols();
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn verifier(authorities: Option<&Path>) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let Some(file) = authorities else { return Ok(WebPkiClientVerifier::no_client_auth()) };
+    let roots = Arc::new(roots("--tls-client-ca", file)?);
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).allow_unauthenticated().build();
+    verifier.map_err(|error| format!("--tls-client-ca {}: {error}", file.display()))
+}
+
+/// Who a client is by its certificate: the SHA-256 of its subject, byte by byte, which no other spelling can imitate; `None`
+/// if the certificate has no subject.
+pub(crate) fn subject(certificate: &ClientCertificate) -> Option<String> {
+    let certificate = CertificateDer::from(&*certificate.0);
+    let certificate = webpki::EndEntityCert::try_from(&certificate).ok()?;
+    let subject = certificate.subject();
+    (!subject.is_empty()).then(|| format!("subject sha-256:{:x}", Sha256::digest(subject)))
 }
 
 /// TLS to the upstream, which is believed by the authorities in this file, or by those of the system.
@@ -45,15 +66,14 @@ pub(crate) fn for_clients(certificate: &Path, key: &Path) -> Result<TlsAcceptor,
 ///
 /// If there is no authority to believe it by.
 pub(crate) fn to_upstream(authorities: Option<&Path>) -> Result<TlsConnector, String> {
-    let mut roots = RootCertStore::empty();
-    match authorities {
-        Some(file) => {
-            for certificate in certificates("--upstream-ca", file)? {
-                roots.add(certificate).map_err(|error| format!("--upstream-ca {}: {error}", file.display()))?;
-            }
+    let roots = match authorities {
+        Some(file) => roots("--upstream-ca", file)?,
+        None => {
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            roots
         }
-        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
-    }
+    };
     if roots.is_empty() {
         return Err("there is no authority that the upstream could be believed by: install the system's \
                     (ca-certificates), or name a file by --upstream-ca"
@@ -71,6 +91,15 @@ pub(crate) fn to_upstream(authorities: Option<&Path>) -> Result<TlsConnector, St
 /// Whether HTTP/2 was chosen.
 pub(crate) fn chose_http2(chosen: Option<&[u8]>) -> bool {
     chosen == Some(PROTOCOLS[0])
+}
+
+/// The authorities in a file that the argument `name` names.
+fn roots(name: &str, file: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(name, file)? {
+        roots.add(certificate).map_err(|error| format!("{name} {}: {error}", file.display()))?;
+    }
+    Ok(roots)
 }
 
 fn certificates(name: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

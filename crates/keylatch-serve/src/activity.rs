@@ -17,7 +17,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use crate::{Limits, Peer};
+use crate::{ClientCertificate, Limits, Peer};
 
 /// What goes on on one connection.
 #[derive(Debug, Clone)]
@@ -105,6 +105,7 @@ pub(crate) struct Watched<S> {
     pub(crate) service: S,
     pub(crate) activity: Activity,
     pub(crate) peer: Peer,
+    pub(crate) certificate: Option<ClientCertificate>,
 }
 
 impl<S, B> HyperService<Request<Incoming>> for Watched<S>
@@ -119,6 +120,9 @@ where
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let under_way = self.activity.begin();
         request.extensions_mut().insert(self.peer);
+        if let Some(certificate) = &self.certificate {
+            request.extensions_mut().insert(certificate.clone());
+        }
         let mut service = self.service.clone();
         Box::pin(async move {
             let Ok(()) = std::future::poll_fn(|context| service.poll_ready(context)).await;

@@ -33,6 +33,11 @@ pub struct Peer {
     pub is_tls: bool,
 }
 
+/// The certificate, in DER, that the client has shown, and that the configuration of TLS has verified: in the extensions of
+/// each request on its connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate(pub Arc<[u8]>);
+
 /// A service that can be served: any clone answers a request, and none fails.
 pub trait Served<B>:
     Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send + 'static> + Clone + Send + 'static
@@ -68,6 +73,11 @@ pub(crate) trait Transport: Clone + Send + 'static {
 
     /// Begins to speak it on a connection that was taken.
     fn begin(self, stream: TcpStream) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// What the client has shown to be who it is.
+    fn certificate(_: &Self::Stream) -> Option<ClientCertificate> {
+        None
+    }
 }
 
 /// Nothing.
@@ -107,11 +117,15 @@ pub(crate) async fn serve_over<T, S, B>(
         match accepted {
             Ok((stream, address, place)) => {
                 let peer = Peer { address, is_tls: T::IS_TLS };
-                let watched = Watched { service: service.clone(), activity: Activity::new(), peer };
                 let (http, transport, stopped) = (http.clone(), transport.clone(), stopped.clone());
+                let service = service.clone();
                 drop(tokio::spawn(async move {
                     match timeout(limits.head_max, transport.begin(stream)).await {
-                        Ok(Ok(stream)) => connection(http, Socket::new(stream, place), limits, watched, stopped).await,
+                        Ok(Ok(stream)) => {
+                            let certificate = T::certificate(&stream);
+                            let watched = Watched { service, activity: Activity::new(), peer, certificate };
+                            connection(http, Socket::new(stream, place), limits, watched, stopped).await;
+                        }
                         Ok(Err(error)) => tracing::debug!(%error, "a connection could not be secured"),
                         Err(_) => tracing::debug!("a client took too long to secure its connection"),
                     }

@@ -4,7 +4,8 @@
 //! 2. There are only so many connections at a time; the next wait in the listener's queue.
 //! 3. After SIGTERM or Ctrl-C no more connections are taken, and requests under way end ([`until_told`]).
 //!
-//! The services of a connection find in the extensions of each request who is at its other end: [`Peer`].
+//! The services of a connection find in the extensions of each request who is at its other end: [`Peer`], and its
+//! [`ClientCertificate`] if it has shown one.
 
 mod activity;
 mod connection;
@@ -15,7 +16,7 @@ mod socket;
 #[cfg(feature = "tls")]
 pub mod tls;
 
-pub use connection::{Peer, Served, serve};
+pub use connection::{ClientCertificate, Peer, Served, serve};
 pub use drain::{Drained, until_told};
 pub use limits::Limits;
 pub use signals::Signals;

@@ -6,17 +6,21 @@ use std::io;
 use bytes::Bytes;
 use http_body::Body;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::connection::{Transport, serve_over};
-use crate::{Limits, Served};
+use crate::{ClientCertificate, Limits, Served};
 
-/// As [`serve`](crate::serve), by TLS. The client chooses among the protocols that `acceptor`'s configuration offers by
+/// As [`serve`](crate::serve), by TLS. The client chooses among the protocols that the acceptor's configuration offers by
 /// ALPN: `h2` and `http/1.1`.
+///
+/// A connection that is taken gets the latest of `acceptors`. So a new certificate takes the place of another, while
+/// connections that are open keep theirs.
 pub async fn serve<S, B>(
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    acceptors: watch::Receiver<TlsAcceptor>,
     limits: Limits,
     service: S,
     stop: impl Future<Output = ()>,
@@ -25,17 +29,23 @@ pub async fn serve<S, B>(
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    serve_over(listener, Tls(acceptor), limits, service, stop).await;
+    serve_over(listener, Tls(acceptors), limits, service, stop).await;
 }
 
 #[derive(Clone)]
-struct Tls(TlsAcceptor);
+struct Tls(watch::Receiver<TlsAcceptor>);
 
 impl Transport for Tls {
     type Stream = TlsStream<TcpStream>;
     const IS_TLS: bool = true;
 
     async fn begin(self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        self.0.accept(stream).await
+        let acceptor = self.0.borrow().clone();
+        acceptor.accept(stream).await
+    }
+
+    fn certificate(stream: &TlsStream<TcpStream>) -> Option<ClientCertificate> {
+        let certificates = stream.get_ref().1.peer_certificates()?;
+        certificates.first().map(|certificate| ClientCertificate(certificate.as_ref().into()))
     }
 }

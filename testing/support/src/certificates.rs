@@ -1,6 +1,6 @@
-//! Certificates for servers of a test, made when they are needed.
+//! Certificates for servers and clients of a test, made when they are needed.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 
 /// An authority that signs certificates. Each is another one.
 #[derive(Debug)]
@@ -8,7 +8,7 @@ pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// A server's certificate and its private key, in PEM.
+/// A certificate and its private key, in PEM.
 #[derive(Debug, Clone)]
 pub struct Certificate {
     /// The certificate.
@@ -36,6 +36,18 @@ impl Authority {
         self.issuer.pem()
     }
 
+    /// A certificate for a client of this name. Each is another one, with the same subject.
+    ///
+    /// # Panics
+    ///
+    /// If there is no randomness.
+    pub fn certify_client(&self, name: &str) -> Certificate {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+        self.sign(&params)
+    }
+
     /// A certificate for a server of these names or addresses.
     ///
     /// # Panics
@@ -43,7 +55,10 @@ impl Authority {
     /// If one of them is neither.
     pub fn certify(&self, names: &[&str]) -> Certificate {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        let params = CertificateParams::new(names).expect("names of servers");
+        self.sign(&CertificateParams::new(names).expect("names of servers"))
+    }
+
+    fn sign(&self, params: &CertificateParams) -> Certificate {
         let key = KeyPair::generate().expect("a new key");
         let certificate = params.signed_by(&key, &self.issuer).expect("the authority signs");
         Certificate { pem: certificate.pem(), key: key.serialize_pem() }

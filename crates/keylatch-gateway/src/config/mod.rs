@@ -15,7 +15,7 @@ use std::sync::Arc;
 use keylatch::Policy;
 use toml::de::{DeTable, DeValue};
 
-pub(crate) use self::jwt::Verifier;
+use self::jwt::Verifier;
 use self::mistakes::Mistakes;
 pub(crate) use self::paths::Paths;
 use self::route::Read;

@@ -63,6 +63,8 @@ pub(crate) enum Caller {
     Header(HeaderName),
     /// This claim of a token that was verified.
     Claim { verifier: Arc<Verifier>, claim: String },
+    /// The subject of the client's certificate, which TLS has verified.
+    Subject,
     /// One for all, by this name.
     Shared(String),
 }
@@ -71,7 +73,8 @@ pub(crate) enum Caller {
 pub(super) type Verifiers<'t> = BTreeMap<&'t str, Option<Arc<Verifier>>>;
 
 const SCOPES: &str = "say who calls: scope = { header = \"X-User-Id\" } if something in front has verified it, \
-                      scope = { jwt = \"NAME\", claim = \"sub\" } with a table [jwt.NAME], or scope = { shared = \"everyone\" } \
+                      scope = { jwt = \"NAME\", claim = \"sub\" } with a table [jwt.NAME], \
+                      scope = { mtls = \"subject\" } for certificates of clients, or scope = { shared = \"everyone\" } \
                       if all callers may see each other's answers";
 
 impl Route {
@@ -223,12 +226,17 @@ fn scope(table: &mut Table<'_>, verifiers: &Verifiers<'_>, mistakes: &mut Mistak
         Ok(_) if !name.is_empty() => Ok(Caller::Shared(name.to_owned())),
         _ => Err("write a name of your choice, such as shared = \"everyone\"".to_owned()),
     });
+    let subject = scope.parsed_by("mtls", mistakes, |of| match of {
+        "subject" => Ok(Caller::Subject),
+        _ => Err("write mtls = \"subject\": the caller is the subject of the client's certificate".to_owned()),
+    });
     let (by_token, claimed) = (scope.get("jwt").is_some(), scope.get("claim").is_some());
     if by_token != claimed {
         let fix = "a token needs both: scope = { jwt = \"NAME\", claim = \"sub\" }";
         mistakes.add(&scope.at, format!("{} has one of `jwt` and `claim`", scope.name), fix);
     }
-    let chosen = [scope.get("header").is_some(), by_token || claimed, scope.get("shared").is_some()];
+    let (by_header, by_subject) = (scope.get("header").is_some(), scope.get("mtls").is_some());
+    let chosen = [by_header, by_token || claimed, by_subject, scope.get("shared").is_some()];
     let chosen = chosen.into_iter().filter(|chosen| *chosen).count();
     if chosen != 1 {
         mistakes.add(&scope.at, format!("{} does not name one caller", scope.name), SCOPES);
@@ -238,7 +246,7 @@ fn scope(table: &mut Table<'_>, verifiers: &Verifiers<'_>, mistakes: &mut Mistak
         (Some(verifier), Some(claim)) => Some(Caller::Claim { verifier, claim }),
         _ => None,
     };
-    header.or(token).or(shared).filter(|_| chosen == 1)
+    header.or(token).or(subject).or(shared).filter(|_| chosen == 1)
 }
 
 /// How long answers are kept.

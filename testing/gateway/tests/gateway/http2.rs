@@ -45,14 +45,14 @@ async fn start(upstream: &str, files: &Files, is_tls: bool, more: &[&str]) -> Se
 }
 
 /// The port on which it listens for clients.
-fn port(server: &Server) -> u16 {
+pub(crate) fn port(server: &Server) -> u16 {
     let printed = server.printed();
     let line = printed.lines().find(|line| line.contains("listening")).expect("it says where it listens");
     line.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
 }
 
 /// What curl gets: the version, the status, and the body.
-async fn curl(arguments: &[&str]) -> (String, String, String) {
+pub(crate) async fn curl(arguments: &[&str]) -> (String, String, String) {
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--noproxy", "*", "-m", "20", "-w", "\n%{http_version} %{http_code}"]).args(arguments);
     let output = timeout(SOON, curl.output()).await.expect("curl ends").expect("curl is installed");

@@ -1,6 +1,7 @@
 //! The gateway, as a process, before a service that writes down what reaches it.
 
 mod asked_once;
+mod certificates;
 mod command_line;
 mod crash;
 mod dispositions;

@@ -220,7 +220,7 @@ async fn a_file_is_read_again_without_losing_a_request() {
         pair.gateway.hang_up();
         eventually(SOON, "the new routes to count", async || guards(nth).await).await;
         assert!(!guards(nth - 1).await, "the old route is gone");
-        let refusals = || pair.gateway.printed().matches("has mistakes").count();
+        let refusals = || pair.gateway.printed().matches("have mistakes").count();
         let before = refusals();
         fs::write(&path, "[[route]]\nname = \"broken\"\n").unwrap();
         pair.gateway.hang_up();
