@@ -8,14 +8,14 @@ use futures_util::future::BoxFuture;
 use crate::store::Error;
 use crate::{Record, RecordId};
 
-/// Where copies of final outcomes are kept.
+/// A place for copies of final outcomes.
 ///
-/// It may lose what it was given, at any time. It must never return one record for another: a record names its own scope and
-/// key, and an implementor checks on every read that these are of the identity that was asked for.
+/// It may lose copies at any time. It must never return one record for another: a record names its scope and key, and
+/// an implementor checks on every read that they belong to the requested identity.
 pub trait Cache: Debug + Send + Sync + 'static {
     /// The copy under `id`, if there is one.
     fn find(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, Error>>;
 
-    /// Keeps a copy of `record` for about so long.
+    /// Keeps a copy of `record` for about this long.
     fn keep(&self, record: Record, keep: Duration) -> BoxFuture<'_, Result<(), Error>>;
 }

@@ -1,10 +1,10 @@
 //! Canonical JSON, for fingerprints: the order of names, white space and the spelling of numbers do not matter.
 //!
-//! What two readers could take for different values is not canonicalised at all: then its bytes count as they are.
-//! That errs on the safe side, towards 422, and never towards another request's answer.
+//! A body that two parsers could read as different values is not canonicalised at all: its bytes are compared. That is
+//! the safe side: it can lead to a 422, and never to another request's answer.
 //!
-//! The body is checked once and then walked once. The members of an object are written as they come, and put in order
-//! when the object ends, so nothing is read again for each level around it.
+//! The body is checked once and then walked once. The members of an object are written as they appear and sorted when
+//! the object ends, so nothing is read again for each enclosing level.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -12,7 +12,8 @@ use std::ops::Range;
 
 use serde_json::value::RawValue;
 
-/// The largest power of ten in a number that is canonicalised: all that fits into 64 bits, floating or not, does.
+/// The largest power of ten in a number that is canonicalised: every number that fits into 64 bits, floating or not, is
+/// within it.
 const EXPONENT_MAX: i64 = 400;
 
 /// The canonical form of `body`; `None` if it is not JSON, has duplicate names, lone surrogates or numbers out of range,
@@ -30,11 +31,11 @@ struct Walk<'b> {
     at: usize,
     /// The canonical form, so far.
     text: Vec<u8>,
-    /// Where the members of an object are put in order.
+    /// Buffer for sorting the members of an object.
     moved: Vec<u8>,
 }
 
-/// A member of an object: where its name and the whole of it stand in the canonical form.
+/// A member of an object: the ranges of its name and of the whole member in the canonical form.
 struct Member {
     name: Range<usize>,
     whole: Range<usize>,
@@ -95,7 +96,7 @@ impl<'b> Walk<'b> {
         Some(())
     }
 
-    /// Puts the members that were written last in the order of their names; `None` if a name stands twice.
+    /// Sorts the members that were written last by their names; `None` if a name occurs twice.
     fn put_in_order(&mut self, members: &mut [Member]) -> Option<()> {
         let Self { text, moved, .. } = self;
         let starts = members.first()?.whole.start;
@@ -109,7 +110,7 @@ impl<'b> Walk<'b> {
         Some(())
     }
 
-    /// A string, or a name: in the one spelling of its characters.
+    /// A string or a name, in the canonical spelling of its characters.
     fn string(&mut self) -> Option<()> {
         let rest = &self.json.as_bytes()[self.at..];
         let (mut ends, mut escaped) = (1, false);
@@ -149,7 +150,7 @@ impl<'b> Walk<'b> {
         Some(())
     }
 
-    /// Goes past `punctuation` and writes it.
+    /// Skips `punctuation` and writes it.
     fn pass(&mut self, punctuation: u8) {
         debug_assert_eq!(self.json.as_bytes().get(self.at), Some(&punctuation));
         self.at += 1;
@@ -157,8 +158,8 @@ impl<'b> Walk<'b> {
     }
 }
 
-/// Writes the one spelling of a decimal number: its digits without zeros at either end, and a power of ten. It is exact,
-/// so that two numbers which only a floating-point reader takes for the same stay different.
+/// Writes the canonical spelling of a decimal number: its digits without zeros at either end, and a power of ten. It is
+/// exact, so two numbers that are equal only in floating point stay different.
 fn number(raw: &str, text: &mut Vec<u8>) -> Option<()> {
     let (sign, unsigned) = raw.strip_prefix('-').map_or(("", raw), |unsigned| ("-", unsigned));
     let (decimal, power) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
@@ -295,7 +296,7 @@ mod tests {
         })
     }
 
-    /// `value`, with the members of each object the other way round, and spaces between everything.
+    /// `value`, with the members of each object in reverse order, and spaces between everything.
     fn reversed(value: &Value) -> String {
         match value {
             Value::Object(members) => {
@@ -319,7 +320,7 @@ mod tests {
         }
     }
 
-    /// All of a large body that nests deep is in its form, once, and in order on each level.
+    /// The form of a large, deeply nested body has everything once, and sorted on each level.
     #[test]
     fn a_large_body_is_walked_whole() {
         let member = |nth: usize| format!(r#""{nth:06}":true,"#);

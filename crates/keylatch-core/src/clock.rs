@@ -1,6 +1,6 @@
 //! The only place where embedded stores read the time.
 //!
-//! A store with a server of its own (PostgreSQL, Redis) uses that server's clock instead.
+//! A store with its own server (PostgreSQL, Redis) uses that server's clock instead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::Timestamp;
 
-/// A clock for the memory and SQLite stores: the machine's, or one that a test moves by hand.
+/// A clock for the memory and SQLite stores: the machine's, or a manual one for tests.
 ///
-/// It never runs backwards within one clock value: a step back of the machine's clock would otherwise
-/// lengthen leases and bring expired answers back.
+/// It never runs backwards: otherwise a step back of the machine's clock would lengthen leases and bring expired
+/// answers back.
 #[derive(Debug, Clone)]
 pub struct Clock(Arc<Inner>);
 
@@ -46,7 +46,7 @@ impl Clock {
     ///
     /// # Panics
     ///
-    /// On the system's clock, which nobody moves.
+    /// On the system's clock.
     pub fn advance(&self, by: Duration) {
         assert!(self.0.manual, "only a manual clock can be advanced");
         let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);

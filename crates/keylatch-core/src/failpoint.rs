@@ -1,23 +1,25 @@
-//! Fail points: named places where a test stops the process dead. Nothing without the feature `failpoints`.
+//! Fail points: named points at which a test kills or pauses the process. They do nothing without the feature
+//! `failpoints`.
 //!
-//! A test starts a process with `KEYLATCH_FAILPOINT=name:N:action`, such as `after-commit:3:kill`: at the
-//! third hit of `after-commit` the process kills itself (`kill`, SIGKILL) or stops itself (`pause`, SIGSTOP;
-//! it goes on with SIGCONT). A value that cannot be read, or a name that is none of [`Point`]'s, ends the
-//! process: otherwise a test with a misspelt name would pass without its fault.
+//! A test starts a process with `KEYLATCH_FAILPOINT=name:N:action`, such as `after-commit:3:kill`: at the third hit of
+//! `after-commit` the process kills itself (`kill`, SIGKILL) or stops itself (`pause`, SIGSTOP; it goes on with
+//! SIGCONT). A value that cannot be parsed, or a name that is not a [`Point`], ends the process: otherwise a test with
+//! a misspelt name would pass without its fault.
 
-/// The places, in the order in which a run passes them.
+/// The points, in the order in which a run passes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(feature = "failpoints"), allow(dead_code, reason = "each is hit by a store or a guarantee of its own"))]
 pub enum Point {
     /// The request is read; the store has not been asked.
     BeforeClaim,
-    /// The claim is won; in a lease, durable.
+    /// The claim is won; on a lease it is durable.
     AfterClaim,
     /// The handler has had its effect; nothing is recorded.
     AfterHandlerWrite,
-    /// Everything is written, nothing durable: at the very end of the transaction, or before the outcome is sent to the store.
+    /// Everything is written and nothing durable: at the end of the transaction, or before the outcome is sent to the
+    /// store.
     BeforeCommit,
-    /// The outcome is durable; nobody knows.
+    /// The outcome is durable, but nobody has been told.
     AfterCommit,
     /// The answer is ready to be sent.
     BeforeAnswer,
@@ -64,7 +66,7 @@ mod enabled {
     struct Plan {
         point: Point,
         signal: Signal,
-        /// Hits until it strikes.
+        /// Hits until it acts.
         left: AtomicU64,
     }
 
@@ -88,8 +90,8 @@ mod enabled {
             }
             let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
             if left == Ok(1) {
-                // To this thread, which it reaches before the call returns: a signal to the process could find another
-                // thread first, while this one goes on.
+                // Sent to this thread, which receives it before the call returns: a signal to the process could reach
+                // another thread first, while this one continues.
                 raise(self.signal).expect("a thread may send signals to itself");
             }
         }

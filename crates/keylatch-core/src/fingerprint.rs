@@ -1,4 +1,4 @@
-//! What makes two requests the same request.
+//! The fingerprint: what identifies a request.
 
 use std::fmt;
 
@@ -8,7 +8,8 @@ use crate::canonical::canonical;
 
 /// SHA-256 of a request, field by field, each preceded by its length.
 ///
-/// The same key with another fingerprint is another request: it never runs, and never sees the stored answer.
+/// A request with the same key and another fingerprint is a different request: it never runs, and never sees the stored
+/// answer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
@@ -28,16 +29,16 @@ impl Fingerprint {
         hasher.finish()
     }
 
-    /// The fingerprint of a value, by its JSON. The order in which it lists the members of an object, or the elements of a
-    /// map, does not count, nor does the spelling of numbers: `1` and `1.0` are the same. The features of `serde_json`
-    /// that a program chooses make no difference.
+    /// The fingerprint of a value's JSON. The order of the members of an object, or of the elements of a map, does not
+    /// matter, nor does the spelling of numbers: `1` and `1.0` are the same. Nor do the features of `serde_json` that a
+    /// program chooses.
     ///
     /// # Errors
     ///
     /// If the value cannot be written as JSON.
     pub fn of_json(value: &impl serde::Serialize) -> Result<Self, serde_json::Error> {
         let json = serde_json::to_vec(value)?;
-        // Not by way of `serde_json::Value`, whose order and numbers depend on features.
+        // Not through `serde_json::Value`, whose order and numbers depend on features.
         let canonical = canonical(&json, VALUE_DEPTH_MAX);
         Ok(Self::of([canonical.as_deref().unwrap_or(&json)]))
     }
@@ -67,7 +68,7 @@ impl Default for Hasher {
 }
 
 impl Hasher {
-    /// Adds a field that is there, even if it is empty.
+    /// Adds a field that is present, even if it is empty.
     pub fn field(&mut self, bytes: &[u8]) {
         let mut head = [1; 9];
         head[1..].copy_from_slice(&(bytes.len() as u64).to_be_bytes());
@@ -119,7 +120,7 @@ mod tests {
         let mut back = Back { b: (0..100).map(|nth| (nth.to_string(), vec![1, 2])).collect(), a: 0.1 };
         let fingerprint = Fingerprint::of_json(&forth).unwrap();
         assert_eq!(fingerprint, Fingerprint::of_json(&back).unwrap());
-        // It is that of the canonical text, whatever the features of `serde_json` are in this build.
+        // It is the fingerprint of the canonical text, whatever the features of `serde_json` in this build.
         assert_eq!(Fingerprint::of_json(&("b", 10, 0.5)).unwrap(), Fingerprint::of([br#"["b",1e1,5e-1,]"#.as_slice()]));
         back.b.insert("1".into(), vec![2, 1]);
         assert_ne!(fingerprint, Fingerprint::of_json(&back).unwrap());

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 /// A client's idempotency key: 1 to 255 visible ASCII characters (`!` to `~`).
 ///
-/// It does not show itself in `Debug`: whoever knows a key and its scope can ask for the answer, so
-/// keys do not belong in logs. [`as_str`](Self::as_str) is the deliberate way to read one.
+/// `Debug` does not show the key: anyone who knows a key and its scope can ask for the answer, so keys do not belong in
+/// logs. Use [`as_str`](Self::as_str) to read one on purpose.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Arc<str>);
 
-/// The longest key, in bytes: the limit that Stripe and the IETF draft's implementations share.
+/// The longest key, in bytes: the limit of Stripe and of implementations of the IETF draft.
 pub const KEY_BYTES_MAX: usize = 255;
 
 /// Why a text is not a key.
@@ -29,7 +29,7 @@ pub enum InvalidKey {
          without spaces"
     )]
     BadCharacter(usize),
-    /// The text opens with a quote that is never closed, or goes on after it.
+    /// The text opens with a quote that is never closed, or continues after the closing quote.
     #[error("the quoted key has no closing quote at its end; send \"key\" or the bare form key")]
     Unterminated,
     /// A backslash before anything but a quote or a backslash.

@@ -1,7 +1,7 @@
 //! What Keylatch's engine and its stores agree on.
 //!
-//! Services use the crate [`keylatch`](https://docs.rs/keylatch), which passes all of this on. This crate is for authors of
-//! stores: it has the contract, everything that a store needs to keep it, and the suites that prove that it does.
+//! Services use the crate [`keylatch`](https://docs.rs/keylatch), which exports all of this. This crate is for authors
+//! of stores: it has the contract, everything that a store needs to implement it, and the suites that test it.
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! | [`memory`] | the reference: a store in this process |
 //! | `conformance` | the suites that every store passes (feature `conformance`) |
 //! | `packed` | outcomes compressed with zstd (feature `compress`) |
-//! | [`Key`], [`Scope`], [`Fingerprint`], [`Record`], [`Outcome`] | the words |
+//! | [`Key`], [`Scope`], [`Fingerprint`], [`Record`], [`Outcome`] | the terms, as types |
 
 mod cache;
 mod canonical;

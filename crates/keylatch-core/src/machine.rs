@@ -23,18 +23,18 @@ use crate::{Fingerprint, Guarantee, Key, Outcome, Policy, RecordId, Scope, Times
 
 // ---- What a request gets -------------------------------------------------------------------------------
 
-/// Where a record stands at an instant.
+/// The phase of a record at an instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// No record, or one that has had its time: anyone may claim the key.
+    /// No record, or an expired one: anyone may claim the key.
     Free,
-    /// A run is under way.
+    /// It is running.
     Running,
     /// A run's lease has ended without an outcome; the same request may take over.
     Abandoned,
     /// A run's lease has ended without an outcome, and nobody may take over until it is resolved.
     Unknown,
-    /// The answer is there.
+    /// The answer is stored.
     Completed,
     /// It took effect; the answer is no longer kept.
     Tombstone,
@@ -107,16 +107,16 @@ pub struct Claim {
     pub name: Name,
     /// The request.
     pub fingerprint: Fingerprint,
-    /// What the caller chose.
+    /// The guarantee of the run.
     pub guarantee: Guarantee,
-    /// The token by which a store knows that this claim, sent again, is the one it granted.
+    /// The token by which a store recognises a repeated claim that it has granted.
     pub owner: Owner,
-    /// What the lease will be.
+    /// The terms of the lease.
     pub terms: Terms,
 }
 
 impl Claim {
-    /// A claim with a token of its own.
+    /// A claim with a new token.
     pub fn new(scope: Scope, key: Key, fingerprint: Fingerprint, guarantee: Guarantee, policy: &Policy) -> Self {
         let (name, terms) = (Name::new(scope, key), Terms::of(guarantee, policy));
         Self { name, fingerprint, guarantee, owner: Owner::random(), terms }
@@ -150,7 +150,7 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// The terms that `policy` means under `guarantee`.
+    /// The terms of `policy` under `guarantee`.
     pub fn of(guarantee: Guarantee, policy: &Policy) -> Self {
         let lease = policy.lease;
         match guarantee {
@@ -167,14 +167,14 @@ impl Terms {
 pub struct Completion {
     /// The answer. Record, caller and caches share it.
     pub outcome: Arc<Outcome>,
-    /// How long it is given again.
+    /// How long it is replayed.
     pub retention: Duration,
     /// How long its tombstone stays after that.
     pub tombstone: Duration,
 }
 
 impl Completion {
-    /// `outcome`, remembered as `policy` says.
+    /// `outcome`, with the times of `policy`.
     pub fn new(outcome: impl Into<Arc<Outcome>>, policy: &Policy) -> Self {
         Self { outcome: outcome.into(), retention: policy.retention, tombstone: policy.tombstone }
     }
@@ -183,18 +183,18 @@ impl Completion {
 /// How a run ends without an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It did not happen: the key is free, for any request. Of the record only the epoch is kept, for this long: so that
-    /// the next claim has a higher one, and a resource that fences does not refuse it. Zero, where nothing can have seen
-    /// the epoch, removes the record at once.
+    /// It did not happen: the key is free, for any request. Only the epoch of the record is kept, for this long, so
+    /// that the next claim has a higher one and a resource that fences does not refuse it. Zero removes the record at
+    /// once; use it if nothing can have seen the epoch.
     Free(Duration),
     /// The same request may run again at once, with the next epoch and this attempt's notes. The record
     /// stays for this long for it to do so.
     Retry(Duration),
-    /// Whether it happened is not known: nobody runs again until it is resolved.
+    /// It is not known whether it happened: the request does not run again until it is resolved.
     Unknown,
 }
 
-/// What became of a run whose outcome is unknown, as someone other than its owner has found out.
+/// What became of a run with an unknown outcome, as found out by someone other than its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolution {
     /// It took effect, and this is its outcome.
@@ -213,7 +213,7 @@ pub enum Claimed {
     Held(Record),
 }
 
-/// What a claim leads to at `now`, given the record that is there.
+/// The result of a claim at `now`, given the current record.
 pub fn claim(previous: Option<Record>, claim: &Claim, now: Timestamp) -> Claimed {
     if let Some(record) = &previous {
         let ours = record.owner == claim.owner && matches!(record.state, State::Running { .. });
@@ -269,11 +269,11 @@ pub fn renew(
     Some(next(record, takeover.map(|span| now + span), free.map(|span| now + span), state))
 }
 
-/// The record with its outcome, or `None` if the lease is not the record's, or another outcome came first.
+/// The record with its outcome, or `None` if the lease is not the record's, or another outcome was first.
 ///
-/// A completion that is sent again after a lost reply finds its own outcome and changes nothing: a final
-/// outcome never changes. It finds another where an operator resolved the run while its owner was paused; the
-/// owner must then give that answer, and not its own.
+/// A completion that is sent again after a lost reply finds its own outcome and changes nothing: a final outcome never
+/// changes. It finds another one if an operator has resolved the run while its owner was paused; the owner must then
+/// give that answer, and not its own.
 pub fn complete(record: &Record, lease: &Lease, completion: &Completion, now: Timestamp) -> Option<Record> {
     if !owns(record, lease) {
         return None;
@@ -294,7 +294,7 @@ pub enum Change {
     None,
     /// It becomes this one.
     Write(Record),
-    /// It goes.
+    /// It is removed.
     Remove,
 }
 
@@ -319,8 +319,8 @@ pub fn release(record: &Record, lease: &Lease, end: End, now: Timestamp) -> Chan
     Change::Write(next(record, takeover_at, free_at, state))
 }
 
-/// What becomes of the record when someone other than its owner says what became of its run; [`Change::None`] if the
-/// lease is not the record's, or its outcome is not unknown.
+/// What becomes of the record when someone other than its owner resolves its run; [`Change::None`] if the lease is not
+/// the record's, or its outcome is not unknown.
 ///
 /// The owner may still be alive, and may have renewed its lease since the resolver looked. So a resolution has a
 /// condition that the owner's own writes do not have: the lease has ended. A resolution that is sent again after a lost
@@ -338,8 +338,8 @@ pub fn resolve(record: &Record, lease: &Lease, resolution: &Resolution, now: Tim
     }
 }
 
-/// What becomes of the record when it is cleaned at `now`: past its retention it loses its answer, past its
-/// tombstone it goes. A running or an unexpired record stays, and so does one that was freed while its epoch is kept.
+/// What becomes of the record when it is cleaned at `now`: after its retention it loses its answer, after its tombstone
+/// it is removed. A running or an unexpired record stays, and so does a freed one while its epoch is kept.
 pub fn sweep(record: &Record, now: Timestamp) -> Change {
     if reached(removable_at(record), now) {
         return Change::Remove;
@@ -365,7 +365,7 @@ pub fn due_at(record: &Record) -> Option<Timestamp> {
 fn removable_at(record: &Record) -> Option<Timestamp> {
     match record.state {
         State::Running { .. } => record.free_at,
-        // Of a freed record, its epoch is kept until then; of any other, the tombstone ends later.
+        // The epoch of a freed record is kept until then; the tombstone of any other record ends later.
         State::Completed { expires_at, .. } => record.free_at.map(|free_at| free_at.max(expires_at)),
     }
 }
@@ -392,7 +392,7 @@ fn owns(record: &Record, lease: &Lease) -> bool {
     record.epoch == lease.epoch && record.owner == lease.owner
 }
 
-/// An instant that is reached when the clock shows it, not only after.
+/// Whether the instant is reached: when the clock shows it, not only after.
 fn reached(instant: Option<Timestamp>, now: Timestamp) -> bool {
     instant.is_some_and(|instant| instant <= now)
 }

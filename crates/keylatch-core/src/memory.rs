@@ -1,7 +1,7 @@
 //! The memory store, for tests and examples: a map of records, and an index of what is due.
 //!
-//! It is the reference for every other store. It forgets everything with the process, so an answer that must outlive one
-//! belongs elsewhere.
+//! It is the reference for every other store. It forgets everything when the process ends, so use another store for
+//! answers that must outlive it.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -29,7 +29,7 @@ struct Records {
     by_id: HashMap<RecordId, Box<Record>, RandomState>,
     /// Those that run.
     running: HashSet<RecordId, RandomState>,
-    /// All others, by when a sweep has something to do; and some that have changed since they were entered.
+    /// All others, by when a sweep has something to do; some entries are outdated because the record has changed since.
     due: BTreeMap<Timestamp, Vec<RecordId>>,
     /// How many records each scope has.
     scopes: HashMap<Scope, u64, RandomState>,
@@ -53,7 +53,7 @@ impl Store {
         call(&mut records, now)
     }
 
-    /// Makes the change that `decide` wants of the record, if there is one.
+    /// Applies the change that `decide` returns for the record, if there is one.
     fn change(&self, id: RecordId, decide: impl FnOnce(&Record, Timestamp) -> Change) -> Applied {
         self.at(|records, now| {
             match records.by_id.get(&id).map_or(Change::None, |record| decide(record, now)) {
@@ -134,7 +134,7 @@ impl Records {
         swept.within(limit)
     }
 
-    /// Takes the first that is due out of the index.
+    /// Removes the first due record from the index.
     fn next_due(&mut self, now: Timestamp) -> Option<RecordId> {
         loop {
             let mut first = self.due.first_entry().filter(|first| *first.key() <= now)?;

@@ -1,4 +1,4 @@
-//! What is stored at the end of a run, and its bytes at rest.
+//! The outcome of a run, and its stored bytes.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
-/// The end of a run: status, kept headers and body; or bytes alone, for a function or a message.
+/// The outcome of a run: status, kept headers and body; or only bytes, for a function or a message.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// The status of the answer. [`StatusCode::OK`] for a function or a message.
     pub status: StatusCode,
-    /// The kept headers, in their order, repeated lines among them.
+    /// The kept headers, in their order, including repeated lines.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body.
     pub body: Body,
@@ -20,17 +20,17 @@ pub struct Outcome {
 /// The body of an [`Outcome`].
 #[derive(Clone, PartialEq, Eq)]
 pub enum Body {
-    /// All of it.
+    /// The complete body.
     Kept(Bytes),
     /// The run took effect, but its answer was too large to keep, or a stream.
     NotRetained {
-        /// SHA-256 of the body, where the whole of it was seen before the record was written.
+        /// SHA-256 of the body, if all of it was seen before the record was written.
         digest: Option<[u8; 32]>,
     },
 }
 
 impl Outcome {
-    /// An outcome that is `body` alone, as a function or a message has.
+    /// An outcome that is only `body`, as for a function or a message.
     pub fn bytes(body: impl Into<Bytes>) -> Self {
         Self { status: StatusCode::OK, headers: Vec::new(), body: Body::Kept(body.into()) }
     }
@@ -82,7 +82,7 @@ pub enum DecodeError {
     /// Written by a later version of Keylatch.
     #[error("stored in format {0}, which this version does not know; upgrade this process")]
     UnknownFormat(u8),
-    /// Not what Keylatch wrote.
+    /// Not written by Keylatch.
     #[error("the stored bytes are damaged")]
     Malformed,
 }

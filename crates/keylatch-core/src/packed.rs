@@ -1,10 +1,10 @@
-//! An outcome's bytes at rest: as they are, or compressed. What one store wrote either way, it always reads.
+//! An outcome's stored bytes, plain or compressed. A store always reads both.
 //!
-//! zstd, for it is fast in both directions and bodies of text shrink well; through the C library, for the encoders in
-//! Rust alone are young. It needs a C compiler, as the SQLite store does.
+//! zstd, because it is fast in both directions and text shrinks well; through the C library, because the encoders in
+//! pure Rust are young. It needs a C compiler, like the SQLite store.
 //!
-//! A version of Keylatch that knows nothing of compression takes the first byte for a format that it does not know, and
-//! refuses to answer; it does not run the request again.
+//! A version of Keylatch without compression reads the first byte as an unknown format and refuses to answer; it does
+//! not run the request again.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -15,18 +15,18 @@ use zstd::zstd_safe::get_frame_content_size;
 
 use crate::{DecodeError, Outcome};
 
-/// The first byte of a compressed outcome; that of one as it is names its format, which is a small number. The length of
-/// what was compressed follows, in four bytes, the lowest first.
+/// The first byte of a compressed outcome; that of a plain one is its format, which is a small number. The uncompressed
+/// length follows, in four bytes, little-endian.
 const COMPRESSED: u8 = b'z';
 const HEAD_BYTES: usize = 5;
-/// The first level: it is on the path of a request.
+/// The lowest level, because compression is on the path of a request.
 const LEVEL: i32 = 1;
-/// The largest outcome that is compressed, and so the most that is ever made of compressed bytes. It is far over what a
-/// layer keeps of an answer by default; what is larger is stored as it is.
+/// The largest outcome that is compressed, and so the most that decompression ever produces. It is far more than a
+/// layer keeps of an answer by default; a larger outcome is stored as it is.
 const UNPACKED_BYTES_MAX: usize = 64 << 20;
 
 thread_local! {
-    // Their tables are larger than most bodies: making them anew would cost more than the work.
+    // Reused, because their tables are larger than most bodies: creating them would cost more than the work.
     static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
@@ -35,7 +35,7 @@ thread_local! {
 pub fn pack(outcome: &Outcome, from_bytes: Option<usize>) -> Vec<u8> {
     let plain = outcome.encode();
     let fits = from_bytes.is_some_and(|from_bytes| (from_bytes..=UNPACKED_BYTES_MAX).contains(&plain.len()));
-    // A failure means that memory is short: then it is stored as it is.
+    // A failure means that memory is short: then the outcome is stored as it is.
     match fits.then(|| compress(&plain)) {
         Some(Ok(packed)) if packed.len() < plain.len() => packed,
         _ => plain,
@@ -74,7 +74,7 @@ fn compressor() -> io::Result<Compressor<'static>> {
     Ok(compressor)
 }
 
-/// What was compressed; `None` for damaged bytes. Nothing is made of them whose length is not the recorded one, within
+/// The decompressed bytes; `None` if they are damaged, which includes another length than the recorded one, or one over
 /// the limit.
 fn decompress(stored: &[u8]) -> Option<Vec<u8>> {
     let (length, compressed) = stored.split_first_chunk()?;
@@ -143,7 +143,7 @@ mod tests {
         for at in 0..packed.len() * 8 {
             let mut damaged = packed.clone();
             damaged[at / 8] ^= 1 << (at % 8);
-            // A bit of the frame's header may say nothing.
+            // A bit of the frame's header may have no meaning.
             assert!(unpack(&damaged).is_ok_and(|read| read == outcome) || unpack(&damaged).is_err(), "bit {at}");
         }
         let mut longer = packed;

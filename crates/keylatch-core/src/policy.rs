@@ -1,12 +1,12 @@
-//! What the caller chooses: the guarantee, how long things last, and how much of anything there may be.
+//! What the user chooses: the guarantee, the times, and the limits.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What is promised for the moment when a process dies half-way.
+/// What is promised if a process dies half-way.
 ///
-/// It has no default: only the caller knows what an effect is.
+/// It has no default, because only the service knows what its effects are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Guarantee {
     /// Claim, the handler's writes and the outcome are one database transaction: **exactly once**. After a
@@ -23,15 +23,15 @@ pub enum Guarantee {
 /// How long a lease runs and an answer is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// How long a claim holds without a renewal. It is renewed at a third of this.
+    /// How long a claim holds without a renewal. It is renewed after a third of this time.
     ///
     /// Default [`LEASE`]: longer than a pause of a healthy process (a garbage-collected neighbour, a slow
     /// disk), and short enough to wait for after a crash.
     pub lease: Duration,
-    /// How long the answer is given again. Default [`RETENTION`], as Stripe keeps it.
+    /// How long the answer is replayed. Default [`RETENTION`], as Stripe does.
     pub retention: Duration,
-    /// How long a record without its answer still refuses to run again after that. Default [`TOMBSTONE`]: a
-    /// queue or a person that retries after a long weekend is told, not served twice.
+    /// How long the record still prevents another run after that, without its answer. Default [`TOMBSTONE`]: a client
+    /// that retries after a long weekend is told that its request took effect, and the request does not run twice.
     pub tombstone: Duration,
 }
 
@@ -41,7 +41,7 @@ pub const LEASE: Duration = Duration::from_secs(30);
 pub const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 /// The default of [`Policy::tombstone`].
 pub const TOMBSTONE: Duration = Duration::from_secs(72 * 60 * 60);
-/// The shortest lease: under it, a renewal at a third would race with ordinary scheduling delays.
+/// The shortest lease: with a shorter one, renewals would race with ordinary scheduling delays.
 pub const LEASE_MS_MIN: u64 = 100;
 
 impl Default for Policy {
@@ -57,7 +57,7 @@ pub enum InvalidPolicy {
     /// The lease is under [`LEASE_MS_MIN`].
     #[error("the lease is shorter than {LEASE_MS_MIN} ms; it could not be renewed in time")]
     LeaseTooShort,
-    /// A duration is longer than ten years, which no clock arithmetic should be trusted with.
+    /// A duration is longer than ten years.
     #[error("a duration is longer than ten years")]
     TooLong,
     /// The answer would be forgotten at once.
@@ -66,7 +66,7 @@ pub enum InvalidPolicy {
 }
 
 impl Policy {
-    /// How long a record is kept that nobody completes: as long as its answer and its tombstone would be.
+    /// How long a record that nobody completes is kept: as long as its answer and its tombstone would be.
     pub fn keep(&self) -> Duration {
         self.retention + self.tombstone
     }
@@ -91,26 +91,27 @@ impl Policy {
     }
 }
 
-/// How much of anything there may be, in one engine. Everything has a bound.
+/// The limits of one engine. Everything has a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Runs under way in all. Default 10,000: each holds a request body.
+    /// Current runs in total. Default 10,000: each holds a request body.
     pub running_max: usize,
-    /// Runs under way of one caller, over all its scopes in this engine. Default 1,000: one caller cannot take all.
+    /// Current runs of one caller, over all its scopes in this engine. Default 1,000: one caller cannot take all
+    /// places.
     pub running_per_caller_max: usize,
-    /// Requests that wait for a run of the same key, in all. Default 10,000.
+    /// Requests that wait for a run of the same key, in total. Default 10,000.
     pub waiters_max: usize,
     /// Requests of one caller that wait for a run of the same key, over all its scopes in this engine. Default 1,000:
-    /// one caller cannot take every place.
+    /// one caller cannot take all places.
     pub waiters_per_caller_max: usize,
-    /// The longest that a request may wait for a run of the same key, whatever it asks for. Default 30 s,
-    /// under the idle time-out of common proxies.
+    /// The longest that a request may wait for a run of the same key, whatever it asks for. Default 30 s, which is
+    /// shorter than the idle time-out of common proxies.
     pub wait_max: Duration,
-    /// Live records in one scope. Default 1,000,000. It is counted now and then, not at every claim, so
-    /// that a few more may pass. On Redis it holds only where the store is told to count (`Options::with_counts`).
+    /// Live records in one scope. Default 1,000,000. They are not counted at every claim, so a few more may pass. On
+    /// Redis it applies only if the store counts (`Options::with_counts`).
     pub records_per_scope_max: u64,
-    /// Bytes of final outcomes that this process keeps, to replay without asking the store. Default 32 MiB;
-    /// 0 for none.
+    /// Bytes of final outcomes that this process caches, to replay without asking the store. Default 32 MiB; 0 for
+    /// none.
     pub cache_bytes_max: u64,
 }
 

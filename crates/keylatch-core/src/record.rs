@@ -17,19 +17,19 @@ use crate::{DecodeError, Fingerprint, Guarantee, Key, Outcome, Scope, Timestamp}
 /// everything else the machine reads from the record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Whose record this is. A reader checks it: an answer never reaches another scope or key.
+    /// The scope of the record. A reader checks it: an answer never reaches another scope or key.
     pub scope: Scope,
-    /// Whose record this is.
+    /// The key of the record.
     pub key: Key,
-    /// The request that holds the key.
+    /// The fingerprint of the request that holds the key.
     pub fingerprint: Fingerprint,
-    /// What was promised when the run started.
+    /// The guarantee when the run started.
     pub guarantee: Guarantee,
     /// The fencing number: one higher with every claim that is won, until the record is removed.
     pub epoch: Epoch,
     /// Who won the latest claim.
     pub owner: Owner,
-    /// The how-manieth run this is for the same request, from 1.
+    /// The attempt number of the run for the same request, from 1.
     pub attempt: u32,
     /// When the first run of this request was claimed.
     pub created_at: Timestamp,
@@ -38,25 +38,25 @@ pub struct Record {
     /// From when *anyone* may claim it anew; `None` for never. A sweep may remove it from then on, unless its
     /// [`expires_at`](State::Completed::expires_at) is later.
     pub free_at: Option<Timestamp>,
-    /// How far the run has come.
+    /// The state of the run.
     pub state: State,
 }
 
-/// How far a run has come.
+/// The state of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// Claimed, and not finished as far as the store knows.
     Running {
-        /// The lease's end. What it means to be past it depends on [`Record::takeover_at`].
+        /// The end of the lease. [`Record::takeover_at`] says what happens after it.
         lease_ends_at: Timestamp,
-        /// What the run, or an earlier attempt, wants the next attempt to know.
+        /// Notes of this and earlier attempts for the next attempt.
         notes: Notes,
     },
     /// Finished.
     Completed {
         /// The answer; `None` once a sweep has made the record a tombstone.
         outcome: Option<Arc<Outcome>>,
-        /// When the answer stops being given; of a record that was freed, when its epoch need not be kept any more.
+        /// When the answer expires; for a freed record, when its epoch need no longer be kept.
         expires_at: Timestamp,
     },
 }
@@ -66,7 +66,7 @@ pub enum State {
 pub struct Notes {
     /// Results of finished steps, by name, in the order in which they finished.
     pub steps: Vec<(String, Bytes)>,
-    /// Whether the latest attempt ended by its own word, so that the next one does not follow a crash.
+    /// Whether the latest attempt was released, so that the next one does not follow a crash.
     pub released: bool,
     /// Whether this attempt follows one that died.
     pub after_crash: bool,
@@ -101,7 +101,7 @@ impl Notes {
 
 const NOTES_FORMAT: u8 = 1;
 
-/// Shows how much there is, never what it says.
+/// Shows sizes, never content.
 impl fmt::Debug for Notes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Notes").field("steps", &self.steps.len()).finish_non_exhaustive()
@@ -114,7 +114,7 @@ impl Record {
         RecordId::of(&self.scope, &self.key)
     }
 
-    /// The lease of whoever won the latest claim.
+    /// The lease of the latest claim.
     pub fn lease(&self) -> Lease {
         Lease { id: self.id(), epoch: self.epoch, owner: self.owner }
     }
@@ -140,7 +140,7 @@ impl Name {
         Self { scope, key, id }
     }
 
-    /// [`new`](Self::new), where the identity is known.
+    /// [`new`](Self::new), if the identity is known.
     pub fn identified(id: RecordId, scope: Scope, key: Key) -> Self {
         Self { scope, key, id }
     }
@@ -163,12 +163,12 @@ impl Name {
 
 /// The identity of a record: 16 bytes of SHA-256 of the scope, then 16 bytes of SHA-256 of those and the key.
 ///
-/// All records of a scope thus stand together in an index, which makes them countable without a second one.
-/// Should two ever collide, the record's own scope and key tell them apart.
+/// So all records of a scope are adjacent in an index, which makes them countable without a second index. If two
+/// identities ever collide, the record's own scope and key tell them apart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordId([u8; 32]);
 
-/// Eight bytes of a digest, of which nobody can make many alike, are enough to tell places in a table apart.
+/// Eight bytes of a digest are enough for a hash table: nobody can make many digests that share them.
 impl Hash for RecordId {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let [.., a, b, c, d, e, f, g, h] = self.0;
@@ -212,7 +212,7 @@ impl RecordId {
     }
 }
 
-/// The identity in hexadecimal, as operators name a record.
+/// The identity in hexadecimal, as operators write it.
 impl fmt::Display for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -244,13 +244,13 @@ impl Epoch {
         Self(epoch)
     }
 
-    /// The number, to store it or to hand it to a resource that fences.
+    /// The number, to store it or to pass it to a resource that fences.
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 }
 
-/// Who makes a claim: a random token, new for every claim, the same when that claim is sent again.
+/// The owner of a claim: a random token, new for every claim, and the same when that claim is sent again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Owner([u8; 16]);
 

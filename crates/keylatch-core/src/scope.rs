@@ -1,4 +1,4 @@
-//! The name space of a key: who calls, and what is called.
+//! The name space of a key: the caller and the operation.
 
 use std::fmt;
 use std::hash::BuildHasher as _;
@@ -9,9 +9,9 @@ use sha2::{Digest, Sha256};
 
 /// The name space of a key. Two scopes never see each other's records.
 ///
-/// It has two fields: the **caller** (a tenant, a user), and the **operation** that is called (method and
-/// route, a job's name), which may be empty. They are told apart by length, so no caller can choose a name
-/// that reaches into another's scope.
+/// It has two fields: the **caller** (a tenant, a user), and the **operation** that is called (method and route, a
+/// job's name), which may be empty. Their lengths are part of the identity, so no caller can choose a name that reaches
+/// into another scope.
 ///
 /// Take the caller from something verified (the subject of a checked token), and not from the raw token: a
 /// client that refreshed its token between two tries would otherwise run its request twice.
@@ -20,9 +20,9 @@ pub struct Scope(Arc<Fields>);
 
 #[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Fields {
-    /// Of both fields; every identity of a record begins with it.
+    /// The digest of both fields; every record identity begins with it.
     digest: [u8; 16],
-    /// Of the caller alone, in this process.
+    /// The hash of the caller, in this process.
     caller_hash: u64,
     caller_bytes: usize,
     /// The caller, then the operation.
@@ -36,7 +36,7 @@ pub const SCOPE_FIELD_BYTES_MAX: usize = 512;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidScope {
-    /// The caller is empty: it would be shared by all who have none.
+    /// The caller is empty: all requests without a caller would share it.
     #[error("the caller is empty; a scope must say who calls")]
     Empty,
     /// A field has more than [`SCOPE_FIELD_BYTES_MAX`] bytes.
@@ -57,7 +57,7 @@ impl Scope {
         Self::of_parts(caller, &[])
     }
 
-    /// The scope of the same caller for `operation` alone, such as `POST /api/orders`.
+    /// The scope of the same caller for only `operation`, such as `POST /api/orders`.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl Scope {
         Self::of_parts(self.caller(), &[operation])
     }
 
-    /// The scope of `caller` for the operation that `parts` make up, one after the other.
+    /// The scope of `caller` for the operation that is the concatenation of `parts`.
     pub fn of_parts(caller: &str, parts: &[&str]) -> Result<Self, InvalidScope> {
         if caller.is_empty() {
             return Err(InvalidScope::Empty);
@@ -97,7 +97,7 @@ impl Scope {
         &self.0.text[self.0.caller_bytes..]
     }
 
-    /// A number that stands for the caller in this process, where what a caller has is counted.
+    /// A number for the caller in this process, under which its requests are counted.
     pub fn caller_hash(&self) -> u64 {
         self.0.caller_hash
     }
@@ -108,7 +108,7 @@ impl Scope {
     }
 }
 
-/// Random for each process: nobody can choose names of callers that are counted as one.
+/// Random for each process, so that nobody can choose callers that are counted as one.
 static CALLERS: LazyLock<quality::RandomState> = LazyLock::new(quality::RandomState::default);
 
 /// Half of the SHA-256 over both fields, each preceded by its length.

@@ -15,7 +15,7 @@ pub use crate::outcome::DecodeError;
 pub use crate::record::{Name, Notes, Owner, State};
 use crate::{Lease, Record, RecordId, Scope, Timestamp};
 
-/// A place that keeps records.
+/// A store of records.
 ///
 /// # What the engine relies on
 ///
@@ -37,7 +37,7 @@ use crate::{Lease, Record, RecordId, Scope, Timestamp};
 ///
 /// No method has a default body, so that a forgotten one does not compile.
 pub trait Store: Debug + Send + Sync + 'static {
-    /// Wins the key for `claim`, or hands back the record that is there.
+    /// Wins the key for `claim`, or returns the existing record.
     ///
     /// Won if there is no record; or `free_at` is reached; or `takeover_at` is reached and the fingerprint is
     /// the same; or the running record's owner is already the claim's. See [`machine::claim`](crate::machine::claim).
@@ -47,8 +47,8 @@ pub trait Store: Debug + Send + Sync + 'static {
     fn renew(&self, lease: Lease, terms: Terms, step: Option<(String, Bytes)>)
     -> BoxFuture<'_, Result<Applied, Error>>;
 
-    /// Writes the outcome of a running record. Sent again, it finds its own outcome, changes nothing and succeeds; where
-    /// another outcome is found, it is lost.
+    /// Writes the outcome of a running record. Sent again, it finds its own outcome, changes nothing and succeeds; if
+    /// it finds another outcome, it is lost.
     fn complete(&self, lease: Lease, completion: Completion) -> BoxFuture<'_, Result<Applied, Error>>;
 
     /// Ends a running record without an outcome.
@@ -145,7 +145,7 @@ pub struct At<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a write that was lost means that another owner has the record"]
 pub enum Applied {
-    /// It did, at this time.
+    /// It changed the record, at this time.
     Applied(Timestamp),
     /// Epoch or owner no longer match, the record is final, or it is gone; or, for a resolution, the outcome is not
     /// unknown. Nothing was changed.

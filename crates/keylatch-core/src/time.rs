@@ -1,7 +1,7 @@
-//! Time, as a store tells it.
+//! Time on a store's clock.
 //!
-//! Leases and expiry are compared with the clock of the store, never with that of a client process:
-//! two machines need not agree on the time for Keylatch to be right.
+//! Leases and expiry are compared with the clock of the store, never with that of a client process: Keylatch is right
+//! even if two machines disagree on the time.
 
 use std::fmt;
 use std::ops::Add;
@@ -25,13 +25,13 @@ impl Timestamp {
         self.0
     }
 
-    /// How long it is from `self` to `later`; zero if `later` is not later.
+    /// The time from `self` to `later`; zero if `later` is not later.
     pub fn until(self, later: Self) -> Duration {
         Duration::from_millis(u64::try_from(later.0.saturating_sub(self.0)).unwrap_or(0))
     }
 }
 
-/// Saturates at the end of time instead of wrapping round to the past.
+/// Saturates at the last instant instead of wrapping around to the past.
 impl Add<Duration> for Timestamp {
     type Output = Self;
 

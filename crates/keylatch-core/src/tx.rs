@@ -1,8 +1,7 @@
 //! The contract of `Atomic`: the claim, the handler's writes and the outcome in one database transaction.
 //!
-//! The store does one transaction and says what became of it. The engine looks first, tries again, and finds out what
-//! became of a commit whose reply was lost. What a [`Verdict`] means for the commit is said once, by
-//! [`Verdict::ending`].
+//! The store does one transaction and returns its result. The engine looks first, tries again, and finds out what
+//! became of a commit whose reply was lost. [`Verdict::ending`] alone defines what a [`Verdict`] means for the commit.
 
 use std::fmt;
 use std::ops::DerefMut;
@@ -27,24 +26,25 @@ pub trait Transactional: Store {
     /// The database that handlers write to.
     type Database: Database;
 
-    /// Reads the record that `claim` asks for, and tells whether a transaction has its key.
+    /// Reads the record that `claim` asks for, and returns whether a transaction holds its key.
     ///
-    /// If the key is not [busy](Seen::busy), every transaction that had it when the call began has ended, and the record
-    /// is what they left. So a look after a commit whose reply was lost tells whether it took place.
+    /// If the key is not [busy](Seen::busy), every transaction that held it when the call began has ended, and the
+    /// record is what they left. So a look after a commit whose reply was lost tells whether it took place.
     fn look(&self, claim: &Claim) -> BoxFuture<'_, Result<At<Seen>, Error>>;
 
     /// Does one attempt at `claim` in one transaction.
     ///
-    /// `seen` is what a [look](Self::look) has found, and the claim wins over it. The store calls `start` with the
-    /// handler's end of the transaction, and drives the work that it returns. Before anything is committed, it has made
-    /// sure that the key is still to be had: otherwise it drops the work, or does not start it, and answers
+    /// `seen` is the result of a [look](Self::look), and the claim wins over it. The store calls `start` with the
+    /// handler's end of the transaction, and drives the work that it returns. Before it commits anything, it makes sure
+    /// that the key is still available: otherwise it drops the work, or does not start it, and returns
     /// [`Transacted::Held`]. The work's [`Ending`] says what is committed.
     ///
-    /// A handler's end that is not back when the work ends commits nothing, nor does a transaction that the handler has
-    /// ended or broken: see [`Misuse`]. A panic of the work reaches the caller, and harms nobody else.
+    /// If the handler's end has not been returned when the work ends, nothing is committed; nor is it if the handler
+    /// has ended or broken the transaction: see [`Misuse`]. A panic of the work reaches the caller, and affects nobody
+    /// else.
     ///
-    /// The future yields `Committed` only after the commit is durable. It may be dropped at any point: the attempt is
-    /// committed as a whole then, or not at all.
+    /// The future yields `Committed` only after the commit is durable. It may be dropped at any point: then the attempt
+    /// is committed as a whole or not at all.
     ///
     /// # Errors
     ///
@@ -60,44 +60,44 @@ pub trait Transactional: Store {
 
 /// A database that can lend a handler a transaction: a marker type such as `keylatch::sqlite::Sqlite`.
 pub trait Database: Sized + Send + Sync + 'static {
-    /// The handler's end of a transaction; `keylatch::Tx` is made of it. The store keeps the other end, and can take the
-    /// transaction back. What it dereferences to is what a handler can do with its transaction.
+    /// The handler's end of a transaction; `keylatch::Tx` wraps it. The store keeps the other end, and can take the
+    /// transaction back. The type that it dereferences to has what a handler can do with its transaction.
     type Handle: DerefMut<Target: Sized> + Send + Sync + 'static;
 }
 
-/// Makes the work of one attempt, given the handler's end of its transaction.
+/// Starts the work of one attempt, given the handler's end of its transaction.
 pub type Start<D> = Box<dyn FnOnce(<D as Database>::Handle) -> Work + Send>;
 
 /// The work of one attempt: the handler, up to its end.
 pub type Work = Pin<Box<dyn Future<Output = Ending> + Send>>;
 
-/// What a look has found.
+/// The result of a look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// The record that is committed.
+    /// The committed record, if any.
     pub record: Option<Record>,
-    /// Whether a transaction that has not ended has the key, for whatever request.
+    /// Whether an open transaction holds the key, for whatever request.
     pub busy: bool,
 }
 
-/// What a run wants to become of its record, and of what it wrote.
+/// What is to become of a run's record and writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Record this outcome.
     Keep(Outcome),
-    /// Record this outcome; in `Atomic`, take the handler's writes back. For an answer that says no.
+    /// Record this outcome; in `Atomic`, roll back the handler's writes. For a refusal.
     KeepOutcomeOnly(Outcome),
     /// It did not happen: nothing is recorded, and the key is free for any request.
     Free,
     /// It failed: the same request may run again at once.
     Retry,
-    /// Whether it happened is not known.
+    /// It is not known whether it happened.
     Unknown,
 }
 
 impl Verdict {
-    /// What a transaction does at its end. A transaction always knows what became of it, so where nothing is to be
-    /// recorded the key is free.
+    /// What a transaction does at its end. A transaction always knows its result, so if nothing is recorded, the key is
+    /// free.
     pub fn ending(self, policy: &Policy) -> Ending {
         match self {
             Self::Keep(outcome) => Ending::Commit(Completion::new(outcome, policy)),
@@ -112,7 +112,7 @@ impl Verdict {
 pub enum Ending {
     /// The handler's writes, and the record with this completion.
     Commit(Completion),
-    /// The record with this completion. The handler's writes are taken back.
+    /// The record with this completion. The handler's writes are rolled back.
     RecordOnly(Completion),
     /// Nothing.
     RollBack,
@@ -122,17 +122,17 @@ pub enum Ending {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub enum Transacted {
-    /// The record is committed, and the writes with it where the [`Ending`] was to commit them.
+    /// The record is committed, and with it the writes if the [`Ending`] says so.
     Committed(Record),
     /// Nothing is committed, as the [`Ending`] said.
     RolledBack,
-    /// Another has the key: this is its record, if one was seen. Nothing of this attempt is committed.
+    /// Another owner has the key: this is its record, if one was seen. Nothing of this attempt is committed.
     Held(Option<Record>),
     /// The handler used its transaction in a way that cannot be committed; nothing is.
     Misused(Misuse),
 }
 
-/// Who has the key after a claim in a transaction of the caller's own.
+/// Who has the key after a claim in the caller's own transaction.
 #[derive(Debug)]
 #[must_use]
 pub enum InOwn {
@@ -140,12 +140,12 @@ pub enum InOwn {
     Entered(Entered),
     /// This record.
     Held(At<Record>),
-    /// Another transaction at this moment, for whatever request: nothing final can be said of the key.
+    /// Another transaction at this moment, for whatever request: nothing final can be said about the key.
     Busy,
 }
 
 impl InOwn {
-    /// What `claim` leads to, given what a look has found; for authors of stores.
+    /// The result of `claim` after a look; for authors of stores.
     pub fn of(claim: &Claim, At { value: Seen { record, busy }, now }: At<Seen>) -> Self {
         match Entered::new(claim, record, now) {
             Err(record) => Self::Held(At { value: record, now }),
@@ -163,11 +163,11 @@ pub struct Entered {
 }
 
 impl Entered {
-    /// What `claim` makes at `now` in the place of `previous`.
+    /// The record of `claim` at `now`, which replaces `previous`.
     ///
     /// # Errors
     ///
-    /// `previous`, if it keeps the claim out.
+    /// `previous`, if it holds the key.
     #[expect(clippy::result_large_err, reason = "it is the other outcome, and no failure")]
     pub fn new(claim: &Claim, previous: Option<Record>, now: Timestamp) -> Result<Self, Record> {
         match machine::claim(previous.clone(), claim, now) {
@@ -176,12 +176,12 @@ impl Entered {
         }
     }
 
-    /// The record that the claim makes; it is written when the transaction ends.
+    /// The record of the claim; it is written when the transaction ends.
     pub const fn record(&self) -> &Record {
         &self.record
     }
 
-    /// The record whose place it takes.
+    /// The record that it replaces.
     pub const fn previous(&self) -> Option<&Record> {
         self.previous.as_ref()
     }
@@ -219,17 +219,16 @@ pub enum Misuse {
         /// The use of its `Tx` after which it did.
         after: Option<&'static Location<'static>>,
     },
-    /// It kept the transaction from coming back.
+    /// It did not return the transaction.
     #[error("the handler did not return its transaction; do not move a `Tx` to another task")]
     NotReturned,
-    /// A statement in it had failed, so that the database would commit nothing of it; and the handler answered as if
-    /// all were well.
+    /// A statement in it had failed, so the database would commit nothing of it, but the handler answered with success.
     #[error(
         "a statement of the handler's transaction failed, which rolls back the whole transaction, but the handler \
          answered with success; return the error, or put what may fail into a savepoint"
     )]
     Failed,
-    /// It ended the transaction by a statement of its own.
+    /// It ended the transaction with its own statement.
     #[error(
         "the handler ended its transaction itself, so its writes and its answer are not one unit; let the layer end it"
     )]
@@ -240,13 +239,13 @@ pub enum Misuse {
          (`SET LOCAL ROLE`), it must `RESET ROLE` before it ends; otherwise see `keylatch::postgres::grant`"
     )]
     OtherRole,
-    /// On SQLite: it held the one writer of the file for longer than the store allows.
+    /// On SQLite: it held the file's only writer for longer than the store allows.
     #[error(
         "the closure held the file's only writer for too long, and its writes were rolled back; write less in one \
          transaction, do what is not SQL before its first use, or raise `sqlite::Options::with_closure_time_max`"
     )]
     TooLong,
-    /// On SQLite: it changed how its connection works, which others use after it.
+    /// On SQLite: it changed the settings of its connection, which others use after it.
     #[error(
         "the closure changed its connection (configuration, limits or hooks), which all callers share; the change was \
          undone, and its writes were rolled back; leave the connection as it is, and use your own connection for such \
