@@ -1,11 +1,11 @@
-//! Calls to one server that go out together.
+//! Batches of calls to one server.
 //!
-//! By itself a connection hands each call to the kernel alone, and the server reads and answers each alone: four calls of
-//! the kernel, which cost as much as the rest. So a call first lets all run who can, and shares one with theirs. No timer:
-//! where nobody else has anything to do, it goes at once.
+//! By itself a connection passes each call to the kernel separately, and the server reads and answers each separately:
+//! four system calls, which cost as much as the rest. So a call first yields to all ready tasks, and goes in one batch
+//! with their calls. There is no timer: if no other task is ready, the call goes at once.
 //!
-//! Where writes wait for replicas, one `WAIT` stands behind all calls of a batch, for it blocks the connection: one for
-//! each call would make the last wait as often as there are calls. The next batch goes when that has its replies.
+//! If writes wait for replicas, one `WAIT` follows all calls of a batch, because `WAIT` blocks the connection: one for
+//! each call would make the last call wait for all of them. The next batch goes when this one has its replies.
 
 use std::io;
 use std::pin::pin;
@@ -22,38 +22,38 @@ use super::marks::{Beside, Ended, Marks};
 use super::options::Wait;
 use keylatch_core::Timestamp;
 
-/// How many calls go out together at most: each gets its reply when all have theirs.
+/// The largest batch: each call gets its reply when all have theirs.
 const CALLS_MAX: usize = 64;
-/// The same where replicas are waited for: there only one batch is under way at a time.
+/// The same if writes wait for replicas: then only one batch is in flight at a time.
 const WAITING_CALLS_MAX: usize = 4_096;
-/// Where the indexes of one server are, for all its records. Those of a Cluster are where each record is.
+/// The bucket with the indexes for all records of a single server. In a Cluster they are in the bucket of each record.
 pub(super) const ONE_BUCKET: usize = 0;
 
-/// The way into a connection. A clone is the same one.
+/// The sender to a connection. A clone is the same one.
 #[derive(Clone)]
 pub(super) struct Batches(mpsc::UnboundedSender<Call>);
 
 struct Call {
     command: Cmd,
     marks: Marks,
-    /// Whether it has its reply only when replicas have what it wrote.
+    /// Whether it gets its reply only when replicas have its write.
     waits: bool,
     reply: oneshot::Sender<Result<Reply, RedisError>>,
 }
 
-/// What a call is told.
+/// The reply to a call.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) value: Value,
-    /// How many replicas have what was written; `None` if nobody waited.
+    /// How many replicas have the write; `None` if nobody waited.
     pub(super) replicas: Option<i64>,
-    /// The server's time just before, where it was asked for.
+    /// The server's time just before, if it was requested.
     pub(super) now: Option<Timestamp>,
-    /// Whether its run is written down, where it may begin one.
+    /// Whether its run was noted, if it may begin one.
     pub(super) marked: Result<(), RedisError>,
 }
 
-/// What all batches of a connection need.
+/// Shared by all batches of a connection.
 struct Sender {
     connection: MultiplexedConnection,
     keys: Keys,
@@ -97,7 +97,7 @@ impl Sender {
             if self.wait.is_some() {
                 sending.await;
             } else {
-                // While these are under way, the next form.
+                // While this batch is in flight, the next one forms.
                 tokio::spawn(sending);
             }
         }
@@ -130,7 +130,7 @@ impl Sender {
                 for ((waits, runs, reply), value) in waiting.into_iter().zip(calls) {
                     let replicas = replicas.filter(|_| waits);
                     let marked = if runs { marked.clone() } else { Ok(()) };
-                    // It may have been given up meanwhile.
+                    // Its caller may have given up meanwhile.
                     let _ = reply.send(value.extract_error().map(|value| Reply { value, replicas, now, marked }));
                 }
             }
@@ -139,7 +139,7 @@ impl Sender {
     }
 }
 
-/// What the replies to calls, and to what stands beside them, say.
+/// The results of the replies to calls, and to the commands beside them.
 pub(super) struct Told {
     pub(super) calls: Vec<Value>,
     pub(super) now: Option<Timestamp>,
@@ -151,7 +151,7 @@ pub(super) fn told(mut values: Vec<Value>, beside: &Beside, calls: usize, waited
     let replicas = match waited.then(|| values.pop()) {
         None => None,
         Some(Some(Value::Int(replicas))) => Some(replicas),
-        // An error: then nobody is known to have it.
+        // An error: then no replica is known to have the write.
         Some(_) => Some(0),
     };
     let now = beside.time_at.and_then(|at| time_of(values.get(at)?));
@@ -178,7 +178,7 @@ pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// As if the connection were lost: the tasks behind it are gone.
+/// The error of a lost connection: the tasks behind it are gone.
 fn lost() -> RedisError {
     io::Error::from(io::ErrorKind::BrokenPipe).into()
 }

@@ -14,20 +14,21 @@ use keylatch_core::store::{Durability, Error, ErrorKind};
 use keylatch_core::{Record, RecordId};
 
 /// A cache in Redis or Valkey, for `keylatch::tiered::Tiered`. It may evict, and needs no append-only file: what it
-/// loses is asked of the store of truth.
+/// loses is read from the store of truth.
 #[derive(Debug, Clone)]
 pub struct Cache {
     store: Store,
-    /// The one place to make a connection.
+    /// The permit to connect: one attempt at a time.
     connecting: Arc<Semaphore>,
 }
 
 impl Cache {
-    /// Connects to the server at `url` with these options. Copies stand under the prefix with `-cache` behind it, each
-    /// with a time to live.
+    /// Connects to the server at `url` with these options. Copies are stored under the prefix followed by `-cache`,
+    /// each with a time to live.
     ///
-    /// A server that cannot be reached now is no error: it is tried again later, and nobody waits for it meanwhile. A
-    /// connection may take as long as [`Options::with_connect_timeout`] says, however soon its callers need an answer.
+    /// A server that cannot be reached now is not an error: the cache tries again later, and nobody waits for it
+    /// meanwhile. A connection may take as long as [`Options::with_connect_timeout`] says, even if its callers need an
+    /// answer sooner.
     ///
     /// # Errors
     ///
@@ -45,8 +46,9 @@ impl Cache {
         Ok(Self { store: Store::new(link, Durability::Replica, &options), connecting: Arc::new(Semaphore::new(1)) })
     }
 
-    /// Asks the server, if there is a connection. If not, one is made behind the call, which fails at once: who asks a
-    /// cache has less time than a handshake may take, and an attempt that is cancelled each time would never succeed.
+    /// Asks the server, if there is a connection. If not, the call fails at once and a connection is made in the
+    /// background: the caller of a cache has less time than a handshake may take, and an attempt that is cancelled each
+    /// time would never succeed.
     async fn ask(&self, command: &Cmd) -> Result<Value, Error> {
         let link = &self.store.0.link;
         if link.is_connected() {

@@ -1,4 +1,4 @@
-//! Calls to a Cluster, also while its slots move from node to node.
+//! Calls to a Cluster, even while its slots move from node to node.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use super::options::Wait;
 /// How often a command is sent again while its slot moves. The client follows `MOVED` and `ASK` by itself, but it sends
 /// `ASKING` apart from the command, and others' commands can come in between.
 const TRIES_AGAIN: u32 = 8;
-/// How long to wait before that, at first and at the most; each wait is twice the one before.
+/// The first and the longest wait before that; each wait is twice the previous one.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 
-/// A call, and what goes beside it: all of it stands in one slot.
+/// A call and the commands beside it: all of them are in one slot.
 pub(super) struct Sending<'c> {
     pub(super) cluster: ClusterConnection,
     pub(super) command: &'c Cmd,
@@ -52,7 +52,7 @@ impl Sending<'_> {
         Ok(Reply { value, replicas: told.replicas, now: told.now, marked: told.marked })
     }
 
-    /// While a slot moves, each key is on one node or the other, and only a command of its own finds it.
+    /// While a slot moves, each key is on one node or the other, and only a command with that key alone finds it.
     async fn one_by_one(mut self) -> Result<Reply, RedisError> {
         let beside = std::mem::replace(&mut self.beside, Beside::NONE);
         let mut marked = Ok(());
@@ -64,7 +64,7 @@ impl Sending<'_> {
         }
         let (value, replicas) = self.alone(self.command, self.wait).await?;
         for behind in &beside.behind {
-            // It has two keys, which can be apart. If it is not done now, a sweep does it.
+            // It has two keys, which can be on different nodes. If it fails now, a sweep does it.
             drop(behind.query_async::<Value>(&mut self.cluster).await);
         }
         Ok(Reply { value, replicas, now: None, marked })
@@ -99,7 +99,7 @@ impl Sending<'_> {
     }
 }
 
-/// The reply to a command, and how many replicas have what it wrote, if it waited for them.
+/// The reply to a command, and how many replicas have its write, if it waited for them.
 fn first(values: Vec<Value>) -> Result<(Value, Option<i64>), RedisError> {
     let mut values = values.into_iter();
     let value = values.next().unwrap_or(Value::Nil).extract_error()?;
@@ -117,7 +117,7 @@ fn is_of_a_moving_slot(error: &RedisError) -> bool {
     matches!(error.code(), Some("ASK" | "MOVED" | "TRYAGAIN"))
 }
 
-/// The node that the key is on its way to.
+/// The node to which the key is moving.
 fn asked_elsewhere(error: &RedisError) -> Option<(String, u16)> {
     if error.code() != Some("ASK") {
         return None;
@@ -127,7 +127,7 @@ fn asked_elsewhere(error: &RedisError) -> Option<(String, u16)> {
     Some((host.to_owned(), port.parse().ok()?))
 }
 
-/// Waits so long, and says how long to wait the next time.
+/// Waits this long, and returns how long to wait the next time.
 async fn wait(pause: Duration) -> Duration {
     tokio::time::sleep(pause).await;
     (pause * 2).min(PAUSE.1)

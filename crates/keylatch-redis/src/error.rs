@@ -1,4 +1,4 @@
-//! What goes wrong, and what that means for the caller.
+//! Errors, and what they mean for the caller.
 
 use redis::{RedisError, ServerErrorKind};
 
@@ -8,13 +8,13 @@ use keylatch_core::store::{Error, ErrorKind};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The address is not one of a Redis server, or the certificate is not one.
+    /// The address is not that of a Redis server, or the certificate is not valid.
     #[error("the address is not valid ({0}); it looks like redis://[user:password@]host:port, or rediss:// for TLS")]
     Address(#[source] RedisError),
     /// No connection, or the server or its login refused it.
     #[error("cannot connect to Redis: {0}")]
     Unreachable(#[source] RedisError),
-    /// The server removes keys when its memory is full, and with them the memory of what has run.
+    /// The server evicts keys when its memory is full, and with them the records of what has run.
     #[error(
         "the server's maxmemory-policy is {policy}: it may evict the records of requests that have run, which would \
          then run again; set it to noeviction, or allow it with Options::allow_eviction"
@@ -38,28 +38,28 @@ pub enum ConnectError {
          nodes; remove them"
     )]
     Prefix,
-    /// It answered with something else than a Redis server does.
+    /// Its answer was not that of a Redis server.
     #[error("cannot read the server's settings: {0}")]
     Settings(&'static str),
 }
 
-/// A call that failed, by what the server can have done.
+/// A failed call, by what the server may have done.
 #[derive(Debug)]
 pub(super) enum Failed {
     /// It was never sent.
     Unreachable(ConnectError),
-    /// The server answered that it will not, or cannot.
+    /// The server refused.
     Refused(RedisError),
     /// It was sent, and no reply came.
     Unanswered(RedisError),
-    /// It was written, and fewer replicas have it than were asked for.
+    /// It was written, but fewer replicas have it than required.
     TooFewReplicas(i64),
     /// It answered with something that no script returns.
     Nonsense,
 }
 
 impl Failed {
-    /// What a failure of a call that was handed to a connection is.
+    /// Classifies the failure of a call that was passed to a connection.
     pub(super) fn of(error: RedisError) -> Self {
         match error.kind() {
             redis::ErrorKind::Server(_) | redis::ErrorKind::Extension => Self::Refused(error),
@@ -73,7 +73,7 @@ impl Failed {
         }
     }
 
-    /// The same, where it is certain that it was handed to a live connection: then nothing says that it was not sent.
+    /// The same, if it was certainly passed to a live connection: then it may have been sent.
     pub(super) fn after_sending(self) -> Self {
         match self {
             Self::Unreachable(ConnectError::Unreachable(error)) => Self::Unanswered(error),
@@ -110,7 +110,7 @@ impl From<Failed> for Error {
 
 fn kind_of(error: &RedisError) -> ErrorKind {
     match error.code() {
-        // A key of ours that is no record or index of ours.
+        // One of the store's keys has something that the store did not write.
         Some("WRONGTYPE") => ErrorKind::Corrupt,
         Some("NOPERM" | "CROSSSLOT") => ErrorKind::Refused,
         // A script that stopped half-way, as it never should.
@@ -120,12 +120,12 @@ fn kind_of(error: &RedisError) -> ErrorKind {
     }
 }
 
-/// Whether it is one that a server gives to every command that writes, also where that would have written nothing.
+/// Whether a server gives this error to every command that writes, even if the command would have written nothing.
 pub(super) fn is_of_writes(error: &RedisError) -> bool {
     matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
 }
 
-/// What whoever runs the server can do.
+/// What the operator can do.
 fn advice(error: &RedisError) -> &'static str {
     match error.code() {
         Some("OOM") => "its memory is full: raise maxmemory, or shorten the retention",

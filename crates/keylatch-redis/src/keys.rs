@@ -1,11 +1,11 @@
-//! The names of keys: which of them belong together in one slot of a Cluster.
+//! The names of keys, and which of them share a slot of a Cluster.
 
 use std::sync::{Arc, LazyLock};
 
 use keylatch_core::RecordId;
 
-/// Into how many parts the records are divided. Chosen by the key's half of an identity, so that one busy scope is spread
-/// over all nodes of a Cluster. Part of the format.
+/// The number of parts into which the records are divided. The key's half of an identity chooses the part, so a busy
+/// scope is spread over all nodes of a Cluster. This number is part of the format.
 pub(super) const BUCKETS: usize = 64;
 
 /// The keys of one store.
@@ -19,14 +19,14 @@ struct Names {
     buckets: Box<[Bucket]>,
 }
 
-/// What the keys of one bucket are made of: the same for every call.
+/// The constant parts of one bucket's keys.
 #[derive(Debug)]
 struct Bucket {
-    /// What a record's key begins with.
+    /// The prefix of a record's key.
     records: Box<[u8]>,
     running: Box<[u8]>,
     due: Box<[u8]>,
-    /// What the key of a scope's records begins with.
+    /// The prefix of the key of a scope's records.
     scopes: Box<[u8]>,
 }
 
@@ -41,28 +41,28 @@ impl Keys {
         [&*self.0.buckets[bucket_of(id)].records, id.as_bytes()].concat()
     }
 
-    /// Whose record has this key; `None` if it is no record's.
+    /// The identity of the record with this key; `None` if it is not a record's key.
     pub(super) fn id_of(&self, key: &[u8]) -> Option<RecordId> {
         let id = RecordId::from_bytes(*key.last_chunk()?);
         (self.record(id) == key).then_some(id)
     }
 
-    /// What matches the keys of all records, among others.
+    /// A pattern that matches the keys of all records, and others.
     pub(super) fn pattern(&self) -> &[u8] {
         &self.0.pattern
     }
 
-    /// The set of what runs.
+    /// The set of running records.
     pub(super) fn running(&self, bucket: usize) -> &[u8] {
         &self.0.buckets[bucket].running
     }
 
-    /// The sorted set of long answers, by when they are to go.
+    /// The sorted set of long answers, by when they are to be removed.
     pub(super) fn due(&self, bucket: usize) -> &[u8] {
         &self.0.buckets[bucket].due
     }
 
-    /// The sorted set of a scope's records, by when they go.
+    /// The sorted set of a scope's records, by when they end.
     pub(super) fn scope(&self, bucket: usize, scope: [u8; 16]) -> Vec<u8> {
         [&*self.0.buckets[bucket].scopes, &scope].concat()
     }
@@ -75,7 +75,7 @@ impl Bucket {
     }
 }
 
-/// A pattern for the keys that begin with `prefix` as it is, whatever is special to `SCAN` in it.
+/// A pattern for the keys that begin with `prefix`, with the special characters of `SCAN` escaped.
 fn pattern(prefix: &str) -> Vec<u8> {
     let mut pattern = Vec::with_capacity(prefix.len() + 8);
     for byte in prefix.bytes() {

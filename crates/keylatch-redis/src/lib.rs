@@ -2,8 +2,8 @@
 //!
 //! **What it cannot promise.** Redis acknowledges a write before a replica has it. When a primary dies and a replica
 //! takes its place, the latest acknowledged claims and outcomes can be gone, and their requests run again. The
-//! [manual](https://docs.rs/keylatch/latest/keylatch/manual/redis/) says how often that was measured, and which uses that rules out. `Atomic` is not
-//! offered: what a handler writes is elsewhere.
+//! [manual](https://docs.rs/keylatch/latest/keylatch/manual/redis/) has measurements of that, and says for which uses
+//! Redis is not suitable. The store does not offer `Atomic`, because a handler's writes are elsewhere.
 //!
 //! Records are spread over 64 buckets, each in one slot of a Cluster:
 //!
@@ -14,12 +14,12 @@
 //! keylatch:{tag}:s:<scope>    sorted set of a scope's records by their end; only where records are counted
 //! ```
 //!
-//! The three below are those of the record's bucket on a Cluster, and of the first one on any other server, where one
-//! command writes them for many calls at once. Nothing is decided by them.
+//! In a Cluster the last three are in the record's bucket. On any other server they are in the first bucket, so that
+//! one command can write them for many calls at once. Nothing is decided by them.
 //!
-//! A claim of a new key is one native command, `SET … NX GET PX`: it writes the record, or hands back the one that is there.
-//! Every other write is a script that compares the record's header and writes what the machine made of it. The store
-//! remembers what it has written for the runs under way, so that completions and renewals need no look first.
+//! A claim of a new key is one native command, `SET … NX GET PX`: it writes the record, or returns the existing one.
+//! Every other write is a script that compares the record's header and writes the machine's result. The store remembers
+//! what it has written for current runs, so that completions and renewals need no read first.
 
 mod batch;
 mod cache;
@@ -69,13 +69,13 @@ struct Inner {
     durability: Durability,
     compress_from_bytes: Option<usize>,
     counts_records: bool,
-    /// Whether it was said that nothing is counted.
+    /// Whether the log has said that nothing is counted.
     said_that_nothing_counts: AtomicBool,
-    /// The runs under way that this process has written.
+    /// The current runs whose records this process has written.
     written: Runs,
-    /// What the clock of each bucket's server showed at last, and when it was asked.
+    /// The latest time of each bucket's server, and when it was requested.
     clocks: [Mutex<Option<(Timestamp, Instant)>>; BUCKETS],
-    /// Where the next sweep goes on among what runs.
+    /// Where the next sweep continues among running records.
     tidied: [AtomicU64; BUCKETS],
     /// Where the next sweep begins, so that a small limit reaches every bucket in turn.
     sweep_from: AtomicUsize,
@@ -107,8 +107,8 @@ impl Store {
     /// Connects to the primary that the Sentinels at `urls` know by the name `service`, and follows a failover.
     ///
     /// User, password and database of the first address are for the primary. The Sentinels get none. With `rediss://`
-    /// addresses the Sentinels are asked by TLS, and so is the primary: its certificate must have the name or the address by
-    /// which the Sentinels know it.
+    /// addresses the store uses TLS to the Sentinels and to the primary, whose certificate must have the name or the
+    /// address by which the Sentinels know it.
     ///
     /// # Errors
     ///
@@ -122,15 +122,15 @@ impl Store {
         Ok(Self::new(link, Durability::Replica, &options))
     }
 
-    /// Connects to the Cluster that the nodes at `urls` belong to. With `rediss://` addresses each node's certificate must
-    /// have the name or the address that the nodes tell of it.
+    /// Connects to the Cluster that the nodes at `urls` belong to. With `rediss://` addresses each node's certificate
+    /// must have the name or the address that the nodes announce.
     ///
     /// # Errors
     ///
     /// See [`ConnectError`]; each says what to do.
     pub async fn connect_cluster(urls: &[&str], options: Options) -> Result<Self, ConnectError> {
-        // An even number: while a slot moves, the client goes to its node and to the next by turns, and the last word must be
-        // that of the first, which says where the key is to be asked for.
+        // An even number: while a slot moves, the client tries its node and the next one in turn, and the last reply
+        // must come from the first node, which says where the key is.
         const RETRIES: u32 = 2;
         const RETRY_WAIT_MS_MAX: u64 = 200;
         options.check()?;
@@ -149,7 +149,7 @@ impl Store {
         Ok(Self::new(link, Durability::Replica, &options))
     }
 
-    /// Puts a copy of what is stored for `from` under the identity `to`, in place of what is there, as a damaged store
+    /// Stores a copy of the record `from` under the identity `to`, and replaces what is there, as a damaged store
     /// would; for the conformance suite.
     ///
     /// # Panics
@@ -167,7 +167,7 @@ impl Store {
         link.ask(cmd("SET").arg(key).arg(record).arg("PXAT").arg(end)).await.expect("the server answers");
     }
 
-    /// The way to the server at `url`, which is not connected yet.
+    /// The store for the server at `url`, not connected yet.
     fn link(url: &str, options: &Options) -> Result<Link, ConnectError> {
         options.check()?;
         let client = match tls::certificates(&[url], options).map_err(ConnectError::Address)? {
@@ -221,7 +221,7 @@ fn sentinels(urls: &[&str], service: &str, options: &Options) -> redis::RedisRes
     builder.build()
 }
 
-/// Shows nothing of the address, which can have a password in it.
+/// Does not show the address, which may contain a password.
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "redis::Store({:?})", self.0.keys)

@@ -1,4 +1,4 @@
-//! The connection: one for all calls at once, made anew when it is lost.
+//! The connection: one for all calls, and a new one when it is lost.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,11 +22,11 @@ use super::options::{Options, Wait};
 use super::server::{Needs, Settings};
 use keylatch_core::{RecordId, Timestamp};
 
-/// The way to the server, or servers. Each call is sent behind those before it, without waiting for their replies, and
-/// its reply is told from theirs by the order; a call that is given up leaves its place, so that nobody gets another's.
+/// The link to the server or servers. Each call is sent after earlier ones, without waiting for their replies, and
+/// replies are matched by their order. A call that is given up keeps its place, so that no call gets another's reply.
 pub(super) struct Link {
     current: Arc<Current>,
-    /// Held by whoever makes a new connection, for all who wait for it.
+    /// Held by the caller that makes a new connection, for all who wait for it.
     connecting: tokio::sync::Mutex<Source>,
     /// How many attempts to connect have ended; the number of a connection is that of its attempt.
     attempts: AtomicU64,
@@ -35,24 +35,24 @@ pub(super) struct Link {
     ended: Arc<Ended>,
     config: AsyncConnectionConfig,
     connect_timeout: Duration,
-    /// No call takes longer that has to connect, whatever becomes of it on its way; one that lost its connection before has
-    /// waited for a reply, too.
+    /// The time limit of a call that has to connect. A call that lost its connection before has also waited for a
+    /// reply.
     call_max: Duration,
     needs: Needs,
     check_every: Duration,
     wait: Option<Wait>,
 }
 
-/// The connection that there is, and its number.
+/// The current connection, if any, and its number.
 type Current = Mutex<Option<(u64, Connection)>>;
 
 /// Where the servers are.
 pub(super) enum Source {
     /// At this address.
     Address(Box<Client>),
-    /// Where the Sentinels say that the primary is, now.
+    /// The address that the Sentinels report for the primary now.
     Sentinels(Box<SentinelClient>),
-    /// Where the nodes of a Cluster say that they are, now.
+    /// The addresses that the nodes of a Cluster announce now.
     Cluster(Box<ClusterClient>),
 }
 
@@ -63,12 +63,11 @@ pub(super) enum Connection {
         batches: Batches,
         connection: MultiplexedConnection,
     },
-    /// To all nodes. It follows what becomes of them by itself.
+    /// To all nodes. It follows changes of the Cluster by itself.
     Cluster(ClusterConnection),
 }
 
-/// How often a call is sent at most, where its reply is lost with the connection. Each call of a store can be sent
-/// again.
+/// How often a call is sent at most if its reply is lost with the connection. Each call of a store can be sent again.
 const SENDS_MAX: usize = 2;
 
 impl Link {
@@ -96,7 +95,7 @@ impl Link {
         self.wait.is_some()
     }
 
-    /// In which bucket the indexes are that have a record: a Cluster keeps them where the record is.
+    /// The bucket of the indexes for a record: in a Cluster it is the record's.
     pub(super) fn bucket_of(&self, id: RecordId) -> usize {
         if self.is_cluster { bucket_of(id) } else { ONE_BUCKET }
     }
@@ -111,16 +110,16 @@ impl Link {
         self.ended.push(self.bucket_of(id), id);
     }
 
-    /// Sends a command that is no write of a record.
+    /// Sends a command that does not write a record.
     pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Failed> {
         Ok(self.call(Call { command, marks: Marks::NONE, waits: false }).await?.value)
     }
 
-    /// Sends a call; if it waits, until the replicas that must have it have what it wrote.
+    /// Sends a call; if it waits, returns when the required replicas have its write.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Told, Failed> {
         let call = Call { waits: call.waits && self.waits(), ..call };
         let mut sends = 0;
-        // A connection that is there has a reply in time, or says that it has none: no other clock is needed.
+        // An existing connection returns a reply or an error in time, so no other time limit is needed.
         if let Some((number, batches)) = self.batches() {
             let reply = batches.send(call.command.clone(), call.marks, call.waits).await;
             match reply.map_err(|error| self.failed(number, error)).and_then(|reply| self.acknowledged(call, reply)) {
@@ -128,11 +127,11 @@ impl Link {
                 done => return done,
             }
         }
-        // It is rare, and large.
+        // Boxed, because it is rare and large.
         Box::pin(self.connect_and_send(call, sends)).await
     }
 
-    /// Sends a call that has been sent so often.
+    /// Sends a call that has been sent this often.
     async fn connect_and_send(&self, call: Call<'_>, mut sends: usize) -> Result<Told, Failed> {
         let sending = async {
             loop {
@@ -153,7 +152,7 @@ impl Link {
         tokio::time::timeout(self.call_max, sending).await.map_err(timed_out)?
     }
 
-    /// The reply, if as many replicas have what was written as must.
+    /// The reply, if enough replicas have the write.
     fn acknowledged(
         &self,
         call: Call<'_>,
@@ -174,9 +173,9 @@ impl Link {
         cluster::Sending { cluster, command, beside, wait: self.wait.filter(|_| waits) }.send().await
     }
 
-    /// Of every key of the server, or of all primaries of a Cluster, those that match.
+    /// The keys that match, of the server or of all primaries of a Cluster.
     pub(super) async fn scan(&self, pattern: &[u8], mut found: impl FnMut(Vec<u8>)) -> Result<(), Failed> {
-        /// How many keys the server looks at in one go: others wait for no more.
+        /// How many keys the server scans at once, which limits how long other calls wait.
         const LOOKED_AT: usize = 1_000;
         let mut nodes = match self.connect().await.map_err(Failed::Unreachable)?.1 {
             Connection::One { .. } => vec![None],
@@ -209,11 +208,11 @@ impl Link {
         Ok(())
     }
 
-    /// What a failure on the connection of this number is. Gives the connection up, if it cannot be used again.
+    /// Classifies a failure on the connection with this number, and closes the connection if it cannot be used again.
     fn failed(&self, number: u64, error: RedisError) -> Failed {
         let is_slow = error.is_timeout();
         let failed = Failed::of(error).after_sending();
-        // A Cluster's makes lost connections to nodes anew. One that does not get over something is replaced as a whole.
+        // A Cluster connection reconnects to lost nodes by itself. If it does not recover, it is replaced as a whole.
         let give_up = if self.is_cluster { is_slow } else { failed.is_of_connection() };
         if give_up {
             let mut current = self.current.lock();
@@ -224,7 +223,7 @@ impl Link {
         failed
     }
 
-    /// The way into the connection to one server, if that is what there is.
+    /// The sender to the connection, if it is to one server.
     fn batches(&self) -> Option<(u64, Batches)> {
         match &*self.current.lock() {
             Some((number, Connection::One { batches, .. })) => Some((*number, batches.clone())),
@@ -241,8 +240,8 @@ impl Link {
         self.current.lock().clone()
     }
 
-    /// The connection that there is, or a new one. Of those who come while it is made, nobody tries again by themselves
-    /// when it fails: all fail at once.
+    /// The current connection, or a new one. Callers that wait while it is made do not try again by themselves when it
+    /// fails: all fail at once.
     pub(super) async fn connect(&self) -> Result<(u64, Connection), ConnectError> {
         if let Some(connection) = self.connection() {
             return Ok(connection);
@@ -288,7 +287,7 @@ impl Link {
         Batches::new(connection, self.keys.clone(), self.ended.clone(), self.wait)
     }
 
-    /// The next primary may be set up in another way than the one before, so that each is asked.
+    /// The next primary may have other settings than the previous one, so each is checked.
     async fn open_and_check(&self, source: &mut Source) -> Result<Connection, ConnectError> {
         let opened = match source {
             Source::Address(client) => client.get_multiplexed_async_connection_with_config(&self.config).await,
@@ -307,8 +306,8 @@ impl Link {
     }
 }
 
-/// Asks a server in use now and then whether it still keeps what it is given; gives the connection up if it does not, so
-/// that the next call connects anew and is told why it cannot. Ends with the connection of this number.
+/// Checks at intervals whether a server in use still keeps all records. If not, closes the connection, so that the next
+/// call connects again and gets the error. Ends with the connection with this number.
 async fn check(current: Weak<Current>, number: u64, needs: Needs, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
@@ -320,7 +319,7 @@ async fn check(current: Weak<Current>, number: u64, needs: Needs, every: Duratio
             Connection::One { mut connection, .. } => Settings::read(&mut connection).await.map(|one| vec![one]),
             Connection::Cluster(mut cluster) => Settings::read_primaries(&mut cluster).await,
         };
-        // A server that does not answer is noticed by the calls.
+        // The calls notice a server that does not answer.
         let Ok(settings) = settings else { continue };
         let checked = settings.iter().try_for_each(|settings| settings.check_again(needs));
         if let (Err(error), Some(current)) = (checked, current.upgrade()) {
@@ -334,12 +333,12 @@ async fn check(current: Weak<Current>, number: u64, needs: Needs, every: Duratio
     }
 }
 
-/// A call: a command, and what goes beside it.
+/// A call: a command, and the changes to the indexes beside it.
 #[derive(Clone, Copy)]
 pub(super) struct Call<'c> {
     pub(super) command: &'c Cmd,
     pub(super) marks: Marks,
-    /// Whether the replicas must have what it writes.
+    /// Whether the replicas must have its write.
     pub(super) waits: bool,
 }
 
@@ -347,7 +346,7 @@ pub(super) struct Call<'c> {
 #[derive(Debug)]
 pub(super) struct Told {
     pub(super) value: Value,
-    /// The server's time just before, where it was asked for and could be told.
+    /// The server's time just before, if it was requested and available.
     pub(super) now: Option<Timestamp>,
     /// Whether its run is written down, where it may begin one.
     pub(super) marked: Result<(), RedisError>,

@@ -1,7 +1,8 @@
-//! What stands beside the records: which of them run, which answers are due to go, and how many a scope has.
+//! The indexes beside the records: which of them run, which answers are to be removed, and how many records a scope
+//! has.
 //!
-//! None of it decides anything. It is written with the records, for many calls at once, so that operators find what they
-//! look for; what is too much in it is told by the record itself, and taken out.
+//! They decide nothing. They are written with the records, for many calls at once, so that operators can find records;
+//! the record itself shows which entries are outdated, and these are removed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -14,18 +15,18 @@ use super::keys::{BUCKETS, Keys};
 use super::script;
 use keylatch_core::{RecordId, Timestamp};
 
-/// What a call changes beside its record.
+/// The changes of a call beside its record.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Marks {
     /// The record.
     pub(super) id: RecordId,
     /// It may begin a run.
     pub(super) runs: bool,
-    /// It may end a run, and others may begin one at once.
+    /// It may end a run, and others may begin a new one at once.
     pub(super) frees: bool,
-    /// It wants to know the server's time.
+    /// It needs the server's time.
     pub(super) tells_time: bool,
-    /// The answer is to go then.
+    /// When the answer is to be removed.
     pub(super) due: Option<Timestamp>,
     /// The record counts for its scope.
     pub(super) counts: Option<Counts>,
@@ -36,7 +37,7 @@ pub(super) struct Marks {
 pub(super) struct Counts {
     /// Until then, in milliseconds.
     pub(super) until: i64,
-    /// How long that is from now, where it ends at all; 0 where it does not.
+    /// How long that is from now; 0 if it never ends.
     pub(super) keep_ms: i64,
 }
 
@@ -50,13 +51,13 @@ impl Marks {
     pub(super) const NONE: Self = Self::of(RecordId::from_bytes([0; 32]));
 }
 
-/// The commands that go before and behind some calls.
+/// The commands before and after some calls.
 pub(super) struct Beside {
     pub(super) before: Vec<Cmd>,
     pub(super) behind: Vec<Cmd>,
-    /// Where among those before the time is asked for.
+    /// The index of the time request among the commands before.
     pub(super) time_at: Option<usize>,
-    /// Where among those before it is written what runs: before its claims, so that nothing runs unknown to it.
+    /// The index of the command that notes running records: it goes before the claims, so that every run is noted.
     pub(super) running_at: Option<usize>,
 }
 
@@ -119,7 +120,7 @@ fn with_members(name: &str, key: &[u8], ids: impl Iterator<Item = RecordId>) -> 
     Some(command)
 }
 
-/// Adds what counts, scope by scope. A scope's set goes when the last of its records does.
+/// Adds the records that count, scope by scope. A scope's set ends with the last of its records.
 fn count(marks: &[Marks], bucket: usize, keys: &Keys, commands: &mut Vec<Cmd>) {
     let mut scopes = BTreeMap::<_, Vec<_>>::new();
     for Marks { id, runs, counts, .. } in marks {
@@ -132,7 +133,7 @@ fn count(marks: &[Marks], bucket: usize, keys: &Keys, commands: &mut Vec<Cmd>) {
         let mut add = cmd("ZADD");
         add.arg(&key);
         if are_claims {
-            // What is there already is left as it is, for the claim may be held.
+            // Existing entries stay as they are, because the claim may be held.
             add.arg("NX");
         }
         for (id, counts) in &counted {
@@ -148,22 +149,22 @@ fn count(marks: &[Marks], bucket: usize, keys: &Keys, commands: &mut Vec<Cmd>) {
     }
 }
 
-/// Runs that have ended, and still stand among what runs. They are taken out with calls that go later, for the reply to
-/// the end of a run must be there first: taken out together with an end that is lost, a run would be lost from sight.
+/// Ended runs that are still in the set of running records. They are removed with later calls, because the reply to the
+/// end of a run must arrive first: if an end were lost together with the removal, operators could not find the run.
 #[derive(Debug)]
 pub(super) struct Ended {
     buckets: [Mutex<VecDeque<(RecordId, Instant)>>; BUCKETS],
-    /// Told when there is one.
+    /// Notified when there is one.
     some: Notify,
 }
 
-/// How many of one bucket wait to be taken out at most. A sweep finds the others.
+/// How many of one bucket wait for removal at most. A sweep finds the others.
 const ENDED_MAX: usize = 4_096;
 /// How long they may wait. Later, the key may be another run's.
 const ENDED_AGE_MAX: Duration = Duration::from_secs(5);
-/// How long they wait for calls to go with, before they go alone.
+/// How long they wait for other calls before they are sent alone.
 const IDLE: Duration = Duration::from_secs(1);
-/// For how long a key must not be claimed anew, for its run to be taken out so: by far more than it waits.
+/// How long a key must not be claimable for its run to be removed in this way: far longer than the wait.
 pub(super) const ENDED_KEEP_MS_MIN: i64 = 60_000;
 
 impl Default for Ended {
@@ -194,7 +195,7 @@ impl Ended {
         tokio::time::sleep(IDLE).await;
     }
 
-    /// Those that may still be taken out.
+    /// Those that may still be removed.
     pub(super) fn take(&self, bucket: usize) -> Vec<RecordId> {
         let ended = std::mem::take(&mut *self.buckets[bucket].lock());
         let now = Instant::now();

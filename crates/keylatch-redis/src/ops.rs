@@ -17,11 +17,11 @@ use keylatch_core::packed;
 use keylatch_core::store::{Applied, At, Durability, Error, ErrorKind, PageRequest, Swept};
 use keylatch_core::{Clock, Lease, Record, RecordId, Scope, State, Timestamp};
 
-/// How often a record is read anew because someone else has changed it meanwhile. Each time, one of those who want to
-/// change it has.
+/// How often a record is read again because another caller has changed it meanwhile. Each time, one of the callers has
+/// succeeded.
 const CHANGES_MAX: usize = 1_000;
-/// From so many bytes on, an answer leaves at the end of its retention, by the index of what is due. A shorter one stays
-/// until its tombstone goes: the index would take as much memory.
+/// Answers of at least this many bytes are removed at the end of their retention, through an index. A shorter answer
+/// stays until its tombstone ends: an index entry would take as much memory.
 const DUE_FROM_BYTES: usize = 512;
 
 impl keylatch_core::store::Store for Store {
@@ -81,7 +81,7 @@ impl keylatch_core::store::Store for Store {
 
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         Box::pin(async move {
-            // What only the primary has must not be told, for it may be lost.
+            // A record that only the primary has must not be returned, because it may be lost.
             let At { value, now } = Target::new(self, id).read(true).await?;
             Ok(At { value: value.map(|found| found.record), now })
         })
@@ -107,10 +107,10 @@ impl keylatch_core::store::Store for Store {
 // ---- Claims --------------------------------------------------------------------------------------------
 
 impl Store {
-    /// One native command: it wins the key if there is no record, and else hands back the record that is there.
+    /// One native command: it wins the key if there is no record, and otherwise returns the existing record.
     async fn claim_record(&self, claim: &Claim) -> Result<At<Claimed>, Error> {
         let target = Target::new(self, claim.id());
-        // Its times are the server's to set; the rest of it is known.
+        // The server sets its times; the rest is known.
         let Claimed::Won(new) = machine::claim(None, claim, Timestamp::from_millis(0)) else {
             unreachable!("a key without a record is won")
         };
@@ -132,7 +132,7 @@ impl Store {
         let now = self.saw(target.id, told.now, asked);
         match (told.value, now) {
             (Value::Nil, now) => {
-                // Sent again, the claim is known by its owner, and written down.
+                // Sent again, the claim is recognised by its owner, and its run is noted.
                 told.marked.map_err(|error| Error::new(ErrorKind::NotKnown, error))?;
                 let now = match now {
                     Some(now) => now,
@@ -159,7 +159,7 @@ impl Store {
         }
     }
 
-    /// Claims a key that has a record. If there is none after all, the claim `refused` is, or it is made anew.
+    /// Claims a key that has a record. If there is none after all, returns `refused`, or claims again.
     async fn claim_of_held(
         &self,
         claim: &Claim,
@@ -171,7 +171,7 @@ impl Store {
             let Some(StoredValue { record, header, since }) = found else {
                 return match refused {
                     Some(refused) => Err(refused.into()),
-                    // It went meanwhile.
+                    // It was removed meanwhile.
                     None => Box::pin(self.claim_record(claim)).await,
                 };
             };
@@ -183,8 +183,8 @@ impl Store {
                         return Ok(At { value, now });
                     }
                 }
-                // Sent again after a lost reply, and granted before. It is written down as running again, for it may not
-                // have been then; and as it is, so that the replicas have it.
+                // Sent again after a lost reply, and granted before. It is noted as running again, because it may not
+                // have been noted then; and written unchanged, so that the replicas have it.
                 Claimed::Won(won) => {
                     if target.take(&header, won, since.unwrap_or(now)).await? {
                         return Ok(At { value, now });
@@ -203,7 +203,8 @@ impl Store {
 // ---- Writes of what this process has written before ------------------------------------------------------
 
 impl Store {
-    /// Completes a run whose record this process has written, without a look; `None` if it is not so, or no longer.
+    /// Completes a run whose record this process has written, without a read; `None` if the record is not, or no
+    /// longer, the one it wrote.
     async fn complete_written(&self, lease: &Lease, completion: &Completion) -> Result<Option<Applied>, Error> {
         let (Some(written), Some(now)) = (self.0.written.take(lease), self.now(lease.id)) else { return Ok(None) };
         let expires_at = now + completion.retention;
@@ -222,7 +223,8 @@ impl Store {
         Ok(done.then_some(Applied::Applied(now)))
     }
 
-    /// Renews a run whose record this process has written, without a look; `None` if it is not so, or no longer.
+    /// Renews a run whose record this process has written, without a read; `None` if the record is not, or no longer,
+    /// the one it wrote.
     async fn renew_written(&self, lease: &Lease, terms: Terms) -> Result<Option<Applied>, Error> {
         let Some(written) = self.0.written.get(lease) else { return Ok(None) };
         let next = written.renewed(terms);
@@ -245,11 +247,11 @@ impl Store {
 
 // ---- Time, and what stands beside a record -----------------------------------------------------------------
 
-/// How old the latest word of a server's clock may be: clocks of two machines drift apart by less than 1 ms in this time.
+/// How old the latest known time of a server may be: clocks of two machines drift apart by less than 1 ms in this time.
 const CLOCK_AGE_MAX: Duration = Duration::from_secs(5);
 
 impl Store {
-    /// The server's clock as it is by now, if it is known.
+    /// The server's current time, if it is known.
     fn now(&self, id: RecordId) -> Option<Timestamp> {
         #[cfg(feature = "conformance")]
         if let Some(clock) = &self.0.clock {
@@ -260,7 +262,7 @@ impl Store {
         (age < CLOCK_AGE_MAX).then(|| now + age)
     }
 
-    /// Learns what the server's clock showed at some time after `asked`, and says what counts as now.
+    /// Notes the server's time at some instant after `asked`, and returns what counts as now.
     pub(super) fn saw(&self, id: RecordId, now: Option<Timestamp>, asked: Instant) -> Option<Timestamp> {
         #[cfg(feature = "conformance")]
         if let Some(clock) = &self.0.clock {
@@ -276,7 +278,7 @@ impl Store {
         now
     }
 
-    /// The end of a key that is to stay so long from when the server writes it.
+    /// The end of a key that is to stay this long from when the server writes it.
     fn end_after(&self, keep_ms: i64) -> (&'static str, i64) {
         #[cfg(feature = "conformance")]
         if let Some(clock) = &self.0.clock {
@@ -285,13 +287,13 @@ impl Store {
         ("PX", keep_ms)
     }
 
-    /// The same, where it counts from `now`, on the clock that the server has or is thought to have.
+    /// The same, counted from `now`, on the real or assumed clock of the server.
     fn end_of(&self, now: Timestamp, keep_ms: i64) -> (&'static str, i64) {
         if self.is_exact() { ("PXAT", now.as_millis().saturating_add(keep_ms)) } else { ("PX", keep_ms) }
     }
 
-    /// Whether this is a store with a clock in place of the server's. Redis does not remove its records; sweeps do, and find
-    /// all of them by the index of what is due.
+    /// Whether this store has its own clock instead of the server's. Then Redis does not remove its records; sweeps do,
+    /// and find all of them through the index of due records.
     pub(super) fn is_exact(&self) -> bool {
         #[cfg(feature = "conformance")]
         return self.0.clock.is_some();
@@ -299,12 +301,12 @@ impl Store {
         false
     }
 
-    /// When the index of what is due is to have an answer of so many bytes.
+    /// When an answer of this many bytes is due in the index.
     pub(super) fn due_at(&self, bytes: usize, expires_at: Timestamp) -> Option<Timestamp> {
         (bytes >= DUE_FROM_BYTES || self.is_exact()).then_some(expires_at)
     }
 
-    /// How a record counts that stays so long.
+    /// How a record that stays this long counts for its scope.
     fn counts(&self, keep_ms: i64, has_end: bool) -> Option<Counts> {
         if !self.0.counts_records {
             return None;
@@ -313,7 +315,7 @@ impl Store {
         Some(Counts { until: now.saturating_add(keep_ms), keep_ms: if has_end { keep_ms } else { 0 } })
     }
 
-    /// Nobody begins a run of this record's key soon: it need not stand among what runs.
+    /// Nobody begins a run of this record's key soon, so it can be removed from the set of running records.
     fn ended(&self, record: &Record, now: Timestamp) {
         let keep_ms = record.free_at.map_or(i64::MAX, |free_at| millis_of(now.until(free_at)));
         if matches!(record.state, State::Completed { .. }) && keep_ms >= ENDED_KEEP_MS_MIN {
@@ -324,7 +326,7 @@ impl Store {
 
 // ---- One record ------------------------------------------------------------------------------------------
 
-/// One record, and where it stands.
+/// One record and its keys.
 pub(super) struct Target<'s> {
     store: &'s Store,
     pub(super) id: RecordId,
@@ -347,7 +349,7 @@ impl<'s> Target<'s> {
         Err(Error::new(ErrorKind::Corrupt, "a record of another scope or key has this identity"))
     }
 
-    /// Reads it; if `waits`, only what the replicas have that must have it.
+    /// Reads it; if `waits`, returns only what the required replicas have.
     pub(super) async fn read(&self, waits: bool) -> Result<At<Option<StoredValue>>, Error> {
         let asked = Instant::now();
         let told = script::READ.call(&self.store.0.link, &[&self.key], &[], self.marks(), waits).await?;
@@ -387,7 +389,7 @@ impl<'s> Target<'s> {
     /// Writes `next`, which was decided at `now`, in place of the record that was found.
     pub(super) async fn replace(&self, found: &StoredValue, next: &Record, now: Timestamp) -> Result<bool, Error> {
         let store = self.store;
-        // What stays as it is counts from when it did.
+        // Unchanged spans count from when they did before.
         let since = if *next == found.record { found.since.unwrap_or(now) } else { now };
         let value = value::encode(next, &found.header, since, store.0.compress_from_bytes);
         let mut marks = Marks { counts: store.counts(value.keep_ms, next.free_at.is_some()), ..self.marks() };
@@ -413,17 +415,17 @@ impl<'s> Target<'s> {
         Ok(done)
     }
 
-    /// Makes the change that `decide` wants.
+    /// Applies the change that `decide` returns.
     ///
-    /// What was decided when the record was read holds when it is written, if the record is still the same: whether a
-    /// lease is the record's does not depend on the time, and a lease that has ended stays so until it is renewed.
+    /// A decision on the record as it was read is still right when it is written, if the record is unchanged: whether a
+    /// lease is the record's does not depend on the time, and a lease that has ended stays ended until it is renewed.
     async fn change(&self, decide: impl Fn(&Record, Timestamp) -> Change) -> Result<Applied, Error> {
         for _ in 0..CHANGES_MAX {
             let At { value: found, now } = self.read(false).await?;
             let Some(found) = found else { return Ok(Applied::Lost) };
             let done = match decide(&found.record, now) {
                 Change::None => return Ok(Applied::Lost),
-                // A completion that was sent again finds its own outcome.
+                // A completion that is sent again finds its own outcome.
                 Change::Write(next) if next == found.record && !self.store.0.link.waits() => true,
                 Change::Write(next) => self.replace(&found, &next, now).await?,
                 Change::Remove => self.remove(&found).await?,

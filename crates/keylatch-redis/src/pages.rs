@@ -1,4 +1,4 @@
-//! What goes over many records: pages, counts, sweeps.
+//! Calls that cover many records: pages, counts, sweeps.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -19,10 +19,10 @@ use keylatch_core::machine::{self, Change};
 use keylatch_core::store::{At, Error, ErrorKind, PAGE_RECORDS_MAX, PageRequest, Swept};
 use keylatch_core::{Record, RecordId, Scope, State, Timestamp};
 
-/// How many records are asked for at once.
+/// How many records are requested at once.
 const BATCH: usize = 256;
-/// How many identities of what runs a sweep looks at, at the most; the next goes on from there. There can be many whose
-/// outcome is unknown, and they never go.
+/// How many identities of running records a sweep checks at most; the next sweep continues from there. There can be
+/// many whose outcome is unknown, and these are never removed.
 const TIDIED_MAX: usize = 10_000;
 
 impl Store {
@@ -37,7 +37,7 @@ impl Store {
         let range = page.scope.as_ref().map(RecordId::range);
         let mut after = page.after;
         let mut records: Vec<Record> = Vec::new();
-        // Records that go between the two steps make room for later ones.
+        // If records are removed between the two steps, later ones take their places.
         while records.len() < limit {
             let wanted = limit - records.len();
             let mut ids = BTreeSet::new();
@@ -60,7 +60,7 @@ impl Store {
         Ok(At { value: records, now })
     }
 
-    /// All that runs is looked at. What no longer does is taken out on the way.
+    /// Checks all running records, and removes from the set those that no longer run.
     pub(super) async fn lapsed_records(&self, after: Option<RecordId>, limit: usize) -> Result<At<Vec<Record>>, Error> {
         let limit = limit.min(PAGE_RECORDS_MAX);
         let now = self.server_now().await?;
@@ -116,7 +116,7 @@ impl Store {
         Ok(try_join_all(counts).await?.into_iter().sum::<u64>().min(limit))
     }
 
-    /// A record that is gone counts no longer.
+    /// A removed record no longer counts.
     pub(super) async fn uncount(&self, id: RecordId) -> Result<(), Failed> {
         if self.0.counts_records {
             let key = self.0.keys.scope(self.0.link.bucket_of(id), id.scope_digest());
@@ -125,7 +125,8 @@ impl Store {
         Ok(())
     }
 
-    /// Takes out the long answers that are due, and out of what runs what no longer does. Redis removes records by itself.
+    /// Removes the long answers that are due, and from the set of running records those that no longer run. Redis
+    /// removes records by itself.
     pub(super) async fn sweep_records(&self, limit: usize) -> Result<Swept, Error> {
         let from = self.0.sweep_from.fetch_add(1, Ordering::Relaxed);
         let mut swept = Swept::default();
@@ -150,7 +151,7 @@ impl Store {
                 for one in try_join_all(due.iter().map(|id| self.sweep_due(*id, bucket))).await? {
                     swept += one;
                 }
-                // Others may be at the same.
+                // Others may be doing the same.
                 if swept.total() == before && due.len() < batch {
                     break;
                 }
@@ -192,7 +193,7 @@ impl Store {
         Ok(())
     }
 
-    /// Takes those out of what runs whose records do not.
+    /// Removes from the set of running records those that do not run.
     async fn tidy(&self, members: impl Iterator<Item = (RecordId, usize)>) -> Result<(), Error> {
         let tidied = members.map(|(id, bucket)| async move {
             let (record, running) = (self.0.keys.record(id), self.0.keys.running(bucket));
@@ -203,7 +204,7 @@ impl Store {
         Ok(())
     }
 
-    /// Does what is due with a record, and takes it out of what is due.
+    /// Does what is due with a record, and removes it from the index of due records.
     async fn sweep_due(&self, id: RecordId, bucket: usize) -> Result<Swept, Error> {
         let swept = match self.sweep_record(id).await {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -229,13 +230,13 @@ impl Store {
         Ok(swept)
     }
 
-    /// When a record is due next that no server removes.
+    /// When a record that no server removes is due next.
     async fn due_next(&self, id: RecordId) -> Option<Timestamp> {
         let At { value, now } = Target::new(self, id).read(false).await.ok()?;
         machine::due_at(&value?.record).filter(|at| *at > now)
     }
 
-    /// What the machine makes of a record.
+    /// The machine's result for a record.
     async fn sweep_record(&self, id: RecordId) -> Result<Swept, Error> {
         let target = Target::new(self, id);
         let At { value: Some(found), now } = target.read(false).await? else { return Ok(Swept::default()) };
@@ -256,7 +257,7 @@ impl Store {
         try_join_all(lengths).await
     }
 
-    /// The records of these identities, as far as they are still there.
+    /// The records of these identities that still exist.
     async fn records(&self, ids: &[RecordId]) -> Result<Vec<StoredValue>, Error> {
         let mut records = Vec::with_capacity(ids.len());
         for ids in ids.chunks(BATCH) {

@@ -36,7 +36,7 @@ impl Lua {
         Self { text, script: Script::new(text) }
     }
 
-    /// The call by its text, which no server can have forgotten.
+    /// The call with the script's text, for a server that does not have it.
     pub(super) fn command_in_full(&self, keys: &[&[u8]], args: &[Arg<'_>]) -> Cmd {
         command("EVAL", self.text, keys, args)
     }
@@ -53,7 +53,7 @@ impl Lua {
         let command = command("EVALSHA", self.script.get_hash(), keys, args);
         match link.call(Call { command: &command, marks, waits }).await {
             Err(Failed::Refused(error)) if is_unknown_script(&error) => {
-                // In a box, as all that is rare, so that what is common stays small.
+                // Boxed, because it is rare, so that the common case stays small.
                 Box::pin(async {
                     let command = self.command_in_full(keys, args);
                     link.call(Call { command: &command, marks, waits }).await
@@ -64,7 +64,7 @@ impl Lua {
         }
     }
 
-    /// Calls one that says whether it did something.
+    /// Calls a script that returns whether it did something.
     pub(super) async fn did(
         &self,
         link: &Link,

@@ -1,4 +1,4 @@
-//! What a server says about itself, and whether records may be kept there.
+//! The settings of a server, and whether it may keep records.
 
 use std::time::Duration;
 
@@ -28,10 +28,10 @@ pub(super) struct Settings {
 /// say what they do.
 const VERSION_MIN: u32 = 7;
 
-/// How far the server's clock may be from this process's before a warning: more than a bad time service explains.
+/// How far the server's clock may differ from this process's before a warning: more than a bad time service explains.
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
 
-/// What is asked of a server.
+/// What a server is needed for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Needs {
     /// It keeps copies, which may be lost.
@@ -51,7 +51,7 @@ impl Settings {
     pub(super) async fn read_primaries(connection: &mut ClusterConnection) -> Result<Vec<Self>, ConnectError> {
         let primaries = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
         let replies = connection.route_command(cmd("INFO"), primaries).await.map_err(|error| match error.kind() {
-            // Each of these was tried and failed, and the client keeps to itself with what.
+            // Each of these was tried and failed, and the client does not report the errors.
             ErrorKind::ClusterConnectionNotFound => {
                 ConnectError::Unreachable((error.kind(), UNREACHABLE_AS_TOLD).into())
             }
@@ -83,7 +83,7 @@ impl Settings {
         })
     }
 
-    /// Refuses a server that forgets, or takes no writes, and warns of one that does after a crash.
+    /// Refuses a server that evicts records or takes no writes, and warns about one that forgets them after a crash.
     pub(super) fn check(&self, needs: Needs) -> Result<(), ConnectError> {
         if !self.primary {
             return Err(ConnectError::Replica);
@@ -115,7 +115,7 @@ impl Settings {
         Ok(())
     }
 
-    /// The same for a server that was checked before and is still in use: it says again only what has changed since.
+    /// The same for a server that was checked before and is still in use: reports only what has changed since.
     pub(super) fn check_again(&self, needs: Needs) -> Result<(), ConnectError> {
         match needs {
             Needs::Records { eviction_allowed: false } if self.policy != "noeviction" => {
@@ -129,7 +129,8 @@ impl Settings {
         }
     }
 
-    /// Warns of a clock that is not this process's: one of the two is wrong, and leases and retention end by the server's.
+    /// Warns about a clock that differs from this process's: one of the two is wrong, and leases and retention end by
+    /// the server's.
     fn check_clock(&self, ours: Timestamp) {
         let apart = self.clock.until(ours).max(ours.until(self.clock));
         if apart > CLOCKS_APART_MAX {
@@ -162,7 +163,7 @@ impl Settings {
     }
 }
 
-/// A setting; `None` for a user who may not ask, who is told less, and so promises less.
+/// A setting; `None` if the user may not read it, and then the store reports a lower durability.
 async fn setting(connection: &mut impl ConnectionLike, name: &str) -> Option<String> {
     let pair = cmd("CONFIG").arg("GET").arg(name).query_async::<Vec<String>>(connection).await.ok()?;
     pair.into_iter().nth(1)

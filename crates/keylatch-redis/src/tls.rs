@@ -1,4 +1,4 @@
-//! TLS: whom to trust, and that nothing is sent without where it was asked for.
+//! TLS: which certificates to trust, and no unencrypted connection where TLS is configured.
 
 use redis::{ConnectionAddr, ErrorKind, IntoConnectionInfo as _, RedisResult, TlsCertificates};
 use rustls::pki_types::CertificateDer;
@@ -6,11 +6,11 @@ use rustls::pki_types::pem::PemObject as _;
 
 use super::options::Options;
 
-/// What to verify the servers at `urls` with; none where the client knows by itself: without TLS, or by the authorities
-/// of the machine.
+/// The certificates to verify the servers at `urls` with; none without TLS, or if the authorities of the machine are
+/// used.
 ///
-/// The addresses decide, all in the same way: one without TLS among others would be asked in the open for where the
-/// others are, and one beside a certificate is a slip.
+/// The addresses must all agree: one without TLS would be asked unencrypted for the addresses of the others, and one
+/// without TLS together with a certificate is a mistake.
 pub(super) fn certificates(urls: &[&str], options: &Options) -> RedisResult<Option<TlsCertificates>> {
     let mut with_tls = 0;
     for url in urls {
@@ -23,7 +23,7 @@ pub(super) fn certificates(urls: &[&str], options: &Options) -> RedisResult<Opti
     if with_tls == 0 {
         return Err((ErrorKind::InvalidClientConfig, "a root certificate needs addresses with rediss://").into());
     }
-    // The client would take what is none for an authority that has signed nothing.
+    // The client would accept an invalid certificate as an authority that has signed nothing.
     let mut certificates = CertificateDer::pem_slice_iter(pem).peekable();
     if certificates.peek().is_none() || !certificates.all(|certificate| certificate.is_ok()) {
         return Err((ErrorKind::InvalidClientConfig, "the root certificate is not in PEM format").into());

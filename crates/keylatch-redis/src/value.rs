@@ -12,10 +12,10 @@
 //! the rest: notes (R), outcome, as it is or compressed (C), nothing (T)
 //! ```
 //!
-//! **A running record (R) has spans in place of instants.** The client that writes it does not know the server's time. The
-//! key's own end is the anchor: the key is written with a time to live of `free`, [`KEEP_MS_MAX`] at the most, so the
-//! spans count from that end less this time. Lease, takeover and free are therefore the server's time, exactly.
-//! `created_at` is never where it is the anchor itself: in the first claim of a run.
+//! **A running record (R) has spans instead of instants,** because the client that writes it does not know the server's
+//! time. The key's own expiry is the anchor: the key is written with a time to live of `free`, at most [`KEEP_MS_MAX`],
+//! so the spans count from that expiry minus the time to live. Lease, takeover and free are therefore the server's
+//! time, exactly. In the first claim of a run `created_at` is the anchor itself, and is stored as "never".
 //!
 //! The revision rises with every write, so that an unchanged header means an unchanged record.
 
@@ -35,7 +35,7 @@ use keylatch_core::{
 pub(super) struct StoredValue {
     pub(super) record: Record,
     pub(super) header: Header,
-    /// From when the spans of a running record count.
+    /// The instant from which the spans of a running record count.
     pub(super) since: Option<Timestamp>,
 }
 
