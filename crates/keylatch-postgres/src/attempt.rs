@@ -67,7 +67,7 @@ impl Shared {
         }
     }
 
-    /// What begins the transaction and takes the key for it.
+    /// The statement that begins the transaction and takes the key for it.
     fn enter(&self, entered: &Entered) -> String {
         let record = entered.record();
         let replaced = Replaced::by(entered);
@@ -114,7 +114,7 @@ impl Shared {
     }
 }
 
-/// The record that an attempt has found, whose place its own takes; none, if there was none.
+/// The record that an attempt has found and replaces; `None` if there was none.
 #[derive(Debug, Clone, Copy)]
 struct Replaced(Option<(Epoch, Owner, i16)>);
 

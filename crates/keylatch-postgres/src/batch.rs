@@ -1,5 +1,5 @@
-//! Writes that arrive together go together: while one statement is under way, those that come wait, and share the next.
-//! One that comes alone goes at once.
+//! Writes that arrive together share a statement: while one statement runs, new writes wait, and share the next. A
+//! write that arrives alone goes at once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,22 +17,22 @@ use keylatch_core::store::ErrorKind;
 
 /// A write that can share a statement with others of its kind.
 pub(super) trait Job: Send + Sync + Sized + 'static {
-    /// What its caller hears.
+    /// The reply to its caller.
     type Done: Send;
 
-    /// What it is called in metrics.
+    /// Its name in metrics.
     const OPERATION: &'static str;
 
     /// How many share a statement at most, whatever [the options](super::Options::with_batch_records_max) say.
     const RECORDS_MAX: usize = usize::MAX;
 
-    /// Whose record it writes: the order within a batch.
+    /// The identity of its record: the order within a batch.
     fn id(&self) -> RecordId;
 
     /// About how many bytes it sends.
     fn size(&self) -> usize;
 
-    /// Does `jobs`, which are in the order of their records, in one statement.
+    /// Runs `jobs`, in the order of their records, in one statement.
     fn run(
         jobs: &[Waiting<Self>],
         shared: &Shared,
@@ -40,38 +40,39 @@ pub(super) trait Job: Send + Sync + Sized + 'static {
     ) -> impl Future<Output = Result<Vec<Reply<Self::Done>>, Fault>> + Send;
 }
 
-/// What became of a job in a statement.
+/// The result of a job in a statement.
 pub(super) enum Reply<T> {
     Done(Result<T, Fault>),
-    /// The record came and went meanwhile: it is asked for again at once.
+    /// The record appeared and disappeared meanwhile: the job is tried again at once.
     Again,
-    /// Another transaction has locked the record: it is asked for again later. The rest of the batch does not wait for it.
+    /// Another transaction has locked the record: the job is tried again later. The rest of the batch does not wait for
+    /// it.
     Locked,
 }
 
-/// A job, and who waits for it.
+/// A job, and its waiting caller.
 #[derive(Debug)]
 pub(super) struct Waiting<J: Job> {
     pub(super) job: J,
     reply: oneshot::Sender<Result<J::Done, Fault>>,
-    /// Set once a lock was in its way.
+    /// Set once a lock has blocked it.
     lock: Option<LockWait>,
 }
 
-/// Where jobs of a kind go. When the last is dropped, what waits is done, and the workers end.
+/// The queue for jobs of one kind. When the last clone is dropped, waiting jobs are done, and the workers end.
 pub(super) struct Queue<J: Job>(mpsc::Sender<Waiting<J>>);
 
-/// Jobs that may wait for a batch. More would only wait longer here than with their callers, who can still give up.
+/// Jobs that may wait for a batch. More would only wait here instead of with their callers, who can still give up.
 const QUEUE_JOBS_MAX: usize = 4_096;
-/// How many jobs share a statement at most in whose way a lock was before: each may take its time, about a millisecond, to
-/// find that it still is.
+/// How many jobs that a lock has blocked share a statement at most: each may take about a millisecond to find that the
+/// lock is still held.
 const LOCKED_RECORDS_MAX: usize = 16;
-/// How many bytes share a statement at most, unless one job alone has more.
+/// The most bytes in one statement, unless one job alone has more.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// How often one job may be asked for again.
+/// How often one job may be tried again.
 const TRIES_MAX: u32 = 16;
-/// How long a worker keeps its connection for the next batch: under load it never goes back, which would cost a round
-/// trip each time, and at rest nobody misses it.
+/// How long a worker keeps its connection for the next batch: under load the worker never returns it, which would cost
+/// a round trip each time, and under a low load nobody needs it.
 const KEEP: Duration = Duration::from_millis(5);
 
 impl<J: Job> Queue<J> {
@@ -88,7 +89,7 @@ impl<J: Job> Queue<J> {
         Self(sender)
     }
 
-    /// Has `job` done, and waits for the end of its batch.
+    /// Queues `job`, and waits for the end of its batch.
     pub(super) async fn call(&self, job: J) -> Result<J::Done, Fault> {
         let (reply, replied) = oneshot::channel();
         self.0.send(Waiting { job, reply, lock: None }).await.map_err(|_| ended())?;
@@ -110,7 +111,7 @@ fn ended() -> Fault {
 
 struct Worker<J: Job> {
     queue: Arc<Mutex<mpsc::Receiver<Waiting<J>>>>,
-    /// For jobs that are asked for again later.
+    /// A sender for jobs that are tried again later.
     again: mpsc::WeakSender<Waiting<J>>,
     shared: Arc<Shared>,
     metrics: BatchMetrics,
@@ -133,10 +134,10 @@ impl<J: Job> Worker<J> {
         }
     }
 
-    /// Takes all that waits; `None` if nothing has come for as long as `keep`.
+    /// Takes all waiting jobs; `None` if nothing has arrived for as long as `keep`.
     async fn next(&self, jobs: &mut Vec<Waiting<J>>, keep: Duration) -> Option<usize> {
-        // The wait for the lock counts too: whoever has it may wait for ever. It is let go before the work, so that
-        // another worker takes what comes next.
+        // The time limit includes the wait for the lock, whose holder may wait for ever. The lock is released before
+        // the work, so that another worker takes the next jobs.
         let receiving = async { self.queue.lock().await.recv_many(jobs, self.jobs_max()).await };
         timeout(keep, receiving).await.ok()
     }
@@ -146,9 +147,9 @@ impl<J: Job> Worker<J> {
     }
 
     async fn work(&self, jobs: &mut Vec<Waiting<J>>, link: &mut Option<Link>) {
-        // Nobody waits for these any more, and they were not begun.
+        // Nobody waits for these any more, and they have not begun.
         jobs.retain(|waiting| !waiting.reply.is_closed());
-        // Those in whose way a lock was go by themselves, so that it is in nobody else's.
+        // Jobs that a lock has blocked go separately, so that the lock does not block others.
         jobs.sort_by_key(|waiting| (waiting.lock.is_some(), waiting.job.id()));
         while !jobs.is_empty() {
             let together = fitting(jobs);
@@ -159,7 +160,7 @@ impl<J: Job> Worker<J> {
 
     async fn batch(&self, batch: Vec<Waiting<J>>, link: &mut Option<Link>) {
         let Err((fault, batch)) = self.attempt(batch, link).await else { return };
-        // One of them may have spoilt it for all; whatever failed so has done nothing.
+        // One of them may have made all fail; a statement that failed in this way has done nothing.
         let alone = batch.len() > 1 && fault.kind != ErrorKind::NotKnown && fault.code.is_some();
         for waiting in batch {
             let failed =
@@ -170,7 +171,7 @@ impl<J: Job> Worker<J> {
         }
     }
 
-    /// Answers all, or hands them back with the reason.
+    /// Replies to all, or returns them with the reason.
     async fn attempt(
         &self,
         mut batch: Vec<Waiting<J>>,
@@ -211,7 +212,7 @@ impl<J: Job> Worker<J> {
         Err((Fault::new(ErrorKind::Unavailable, "the record came and went on every try"), batch))
     }
 
-    /// Has a job done later, in whose way a lock is. Meanwhile it takes no connection.
+    /// Runs a job later that a lock blocks. Meanwhile it holds no connection.
     fn postpone(&self, mut waiting: Waiting<J>) {
         let wait = waiting.lock.get_or_insert_with(LockWait::begin);
         let pause = match wait.pause(self.shared.options.statement_max) {
@@ -230,12 +231,12 @@ impl<J: Job> Worker<J> {
 
 impl<J: Job> Waiting<J> {
     fn answer(self, reply: Result<J::Done, Fault>) {
-        // Whoever is gone will ask again, or not.
+        // A caller that is gone may ask again.
         let _ = self.reply.send(reply);
     }
 }
 
-/// How many of the first jobs go in one statement.
+/// How many of the first jobs share one statement.
 fn fitting<J: Job>(jobs: &[Waiting<J>]) -> usize {
     let mut bytes = 0;
     let locked = jobs.first().is_some_and(|waiting| waiting.lock.is_some());

@@ -24,7 +24,7 @@ impl ClaimJob {
     }
 }
 
-/// `keylatch.claim`: a new record was made; a lock was in the way.
+/// The flags of `keylatch.claim`: it created a new record; a lock blocked it.
 const MADE: i16 = 1;
 const LOCKED: i16 = 2;
 
@@ -68,7 +68,7 @@ impl Job for ClaimJob {
                 (_, None) => {}
             }
         }
-        // Of several claims of one key, all but one find the record that the one has made.
+        // Of several claims of one key, one creates the record and the others find it.
         for job in jobs() {
             if let Some(now) = after.made.get(&job.claim.owner) {
                 after.stored.entry(job.id).or_insert_with(|| (Ok(Some(made(&job.claim, *now))), *now));
@@ -78,13 +78,13 @@ impl Job for ClaimJob {
     }
 }
 
-/// What a batch of claims led to.
+/// The result of a batch of claims.
 struct After {
-    /// What is stored now, and when it was read.
+    /// The current records, and when they were read.
     stored: HashMap<RecordId, (Result<Option<Record>, Fault>, Timestamp)>,
-    /// Whose claims made new records, and when.
+    /// The claims that created new records, and when.
     made: HashMap<Owner, Timestamp>,
-    /// Whose claims met a lock.
+    /// The claims that a lock blocked.
     locked: HashSet<Owner>,
 }
 
@@ -105,7 +105,7 @@ impl After {
     }
 }
 
-/// The record that a claim of an absent key makes.
+/// The record of a claim of an absent key.
 fn made(claim: &Claim, now: Timestamp) -> Record {
     match machine::claim(None, claim, now) {
         Claimed::Won(record) => record,

@@ -1,4 +1,4 @@
-//! What can go wrong, and what it means.
+//! Errors, and what they mean for the caller.
 
 use std::sync::Arc;
 use std::{fmt, io};
@@ -7,7 +7,7 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use keylatch_core::store::{Error, ErrorKind};
 
-/// Why a store could not be opened, or its schema not be brought up to date.
+/// Why a store could not be opened, or its schema could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -18,25 +18,25 @@ pub enum OpenError {
     /// The server could not be reached, or refused.
     #[error("cannot use the PostgreSQL server: {0}; check its address, user and password, and that it runs")]
     Server(#[source] sqlx::Error),
-    /// The server could not be talked to in TLS, or is not who it should be.
+    /// TLS with the server failed, or its certificate could not be verified.
     #[error(
         "the PostgreSQL server could not be verified: {0}; check sslmode, sslrootcert (the authority that signed its \
          certificate) and the host name in its address"
     )]
     Tls(#[source] sqlx::Error),
-    /// What is there is not the server but a pooler that gives each transaction another connection.
+    /// A pooler is in front of the server and gives each transaction another connection.
     #[error("a pooler is in front of the PostgreSQL server: {0}; see Options::with_transaction_pooling")]
     Pooler(#[source] sqlx::Error),
-    /// The role may not read the schema, or not make a part of it.
+    /// The role may not read the schema, or may not create a part of it.
     #[error("{0}; call keylatch::postgres::grant for this role, or migrate with one that may create in the database")]
     NotGranted(#[source] sqlx::Error),
-    /// The server is a standby: what it has may be old, and nothing can be written there.
+    /// The server is a standby: its data may be old, and nothing can be written there.
     #[error("the PostgreSQL server is a standby; give the address of the primary")]
     Standby,
-    /// [`Replay::Synced`](super::Replay::Synced) was asked for, and this is missing for it.
+    /// [`Replay::Synced`](super::Replay::Synced) was requested, and this is missing for it.
     #[error("replays cannot wait for standbys: {0}")]
     NotSynchronous(&'static str),
-    /// The schema is older than this version needs, or not there, and this role may not change it.
+    /// The schema is older than this version needs, or does not exist, and this role may not change it.
     #[error(
         "the schema {schema:?} has version {found} (0 means none), and this process needs version {needed}; call \
          keylatch::postgres::migrate, and then grant, with a role that may create in it"
@@ -72,7 +72,7 @@ impl From<sqlx::Error> for OpenError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
             sqlx::Error::Tls(_) => Self::Tls(error),
-            // What rustls says of a certificate.
+            // The error of rustls for a certificate.
             sqlx::Error::Io(cause) if cause.kind() == io::ErrorKind::InvalidData => Self::Tls(error),
             sqlx::Error::Database(cause) if cause.code().as_deref() == Some("42501") => Self::NotGranted(error),
             sqlx::Error::Database(cause) if cause.code().is_some_and(|code| POOLER.contains(&&*code)) => {
@@ -83,15 +83,15 @@ impl From<sqlx::Error> for OpenError {
     }
 }
 
-/// What PgBouncer says of a parameter that it does not know, and a server of a prepared statement that is not there, or
-/// there already: it was prepared on another connection.
+/// The errors of PgBouncer for a parameter that it does not know, and of a server for a prepared statement that does
+/// not exist, or exists already, because it was prepared on another connection.
 const POOLER: [&str; 3] = ["08P01", "26000", "42P05"];
 
 /// A failure of one of the store's statements. It can be told to everyone in a batch.
 #[derive(Debug, Clone)]
 pub(super) struct Fault {
     pub(super) kind: ErrorKind,
-    /// The SQLSTATE, where the server said one.
+    /// The SQLSTATE, if the server sent one.
     pub(super) code: Option<Arc<str>>,
     /// Whether the connection is gone, or leads to a standby, so that the same statement may be tried on another.
     pub(super) disconnected: bool,
@@ -100,12 +100,12 @@ pub(super) struct Fault {
     what: Arc<str>,
 }
 
-/// What is known of a statement that failed without a word of the server.
+/// What is known of a statement that failed without a reply of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// It has no effect that would last: it reads, or its transaction was not committed.
+    /// It has no lasting effect: it reads, or its transaction was not committed.
     Harmless,
-    /// It may have been done.
+    /// It may have been executed.
     Perhaps,
 }
 
@@ -119,23 +119,23 @@ impl Fault {
         Self { unanswered: true, ..Self::new(sent.unanswered(), "the server took too long to execute a statement") }
     }
 
-    /// A connection that broke before a statement that has no effect was done.
+    /// A connection that broke before a statement without an effect was done.
     pub(super) fn disconnected(what: impl Into<Arc<str>>) -> Self {
         Self { disconnected: true, ..Self::new(ErrorKind::Unavailable, what) }
     }
 
-    /// All connections lead to a standby, a new one too.
+    /// All connections lead to a standby, even a new one.
     pub(super) fn standby() -> Self {
         Self::new(ErrorKind::Unavailable, format!("PostgreSQL refused{STANDBY}"))
     }
 
-    /// What `error` means for a statement that may have had an effect or not.
+    /// What `error` means for a statement, which may or may not have had an effect.
     pub(super) fn of(error: &sqlx::Error, sent: Sent) -> Self {
         use sqlx::Error as E;
         let (kind, disconnected) = match error {
             E::Database(database) => {
                 let error = database.downcast_ref::<PgDatabaseError>();
-                // After a fatal error the connection is closed; a commit may have been done before.
+                // After a fatal error the connection is closed; a commit may have been executed before.
                 let fatal = matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
                 return Self::of_server(Some(error.code()), error.message(), fatal, sent);
             }
@@ -149,8 +149,8 @@ impl Fault {
         Self { disconnected, ..Self::new(kind, error.to_string()) }
     }
 
-    /// What an error of the server's means. See <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
-    /// Not every client passes its code on; without one it may be one that passes.
+    /// What an error of the server means. See <https://www.postgresql.org/docs/current/errcodes-appendix.html>. Not
+    /// every client passes its code on; without a code the error counts as one that may pass.
     pub(super) fn of_server(code: Option<&str>, message: &str, fatal: bool, sent: Sent) -> Self {
         let Some(code) = code else {
             return Self::new(ErrorKind::Unavailable, format!("PostgreSQL: {message}"));
@@ -160,8 +160,8 @@ impl Fault {
             _ if fatal => sent.unanswered(),
             // A connection that broke between here and the server, as PgBouncer reports it.
             ("08", _) => sent.unanswered(),
-            // A standby; rolled back for another's sake; out of space or connections; stopped; a lock not had in time;
-            // the schema changed under a prepared statement.
+            // A standby; rolled back because of another transaction; out of space or connections; stopped; a lock not
+            // granted in time; the schema changed under a prepared statement.
             (_, "25006" | "0A000" | "55P03") | ("40" | "53" | "57" | "58", _) => ErrorKind::Unavailable,
             ("XX", "XX001" | "XX002") => ErrorKind::Corrupt,
             ("XX", _) => ErrorKind::Unavailable,

@@ -3,8 +3,8 @@
 use keylatch_core::RecordId;
 use sha2::{Digest as _, Sha256};
 
-/// The locks of the keys in one schema. Advisory locks belong to a database, so the schema is a part of their numbers: of
-/// two stores in one database, neither holds up the other.
+/// The locks of the keys in one schema. Advisory locks belong to a database, so the schema is part of their numbers:
+/// two stores in one database do not block each other.
 #[derive(Debug)]
 pub(super) struct KeyLocks {
     schema: i64,

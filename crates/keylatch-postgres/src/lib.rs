@@ -1,7 +1,7 @@
 //! The PostgreSQL store: the store of truth for a fleet.
 //!
-//! Any number of processes share one database. It decides every claim, by its own clock, at READ COMMITTED: a unique key
-//! and conditional updates, nothing else.
+//! Any number of processes share one database. It decides every claim, by its own clock, at READ COMMITTED, with only a
+//! unique key and conditional updates.
 //!
 //! ```text
 //!  claims       ┐ those that arrive together
@@ -10,12 +10,12 @@
 //! ```
 //!
 //! - **On a lease**, a claim and a completion are a round trip each, and many share a statement and a commit.
-//! - **`Atomic`**: the handler's [`Tx`](keylatch_core::Tx) is a transaction of the same pool, in which any code for sqlx works.
-//!   The record is written once, at its end. Beside the handler's own statements that is two round trips: a look, and
-//!   the record. A lock that is tried, and never waited for, keeps duplicates out meanwhile.
-//! - **Statements are plain**, in files of their own. What takes several steps on the server, or is done in batches, is a
-//!   function in Keylatch's schema: so what is checked after a wait is checked on what was committed by then, and its plan
-//!   stays what it is while the table grows.
+//! - **`Atomic`**: the handler's [`Tx`](keylatch_core::Tx) is a transaction of the same pool, in which any code for
+//!   sqlx works. The record is written once, at its end. This adds two round trips to the handler's own statements: a
+//!   look, and the record. Meanwhile a lock that is tried, and never waited for, keeps duplicates out.
+//! - **Statements are plain SQL**, in their own files. What takes several steps on the server, or is done in batches,
+//!   is a function in Keylatch's schema: so a check after a wait sees what was committed by then, and the plan stays
+//!   the same while the table grows.
 //!
 //! What a role needs, how to run it behind PgBouncer, and what a failover does: see the
 //! [manual](https://docs.rs/keylatch/latest/keylatch/manual/postgres_operations/).
@@ -73,7 +73,7 @@ use keylatch_core::store::Durability;
 
 /// A store in a PostgreSQL database. A clone is the same store.
 ///
-/// It belongs to the runtime on which it was made.
+/// It belongs to the runtime on which it was opened.
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
@@ -82,7 +82,7 @@ pub struct Store {
     looks: Queue<LookJob>,
 }
 
-/// What all parts of a store use.
+/// Shared by all parts of a store.
 struct Shared {
     links: Links,
     statements: Statements,
@@ -90,7 +90,7 @@ struct Shared {
     options: Options,
     durability: Durability,
     sweeps: BatchMetrics,
-    /// Where the next sweep goes on: when the last record was due that one has changed, if there may be more.
+    /// Where the next sweep continues: when the last changed record was due, if there may be more.
     swept_to: Mutex<Option<i64>>,
 }
 
@@ -132,7 +132,7 @@ impl Store {
         })
     }
 
-    /// The pool, for queries of the caller's own.
+    /// The pool, for the caller's own queries.
     pub fn pool(&self) -> &PgPool {
         self.shared.links.pool()
     }
@@ -154,7 +154,7 @@ impl Shared {
     }
 }
 
-/// A span as the database has it. One that it cannot hold reaches past the end of time anyway.
+/// A span for the database. A span that it cannot store reaches past the last instant anyway.
 fn span_ms(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }

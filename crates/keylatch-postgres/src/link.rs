@@ -1,4 +1,4 @@
-//! A connection of the pool, and the bounds within which it is used.
+//! A connection of the pool, and the limits on its use.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,27 +18,27 @@ use super::options::Options;
 use super::sql::Statement;
 use keylatch_core::store::ErrorKind;
 
-/// Where connections come from.
+/// The source of connections.
 #[derive(Debug)]
 pub(super) struct Links {
     pool: PgPool,
     connect_max: Duration,
     statement_max: Duration,
-    /// What begins the transaction in which each statement goes, where it goes in one of its own.
+    /// The statement that begins the transaction of each statement, if each needs its own.
     wrapped: Option<Statement>,
-    /// Whether a connection has broken, or was to a standby: then others in the pool may be so too, and are asked before
-    /// they are used.
+    /// Whether a connection has broken, or was to a standby: then the same may be true of others in the pool, and they
+    /// are checked before use.
     suspicious: AtomicBool,
     /// Why the last attempt to connect failed, if it did.
     outage: Mutex<Option<Fault>>,
-    /// Held by the one who tries again then.
+    /// Held by the caller that tries again then.
     trying: tokio::sync::Mutex<()>,
     /// A permit for each handler that may have a transaction.
     handlers: Arc<Semaphore>,
     handlers_max: usize,
 }
 
-/// A connection. One that is dropped with a transaction open, or in doubt, is closed instead of going back.
+/// A connection. If it is dropped with a transaction open or in doubt, it is closed instead of being returned.
 #[derive(Debug)]
 pub(super) struct Link {
     conn: PoolConnection<Postgres>,
@@ -49,7 +49,7 @@ pub(super) type PgQuery<'q> = Query<'q, Postgres, PgArguments>;
 
 /// How long a server may take to refuse a connection.
 const PROBE_MAX: Duration = Duration::from_millis(250);
-/// How often a statement is tried whose connection breaks: on that one, and on one that has just answered.
+/// How often a statement is tried if its connection breaks: on that connection, and on one that has just answered.
 const TRIES: u32 = 2;
 
 impl Links {
@@ -81,7 +81,7 @@ impl Links {
         self.pool.size() >= self.pool.options().get_max_connections()
     }
 
-    /// The turn of a handler to have a transaction, within the time for a connection.
+    /// A handler's permit for a transaction, within the time for a connection.
     pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Fault> {
         match timeout(self.connect_max, self.handlers.clone().acquire_owned()).await {
             Ok(turn) => Ok(turn.expect("nobody closes it")),
@@ -89,7 +89,7 @@ impl Links {
         }
     }
 
-    /// Why there is no connection to be had while the server is there.
+    /// Why there is no connection although the server is up.
     fn used_up(&self) -> Fault {
         let handlers = self.handlers_max - self.handlers.available_permits();
         let max = self.pool.options().get_max_connections();
@@ -113,8 +113,8 @@ impl Links {
         }
     }
 
-    /// A connection, within the time for that. While none can be made, one caller at a time tries, and the others fail
-    /// at once.
+    /// A connection, within the time for that. While no new one can be made, one caller at a time tries, and the others
+    /// fail at once.
     pub(super) async fn link(&self) -> Result<Link, Fault> {
         let outage = self.outage.lock().clone();
         let _trying = match outage {
@@ -127,16 +127,17 @@ impl Links {
         };
         match &linked {
             Ok(_) => *self.outage.lock() = None,
-            // Connections that are used up, the pool's or the server's, are no outage: one may be given back at any time.
+            // If all connections of the pool or the server are in use, that is not an outage: one may be returned at
+            // any time.
             Err(fault) if self.is_full() || fault.has_code("53300") => {}
             Err(fault) => *self.outage.lock() = Some(fault.clone()),
         }
         linked
     }
 
-    /// A connection that leads to a primary; `None` if the pool has none in its own time.
+    /// A connection that leads to a primary; `None` if the pool has none in time.
     async fn answering(&self) -> Option<Result<Link, Fault>> {
-        // All that are open may lead to where the primary was. A new one goes to where the address leads now.
+        // All open connections may lead to the former primary. A new one goes where the address leads now.
         let mut old = self.pool.size();
         loop {
             let conn = match self.pool.acquire().await {
@@ -151,7 +152,7 @@ impl Links {
             match link.leads_to_standby().await {
                 Ok(false) => {
                     link.fit = true;
-                    // None is left from before but those that have answered since.
+                    // The only older connections left are those that have answered since.
                     if self.pool.num_idle() == 0 {
                         self.suspicious.store(false, Ordering::Relaxed);
                     }
@@ -225,7 +226,7 @@ impl Links {
         }
     }
 
-    /// Notes what a failure says of the connection, and of those beside it.
+    /// Notes what a failure means for the connection and for others in the pool.
     fn judge<T>(&self, link: &mut Link, done: Result<T, Fault>) -> Result<T, Fault> {
         if let Err(fault) = &done
             && (fault.disconnected || fault.unanswered)
@@ -237,7 +238,7 @@ impl Links {
     }
 }
 
-/// The rows, unless they say that they are a standby's: what that has may be old. What writes is refused there anyway.
+/// The rows, unless they come from a standby, whose data may be old. A standby refuses writes anyway.
 fn of_primary(rows: Vec<PgRow>) -> Result<Vec<PgRow>, Fault> {
     match rows.first().map(|row| row.try_get("standby")) {
         Some(Ok(true)) => Err(Fault::of_server(Some("25006"), "this server is a standby", false, Sent::Harmless)),
@@ -245,14 +246,14 @@ fn of_primary(rows: Vec<PgRow>) -> Result<Vec<PgRow>, Fault> {
     }
 }
 
-/// Why the server at `address` refuses a connection, if it does so at once: the pool, which tries again until its time is
-/// up, does not say.
+/// Why the server at `address` refuses a connection, if it does so at once: the pool tries again until its time is up
+/// and does not report this.
 pub(super) async fn refusal(address: &PgConnectOptions, connect_max: Duration) -> Option<sqlx::Error> {
     timeout(connect_max.min(PROBE_MAX), address.connect()).await.ok()?.err()
 }
 
 impl Link {
-    /// What a handler gets, while a transaction is open.
+    /// The connection for a handler, while a transaction is open.
     pub(super) fn conn(&self) -> &PgConnection {
         &self.conn
     }
@@ -266,7 +267,7 @@ impl Link {
         Manager::get_transaction_depth(&self.conn) == 1
     }
 
-    /// Asks what is at the other end, in one round trip.
+    /// Asks which server is at the other end, in one round trip.
     async fn leads_to_standby(&mut self) -> sqlx::Result<bool> {
         sqlx::raw_sql("SELECT pg_is_in_recovery()").fetch_one(&mut *self.conn).await?.try_get(0)
     }

@@ -1,5 +1,5 @@
-//! Records on which another transaction has a lock. They are asked for again, at intervals, without a connection: a
-//! statement waits for a lock no longer than a commit usually takes, or not at all.
+//! Records on which another transaction has a lock. Calls for them are tried again at intervals, without holding a
+//! connection: a statement waits for a lock no longer than a commit usually takes, or not at all.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::rows::{damaged, get};
 use keylatch_core::Timestamp;
 use keylatch_core::store::{Applied, ErrorKind};
 
-/// How long a lock is waited for in all, unless a statement may take less: locks of the store's own last milliseconds.
+/// The longest wait for a lock in total, unless a statement may take less: the store's own locks last milliseconds.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// The pauses between tries: at first, and at the most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
@@ -27,7 +27,7 @@ impl LockWait {
         Self { since: Instant::now(), pause: PAUSE.0 }
     }
 
-    /// How long to wait before the next try. An error if it has been long enough; nothing was written then.
+    /// How long to wait before the next try. An error if the wait is over; then nothing was written.
     pub(super) fn pause(&mut self, statement_max: Duration) -> Result<Duration, Fault> {
         if self.since.elapsed() + self.pause > WAIT_MAX.min(statement_max) {
             let what = "another transaction holds a lock on the record; pg_locks and pg_stat_activity show which";
@@ -40,8 +40,8 @@ impl LockWait {
 }
 
 impl Shared {
-    /// Runs a statement by itself that writes one record under a condition, and says whether it did: null for a record
-    /// that another transaction has locked.
+    /// Runs a single statement that writes one record under a condition, and returns whether it did. The statement
+    /// returns null for a record that another transaction has locked.
     pub(super) async fn write<'q>(&self, query: impl Fn() -> PgQuery<'q>) -> Result<Applied, Fault> {
         let mut wait = LockWait::begin();
         loop {

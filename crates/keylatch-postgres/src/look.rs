@@ -1,4 +1,4 @@
-//! Looks before attempts in a transaction, in batches: a replay is no more than that, and takes no connection of its own.
+//! Looks before attempts in a transaction, in batches. A replay needs only a look, and takes no connection of its own.
 
 use super::Shared;
 use super::batch::{Job, Reply, Waiting};
@@ -22,7 +22,7 @@ impl LookJob {
 impl Job for LookJob {
     type Done = ReplyRow;
     const OPERATION: &'static str = "look";
-    /// More would not make it cheaper by much, and those whose turn comes first wait for the last.
+    /// More would not make it much cheaper, and the first would wait for the last.
     const RECORDS_MAX: usize = 32;
 
     fn id(&self) -> RecordId {

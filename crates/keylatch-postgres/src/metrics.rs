@@ -12,7 +12,7 @@ impl BatchMetrics {
         Self { operation }
     }
 
-    /// Notes a batch of so many records that was begun at `started`.
+    /// Notes a batch of this many records that began at `started`.
     pub(super) fn record(&self, records: usize, started: Instant) {
         let operation = self.operation;
         #[expect(clippy::cast_precision_loss, reason = "a batch has a few hundred records")]

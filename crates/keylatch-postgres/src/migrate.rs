@@ -1,4 +1,4 @@
-//! The schema, and how it gets there.
+//! The schema, and its migrations.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use super::error::OpenError;
 use super::options::Options;
 use super::sql::{Statement, begin_own, in_schema};
 
-/// The versions of the schema, from the first. What was released is never changed: statements name their columns, and a
-/// function that a released version calls keeps its name, its arguments and its meaning. So processes of both versions can
-/// run, and restart, while one is rolled out that adds a column.
+/// The versions of the schema, from the first. A released version is never changed: statements name their columns, and
+/// a function that a released version calls keeps its name, its arguments and its meaning. So processes of both
+/// versions can run, and restart, during the rollout of a version that adds a column.
 const VERSIONS: [Version; 1] = [Version {
     min_reader: 1,
     statements: &[include_str!("schema/v1/tables.sql"), include_str!("schema/v1/functions.sql")],
@@ -20,14 +20,14 @@ const VERSIONS: [Version; 1] = [Version {
 
 /// One version of the schema.
 struct Version {
-    /// The lowest version that a process may know and still use it. It stays what it was while the statements only add
-    /// tables, indexes, functions, and columns that may be absent.
+    /// The lowest version that a process must know to use it. It does not change while the statements only add tables,
+    /// indexes, functions, and columns that may be NULL.
     min_reader: i32,
-    /// What leads to it from the one before.
+    /// The statements that lead to it from the previous version.
     statements: &'static [&'static str],
 }
 
-/// What is there; 0 for nothing.
+/// The schema in the database; 0 for none.
 #[derive(Debug, Clone, Copy, Default)]
 struct SchemaVersion {
     version: i32,
@@ -41,14 +41,15 @@ const APPLIED: &str = "INSERT INTO keylatch.schema_version (version, min_reader)
 #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "there will be few")]
 pub const SCHEMA_VERSION: i32 = VERSIONS.len() as i32;
 
-/// How long a migration may take, the wait for another process's included.
+/// How long a migration may take, including the wait for another process.
 const MIGRATION_MAX: Duration = Duration::from_secs(120);
 
-/// The advisory lock of those who migrate: any number that nobody else uses. Schemas of one database take turns.
+/// The advisory lock for migrations: any number that nobody else uses. Schemas of one database take turns.
 const MIGRATION_LOCK: i64 = 0x6b65_796c_6174_6368;
 
-/// Brings the schema of `options` up to date: one of many who try at once does it, in one transaction, and the others
-/// wait and find it done. A schema that is up to date is left alone, and then no right is needed but to read it.
+/// Brings the schema of `options` up to date. If many processes try at once, one does it, in one transaction, and the
+/// others wait and find it done. A schema that is up to date is not touched, and then only the right to read it is
+/// needed.
 ///
 /// The role needs the right to create a schema in the database, or to create in the schema if that exists. It owns what
 /// it makes; [`grant`] gives another role what it needs at run time.
@@ -68,8 +69,8 @@ pub async fn migrate(pool: &PgPool, options: &Options) -> Result<(), OpenError> 
     }
 }
 
-/// Grants `role` what a store needs at run time in the schema of `options`, and no more: to read and write records. To
-/// be called by whoever owns the schema, after each [`migrate`]: a later version may need more. It can be called again.
+/// Grants `role` what a store needs at run time in the schema of `options`, and no more: to read and write records. The
+/// owner of the schema calls it after each [`migrate`], because a later version may need more. It can be called again.
 ///
 /// ```no_run
 /// # async fn example(pool: keylatch::postgres::sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
@@ -83,7 +84,7 @@ pub async fn migrate(pool: &PgPool, options: &Options) -> Result<(), OpenError> 
 ///
 /// # Errors
 ///
-/// If the server cannot be used, there is no such role, the schema is not there, or it is another's.
+/// If the server cannot be used, the role or the schema does not exist, or another role owns the schema.
 pub async fn grant(pool: &PgPool, options: &Options, role: &str) -> Result<(), OpenError> {
     options.check()?;
     let mut tx = pool.begin_with(AssertSqlSafe(begin_own(options))).await?;
@@ -91,7 +92,7 @@ pub async fn grant(pool: &PgPool, options: &Options, role: &str) -> Result<(), O
     Ok(tx.commit().await?)
 }
 
-/// What [`grant`] grants `role` in `schema`, as SQL, for those who apply all changes of a database by hand.
+/// What [`grant`] grants `role` in `schema`, as SQL, for teams that apply all database changes by hand.
 ///
 /// # Errors
 ///
@@ -102,12 +103,12 @@ pub fn grant_sql(schema: &str, role: &str) -> Result<String, OpenError> {
     Ok(include_str!("sql/grant.sql").replace(":schema", schema).replace(":role", &role))
 }
 
-/// What makes the tables and functions of this version in `schema`, as SQL: for those who keep all changes of a database
-/// as files (migrations of sqlx, Flyway), or whose administrators apply them by hand. It is to be run once, in one
-/// transaction, in a database in which [`migrate`] has not made the schema. A store that is opened then finds it up to
+/// The SQL that creates the tables and functions of this version in `schema`, for teams that keep database changes as
+/// files (sqlx migrations, Flyway), or whose administrators apply them by hand. Run it once, in one transaction, in a
+/// database in which [`migrate`] has not created the schema. A store that is opened afterwards finds the schema up to
 /// date, and needs no right to create.
 ///
-/// The role that runs it owns what it makes. What another role needs to use it, [`grant_sql`] prints.
+/// The role that runs it owns what it creates. [`grant_sql`] prints what another role needs to use it.
 ///
 /// ```
 /// std::fs::write(
@@ -136,9 +137,9 @@ pub fn schema_sql(schema: &str) -> Result<String, OpenError> {
     Ok(sql)
 }
 
-/// Checks that this build can use the schema that is there, and brings it to the version that it knows where it `may`.
+/// Checks that this build can use the existing schema, and brings it up to date if it `may`.
 pub(super) async fn ensure(conn: &mut PgConnection, options: &Options, may: bool) -> Result<(), OpenError> {
-    // At READ COMMITTED, so that what is looked at after the wait is what whoever had the lock has committed.
+    // At READ COMMITTED, so that a read after the wait sees what the previous holder of the lock has committed.
     let mut tx = conn.begin_with(AssertSqlSafe(begin_own(options))).await?;
     let Some(SchemaVersion { version, .. }) = behind(&mut tx, options).await? else { return Ok(tx.commit().await?) };
     let not_migrated =
@@ -148,9 +149,9 @@ pub(super) async fn ensure(conn: &mut PgConnection, options: &Options, may: bool
     if !may || !allowed.fetch_one(&mut *tx).await? {
         return Err(not_migrated);
     }
-    // One migrates, and whoever else wants to waits and finds it done.
+    // One process migrates, and the others wait and find it done.
     sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(false).bind(MIGRATION_LOCK).execute(&mut *tx).await?;
-    // Another may have done it meanwhile.
+    // Another process may have done it meanwhile.
     if let Some(found) = behind(&mut tx, options).await? {
         let applied = Statement::new(APPLIED, &options.schema);
         for (number, version) in (1..).zip(VERSIONS).skip(found.version.cast_unsigned() as usize) {
@@ -165,7 +166,8 @@ pub(super) async fn ensure(conn: &mut PgConnection, options: &Options, may: bool
     Ok(tx.commit().await?)
 }
 
-/// What is there, if it is older than what this build knows. A later one is left as it is, if this build may use it.
+/// The version in the database, if it is older than this build's. A later one is left as it is, if this build may use
+/// it.
 async fn behind(conn: &mut PgConnection, options: &Options) -> Result<Option<SchemaVersion>, OpenError> {
     let found = find(conn, options).await?;
     let SchemaVersion { version, min_reader } = found;

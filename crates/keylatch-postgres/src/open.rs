@@ -1,4 +1,4 @@
-//! From an address to a store that can be trusted.
+//! Opens a store, and checks that its server can be trusted.
 
 use std::net::IpAddr;
 
@@ -18,10 +18,10 @@ use super::sql::Statements;
 use super::synced::Replay;
 use keylatch_core::store::Durability;
 
-/// A pool for a store of its own.
+/// The store's own pool.
 pub(super) async fn pool(address: PgConnectOptions, options: &Options) -> Result<PgPool, OpenError> {
     let address = if options.transaction_pooling {
-        // Neither prepared statements nor a parameter that PgBouncer does not know.
+        // No prepared statements, and no parameter that PgBouncer does not know.
         address.statement_cache_capacity(0).extra_float_digits(None)
     } else {
         address
@@ -29,10 +29,10 @@ pub(super) async fn pool(address: PgConnectOptions, options: &Options) -> Result
     let pool = PgPoolOptions::new()
         .max_connections(options.connections_max)
         .acquire_timeout(options.connect_max)
-        // A round trip for each use; connections that have broken are found all the same, at the price of one try.
+        // It would cost a round trip for each use; broken connections are found anyway, at the cost of one try.
         .test_before_acquire(false);
     match pool.connect_with(address.clone()).await {
-        // The pool tries again and again where nobody listens, and does not say why in the end.
+        // The pool retries if nobody listens, and does not report why in the end.
         Err(sqlx::Error::PoolTimedOut) => {
             let cause = refusal(&address, options.connect_max).await.unwrap_or(sqlx::Error::PoolTimedOut);
             Err(cause.into())
@@ -41,7 +41,7 @@ pub(super) async fn pool(address: PgConnectOptions, options: &Options) -> Result
     }
 }
 
-/// What all parts of a store use, once its server has been looked at and its schema is there.
+/// The parts that a store shares, after its server was checked and its schema created.
 pub(super) async fn shared(pool: PgPool, options: Options) -> Result<Shared, OpenError> {
     warn_of_strangers(&pool.connect_options());
     if !options.transaction_pooling {
@@ -79,7 +79,7 @@ pub(super) async fn shared(pool: PgPool, options: Options) -> Result<Shared, Ope
     })
 }
 
-/// Warns where whoever is on the way to the server can read and change what goes there.
+/// Warns if someone between here and the server could read and change the traffic.
 fn warn_of_strangers(address: &PgConnectOptions) {
     let verified = matches!(address.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull);
     if !verified && !stays_here(address) {
@@ -92,7 +92,7 @@ fn warn_of_strangers(address: &PgConnectOptions) {
     }
 }
 
-/// Whether a connection does not leave this machine.
+/// Whether a connection stays on this machine.
 fn stays_here(address: &PgConnectOptions) -> bool {
     let host = address.get_host();
     let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
@@ -102,7 +102,7 @@ fn stays_here(address: &PgConnectOptions) -> bool {
         || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
-/// What a server says of itself.
+/// What a server reports about itself.
 struct Server {
     standby: bool,
     /// Whether a commit is on disk when it is acknowledged.
@@ -152,8 +152,8 @@ async fn server(pool: &PgPool, options: &Options) -> Result<Server, OpenError> {
     }
 }
 
-/// Fails where two statements of one connection reach two sessions of the server's: statements that are prepared in one
-/// are not there in the other, or are another's.
+/// Fails if two statements of one connection reach two sessions of the server: a statement that was prepared in one
+/// does not exist in the other, or is a different one.
 async fn refuse_pooler(pool: &PgPool, options: &Options) -> Result<(), OpenError> {
     if pool.options().get_max_connections() < 2 {
         return Ok(());
@@ -163,10 +163,10 @@ async fn refuse_pooler(pool: &PgPool, options: &Options) -> Result<(), OpenError
     };
     let asking = async {
         let mut one = pool.acquire().await?;
-        // Where there is none to be had, it stays unknown.
+        // If there is no second connection, it remains unknown.
         let Ok(Ok(mut other)) = timeout(options.connect_max, pool.acquire()).await else { return Ok(()) };
         let first = session(&mut one).await?;
-        // It takes the session that was just used, if that is to be had.
+        // It takes the session that was just used, if that is free.
         let mut tx = other.begin().await?;
         session(&mut tx).await?;
         let second = session(&mut one).await?;

@@ -16,7 +16,7 @@ use keylatch_core::machine::{Claim, Claimed, Completion, End, Resolution, Terms}
 use keylatch_core::store::{Applied, At, Durability, Error, PAGE_RECORDS_MAX, PageRequest, Swept};
 use keylatch_core::{Lease, Record, RecordId, Scope};
 
-/// How many records a sweep changes in one transaction: few enough that nobody waits for it.
+/// How many records a sweep changes in one transaction: few enough that nobody has to wait for it.
 const SWEEP_RECORDS_MAX: usize = 1_000;
 
 impl keylatch_core::store::Store for Store {
@@ -178,7 +178,7 @@ impl keylatch_core::store::Store for Store {
 }
 
 impl Shared {
-    /// An outcome was written. Where replicas must have it before it is given, they have it.
+    /// Called after an outcome was written: if standbys must have it before it is given, waits until they do.
     async fn completed(&self, applied: Applied) -> Result<Applied, Error> {
         if let Applied::Applied(_) = applied
             && self.options.replay == Replay::Synced
@@ -196,7 +196,7 @@ impl Shared {
         Ok(At { value, now })
     }
 
-    /// Sweeps on from where the last one ended; says whether nothing is left.
+    /// Continues sweeping where the last sweep ended; returns whether nothing is left.
     async fn sweep(&self, limit: usize) -> Result<(Swept, bool), Fault> {
         let started = Instant::now();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -208,14 +208,15 @@ impl Shared {
         let count = |column| Ok::<_, Fault>(usize::try_from(get::<i64>(row, column)?).unwrap_or(0));
         let swept = Swept { tombstoned: count("tombstoned")?, removed: count("removed")?, more: false };
         self.sweeps.record(swept.total(), started);
-        // At the end the next begins anew, with what was passed over because another had it in hand.
+        // At the end the next sweep starts again, with records that were skipped because another transaction had locked
+        // them.
         let at_end = i64::try_from(swept.total()).is_ok_and(|total| total < limit);
         *self.swept_to.lock() = if at_end { None } else { get(row, "reached")? };
         Ok((swept, at_end && from.is_none()))
     }
 }
 
-/// The lowest and the highest identity that there can be.
+/// The lowest and the highest possible identity.
 const LOWEST: RecordId = RecordId::from_bytes([0; 32]);
 const HIGHEST: RecordId = RecordId::from_bytes([0xff; 32]);
 
@@ -228,7 +229,7 @@ fn limit_of(limit: usize) -> i64 {
     i64::try_from(limit.min(PAGE_RECORDS_MAX)).expect("a page is short")
 }
 
-/// The records that were read. Where there are none, there is one row without a record.
+/// The records that were read. If there are none, there is one row without a record.
 fn records(rows: Vec<PgRow>) -> Result<At<Vec<Record>>, Fault> {
     let found: Vec<_> = rows.into_iter().map(ReplyRow::read).collect::<Result<_, _>>()?;
     let now = found.first().ok_or_else(|| damaged("a row is missing"))?.now;

@@ -1,4 +1,4 @@
-//! Claims in a transaction of the caller's own, outside HTTP.
+//! Claims in the caller's own transaction, outside HTTP.
 
 pub(super) mod client;
 #[cfg(feature = "diesel")]
@@ -22,14 +22,14 @@ use keylatch_core::tx::{Entered, InOwn, Seen};
 
 impl Store {
     /// Claims the key for `tx`, a transaction that the caller has begun, of sqlx or [another client](OwnTx): until it
-    /// ends, nobody else runs the request. Then write what is to be written, [complete](Self::complete_in), and commit:
-    /// all of it counts, or nothing.
+    /// ends, nobody else runs the request. Then do your writes, [complete](Self::complete_in), and commit: everything
+    /// is committed, or nothing.
     ///
-    /// It waits for no other transaction: if one has the key, that is the answer. Roll back then before you wait and ask
-    /// again, so that no connection is held meanwhile. [`machine::decide`] says what a record that is held means.
+    /// It never waits for another transaction: if one holds the key, it says so. Then roll back before you wait and ask
+    /// again, so that you hold no connection meanwhile. [`machine::decide`] says what a held record means.
     ///
-    /// The transaction is best at READ COMMITTED, which is the default: a stricter one may fail where a concurrent claim
-    /// of the same key has just ended. Where it has no `idle_in_transaction_session_timeout`, it gets one of
+    /// Use READ COMMITTED, which is the default: at a stricter level the transaction may fail if a concurrent claim of
+    /// the same key has just ended. If it has no `idle_in_transaction_session_timeout`, it gets one of
     /// [`Options::with_handler_pause_max`](super::Options::with_handler_pause_max), so that a process that stops in the
     /// middle does not keep the key.
     ///
@@ -70,11 +70,11 @@ impl Store {
     }
 
     /// Writes the record of what was [claimed](Self::claim_in) in this transaction. It counts once the caller has
-    /// committed. `None` if another has the record after all, on a lease: then roll back, and ask again.
+    /// committed. `None` if another owner has the record on a lease: then roll back and ask again.
     ///
-    /// A commit whose reply is lost may have taken place. [Claim](Self::claim_in) again in a new transaction, and see: the
-    /// record is there; or the transaction has not ended yet, and the key is busy; or the claim wins, for nothing took
-    /// place.
+    /// A commit whose reply is lost may have taken place. [Claim](Self::claim_in) again in a new transaction: either
+    /// the record is there, or the transaction has not ended yet and the key is busy, or the claim wins because nothing
+    /// was committed.
     ///
     /// # Errors
     ///

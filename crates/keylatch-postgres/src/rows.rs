@@ -17,14 +17,14 @@ use keylatch_core::{
 pub(super) struct ReplyRow {
     /// The server's clock.
     pub(super) now: Timestamp,
-    /// What a function says beside the record (`keylatch.found`).
+    /// A function's flag beside the record (`keylatch.found`).
     pub(super) flag: i16,
-    /// Whose row it is, if there is a record: what is stored under this identity may still be another's.
+    /// The identity of the row, if there is a record: what is stored under it may still belong to another.
     pub(super) id: Option<RecordId>,
     row: PgRow,
 }
 
-/// What stands in the database for a guarantee.
+/// The code of a guarantee in the database.
 pub(super) const fn guarantee_code(guarantee: Guarantee) -> i16 {
     match guarantee {
         Guarantee::Atomic => 1,
@@ -55,14 +55,14 @@ impl ReplyRow {
         bytes(get(&self.row, "owner")?).map(Owner::from_bytes)
     }
 
-    /// The record, if there is one, and if it is the one that belongs under its identity.
+    /// The record, if there is one; an error if it does not belong to its identity.
     pub(super) fn record(&self) -> Result<Option<Record>, Fault> {
         let Some(id) = self.id else { return Ok(None) };
         Fields::of(&self.row)?.record(id).map(Some)
     }
 }
 
-/// What a row says of a record, however it was read.
+/// The columns of a record, however they were read.
 pub(super) struct Fields<'r> {
     pub(super) owner: &'r [u8],
     pub(super) epoch: i64,
@@ -110,7 +110,7 @@ impl<'r> Fields<'r> {
         })
     }
 
-    /// The record, if it is the one that belongs under this identity.
+    /// The record; an error if it does not belong to this identity.
     pub(super) fn record(self, id: RecordId) -> Result<Record, Fault> {
         let scope = Scope::new(self.caller)
             .and_then(|scope| scope.for_operation(self.operation))

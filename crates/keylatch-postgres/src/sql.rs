@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Postgres};
 use super::options::Options;
 use super::span_ms;
 
-/// A statement, once it names the store's schema.
+/// A statement with the name of the store's schema.
 #[derive(Debug, Clone)]
 pub(super) struct Statement {
     text: Arc<str>,
@@ -24,8 +24,8 @@ impl Statement {
         Self { text: in_schema(text, schema).into(), kept: true }
     }
 
-    /// One for which the server makes a plan each time: how many rows it reads depends on the parameters and on the table,
-    /// and it is rare, so that the further round trip does not matter.
+    /// A statement that the server plans each time: how many rows it reads depends on the parameters and on the table,
+    /// and it is rare, so the extra round trip does not matter.
     pub(super) fn planned_each_time(text: &str, schema: &str) -> Self {
         Self { kept: false, ..Self::new(text, schema) }
     }
@@ -47,10 +47,11 @@ pub(super) fn in_schema(text: &str, schema: &str) -> String {
         .replace("SCHEMA IF NOT EXISTS keylatch;", &format!("SCHEMA IF NOT EXISTS {schema};"))
 }
 
-/// What begins a transaction, and bounds the pauses and the statements in it; `None` leaves a bound to the server's setting.
+/// The SQL that begins a transaction with limits on its pauses and statements; `None` leaves a limit to the server's
+/// setting.
 fn begin(pause_max: Option<Duration>, statement_max: Option<Duration>) -> String {
     let millis = |span: Option<Duration>| {
-        // Zero would be no bound at all.
+        // Zero would mean no limit.
         span.map_or_else(|| "DEFAULT".to_owned(), |span| span_ms(span).clamp(1, i32::MAX.into()).to_string())
     };
     include_str!("sql/begin.sql")
@@ -58,8 +59,8 @@ fn begin(pause_max: Option<Duration>, statement_max: Option<Duration>) -> String
         .replace(":statement_ms", &millis(statement_max))
 }
 
-/// What begins a transaction of the store's own. Its statements are bounded by whoever waits for them: a limit of the
-/// server's would hold for the commit too, and could end its wait for a standby.
+/// The SQL that begins one of the store's own transactions. The caller limits its statements: a limit on the server
+/// would apply to the commit too, and could end its wait for a standby.
 pub(super) fn begin_own(options: &Options) -> String {
     begin(Some(options.statement_max), None)
 }

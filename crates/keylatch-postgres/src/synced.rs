@@ -1,8 +1,8 @@
 //! `replay = synced`: an answer is given only when its record is known to be on the standbys too.
 //!
 //! With synchronous replication, a commit waits for a standby. That wait can be cancelled, by an operator or with its
-//! connection: the transaction is committed then, and anyone can read it, although a failover would lose it. Whoever
-//! answers from such a record may give an answer that later is gone, and the effect with it.
+//! connection: the transaction is then committed and anyone can read it, although a failover would lose it. An answer
+//! from such a record may later be lost, together with the effect.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use keylatch_core::{Record, State};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Replay {
-    /// Those that are committed on this server. What a failover may lose is what its replication may lose.
+    /// Those that are committed on this server. A failover may lose what its replication may lose.
     #[default]
     Committed,
     /// Those that are known to be on the synchronous standbys too. Each replay that a cache of this process does not
@@ -30,11 +30,11 @@ pub enum Replay {
 
 /// How long to wait for the standbys before saying that the store is unavailable: they are milliseconds behind, or gone.
 const WAIT_MAX: Duration = Duration::from_secs(2);
-/// The pauses between looks: at first, and at the most.
+/// The first and the longest pause between looks.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
 impl Shared {
-    /// Whether `record` may be answered from: waits until it is on the standbys, where that was asked for.
+    /// Whether `record` may be used for an answer: if required, waits until it is on the standbys.
     pub(super) async fn answerable(&self, record: Option<&Record>) -> Result<(), Fault> {
         let completed = matches!(record.map(|record| &record.state), Some(State::Completed { .. }));
         if completed && self.options.replay == Replay::Synced {
@@ -48,7 +48,7 @@ impl Shared {
         self.synced(link).await.map_err(|fault| fault.with_kind(ErrorKind::NotKnown))
     }
 
-    /// Waits until all that is committed by now is on the standbys, where that was asked for.
+    /// If required, waits until everything that is committed now is on the standbys.
     async fn synced(&self, link: &mut Link) -> Result<(), Fault> {
         if self.options.replay == Replay::Committed {
             return Ok(());

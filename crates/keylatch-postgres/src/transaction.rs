@@ -1,7 +1,7 @@
 //! A transaction that is lent to a handler, and committed together with what is recorded in it.
 //!
-//! What is recorded is its caller's: a statement that takes what is to be held as the transaction begins, and one that
-//! writes at its end. Between the two it can be lent any number of times.
+//! The caller chooses what is recorded: a statement that takes a lock when the transaction begins, and one that writes
+//! at its end. Between the two the transaction can be lent any number of times.
 
 use keylatch_core::Timestamp;
 use keylatch_core::failpoint::{self, Point};
@@ -17,26 +17,26 @@ use super::own::client::Call;
 use super::own::instant;
 use super::tx::{Home, Loaned};
 
-/// A transaction that is open.
+/// An open transaction.
 pub(super) struct Transaction<'s> {
     shared: &'s Shared,
     link: Link,
-    /// The place among the handlers that may have a connection. It is free when the connection is.
+    /// The permit of a handler for a connection. It is released with the connection.
     _turn: OwnedSemaphorePermit,
 }
 
 /// How a transaction ended.
 pub(super) enum Ended {
-    /// It is committed, and this is when it recorded.
+    /// It is committed; this is the time of its record.
     Committed(Timestamp),
-    /// Another had recorded before. Nothing is committed.
+    /// Another owner had recorded before. Nothing is committed.
     Lost,
     /// Nothing is committed.
     Misused(Misuse),
 }
 
 impl Shared {
-    /// Begins a transaction with `sql`, in one round trip. `None` if `sql` finds that what it takes is not to be had.
+    /// Begins a transaction with `sql`, in one round trip. `None` if `sql` could not take the lock.
     pub(super) async fn begin(&self, sql: String) -> Result<Option<Transaction<'_>>, Fault> {
         let turn = self.links.turn().await?;
         let mut link = self.links.link().await?;
@@ -52,7 +52,8 @@ impl Shared {
 }
 
 impl Transaction<'_> {
-    /// Lends it to the work that `start` makes, until that ends. `None` if it is not back then, as it was: it is closed.
+    /// Lends it to the work of `start`, until that ends. `None` if it was not returned as it was lent: then it is
+    /// closed.
     pub(super) async fn lend<F: Future>(self, start: impl FnOnce(Loaned) -> F) -> (F::Output, Option<Self>) {
         let Self { shared, link, _turn } = self;
         let (home, loaned) = Home::lend(link);
@@ -61,7 +62,7 @@ impl Transaction<'_> {
         (ended, returned.map(|link| Self { shared, link, _turn }))
     }
 
-    /// Takes back what was written.
+    /// Rolls back what was written.
     pub(super) async fn roll_back(mut self) {
         if let Err(fault) = self.shared.links.rollback(&mut self.link).await {
             tracing::debug!(%fault, "a transaction is rolled back by its connection's end");
@@ -88,7 +89,7 @@ impl Transaction<'_> {
         failpoint::hit(Point::BeforeCommit);
         match links.commit(&mut self.link).await {
             Ok(()) => self.committed(at).await,
-            // A constraint that is checked at the end.
+            // A constraint that is checked at the commit.
             Err(fault) if fault.kind == ErrorKind::Refused && fault.code.is_some() => {
                 let code = fault.code.as_deref();
                 tracing::warn!(code, "PostgreSQL refused the commit of a handler's transaction");
@@ -98,7 +99,7 @@ impl Transaction<'_> {
         }
     }
 
-    /// Takes back what was written, and records in a transaction of its own.
+    /// Rolls back what was written, and records in a separate transaction.
     pub(super) async fn record_only(mut self, record: Call) -> Result<Ended, Fault> {
         let links = &self.shared.links;
         links.rollback(&mut self.link).await?;
@@ -117,13 +118,13 @@ impl Transaction<'_> {
     }
 }
 
-/// What a statement that records replies.
+/// The reply of a statement that records.
 pub(super) enum Recorded {
     /// It has recorded.
     At(Timestamp),
-    /// Another had recorded before.
+    /// Another owner had recorded before.
     Lost,
-    /// It has not, for the transaction is not the one that was begun for it.
+    /// It has not recorded, because the transaction is not the one that was begun for it.
     Ended,
 }
 

@@ -22,16 +22,16 @@ impl Database for Postgres {
     type Handle = Loaned;
 }
 
-/// What a `keylatch::Tx<Postgres>` is made of: the connection, and the place to which it goes back.
+/// What a `keylatch::Tx<Postgres>` wraps: the connection, and the place to which it returns.
 ///
-/// The transaction is a connection of sqlx: `sqlx::query(…).execute(&mut *tx)`. So is what it gives to code that takes
-/// a `&mut PgConnection`; a `begin` on it is a savepoint.
+/// The transaction is a sqlx connection: `sqlx::query(…).execute(&mut *tx)`. It works with any code that takes a
+/// `&mut PgConnection`; a `begin` on it is a savepoint.
 ///
-/// It has the key, so nobody else runs this request meanwhile. The handler may await anything else too, within
-/// [the bounds](super::Options::with_handler_pause_max); a connection of the pool is its own as long as it runs.
+/// It holds the key, so nobody else runs this request meanwhile. The handler may also await anything else, within
+/// [the limit](super::Options::with_handler_pause_max); it holds a connection of the pool while it runs.
 ///
-/// It must come back when the handler ends: one that was moved to another task, or leaked, is rolled back, and the answer
-/// is a 500.
+/// It must be returned when the handler ends: if it was moved to another task or leaked, it is rolled back, and the
+/// answer is a 500.
 #[derive(Debug)]
 pub struct Loaned {
     link: Option<Link>,
@@ -62,7 +62,7 @@ impl Drop for Loaned {
     }
 }
 
-/// Where a connection goes back to.
+/// The place to which a connection returns.
 #[derive(Debug, Clone)]
 pub(super) struct Home(Arc<Mutex<Place>>);
 
@@ -70,19 +70,19 @@ pub(super) struct Home(Arc<Mutex<Place>>);
 enum Place {
     Empty,
     Returned(Link),
-    /// Nobody waits any more: what comes now is rolled back.
+    /// Nobody waits any more: a connection that returns now is rolled back.
     Closed,
 }
 
 impl Home {
-    /// Lends `link`, which has a transaction open.
+    /// Lends `link`, which has an open transaction.
     pub(super) fn lend(link: Link) -> (Self, Loaned) {
         let home = Self(Arc::new(Mutex::new(Place::Empty)));
         let loaned = Loaned { link: Some(link), home: home.clone() };
         (home, loaned)
     }
 
-    /// What was lent, if it is back. From now on it is too late.
+    /// The lent connection, if it has returned. After this it is too late.
     pub(super) fn close(&self) -> Option<Link> {
         match std::mem::replace(&mut *self.0.lock(), Place::Closed) {
             Place::Returned(link) => Some(link),

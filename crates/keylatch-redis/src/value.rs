@@ -44,12 +44,12 @@ pub(super) type Header = [u8; HEADER_BYTES];
 
 pub(super) const HEADER_BYTES: usize = 54;
 
-/// The longest time to live of a key: a hundred years, which no clock of a server runs over at. A record that is not to go
-/// gets it, for its key must have an end.
+/// The longest time to live of a key: a hundred years, which stays within the range of a server's clock. A record that
+/// is to stay gets it, because its key must have an end.
 pub(super) const KEEP_MS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1_000;
 
 const FORMAT: u8 = 2;
-/// What no release wrote.
+/// A format that no release wrote.
 const FORMAT_BEFORE_RELEASE: u8 = 1;
 const RUNNING: u8 = b'R';
 const COMPLETED: u8 = b'C';
@@ -59,7 +59,7 @@ const NEVER: i64 = i64::MIN;
 const REVISION_AT: usize = 2;
 const OWNED_AT: usize = 6;
 const ENDS_AT: usize = 30;
-/// Where `created_at` stands: behind the header, the length of the identity and the fingerprint.
+/// The offset of `created_at`: after the header, the length of the identity and the fingerprint.
 const CREATED_AT: usize = HEADER_BYTES + 2 + 32;
 
 /// Why the bytes of a value are not a record. It names the record by its identity, never by its key.
@@ -97,13 +97,14 @@ impl From<Damaged> for Error {
 
 // ---- Reading -------------------------------------------------------------------------------------------
 
-/// The record, if it can be read without its key's end: if it does not run.
+/// The record, if it can be read without the expiry of its key, which means that it is not running.
 pub(super) fn decode_final(id: RecordId, bytes: &[u8]) -> Result<Option<StoredValue>, Damaged> {
     let runs = bytes.first_chunk() == Some(&[FORMAT, RUNNING]);
     if runs { Ok(None) } else { decode(id, bytes, None).map(Some) }
 }
 
-/// Reads a value as the record of `id`, whose key goes at `end`. The record's own scope and key say whether it is.
+/// Reads a value as the record of `id`, whose key expires at `end`. The record's own scope and key are checked against
+/// `id`.
 pub(super) fn decode(id: RecordId, bytes: &[u8], end: Option<Timestamp>) -> Result<StoredValue, Damaged> {
     let found = decode_record(bytes, end).map_err(|why| Damaged { id, why })?;
     if found.record.id() != id {
@@ -166,7 +167,7 @@ fn decode_record(bytes: &[u8], end: Option<Timestamp>) -> Result<StoredValue, Wh
     Ok(StoredValue { record, header, since })
 }
 
-/// How long the key of a running record stays that is free for anyone after this span, in milliseconds.
+/// How long the key of a running record stays, in milliseconds, if the record is free for anyone after this span.
 fn keep_of(free: Option<i64>) -> i64 {
     free.unwrap_or(KEEP_MS_MAX).clamp(1, KEEP_MS_MAX)
 }
@@ -175,7 +176,7 @@ fn after(since: Timestamp, span: i64) -> Timestamp {
     Timestamp::from_millis(since.as_millis().saturating_add(span))
 }
 
-/// What is left to read.
+/// The bytes that are left to read.
 struct Reader<'b>(&'b [u8]);
 
 impl<'b> Reader<'b> {
@@ -206,18 +207,18 @@ fn millis(stored: [u8; 8]) -> Option<i64> {
 /// The bytes of a record, and how long their key stays.
 pub(super) struct Value {
     pub(super) bytes: Vec<u8>,
-    /// From the time from which the spans of a running record count, or from now, in milliseconds.
+    /// In milliseconds, from the start of a running record's spans, or from now.
     pub(super) keep_ms: i64,
 }
 
-/// The value of the first claim of a run, whose times count from when the server writes it.
+/// The value of the first claim of a run. Its times count from when the server writes it.
 pub(super) fn encode_new(record: &Record, terms: Terms) -> Value {
     let spans = Spans::of(terms);
     Value { bytes: encode_with(record, 1, spans.fields(), NEVER, None), keep_ms: keep_of(spans.free) }
 }
 
-/// The whole value of `record`, as the next after the one with the header `previous`; the spans of a running one count from
-/// `now`. Its outcome is compressed from so many bytes on.
+/// The complete value of `record`, which follows the one with the header `previous`. The spans of a running record
+/// count from `now`. An outcome of at least this many bytes is compressed.
 pub(super) fn encode(record: &Record, previous: &Header, now: Timestamp, compress_from: Option<usize>) -> Value {
     let (fields, keep_ms) = match record.state {
         State::Running { lease_ends_at, .. } => {
@@ -230,7 +231,7 @@ pub(super) fn encode(record: &Record, previous: &Header, now: Timestamp, compres
             (spans.fields(), keep_of(spans.free))
         }
         State::Completed { expires_at, .. } => {
-            // A record that is free before its end remembers its epoch until then.
+            // A record that is free before its end keeps its epoch until then.
             let end = record.free_at.map_or(i64::MAX, |free| free.max(expires_at).as_millis());
             let free = record.free_at.map_or(NEVER, Timestamp::as_millis);
             let keep = end.saturating_sub(now.as_millis()).clamp(1, KEEP_MS_MAX);
@@ -296,7 +297,7 @@ impl Spans {
     }
 }
 
-/// A span in whole milliseconds, the end of time at the most.
+/// A span in whole milliseconds, at most up to the last instant.
 pub(super) fn millis_of(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
@@ -307,18 +308,18 @@ fn next_revision(header: &Header) -> u32 {
 
 // ---- What this process has written ---------------------------------------------------------------------
 
-/// The value of a running record as this process wrote it last: what it needs to write the next without a look.
+/// The value of a running record as this process last wrote it, from which it can write the next one without a read.
 #[derive(Debug, Clone)]
 pub(super) struct Written(Vec<u8>);
 
 impl Written {
-    /// The value of a record that was written at `now`, or since then by nobody else.
+    /// The value of a record that was written at `now` and not changed by anyone else since.
     pub(super) fn new(Value { mut bytes, .. }: Value, created_at: Timestamp) -> Self {
         bytes[CREATED_AT..][..8].copy_from_slice(&created_at.as_millis().to_be_bytes());
         Self(bytes)
     }
 
-    /// The value that a renewal of what was written wrote.
+    /// The value that a renewal wrote.
     pub(super) fn again(Value { bytes, .. }: Value) -> Self {
         Self(bytes)
     }
@@ -362,7 +363,7 @@ impl Written {
     }
 }
 
-/// Epoch and owner, as they stand in a header.
+/// Epoch and owner, as they are in a header.
 fn owned(epoch: Epoch, owner: Owner) -> [u8; 24] {
     let mut owned = [0; 24];
     owned[..8].copy_from_slice(&epoch.as_u64().to_be_bytes());
@@ -421,12 +422,12 @@ mod tests {
         encode(record, &[0; HEADER_BYTES], record.created_at, compress_from)
     }
 
-    /// When the key goes of a value that was written when the record was created.
+    /// When the key expires, for a value that was written when the record was created.
     fn end_of(record: &Record, value: &Value) -> Option<Timestamp> {
         Some(after(record.created_at, value.keep_ms))
     }
 
-    /// What this version writes can be read for good: these bytes never change.
+    /// What this version writes can always be read: these bytes never change.
     #[test]
     fn stored_bytes_stay_readable() {
         let at = Timestamp::from_millis(1_700_000_030_000);
@@ -445,7 +446,7 @@ mod tests {
         }
     }
 
-    /// Another version of zstd may compress to other bytes, and reads these.
+    /// Another version of zstd may compress to other bytes, but reads these.
     #[test]
     fn compressed_bytes_stay_readable() {
         let outcome = Outcome::bytes("0".repeat(2_000));
@@ -456,7 +457,7 @@ mod tests {
         }
     }
 
-    /// The times of a run count from the end of its key, less how long the key stays.
+    /// The times of a run count from the expiry of its key, minus its time to live.
     #[test]
     fn a_new_claim_counts_from_when_the_server_wrote_it() {
         let ms = Duration::from_millis;
@@ -475,7 +476,7 @@ mod tests {
         }
     }
 
-    /// What is made of bytes is what the machine makes of the record.
+    /// The result on bytes is the machine's result on the record.
     #[test]
     fn bytes_change_as_records_do() {
         let policy = keylatch_core::Policy::default();

@@ -1,7 +1,7 @@
-//! The runs under way whose records this process has written: their next write needs no look first.
+//! The current runs whose records this process has written: their next write needs no read first.
 //!
-//! A write compares the record's header in any case. If someone else has changed the record, it changes nothing, and the
-//! record is read.
+//! A write always compares the record's header. If another owner has changed the record, the write changes nothing, and
+//! the record is read.
 
 use std::collections::HashMap;
 
@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 use super::value::Written;
 use keylatch_core::{Lease, RecordId};
 
-/// How many are remembered at most: more than an engine runs at once by default. Past this all are forgotten.
+/// How many are remembered at most: more than an engine runs at once by default. Beyond this, all are forgotten.
 const WRITTEN_MAX: usize = 16_384;
-/// How large a value may be to be remembered: larger than that of any run without notes.
+/// The largest value that is remembered: larger than that of any run without notes.
 const WRITTEN_BYTES_MAX: usize = 2_048;
 
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ impl Runs {
         runs.insert(id, written);
     }
 
-    /// What was written under `lease`.
+    /// The value that was written under `lease`.
     pub(super) fn get(&self, lease: &Lease) -> Option<Written> {
         self.0.lock().get(&lease.id).filter(|written| written.is_of(lease)).cloned()
     }
@@ -43,7 +43,7 @@ impl Runs {
         runs.remove(&lease.id)
     }
 
-    /// Remembers `next` in place of `before`, if that was not forgotten meanwhile: the run may have ended.
+    /// Remembers `next` instead of `before`, if that was not forgotten meanwhile because the run has ended.
     pub(super) fn replace(&self, lease: &Lease, before: &Written, next: Written) {
         let mut runs = self.0.lock();
         if let Some(written) = runs.get_mut(&lease.id).filter(|written| written.header() == before.header()) {

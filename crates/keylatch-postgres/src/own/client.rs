@@ -1,4 +1,4 @@
-//! What a transaction of the caller's own must be able to do, whichever client it is of.
+//! What the caller's own transaction must be able to do, with any client.
 
 use std::fmt;
 
@@ -9,11 +9,11 @@ use crate::error::{Fault, Sent};
 use crate::link::PgQuery;
 use crate::sql::Statement;
 
-/// A transaction that the caller has begun, of any client of PostgreSQL. [`Store::claim_in`](crate::Store::claim_in)
-/// and [`Store::complete_in`](crate::Store::complete_in) work in one.
+/// A transaction that the caller has begun, with any PostgreSQL client. [`Store::claim_in`](crate::Store::claim_in) and
+/// [`Store::complete_in`](crate::Store::complete_in) work in one.
 ///
-/// It is there for sqlx; with the feature `tokio-postgres` for the transactions of that crate, and with `diesel` for
-/// diesel-async. For another client, wrap its transaction in a type of your own and run the [`Call`] in it:
+/// It is implemented for sqlx; with the feature `tokio-postgres` for that crate, and with `diesel` for diesel-async.
+/// For another client, wrap its transaction in your own type and run the [`Call`] in it:
 ///
 /// ```
 /// use keylatch::postgres::{Call, CallError, OwnTx, Param};
@@ -45,11 +45,11 @@ pub trait OwnTx {
     ///
     /// # Errors
     ///
-    /// If it failed. Nothing of the transaction counts then, and it can only be rolled back.
+    /// If it failed. Then the transaction can only be rolled back.
     fn call(&mut self, call: Call) -> impl Future<Output = Result<Option<Vec<u8>>, CallError>> + Send;
 }
 
-/// A statement of Keylatch's, to be run in a transaction of the caller's own.
+/// A statement of Keylatch, to be run in the caller's own transaction.
 #[derive(Debug, Clone)]
 pub struct Call {
     pub(crate) statement: Statement,
@@ -57,7 +57,7 @@ pub struct Call {
     pub(crate) params: Vec<Param>,
 }
 
-/// The value of a parameter, and with that its type.
+/// The value of a parameter, and so its type.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Param {
     /// A `bytea`, or null.
@@ -95,7 +95,7 @@ impl Call {
     }
 }
 
-/// Shows how long it is, for it may be a part of an answer or a key.
+/// Shows only its length, because it may be part of an answer or a key.
 impl fmt::Debug for Param {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -106,13 +106,13 @@ impl fmt::Debug for Param {
     }
 }
 
-/// A statement that failed in a transaction of the caller's own.
+/// A statement that failed in the caller's own transaction.
 #[derive(Debug)]
 pub struct CallError(pub(crate) Fault);
 
 impl CallError {
-    /// The server refused, with this SQLSTATE (such as `55P03`) and this message. Without the code, the failure counts as
-    /// one that may pass.
+    /// The server refused, with this SQLSTATE (such as `55P03`) and this message. Without the code, the failure counts
+    /// as one that may pass.
     pub fn refused(code: Option<&str>, message: &str) -> Self {
         Self(Fault::of_server(code, message, false, Sent::Harmless))
     }
@@ -122,7 +122,7 @@ impl CallError {
         Self(Fault::disconnected(message.to_string()))
     }
 
-    /// What came back cannot be read.
+    /// The reply cannot be read.
     pub fn unreadable(message: &(impl fmt::Display + ?Sized)) -> Self {
         Self(crate::rows::damaged(message.to_string()))
     }

@@ -1,4 +1,4 @@
-//! Transactions of diesel's, by diesel-async.
+//! Diesel's transactions, with diesel-async.
 
 use diesel::pg::Pg;
 use diesel::result::{DatabaseErrorKind, Error};
@@ -14,8 +14,8 @@ struct Reply {
     reply: Option<Vec<u8>>,
 }
 
-/// The transaction is begun on it already. Diesel passes on no SQLSTATE: a failure of the server's to which it gives no
-/// name of its own counts as one that may pass ([`ErrorKind::Unavailable`](keylatch_core::store::ErrorKind::Unavailable)).
+/// The transaction has already begun on it. Diesel does not pass on the SQLSTATE: a server error to which it gives no
+/// name counts as one that may pass ([`ErrorKind::Unavailable`](keylatch_core::store::ErrorKind::Unavailable)).
 impl OwnTx for AsyncPgConnection {
     async fn call(&mut self, call: Call) -> Result<Option<Vec<u8>>, CallError> {
         let query = call.params().iter().fold(sql_query(call.sql()).into_boxed::<Pg>(), |query, param| match param {

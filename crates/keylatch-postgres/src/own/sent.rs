@@ -1,21 +1,21 @@
-//! A row that the server has made one value of, with `record_send`: how many fields, then of each its type, its length in
-//! bytes (-1 for null) and its bytes, in the form in which clients get them.
+//! A row that the server has sent as one value, with `record_send`: the number of fields, then for each its type, its
+//! length in bytes (-1 for null) and its bytes, in the binary form for clients.
 
 use crate::error::Fault;
 use crate::rows::{Fields, damaged};
 use keylatch_core::{RecordId, Timestamp};
 
-/// What `sql/enter_own.sql` returns.
+/// The result of `sql/enter_own.sql`.
 pub(super) struct SentRow<'r> {
     pub(super) now: Timestamp,
     pub(super) flag: i16,
-    /// Whose row it is, and what it says, if there is a record.
+    /// The identity and the columns of the row, if there is a record.
     pub(super) record: Option<(RecordId, Fields<'r>)>,
 }
 
 impl<'r> SentRow<'r> {
     pub(super) fn read(reply: &'r [u8]) -> Result<Self, Fault> {
-        // Their number: what they are, they say themselves.
+        // The number of fields; each field has its own type.
         let (_, fields) = split::<4>(reply)?;
         let row = &mut Row(fields);
         let now = Timestamp::from_millis(row.number()?);
@@ -79,13 +79,13 @@ impl<'r> Row<'r> {
         self.field()?.map(number).transpose()
     }
 
-    /// A number, which was sent as a `bigint` whatever it is.
+    /// A number; every number is sent as a `bigint`.
     fn number<T: TryFrom<i64>>(&mut self) -> Result<T, Fault> {
         T::try_from(number(self.bytes()?)?).map_err(|_| damaged("a number is out of range"))
     }
 
-    /// An array of `bytea`: how many dimensions, a flag, the type of what is in it; for the one dimension, how many and the
-    /// first index; and each as a value.
+    /// An array of `bytea`: the number of dimensions, a flag, the type of the elements; for the one dimension, the
+    /// number of elements and the first index; then each element as a value.
     fn list(&mut self) -> Result<Option<Vec<Vec<u8>>>, Fault> {
         let Some(array) = self.field()? else { return Ok(None) };
         let (dimensions, rest) = split(array)?;

@@ -1,11 +1,11 @@
-//! Transactions of tokio-postgres's.
+//! Transactions of tokio-postgres.
 
 use tokio_postgres::Transaction;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::client::{Call, CallError, OwnTx, Param};
 
-/// In one round trip for each statement: none is prepared beforehand.
+/// One round trip for each statement: none is prepared beforehand.
 impl OwnTx for Transaction<'_> {
     async fn call(&mut self, call: Call) -> Result<Option<Vec<u8>>, CallError> {
         let params: Vec<_> = call.params().iter().map(typed).collect();

@@ -1,6 +1,6 @@
 #!lua flags=no-writes
 -- Reads a record. KEYS: record.
--- Returns the server's clock in ms; and, if there is a record, when its key goes, in ms, and its value.
+-- Returns the server's clock in ms; and, if there is a record, when its key expires, in ms, and its value.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local record = redis.call('GET', KEYS[1])
