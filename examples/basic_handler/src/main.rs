@@ -1,6 +1,7 @@
 //! The smallest service with Keylatch: an ordinary handler, guarded by the layer.
 //!
-//! It calls itself: the same request twice gets the same ticket, and another request with the same key gets none.
+//! The program sends its own requests: the same request twice gets the same ticket, and a different request with the
+//! same key gets none.
 #![expect(clippy::print_stdout, reason = "it shows what it does")]
 
 use std::error::Error;
@@ -15,7 +16,7 @@ use tokio::net::TcpListener;
 
 static TICKETS: AtomicU64 = AtomicU64::new(0);
 
-/// An ordinary handler. Run twice, it would sell two tickets.
+/// An ordinary handler. If it ran twice, it would sell two tickets.
 async fn sell_ticket(buyer: String) -> (StatusCode, String) {
     let number = TICKETS.fetch_add(1, Ordering::Relaxed) + 1;
     (StatusCode::CREATED, format!("ticket {number} for {buyer}"))

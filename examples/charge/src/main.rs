@@ -1,4 +1,4 @@
-//! Charges a card once, whatever crashes: `Fenced`, with a step and a derived key.
+//! Charges a card once, even if something crashes: `Fenced`, with a step and a derived key.
 //!
 //! It starts a payment service, charges the same card twice with one key, and shows both answers. With `PORT`, `PAYMENTS`
 //! (a URL) and `DATA_DIR`, `DATABASE_URL` or `REDIS_URL` set, it serves until it is stopped.
@@ -20,8 +20,8 @@ struct Charge {
     cents: u64,
 }
 
-/// A later attempt gets the step's recorded result back. If a crash came between the payment and its record, the
-/// provider knows the derived key.
+/// A later attempt gets the recorded result of the step. If the process died between the payment and its record, the
+/// provider recognises the derived key.
 async fn charge(State(payments): State<String>, run: Run, Json(charge): Json<Charge>) -> Result<String, StatusCode> {
     let pay = |key: Key| async move {
         let request = Client::new().post(payments).header("idempotency-key", key.as_str()).json(&charge);
@@ -30,7 +30,7 @@ async fn charge(State(payments): State<String>, run: Run, Json(charge): Json<Cha
     run.step("charge", pay).await.map_err(|_| StatusCode::BAD_GATEWAY)
 }
 
-/// A payment service that honours keys, as the real ones do, and counts its payments.
+/// A payment service that honours keys, as real ones do, and counts its payments.
 fn provider() -> Router {
     let payments: Arc<Mutex<HashMap<String, String>>> = Arc::default();
     let pay = async move |headers: HeaderMap, Json(charge): Json<Charge>| {

@@ -1,4 +1,4 @@
-//! What only the operator may do.
+//! Operations for the operator only.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -23,24 +23,24 @@ pub(crate) enum Admin {
     Closed,
 }
 
-/// What a cleaning did.
+/// The result of a clean-up.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Cleaned {
-    /// Records that went.
+    /// Records that were removed.
     removed: usize,
-    /// Records that lost their answer, and stay as tombstones for a while.
+    /// Records that lost their answer and stay as tombstones for a while.
     tombstoned: usize,
-    /// Whether nothing is left to clean; else, ask again.
+    /// Whether nothing is left to clean; if not, ask again.
     complete: bool,
 }
 
 /// Records in one batch. Orders are taken between two batches.
 const BATCH_RECORDS: usize = 1_000;
-/// How long one cleaning goes on, so that it is over before its caller gives up.
+/// How long one clean-up may take, so that it ends before its caller gives up.
 const CLEANING_MAX: Duration = Duration::from_secs(10);
 
 impl Admin {
-    /// Who may do it on a server that listens on `ip`. A token that is set is always asked for.
+    /// Who may do it on a server that listens on `ip`. If a token is set, it is always required.
     pub(crate) fn new(token: Option<Secret>, ip: IpAddr) -> Self {
         match token {
             Some(token) => Self::Token(token),
@@ -49,7 +49,7 @@ impl Admin {
         }
     }
 
-    /// Lets a request in, or says why not.
+    /// Lets a request in, or returns why not.
     pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<(), Problem> {
         match self {
             Self::Open => Ok(()),

@@ -23,12 +23,12 @@ pub(crate) struct Config {
     pub(crate) storage: Storage,
     /// `DATA_DIR` (./data): where SQLite's file is, if there is one. It is made if it is not there.
     pub(crate) data_dir: PathBuf,
-    /// `ADMIN_TOKEN`: what `POST /api/admin/cleanup` asks for. Without one, it is open on a loopback address
-    /// and closed on any other.
+    /// `ADMIN_TOKEN`: the token that `POST /api/admin/cleanup` requires. Without one, the route is open on a loopback
+    /// address and closed on any other.
     pub(crate) admin_token: Option<Secret>,
 }
 
-/// A secret. It never shows itself.
+/// A secret. `Debug` does not show it.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Secret(String);
 
@@ -40,8 +40,8 @@ const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const PORT: u16 = 3000;
 const DATA_DIR: &str = "./data";
 
-/// A variable that asks for brokers, which this build does not have. Whoever sets it would otherwise believe that orders
-/// go there.
+/// A variable for Kafka brokers, which this version does not use. Refused, because a user who sets it would expect
+/// events there.
 const NOT_YET: &str = "KAFKA_BROKERS";
 
 impl Config {
@@ -75,13 +75,13 @@ impl Config {
 }
 
 impl Secret {
-    /// What it is, for whoever asks for it.
+    /// The secret itself.
     #[cfg(feature = "redis")]
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// Whether `offered` is this secret. How long it takes does not depend on where they differ.
+    /// Whether `offered` is this secret, in constant time.
     pub(crate) fn matches(&self, offered: &[u8]) -> bool {
         use subtle::ConstantTimeEq;
         self.0.as_bytes().ct_eq(offered).into()
@@ -109,12 +109,12 @@ struct Vars {
 }
 
 impl Vars {
-    /// A variable; one that is set to nothing counts as not set.
+    /// A variable; an empty one counts as not set.
     fn get(&self, name: &str) -> Option<&OsString> {
         self.vars.get(&OsString::from(name)).filter(|value| !value.is_empty())
     }
 
-    /// A variable's meaning. A value that has none is not shown: it may be a secret that went astray.
+    /// The parsed value of a variable. An invalid value is not shown: it may be a misplaced secret.
     fn parse<T>(&mut self, name: &str, default: T, must: &str, parse: impl FnOnce(&str) -> Option<T>) -> T {
         let Some(value) = self.get(name) else { return default };
         value.to_str().and_then(parse).unwrap_or_else(|| {

@@ -1,6 +1,5 @@
-//! An orders API that takes each order exactly once, whatever happens to its client or to itself.
-//!
-//! The way of an order: [`routes`] → Keylatch's layer → `routes::create` → [`order`] → [`store`].
+//! An orders API that takes each order exactly once, even if its client or the API itself fails. The path of an order:
+//! [`routes`] → Keylatch's layer → `routes::create` → [`order`] → [`store`].
 
 mod admin;
 mod config;
@@ -49,7 +48,7 @@ async fn main() -> ExitCode {
 
 async fn run() -> Result<(), Box<dyn Error>> {
     let config = Config::from_env()?;
-    // Before the engine is built, which makes its counters once.
+    // Before the engine is built, which creates its counters once.
     let metrics = install_metrics()?;
     let listener = TcpListener::bind(config.listen)
         .await
@@ -75,7 +74,7 @@ async fn serve<D: Orders>(
 ) -> Result<(), Box<dyn Error>> {
     let Setup { reader, engine, create, storing } = setup;
     let layer = IdempotencyLayer::new(engine.clone(), ScopeFrom::with(caller)).require_key();
-    // Whoever reads the greeting may ask the process to stop at once.
+    // A reader of the greeting may stop the process at once.
     let signals = keylatch_serve::Signals::new()?;
     serve::greet(listener.local_addr()?, &storing, &admin);
 
@@ -87,10 +86,10 @@ async fn serve<D: Orders>(
     Ok(())
 }
 
-/// Who calls: `X-User-Id` where it is given, else everyone together.
+/// The caller: `X-User-Id` if it is given, otherwise one shared caller.
 ///
-/// The two kinds have names that cannot meet. A header that is given and cannot be read names nobody: the request is
-/// refused, rather than put among everyone's; so is one with two. A service in earnest takes the caller from verified credentials.
+/// The names of the two kinds cannot collide. A request with an unreadable header, or with two, is refused, and not put
+/// into the shared scope. A real service takes the caller from verified credentials.
 fn caller(parts: &Parts) -> Option<String> {
     let mut users = parts.headers.get_all("x-user-id").iter();
     match (users.next(), users.next()) {
@@ -101,14 +100,14 @@ fn caller(parts: &Parts) -> Option<String> {
 }
 
 fn install_metrics() -> Result<PrometheusHandle, BuildError> {
-    /// From a write that found its batch waiting to a disk that hangs.
+    /// From a write that joined a waiting batch to a disk that hangs.
     const SECONDS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
         .install_recorder()
 }
 
-/// Keeps what is measured from piling up.
+/// Keeps the measurements from accumulating.
 async fn keep_house(metrics: PrometheusHandle) {
     const UPKEEP: Duration = Duration::from_secs(5);
     let mut rounds = tokio::time::interval(UPKEEP);

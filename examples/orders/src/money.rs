@@ -15,8 +15,8 @@ pub(crate) struct Money(#[serde(with = "rust_decimal::serde::arbitrary_precision
 pub(crate) const DECIMALS_MAX: u32 = 4;
 /// Every amount is written with at least two decimals.
 const DECIMALS_MIN: u32 = 2;
-/// A price must be under this. A thousand items of a million pieces each at such a price still make a
-/// total that a [`Decimal`] holds exactly.
+/// A price must be under this. A [`Decimal`] can still hold the exact total of a thousand items of a million pieces
+/// each at such a price.
 const PRICE_LIMIT: u64 = 1_000_000_000_000;
 
 /// Why a number is not a price.
@@ -57,7 +57,7 @@ impl Money {
         Self::written(sum)
     }
 
-    /// With the number of decimals in which amounts are written; no digit that counts is lost.
+    /// With the number of decimals in which amounts are written; no significant digit is lost.
     fn written(mut amount: Decimal) -> Self {
         amount.set_sign_positive(true); // there is no -0.00
         amount.rescale(amount.scale().clamp(DECIMALS_MIN, DECIMALS_MAX));
@@ -79,14 +79,14 @@ impl std::fmt::Display for Money {
     }
 }
 
-/// What `number` says to the last digit, or why it cannot be a price.
+/// The exact value of `number`, or why it cannot be a price.
 fn exact(number: &str) -> Result<Decimal, NotAPrice> {
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, ""));
     let parsed = Decimal::from_str_exact(mantissa)
         .and_then(|exact| if exponent.is_empty() { Ok(exact) } else { Decimal::from_scientific(number) });
     parsed.map_err(|_| match (number.starts_with('-'), exponent.starts_with('-')) {
         (true, _) => NotAPrice::Negative,
-        // More digits than a `Decimal` has: in front of the point, or behind it.
+        // More digits than a `Decimal` has, before or after the point.
         (false, false) if mantissa.find('.').unwrap_or(mantissa.len()) > 13 || !exponent.is_empty() => {
             NotAPrice::TooLarge
         }

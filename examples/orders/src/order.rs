@@ -13,10 +13,10 @@ pub(crate) const ITEMS_MAX: usize = 1_000;
 pub(crate) const QUANTITY_MAX: u32 = 1_000_000;
 /// The longest identifier (user, cart, product), in characters.
 pub(crate) const ID_CHARS_MAX: usize = 255;
-/// How many fields an answer complains about at most.
+/// How many wrong fields an answer reports at most.
 const FAULTS_MAX: usize = 20;
 
-/// An order as a client asks for it, with every field checked.
+/// An order as a client sends it, with every field checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewOrder {
     pub(crate) user_id: String,
@@ -24,7 +24,7 @@ pub(crate) struct NewOrder {
     pub(crate) items: Vec<Item>,
 }
 
-/// So many pieces of a product at a price each.
+/// A number of pieces of a product, at a price each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Item {
     pub(crate) product_id: String,
@@ -45,7 +45,7 @@ pub(crate) struct Order {
     pub(crate) created_at: Timestamp,
 }
 
-/// How far an order has come. This API takes orders; what follows is another service's.
+/// The status of an order. This API only takes orders; other services process them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Status {
@@ -55,13 +55,13 @@ pub(crate) enum Status {
 /// Why a body is not an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Invalid {
-    /// It is not JSON; the text says where it stops being so.
+    /// It is not valid JSON; the text says where the error is.
     NotJson(String),
     /// These fields are wrong.
     Faults(Faults),
 }
 
-/// What is wrong, field by field: the first few, and how many more there are.
+/// The wrong fields: the first few, and how many more there are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Faults {
     pub(crate) named: Vec<Fault>,
@@ -103,7 +103,7 @@ impl NewOrder {
 impl Order {
     /// The order that `new` becomes at `now`.
     ///
-    /// Its identity begins with the time, so that orders stand in the order in which they were taken.
+    /// Its identity begins with the time, so that orders sort in the order in which they were taken.
     pub(crate) fn taken(new: NewOrder, now: Timestamp) -> Self {
         Self {
             order_id: Uuid::now_v7(),
@@ -116,7 +116,7 @@ impl Order {
         }
     }
 
-    /// Whether both are of the same things for the same user and cart.
+    /// Whether both have the same items for the same user and cart.
     #[cfg(feature = "redis")]
     pub(crate) fn is_of_the_same(&self, other: &Self) -> bool {
         (&self.user_id, &self.cart_id, &self.items) == (&other.user_id, &other.cart_id, &other.items)
@@ -166,7 +166,7 @@ fn items(order: &Map<String, Value>, faults: &mut Faults) -> Option<Vec<Item>> {
         faults.add("items", format!("has {} items; at most {ITEMS_MAX} are allowed", list.len()));
         return None;
     }
-    // Every item is looked at, so that all faults are told at once.
+    // Every item is checked, so that all faults are reported at once.
     let items: Vec<_> = list.iter().enumerate().map(|(at, value)| item(value, at, faults)).collect();
     items.into_iter().collect()
 }

@@ -1,4 +1,4 @@
-//! The orders API's own complaints, in the form of Keylatch's: `application/problem+json` (RFC 9457).
+//! The orders API's own problems, in the form of Keylatch's: `application/problem+json` (RFC 9457).
 
 use axum::Json;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -9,23 +9,23 @@ use uuid::Uuid;
 
 use crate::order::{Faults, Invalid};
 
-/// Why a request got no order.
+/// Why a request failed.
 #[derive(Debug)]
 pub(crate) enum Problem {
-    /// 400: the body is not JSON. The text says where it stops being so.
+    /// 400: the body is not valid JSON. The text says where the error is.
     NotJson(String),
     /// 422: fields of the order are wrong.
     Order(Faults),
-    /// 400: a part of the query is wrong.
+    /// 400: a query parameter is wrong.
     Query {
-        /// Which.
+        /// The parameter.
         field: &'static str,
         /// What it must be.
         message: String,
     },
     /// 401: the administrator's token is missing or wrong.
     Unauthorized,
-    /// 403: no token is set, and the server listens beyond this machine.
+    /// 403: no token is set, and the server listens on an address that is not loopback.
     Closed,
     /// 404: there is no such order.
     NoOrder,
@@ -33,7 +33,7 @@ pub(crate) enum Problem {
     NoRoute,
     /// 405: the path is right, the method is not.
     NoMethod,
-    /// 409: the caller's key has an order, although its record is gone.
+    /// 409: the caller's key has an order, but its record is gone.
     Taken(Uuid),
     /// 503: the store cannot be read or written now.
     Unavailable,
@@ -43,7 +43,7 @@ pub(crate) enum Problem {
 const PAGE: &str = "https://github.com/keylatch/keylatch/blob/main/examples/orders/README.md#problems";
 
 impl Problem {
-    /// What broke, for the log; the client is told only that something did.
+    /// Logs the error; the client is only told that something failed.
     pub(crate) fn unavailable(error: &dyn std::error::Error) -> Self {
         tracing::error!(%error, "the store failed");
         Self::Unavailable

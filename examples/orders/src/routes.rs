@@ -5,7 +5,7 @@
 //! | `POST /api/orders` | takes an order, once for each `Idempotency-Key` of a caller |
 //! | `GET /api/orders/{id}` | an order |
 //! | `GET /api/orders?user_id=…&limit=…&cursor=…` | a user's orders, a page at a time |
-//! | `POST /api/admin/cleanup` | removes Keylatch's records that have had their time |
+//! | `POST /api/admin/cleanup` | removes Keylatch's expired records |
 //! | `GET /health` | whether the process runs |
 //! | `GET /ready` | whether the stores of orders and records answer |
 //! | `GET /metrics` | Prometheus |
@@ -34,7 +34,7 @@ use crate::store::Orders;
 #[cfg(feature = "redis")]
 use crate::store::sqlite;
 
-/// What the handlers share.
+/// State that the handlers share.
 pub(crate) struct App<D: Orders> {
     pub(crate) reader: D::Reader,
     pub(crate) engine: Engine,
@@ -71,8 +71,8 @@ pub(crate) async fn create<D: Orders>(
     Ok(created(order))
 }
 
-/// Takes an order, in `Fenced`: the records are elsewhere. An attempt after a crash runs again, and finds the order that
-/// the one before has written under its key.
+/// Takes an order, in `Fenced`: the records are elsewhere. An attempt after a crash runs again, and finds the order
+/// that the previous attempt has written under its key.
 #[cfg(feature = "redis")]
 pub(crate) async fn create_fenced(
     State(app): State<Arc<App<keylatch::sqlite::Sqlite>>>,
@@ -83,8 +83,8 @@ pub(crate) async fn create_fenced(
     Ok(created(order))
 }
 
-/// The order that a body asks for. It is read as JSON whatever its `Content-Type` says: a client that forgot the header
-/// still means an order.
+/// The order that a body asks for. It is read as JSON whatever its `Content-Type` is, because a client that forgot the
+/// header still means an order.
 fn asked_for(body: &[u8]) -> Result<Order, Problem> {
     Ok(Order::taken(NewOrder::parse(body)?, Timestamp::now()))
 }
@@ -95,12 +95,12 @@ fn created(order: Order) -> impl IntoResponse {
 }
 
 async fn find<D: Orders>(State(app): State<Arc<App<D>>>, Path(id): Path<String>) -> Result<Json<Order>, Problem> {
-    // What is not a UUID names no order.
+    // Anything that is not a UUID names no order.
     let order_id = id.parse().map_err(|_| Problem::NoOrder)?;
     D::find(&app.reader, order_id).await?.map(Json).ok_or(Problem::NoOrder)
 }
 
-/// The query of a page, as it comes.
+/// The unparsed query of a page.
 #[derive(Debug, Deserialize)]
 struct PageQuery {
     user_id: Option<String>,
@@ -129,7 +129,7 @@ async fn page<D: Orders>(
     };
     let after = query.cursor.as_deref().map(str::parse).transpose();
     let after = after.map_err(|_| invalid("cursor", "must be `next` of the previous page"))?;
-    // One more than asked for tells whether there is a next page.
+    // One more than requested, to know whether there is a next page.
     let mut orders = D::page(&app.reader, user_id, after, limit + 1).await?;
     let limit = limit as usize;
     let more = orders.len() > limit;

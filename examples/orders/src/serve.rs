@@ -1,4 +1,4 @@
-//! From the first request to the last.
+//! Serves requests, and shuts down in order.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::admin::Admin;
 
-/// How long requests under way have to end after the signal to stop. Container runtimes kill after ten seconds.
+/// How long running requests have to end after the signal to stop. Container runtimes kill after ten seconds.
 const DRAIN_MAX: Duration = Duration::from_secs(8);
 
 /// Serves until Ctrl-C or SIGTERM; then takes no more connections, and ends when all requests and runs have ended,
@@ -22,11 +22,11 @@ pub(crate) async fn until_told(mut signals: Signals, listener: TcpListener, rout
         keylatch_serve::serve(listener, Limits::default(), router, async { stopped.await.unwrap_or_default() })
     };
     let drained = keylatch_serve::until_told(&mut signals, DRAIN_MAX, serve, |left| engine.shutdown(left)).await;
-    // The log has said it.
+    // The log has reported it.
     let (Drained::Whole | Drained::Cut) = drained;
 }
 
-/// Says where the server is, what it does, and what to try.
+/// Prints where the server is, what it does, and what to try.
 pub(crate) fn greet(listen: SocketAddr, storing: &str, admin: &Admin) {
     let port = listen.port();
     let host = match listen.ip() {
@@ -56,6 +56,6 @@ orders: takes each order exactly once
 
 ",
     );
-    // Whoever closed the output does not want it.
+    // If the output is closed, nobody wants it.
     let _ = io::stdout().write_all(greeting.as_bytes());
 }

@@ -1,9 +1,9 @@
-//! The ways to set the service up: where records and orders are kept, and what is promised there.
+//! The setups of the service: where records and orders are kept, and under which guarantee.
 //!
-//! | set-up | guarantee | what makes an order one |
+//! | setup | guarantee | why an order is taken once |
 //! |---|---|---|
 //! | SQLite | `Atomic` | order, record and answer are one transaction |
-//! | PostgreSQL, Redis before it or not | `Atomic` | the same |
+//! | PostgreSQL, with or without Redis in front of it | `Atomic` | the same |
 //! | records in Redis, orders in SQLite | `Fenced` | the unique constraint on caller and key in the table of orders |
 
 use std::error::Error;
@@ -25,14 +25,14 @@ use crate::routes::{self, App};
 use crate::store::postgres;
 use crate::store::{Orders, sqlite};
 
-/// A way to set the service up.
+/// One setup of the service.
 pub(crate) struct Setup<D: Orders> {
-    /// For whoever reads orders.
+    /// For reading orders.
     pub(crate) reader: D::Reader,
     pub(crate) engine: Engine,
     /// What takes an order; the layer goes around it.
     pub(crate) create: MethodRouter<Arc<App<D>>>,
-    /// Where everything is kept, for the operator to read.
+    /// Where everything is kept, to show to the operator.
     pub(crate) storing: String,
 }
 
@@ -50,8 +50,8 @@ pub(crate) async fn sqlite(path: &Path) -> Result<Setup<Sqlite>, Box<dyn Error>>
 /// Records in Redis, orders in the SQLite file at `path`.
 #[cfg(feature = "redis")]
 pub(crate) async fn redis_and_sqlite(redis: &Secret, path: &Path) -> Result<Setup<Sqlite>, Box<dyn Error>> {
-    /// How long a run holds its key without a sign of life: an order takes milliseconds, and after a crash its client
-    /// waits no longer than this.
+    /// How long a run holds its key without a renewal: an order takes milliseconds, and after a crash its client waits
+    /// no longer than this.
     const LEASE: std::time::Duration = std::time::Duration::from_secs(5);
     let records = keylatch::redis::Store::connect(redis.reveal()).await?;
     let policy = Policy { lease: LEASE, ..Policy::default() };

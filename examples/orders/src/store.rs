@@ -1,4 +1,4 @@
-//! Where orders are kept. The handlers are written once, over [`Orders`]; a database is one file below this one.
+//! Where orders are kept. The handlers are written once, for [`Orders`]; each database is one file below this one.
 
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
@@ -11,19 +11,18 @@ use uuid::Uuid;
 use crate::order::Order;
 use crate::problem::Problem;
 
-/// A database that keeps orders beside Keylatch's records.
+/// A database that keeps orders together with Keylatch's records.
 ///
-/// Writes go through a [`Tx`], and commit together with the record and the answer; reads go past it.
+/// Writes go through a [`Tx`] and commit together with the record and the answer; reads do not use it.
 pub(crate) trait Orders: Database {
-    /// The database, for whoever only reads.
+    /// The database for reads.
     type Reader: Clone + Send + Sync + 'static;
 
-    /// Writes `order`, which `caller` placed under `key`, and hands it back.
+    /// Writes `order`, which `caller` placed under `key`, and returns it.
     ///
     /// # Errors
     ///
-    /// [`Problem::Taken`] if there is an order of the caller under the key: the second fence, should the record of
-    /// the first have gone.
+    /// [`Problem::Taken`] if the caller has an order under the key: the second fence, in case the record is gone.
     fn insert(
         tx: &mut Tx<Self>,
         caller: String,

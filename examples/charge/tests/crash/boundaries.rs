@@ -49,8 +49,8 @@ async fn fenced_killed_before_the_answer() {
     kill_at("before-answer", Left { calls: 1, recorded: true }).await;
 }
 
-/// Time and again a server dies at `boundary` in its first request. Then all is asked for again: after the leases have
-/// ended, each charge is taken over. Nothing that a step recorded is called again.
+/// Several times a server dies at `boundary` in its first request. Then everything is requested again: after the leases
+/// have ended, each charge is taken over. No recorded step is called again.
 async fn kill_at(boundary: &str, left: Left) {
     let till = Till::new().await;
     let requests: Vec<_> = (0..KILLS).map(|kill| charge(format!("key-{kill}"))).collect();
@@ -73,7 +73,7 @@ async fn kill_at(boundary: &str, left: Left) {
     server.kill().await;
 }
 
-/// The worst moment: the provider has paid, and the step is not recorded. The derived key is what saves the customer.
+/// The worst moment: the provider has paid, but the step is not recorded. The derived key prevents a second payment.
 #[tokio::test(flavor = "multi_thread")]
 async fn fenced_killed_between_the_payment_and_its_record() {
     let till = Till::new().await;

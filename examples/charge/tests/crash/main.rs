@@ -1,6 +1,5 @@
-//! `Fenced`, with a step and a derived key: one payment for each charge, and the same answer for good, wherever the
-//! service dies or stands still. The payment provider is played here, and counts. The records
-//! are in a file.
+//! `Fenced`, with a step and a derived key: one payment for each charge, and always the same answer, wherever the
+//! service dies or is paused. The test plays the payment provider, and counts. The records are in a file.
 
 mod boundaries;
 mod pause;

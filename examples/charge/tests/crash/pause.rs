@@ -1,4 +1,4 @@
-//! A server that stands still for longer than its lease, while another takes over; and then goes on.
+//! A server that is paused for longer than its lease while another one takes over, and then continues.
 
 use std::sync::atomic::Ordering;
 
@@ -23,8 +23,7 @@ async fn i5_paused_before_the_commit() {
     pause_at("before-commit").await;
 }
 
-/// The late owner learns in its handler that it is late, and fails. What its customer gets is the winner's answer, not
-/// that.
+/// The late owner learns in its handler that it is late, and fails. Its customer still gets the winner's answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn i5_paused_while_the_provider_is_asked() {
     let till = Till::new().await;
@@ -49,7 +48,7 @@ async fn i5_paused_while_the_provider_is_asked() {
     winner.kill().await;
 }
 
-/// The late owner goes on while the winner is still running: its outcome is not taken.
+/// The late owner continues while the winner is still running: its outcome is not accepted.
 #[tokio::test(flavor = "multi_thread")]
 async fn i5_paused_and_resumed_before_the_winner_has_ended() {
     let till = Till::new().await;

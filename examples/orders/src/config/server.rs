@@ -1,4 +1,4 @@
-//! The PostgreSQL server, as the environment says.
+//! The PostgreSQL server, from the environment.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use keylatch::postgres::sqlx::postgres::PgConnectOptions;
 
 use super::Vars;
 
-/// A database on a PostgreSQL server, and how to log in there. It never shows its password.
+/// A database on a PostgreSQL server, and how to log in there. `Debug` does not show the password.
 #[derive(Clone)]
 pub(crate) struct Server(Box<PgConnectOptions>);
 
 const HOST: &str = "localhost";
 const PORT: u16 = 5432;
 
-/// A variable that says a part of a [`Server`], what it must be, and how it is set.
+/// A variable for a part of a [`Server`], what it must be, and how it is set.
 type Part = (&'static str, &'static str, fn(PgConnectOptions, &str) -> Option<PgConnectOptions>);
 
 const PARTS: [Part; 5] = [
@@ -25,16 +25,16 @@ const PARTS: [Part; 5] = [
     ("DB_USER", "must be the name of a role", |to, user| Some(to.username(user))),
     ("DB_PASSWORD", "must be text", |to, password| Some(to.password(password))),
 ];
-/// Only whoever runs the server can know these.
+/// Only the operator can know these.
 const NO_DEFAULT: [&str; 2] = ["DB_NAME", "DB_USER"];
 
 impl Server {
-    /// How to connect, password and all.
+    /// How to connect, including the password.
     pub(crate) fn options(&self) -> PgConnectOptions {
         (*self.0).clone()
     }
 
-    /// `DATABASE_URL`, or what the `DB_` variables say together. Both may be set, if they say the same.
+    /// `DATABASE_URL`, or the `DB_` variables together. Both may be set if they agree.
     pub(super) fn read(vars: &mut Vars) -> Option<Self> {
         const URL: &str = "must look like postgres://user:password@host:5432/database";
         let url = vars.parse("DATABASE_URL", None, URL, |url| {

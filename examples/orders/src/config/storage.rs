@@ -1,4 +1,4 @@
-//! Where orders and records are kept, as the environment says.
+//! Where orders and records are kept, from the environment.
 
 #[cfg(feature = "redis")]
 use super::Secret;
@@ -43,7 +43,7 @@ impl Storage {
     }
 }
 
-/// The servers that can be asked for: what each is called, its feature, and the variables that ask for it.
+/// The servers that can be configured: name, feature, and the variables of each.
 const SERVERS: [(&str, &str, &[&str]); 2] = [
     ("PostgreSQL", "postgres", &["DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD"]),
     ("Redis", "redis", &["REDIS_URL"]),

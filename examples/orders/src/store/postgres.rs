@@ -16,11 +16,11 @@ use crate::money::Money;
 use crate::order::{Order, Status};
 use crate::problem::Problem;
 
-/// Connections for reads. They are apart from those that take orders, so that neither waits for the other.
+/// Connections for reads. They are separate from those that take orders, so that neither waits for the other.
 const READERS_MAX: u32 = 4;
-/// How long a statement may take; a server that stands still must not keep its client for ever.
+/// How long a statement may take; a server that hangs must not keep its client waiting for ever.
 const STATEMENT_MAX: Duration = Duration::from_secs(10);
-/// How long a start may take to make the table, the wait for another process that makes it included.
+/// How long a start may take to create the table, including the wait for another process that creates it.
 const SCHEMA_MAX: Duration = Duration::from_secs(60);
 
 /// Why the database cannot be used.
@@ -32,11 +32,11 @@ pub(crate) enum CannotOpen {
     Schema(sqlx::Error),
 }
 
-/// Connects to the database, and makes Keylatch's schema and the table of orders if they are not there. The pool is for
-/// reads.
+/// Connects to the database, and creates Keylatch's schema and the table of orders if they do not exist. The pool is
+/// for reads.
 pub(crate) async fn open(server: &Server) -> Result<(Store, PgPool), CannotOpen> {
     let pool = |connections| PgPoolOptions::new().max_connections(connections).acquire_timeout(CONNECT_MAX);
-    // The store finds connections that have broken by itself, without a round trip for each use.
+    // The store finds broken connections by itself, without a round trip for each use.
     let writers = pool(CONNECTIONS_MAX).test_before_acquire(false).connect_with(server.options()).await;
     let store = Store::with_pool(writers.map_err(OpenError::from)?, Options::default()).await?;
     let readers = pool(READERS_MAX).connect_lazy_with(server.options());
@@ -87,7 +87,7 @@ impl Orders for Postgres {
     }
 
     async fn page(reader: &PgPool, user_id: String, after: Option<Uuid>, limit: u32) -> Result<Vec<Order>, Problem> {
-        // No text of PostgreSQL's has this character, and so no order is such a user's.
+        // PostgreSQL's texts cannot contain this character, so no order belongs to such a user.
         if user_id.contains('\0') {
             return Ok(Vec::new());
         }
@@ -102,7 +102,7 @@ impl Orders for Postgres {
     }
 }
 
-/// What a statement gives, if it does within the time for that.
+/// The result of a statement, if it arrives in time.
 async fn in_time<T>(statement: impl Future<Output = sqlx::Result<T>>) -> Result<T, Problem> {
     match timeout(STATEMENT_MAX, statement).await {
         Ok(done) => done.map_err(|error| Problem::unavailable(&error)),
@@ -124,7 +124,7 @@ fn order(row: PgRow) -> sqlx::Result<Order> {
     })
 }
 
-/// What a text column means. One that means nothing was not written by this program.
+/// The parsed value of a text column. An invalid one was not written by this program.
 fn parsed<T>(row: &PgRow, column: usize, parse: impl FnOnce(&str) -> Option<T>) -> sqlx::Result<T> {
     let text: &str = row.try_get(column)?;
     parse(text).ok_or_else(|| sqlx::Error::ColumnDecode {

@@ -62,11 +62,12 @@ impl Orders for Sqlite {
     }
 }
 
-/// Writes `order` by itself, which `caller` placed under `key`; or finds it, if an attempt before has written it.
+/// Writes `order`, which `caller` placed under `key`, outside a handler's transaction; or finds it, if an earlier
+/// attempt has written it.
 ///
 /// # Errors
 ///
-/// [`Problem::Taken`] if there is an order of other things under the key: then its record has gone.
+/// [`Problem::Taken`] if there is an order of other items under the key: then its record is gone.
 #[cfg(feature = "redis")]
 pub(crate) async fn insert_once(store: &Store, caller: String, key: Key, order: Order) -> Result<Order, Problem> {
     let asked = order.clone();
@@ -77,7 +78,7 @@ pub(crate) async fn insert_once(store: &Store, caller: String, key: Key, order: 
     }
 }
 
-/// Writes the order, or finds the one that was there before.
+/// Writes the order, or finds an existing one.
 fn insert(db: &Connection, caller: &str, key: &Key, new: Order) -> rusqlite::Result<Result<Order, Order>> {
     let items = serde_json::to_string(&new.items).expect("items have nothing that JSON cannot say");
     let inserted = db.prepare_cached(include_str!("sqlite/insert.sql"))?.execute((
@@ -111,7 +112,7 @@ fn order(row: &Row<'_>) -> rusqlite::Result<Order> {
     })
 }
 
-/// What a text column means. One that means nothing was not written by this program.
+/// The parsed value of a text column. An invalid one was not written by this program.
 fn parsed<T>(row: &Row<'_>, column: usize, parse: impl FnOnce(&str) -> Option<T>) -> rusqlite::Result<T> {
     let text: String = row.get(column)?;
     parse(&text).ok_or_else(|| {
