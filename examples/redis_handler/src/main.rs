@@ -1,4 +1,4 @@
-//! Records in Redis: any number of processes answer the same request the same way, after one run.
+//! Records in Redis: any number of processes give the same answer to a request that ran once.
 //!
 //! It needs a server at `REDIS_URL` (redis://127.0.0.1:6379). It starts two services on it, and sends one request 200
 //! times at once, to both: one runs, and all get its answer.
@@ -20,14 +20,14 @@ const REQUESTS: usize = 200;
 
 static RUNS: AtomicU64 = AtomicU64::new(0);
 
-/// An ordinary handler. Run twice, it would send two messages.
+/// An ordinary handler. If it ran twice, it would send two messages.
 async fn notify(text: String) -> (StatusCode, String) {
     let number = RUNS.fetch_add(1, Ordering::Relaxed) + 1;
     (StatusCode::CREATED, format!("message {number}: {text}"))
 }
 
-/// Serves on a free port, as each process of a fleet does. Read the manual on Redis before you choose it: a failover
-/// can forget a request, which then runs again.
+/// Serves on a free port, as each process of a fleet does. Read the manual's page on Redis before you choose it: a
+/// failover can lose the record of a request, which then runs again.
 async fn serve(store: Store) -> Result<String, Box<dyn Error>> {
     let layer = IdempotencyLayer::fenced(store, ScopeFrom::header("x-user-id")).require_key();
     let app = Router::new().route("/messages", post(notify)).layer(layer);

@@ -1,7 +1,7 @@
-//! Exactly once in a transaction of tokio-postgres: the payment and the record of it commit together, or not at all.
+//! Exactly once in a tokio-postgres transaction: the payment and its record commit together, or not at all.
 //!
-//! It needs a server at `DATABASE_URL`. It pays the same salary from ten tasks at once, with one key: one pays, and all get
-//! the number of that payment. So does another process that does the same, or this one when it is started again.
+//! It needs a server at `DATABASE_URL`. Ten tasks pay the same salary at once, with one key: one pays, and all get the
+//! number of that payment. The same holds for another process, or for this one when it is started again.
 #![expect(clippy::print_stdout, reason = "it shows what it does")]
 
 use std::error::Error;
@@ -14,8 +14,8 @@ use tokio_postgres::{Client, NoTls};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// Pays `cents` once under `key`, and returns the number of the payment, and whether it was made here. After an error, call
-/// it again with the same key: if the money was paid all the same, for only the reply was lost, that is what it says.
+/// Pays `cents` once under `key`, and returns the number of the payment, and whether it was made here. After an error,
+/// call it again with the same key: if the money was paid and only the reply was lost, it returns that payment.
 async fn pay(client: &mut Client, store: &Store, key: Key, cents: i64) -> Result<(String, bool), Failure> {
     let (scope, policy) = (Scope::new("salaries")?, Policy::default());
     let claim = Claim::new(scope, key, Fingerprint::of([cents.to_be_bytes().as_slice()]), Guarantee::Atomic, &policy);
@@ -26,7 +26,7 @@ async fn pay(client: &mut Client, store: &Store, key: Key, cents: i64) -> Result
                 let insert = "INSERT INTO salary (cents) VALUES ($1) RETURNING id";
                 let number = tx.query_one(insert, &[&cents]).await?.get::<_, i64>(0).to_string();
                 let completion = Completion::new(Outcome::bytes(number.clone()), &policy);
-                // Otherwise another has the record after all, and `tx` is rolled back.
+                // Otherwise another owner has the record, and `tx` is rolled back.
                 if store.complete_in(&mut tx, entered, completion).await?.is_some() {
                     tx.commit().await?;
                     return Ok((number, true));
@@ -55,7 +55,7 @@ async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let url = std::env::var("DATABASE_URL").map_err(|_| "set DATABASE_URL, such as postgres://postgres@localhost")?;
-    // Beside your connections it needs a few of its own, for its tables.
+    // Besides your connections the store needs a few of its own, for its tables.
     let store = Store::connect_with(&url, Options::default().with_connections_max(2)).await?;
     let table = "SELECT pg_advisory_xact_lock(7);
         CREATE TABLE IF NOT EXISTS salary (id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, cents bigint NOT NULL)";

@@ -1,4 +1,4 @@
-//! Deduplicates webhook deliveries by the id that their sender gives them, as GitHub does in `X-GitHub-Delivery`.
+//! Deduplicates webhook deliveries by the sender's id, such as GitHub's in `X-GitHub-Delivery`.
 //!
 //! Senders deliver at least once. Here each delivery is applied exactly once: the handler's write, the record of the
 //! delivery and the answer are one transaction.
@@ -14,7 +14,7 @@ use keylatch::sqlite::{Sqlite, Store};
 use reqwest::Client;
 use tokio::net::TcpListener;
 
-/// Applies a delivery. Run twice, it would count a push twice.
+/// Applies a delivery. If it ran twice, it would count a push twice.
 async fn receive(mut tx: Tx<Sqlite>, event: String) -> Result<StatusCode, StatusCode> {
     tx.run(move |db| db.execute("INSERT INTO event (body) VALUES (?1)", [event]))
         .await
