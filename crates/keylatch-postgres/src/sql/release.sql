@@ -1,6 +1,6 @@
 -- Ends a running record without an outcome. $4 says how: 0 it did not happen, and the epoch is kept for $5 milliseconds; 1
--- the same request may run again, for $5 milliseconds; 2 it is not known whether it happened. `applied` is null if another transaction has
--- locked the record: nothing was changed then, and the caller tries again.
+-- the same request may run again, for $5 milliseconds; 2 it is not known whether it happened. `applied` is null if another
+-- transaction has locked the record: nothing was changed then, and the caller tries again.
 WITH now AS MATERIALIZED (
     SELECT keylatch.clock() AS ms,
            -- What is acknowledged is on disk, also where the role or the database has been told to do without.

@@ -1,6 +1,6 @@
--- Resolves a run whose outcome is unknown, for someone who is not its owner: $4 is its outcome, or null if it did not happen;
--- then the epoch is kept for $5 milliseconds. `applied` is null if another transaction has locked the record: nothing was
--- changed then, and the caller tries again.
+-- Resolves a run whose outcome is unknown, for someone who is not its owner: $4 is its outcome, or null if it did not
+-- happen; then the epoch is kept for $5 milliseconds. `applied` is null if another transaction has locked the record:
+-- nothing was changed then, and the caller tries again.
 WITH now AS MATERIALIZED (
     SELECT keylatch.clock() AS ms,
            -- What is acknowledged is on disk, also where the role or the database has been told to do without.

@@ -1,6 +1,6 @@
 -- Removes the answers of expired records, and removes records past their tombstone: at most $1 rows, the oldest first, of
--- those that were due from $2 until $3, which is the time on the server's clock. `reached` is when the last of them was due,
--- or null if there were none.
+-- those that were due from $2 until $3, which is the time on the server's clock. `reached` is when the last of them was
+-- due, or null if there were none.
 --
 -- The time is a parameter so that the planner knows how many rows are due. A removed row stays in the index until no
 -- snapshot needs it: a sweep that continues where the last one ended does not read those entries again.
