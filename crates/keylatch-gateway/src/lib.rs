@@ -15,7 +15,6 @@ mod front;
 mod headers;
 mod layers;
 mod outgoing;
-mod planted;
 mod pool;
 mod problem;
 mod proxy;

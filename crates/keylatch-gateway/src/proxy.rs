@@ -20,7 +20,6 @@ use crate::ahead::{Ahead, Answer, BrokeOff, FromUpstream};
 use crate::front::{TakesTrailers, WantsUpgrade};
 use crate::headers;
 use crate::outgoing::{Broke, Outgoing, Progress};
-use crate::planted::{self, Bug};
 use crate::pool::{Failure, Lent, Pool};
 use crate::problem::Problem;
 use crate::upgrade;
@@ -143,9 +142,6 @@ impl Inner {
                 self.own(asked, Problem::Unreachable, asked.nothing_sent())
             }
             (Failure::Sent(error), None) => self.failed(asked, &described(error)),
-            (Failure::TimedOut, None) if planted::has(Bug::TimeOutIsUnsent) => {
-                self.own(asked, Problem::Unreachable, asked.nothing_sent())
-            }
             (Failure::TimedOut, None) => self.timed_out(asked),
         }
     }
@@ -186,7 +182,7 @@ impl Asked {
     /// What becomes of a request of which nothing was sent: a later attempt cannot speak for those before it.
     fn nothing_sent(&self) -> Disposition {
         match &self.run {
-            Some(run) if run.attempt() > 1 && !planted::has(Bug::FreeOnLaterAttempt) => Disposition::Retry,
+            Some(run) if run.attempt() > 1 => Disposition::Retry,
             _ => Disposition::Free,
         }
     }

@@ -28,8 +28,11 @@ struct State {
     under_way: u64,
     /// When there was last a request under way.
     idle_since: Instant,
-    /// When the latest part of an answer was handed out, if nobody has asked for the next: its client does not read.
+    /// When the latest part of an answer was handed out, if nobody has asked for the next: so it is where a client of HTTP/2
+    /// does not read one of its answers.
     unread: HashMap<u64, Instant>,
+    /// Since when its socket takes nothing.
+    blocked: Option<Instant>,
     next: u64,
 }
 
@@ -46,7 +49,7 @@ pub(crate) enum Word {
 
 impl Activity {
     pub(crate) fn new() -> Self {
-        let state = State { under_way: 0, idle_since: Instant::now(), unread: HashMap::new(), next: 0 };
+        let state = State { under_way: 0, idle_since: Instant::now(), unread: HashMap::new(), blocked: None, next: 0 };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -54,12 +57,23 @@ impl Activity {
         let (state, now) = (self.0.lock(), Instant::now());
         if state.under_way == 0 {
             let end = state.idle_since + limits.head_max;
-            return if now >= end { Word::Idle } else { Word::GoOn(end) };
+            // A request may begin meanwhile, which wakes nobody here.
+            return if now >= end { Word::Idle } else { Word::GoOn(end.min(now + limits.unread_max)) };
         }
-        match state.unread.values().min() {
+        match state.unread.values().chain(&state.blocked).min() {
             Some(oldest) if now >= *oldest + limits.unread_max => Word::Stuck,
             Some(oldest) => Word::GoOn(*oldest + limits.unread_max),
             None => Word::GoOn(now + limits.unread_max.min(limits.head_max)),
+        }
+    }
+
+    /// Whether the connection's socket took what was last written to it.
+    pub(crate) fn wrote(&self, taken: bool) {
+        let mut state = self.0.lock();
+        if taken {
+            state.blocked = None;
+        } else {
+            state.blocked.get_or_insert_with(Instant::now);
         }
     }
 

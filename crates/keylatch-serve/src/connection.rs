@@ -122,9 +122,9 @@ pub(crate) async fn serve_over<T, S, B>(
                 drop(tokio::spawn(async move {
                     match timeout(limits.head_max, transport.begin(stream)).await {
                         Ok(Ok(stream)) => {
-                            let certificate = T::certificate(&stream);
-                            let watched = Watched { service, activity: Activity::new(), peer, certificate };
-                            connection(http, Socket::new(stream, place), limits, watched, stopped).await;
+                            let (activity, certificate) = (Activity::new(), T::certificate(&stream));
+                            let watched = Watched { service, activity: activity.clone(), peer, certificate };
+                            connection(http, Socket::new(stream, place, activity), limits, watched, stopped).await;
                         }
                         Ok(Err(error)) => tracing::debug!(%error, "a connection could not be secured"),
                         Err(_) => tracing::debug!("a client took too long to secure its connection"),

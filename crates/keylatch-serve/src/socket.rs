@@ -8,18 +8,22 @@ use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::activity::Activity;
+
 pin_project! {
-    /// A socket that gives its place back when it is closed, whoever has it by then.
+    /// A socket that gives its place back when it is closed, whoever has it by then, and says whether it takes what is
+    /// written.
     pub(crate) struct Socket<T> {
         #[pin]
         stream: T,
         place: OwnedSemaphorePermit,
+        activity: Activity,
     }
 }
 
 impl<T> Socket<T> {
-    pub(crate) fn new(stream: T, place: OwnedSemaphorePermit) -> Self {
-        Self { stream, place }
+    pub(crate) fn new(stream: T, place: OwnedSemaphorePermit, activity: Activity) -> Self {
+        Self { stream, place, activity }
     }
 }
 
@@ -31,7 +35,10 @@ impl<T: AsyncRead> AsyncRead for Socket<T> {
 
 impl<T: AsyncWrite> AsyncWrite for Socket<T> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.project().stream.poll_write(context, bytes)
+        let this = self.project();
+        let written = this.stream.poll_write(context, bytes);
+        this.activity.wrote(written.is_ready());
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -51,6 +58,9 @@ impl<T: AsyncWrite> AsyncWrite for Socket<T> {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.project().stream.poll_write_vectored(context, parts)
+        let this = self.project();
+        let written = this.stream.poll_write_vectored(context, parts);
+        this.activity.wrote(written.is_ready());
+        written
     }
 }

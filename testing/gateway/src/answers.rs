@@ -22,7 +22,14 @@ impl Upstream {
                 let letter = self.send(request, kind == "once").await;
                 respond(stream, "201 Created", "", json!({ "letter": letter }).to_string().as_bytes()).await?;
             }
+            "silent" if argument == "then-free" && request.header("idempotency-attempt").as_deref() != Some("1") => {
+                respond(stream, "502 Lies", "Idempotency-Disposition: free\r\n", b"").await?;
+            }
             "silent" => pending().await,
+            "lies" => {
+                self.send(request, false).await;
+                respond(stream, "502 Lies", "Idempotency-Disposition: free\r\n", b"").await?;
+            }
             "nothing" => return Ok(false),
             "half" | "stall" => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of it").await?;

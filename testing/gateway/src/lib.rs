@@ -6,7 +6,8 @@
 //! | `/letters` | sends a letter: a start and an effect in the ledger, never merged |
 //! | `/once` | the same, but one letter for each derived key, as a service that honours it |
 //! | `/echo` | answers with the bytes of the request, as JSON |
-//! | `/silent` | never answers |
+//! | `/silent` | never answers; `/silent/then-free` only on a first attempt, and then says that nothing happened |
+//! | `/lies` | sends a letter, and says that nothing happened |
 //! | `/nothing` | closes the connection without an answer |
 //! | `/half` | closes it in the middle of an answer; `/stall` falls silent there, `/reset` resets it after the head |
 //! | `/early` | answers before it has read the body, and closes |

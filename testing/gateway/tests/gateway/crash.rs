@@ -167,10 +167,14 @@ fn letter_in(answer: &Answer) -> Option<String> {
     sent.get("letter")?.as_str().map(str::to_owned)
 }
 
-/// The gateway before `service`, with a lease so short that tests need not wait for its end.
+/// The gateway before `service`, with the records in SQLite.
 fn program(service: &Service, directory: &Path, guarantee: &str) -> Program {
-    let store = format!("sqlite:{}", directory.join("keylatch.db").display());
-    let given = ["--store", &store, "--scope", "header:X-User-Id", "--guarantee", guarantee, "--require-key"];
+    program_on(&format!("sqlite:{}", directory.join("keylatch.db").display()), service, guarantee)
+}
+
+/// The gateway before `service`, with a lease so short that tests need not wait for its end.
+pub(crate) fn program_on(store: &str, service: &Service, guarantee: &str) -> Program {
+    let given = ["--store", store, "--scope", "header:X-User-Id", "--guarantee", guarantee, "--require-key"];
     gateway(&service.url, &[&given[..], &["--lease", "1s", "--upstream-key", "received"]].concat())
 }
 

@@ -4,10 +4,10 @@ use std::net::TcpListener;
 
 use crate::setup::{Pair, gateway};
 
-const SILENCE: [&str; 2] = ["--upstream-silence-max", "500ms"];
+pub(crate) const SILENCE: [&str; 2] = ["--upstream-silence-max", "500ms"];
 
 /// The second answer to the same request, and what another request under its key gets then.
-async fn again(pair: &Pair, path: &str, key: &str) -> (u16, u16) {
+pub(crate) async fn again(pair: &Pair, path: &str, key: &str) -> (u16, u16) {
     let again = pair.post(path, key, "a").await;
     let other = pair.post(path, key, "another").await;
     (again.status, other.status)
