@@ -47,6 +47,55 @@ async fn the_readmes_order_is_one_order() {
     assert!(String::from_utf8_lossy(&other.stdout).ends_with("{\"order\": 2}\n"));
 }
 
+/// A service that honours the derived key gives the same order to every attempt, also after it has been killed.
+async fn honours_the_derived_key(interpreter: &str, script: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(script);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let start = async || {
+        let mut service = Command::new(interpreter);
+        service.arg(&script).env("PORT", &port);
+        service.env("DB", directory.path().join("orders.db")).env("ORDERS", directory.path().join("orders"));
+        let service = service.kill_on_drop(true).spawn().unwrap_or_else(|error| panic!("{interpreter}: {error}"));
+        testing_support::eventually(SOON, "the service to listen", async || {
+            tokio::net::TcpStream::connect(format!("127.0.0.1:{port}")).await.is_ok()
+        })
+        .await;
+        service
+    };
+    let mut service = start().await;
+    let order = async |key: String| {
+        let answer = run(&format!("curl -sS http://127.0.0.1:{port}/ -d a -H 'Idempotency-Derived-Key: {key}'")).await;
+        String::from_utf8(answer.stdout).unwrap()
+    };
+    let (one, two) = ("1".repeat(64), "2".repeat(64));
+    let first = order(one.clone()).await;
+    assert!(first.contains("\"order\""), "{first}");
+    assert_eq!(order(one.clone()).await, first);
+    service.kill().await.unwrap();
+    let service = start().await;
+    assert_eq!(order(one).await, first);
+    assert_ne!(order(two).await, first);
+
+    let arguments = ["--store", "memory:", "--scope", "shared:all", "--guarantee", "fenced", "--require-key"];
+    let server = gateway(&format!("http://127.0.0.1:{port}"), &arguments).start().await.unwrap();
+    let order = format!("curl -sS {}/ -d a -H 'Idempotency-Key: k'", server.url());
+    let first = run(&order).await.stdout;
+    assert!(String::from_utf8_lossy(&first).contains("\"order\""), "{}", String::from_utf8_lossy(&first));
+    assert_eq!(run(&order).await.stdout, first);
+    drop(service);
+}
+
+#[tokio::test]
+async fn the_example_in_python_honours_the_derived_key() {
+    honours_the_derived_key("python3", "gateway_python/honours.py").await;
+}
+
+#[tokio::test]
+async fn the_example_in_node_honours_the_derived_key() {
+    honours_the_derived_key("node", "gateway_node/honours.mjs").await;
+}
+
 /// What follows `command` in the README, to the end of its paragraph.
 fn argument_of(readme: &str, command: &str) -> String {
     let after = readme.split_once(command).unwrap_or_else(|| panic!("the README has no `{command}`")).1;
