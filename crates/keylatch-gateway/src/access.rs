@@ -1,10 +1,15 @@
 //! What is counted and written of each request: never a key, a path, a body or a header.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::io::Write;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use http::{Method, Response, Version};
 use keylatch::http::{IDEMPOTENCY_EXPIRES, IDEMPOTENCY_STATUS, IDEMPOTENT_REPLAYED};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::problem::Problem;
 
@@ -16,35 +21,76 @@ pub(crate) struct Asked {
     pub(crate) at: Instant,
 }
 
-/// Counts a request that is answered, and writes it down if `log` says so.
+/// Lines that wait to be written, at the most. Further ones are lost, and counted: no request waits for whoever reads the log.
+const LINES_MAX: usize = 10_000;
+/// How long the last lines have to be written when the process ends.
+const END_MAX: Duration = Duration::from_secs(1);
+
+/// What the thread that writes the log gets.
+enum ToWrite {
+    Line(String),
+    /// All before it are written when this is dropped.
+    End(oneshot::Sender<()>),
+}
+
+static LOG: OnceLock<SyncSender<ToWrite>> = OnceLock::new();
+
+/// The log of requests, on the standard output.
+fn log() -> &'static SyncSender<ToWrite> {
+    LOG.get_or_init(|| {
+        let (log, lines) = sync_channel(LINES_MAX);
+        drop(thread::spawn(move || write(&lines)));
+        log
+    })
+}
+
+fn write(lines: &Receiver<ToWrite>) {
+    let mut output = std::io::stdout().lock();
+    while let Ok(next) = lines.recv() {
+        match next {
+            // Whoever closed the output does not want it.
+            ToWrite::Line(line) => drop(writeln!(output, "{line}")),
+            ToWrite::End(written) => drop(written),
+        }
+    }
+}
+
+/// Waits until all that was noted is written, for a while.
+pub(crate) async fn written() {
+    let Some(log) = LOG.get() else { return };
+    let (end, written) = oneshot::channel();
+    if log.try_send(ToWrite::End(end)).is_ok() {
+        let _ = timeout(END_MAX, written).await;
+    }
+}
+
+/// Counts a request that is answered, and writes it down if `logs` says so.
 ///
 /// `route` is the name of its route.
-pub(crate) fn note<B>(asked: &Asked, route: &Arc<str>, response: &Response<B>, log: bool) {
+pub(crate) fn note<B>(asked: &Asked, route: &Arc<str>, response: &Response<B>, logs: bool) {
     let (outcome, status) = (outcome(response), class(response));
     let took = asked.at.elapsed();
     let named = || route.clone();
     metrics::counter!("keylatch_gateway_requests_total", "route" => named(), "outcome" => outcome, "status" => status)
         .increment(1);
     metrics::histogram!("keylatch_gateway_request_seconds", "outcome" => outcome).record(took.as_secs_f64());
-    if log {
-        let line = serde_json::json!({
-            "time": jiff::Timestamp::now().to_string(),
-            "route": &**route,
-            // One of a client's own invention may say anything.
-            "method": if is_known(&asked.method) { asked.method.as_str() } else { "other" },
-            "version": format!("{:?}", asked.version),
-            "status": response.status().as_u16(),
-            "outcome": outcome,
-            "code": code(response),
-            "seconds": took.as_secs_f64(),
-        });
-        write(&line.to_string());
+    if !logs {
+        return;
     }
-}
-
-#[expect(clippy::print_stdout, reason = "the log of requests goes to the standard output")]
-fn write(line: &str) {
-    println!("{line}");
+    let line = serde_json::json!({
+        "time": jiff::Timestamp::now().to_string(),
+        "route": &**route,
+        // One of a client's own invention may say anything.
+        "method": if is_known(&asked.method) { asked.method.as_str() } else { "other" },
+        "version": format!("{:?}", asked.version),
+        "status": response.status().as_u16(),
+        "outcome": outcome,
+        "code": code(response),
+        "seconds": took.as_secs_f64(),
+    });
+    if log().try_send(ToWrite::Line(line.to_string())).is_err() {
+        metrics::counter!("keylatch_gateway_log_lines_lost_total").increment(1);
+    }
 }
 
 /// What became of it, in a word.

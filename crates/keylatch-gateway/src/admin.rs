@@ -61,6 +61,10 @@ pub(crate) fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         "keylatch_gateway_request_seconds",
         "From the head of a request to that of its answer."
     );
+    metrics::describe_counter!(
+        "keylatch_gateway_log_lines_lost_total",
+        "Lines of the log of requests that nobody read."
+    );
     metrics::describe_counter!("keylatch_gateway_upstream_failures_total", "Requests without a whole answer, by code.");
     Ok(handle)
 }

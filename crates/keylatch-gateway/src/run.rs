@@ -12,6 +12,7 @@ use keylatch_serve::{Drained, Signals, serve, until_told};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
+use crate::access;
 use crate::admin::{self, Admin};
 use crate::args::{Gateway, Guarantee};
 use crate::config::Config;
@@ -84,6 +85,7 @@ pub(crate) async fn run(args: Gateway) -> Result<(), Box<dyn Error>> {
     let (Drained::Whole | Drained::Cut) =
         until_told(&mut signals, args.drain_max.0, serving, |left| engines.shutdown(left)).await;
     beside.iter().for_each(tokio::task::JoinHandle::abort);
+    access::written().await;
     Ok(())
 }
 

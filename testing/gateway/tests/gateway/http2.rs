@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::frames::frame;
 use crate::setup::{Pair, SOON, Service, gateway};
 
 /// Files of an authority, and of a certificate of this machine's.
@@ -141,7 +142,7 @@ async fn give_up(listener: TcpListener, how: GivesUp) {
         drop(tokio::spawn(async move {
             let mut preface = [0; 24];
             stream.read_exact(&mut preface).await?;
-            stream.write_all(&frame(4, 0, &[])).await?;
+            stream.write_all(&frame(4, 0, 0, &[])).await?;
             loop {
                 let mut head = [0; 9];
                 stream.read_exact(&mut head).await?;
@@ -153,10 +154,10 @@ async fn give_up(listener: TcpListener, how: GivesUp) {
                 }
                 let id = u32::from_be_bytes(number);
                 let answer = match how {
-                    GivesUp::RefusesTheStream => frame(3, id, &7_u32.to_be_bytes()),
-                    GivesUp::CancelsTheStream => frame(3, id, &8_u32.to_be_bytes()),
-                    GivesUp::GoesAwayBelow => frame(7, 0, &[0; 8]),
-                    GivesUp::GoesAwayAndCloses => frame(7, 0, &[&number[..], &[0; 4]].concat()),
+                    GivesUp::RefusesTheStream => frame(3, 0, id, &7_u32.to_be_bytes()),
+                    GivesUp::CancelsTheStream => frame(3, 0, id, &8_u32.to_be_bytes()),
+                    GivesUp::GoesAwayBelow => frame(7, 0, 0, &[0; 8]),
+                    GivesUp::GoesAwayAndCloses => frame(7, 0, 0, &[&number[..], &[0; 4]].concat()),
                     GivesUp::Closes => Vec::new(),
                 };
                 stream.write_all(&answer).await?;
@@ -166,11 +167,6 @@ async fn give_up(listener: TcpListener, how: GivesUp) {
             }
         }));
     }
-}
-
-fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, 0], &stream.to_be_bytes(), payload].concat()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,7 +196,7 @@ async fn a_connection_of_http2_on_which_nothing_is_asked_is_closed() {
     let pair = Pair::new("fenced", &["--head-time-max", "1s"]).await;
     let mut stream = TcpStream::connect(pair.gateway.authority()).await.unwrap();
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-    stream.write_all(&frame(4, 0, &[])).await.unwrap();
+    stream.write_all(&frame(4, 0, 0, &[])).await.unwrap();
     let mut read = Vec::new();
     let closed = timeout(Duration::from_secs(10), stream.read_to_end(&mut read)).await;
     assert!(closed.is_ok(), "it is open after ten seconds, and said {read:?}");

@@ -6,6 +6,7 @@ mod command_line;
 mod crash;
 mod dispositions;
 mod fleet;
+mod frames;
 mod headers;
 mod http2;
 mod limits;
