@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderValue;
-use keylatch_serve::{Drained, Signals, serve, until_told};
+use keylatch_serve::{Signals, serve, until_told};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
@@ -82,8 +82,7 @@ pub(crate) async fn run(args: Gateway) -> Result<(), Box<dyn Error>> {
             None => serve(listener, limits, front, stop).await,
         }
     };
-    let (Drained::Whole | Drained::Cut) =
-        until_told(&mut signals, args.drain_max.0, serving, |left| engines.shutdown(left)).await;
+    until_told(&mut signals, args.drain_max.0, serving, |left| engines.shutdown(left)).await;
     beside.iter().for_each(tokio::task::JoinHandle::abort);
     access::written().await;
     Ok(())

@@ -7,16 +7,6 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::Signals;
 
-/// How a process came to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub enum Drained {
-    /// All requests and all work have ended.
-    Whole,
-    /// The time was over, or a second signal came. What was under way is cut off.
-    Cut,
-}
-
 /// How much of the time to drain is kept for work whose clients have gone.
 const WORK_MIN: Duration = Duration::from_secs(2);
 
@@ -30,8 +20,7 @@ pub async fn until_told<S, F>(
     drain_max: Duration,
     serve: impl FnOnce(oneshot::Receiver<()>) -> S,
     finish: impl FnOnce(Duration) -> F,
-) -> Drained
-where
+) where
     S: Future<Output = ()>,
     F: Future<Output = usize>,
 {
@@ -55,13 +44,12 @@ where
         left = drained => {
             if left == 0 {
                 tracing::info!("stopped; all requests have ended");
-                return Drained::Whole;
+            } else {
+                tracing::warn!(left, "stopped; a request without an answer can be sent again");
             }
-            tracing::warn!(left, "stopped; a request without an answer can be sent again");
         }
         () = signals.next() => {
             tracing::warn!("stopped at once; a request without an answer can be sent again");
         }
     }
-    Drained::Cut
 }

@@ -17,6 +17,6 @@ mod socket;
 pub mod tls;
 
 pub use connection::{ClientCertificate, Peer, Served, serve};
-pub use drain::{Drained, until_told};
+pub use drain::until_told;
 pub use limits::Limits;
 pub use signals::Signals;

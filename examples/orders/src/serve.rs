@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use keylatch::Engine;
-use keylatch_serve::{Drained, Limits, Signals};
+use keylatch_serve::{Limits, Signals};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -21,9 +21,7 @@ pub(crate) async fn until_told(mut signals: Signals, listener: TcpListener, rout
     let serve = |stopped: oneshot::Receiver<()>| {
         keylatch_serve::serve(listener, Limits::default(), router, async { stopped.await.unwrap_or_default() })
     };
-    let drained = keylatch_serve::until_told(&mut signals, DRAIN_MAX, serve, |left| engine.shutdown(left)).await;
-    // The log has reported it.
-    let (Drained::Whole | Drained::Cut) = drained;
+    keylatch_serve::until_told(&mut signals, DRAIN_MAX, serve, |left| engine.shutdown(left)).await;
 }
 
 /// Prints where the server is, what it does, and what to try.
