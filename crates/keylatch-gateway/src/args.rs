@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use http::Method;
 use http::uri::Authority;
 use keylatch::http::ANSWER_END_MAX;
-use keylatch::{LEASE, RETENTION, TOMBSTONE};
+use keylatch::{CLEANUP_PAUSE, LEASE, RETENTION, TOMBSTONE};
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) use self::parse::{Bytes, Guarantee, Scope, Span, UpstreamKey};
@@ -95,6 +95,9 @@ pub(crate) struct Gateway {
     /// How long a key without its answer still refuses to run again after that.
     #[arg(long, value_name = "TIME", default_value_t = Span(TOMBSTONE))]
     pub(crate) tombstone: Span,
+    /// How often expired records are removed from the store.
+    #[arg(long, value_name = "TIME", default_value_t = Span(CLEANUP_PAUSE))]
+    pub(crate) cleanup_every: Span,
     /// The largest body of a guarded request; a larger one gets a 413. It is held in memory while it is hashed.
     #[arg(long, value_name = "SIZE", default_value_t = Bytes(1 << 20))]
     pub(crate) request_body_max: Bytes,

@@ -36,10 +36,11 @@ impl Engines {
         let opened = args.store.open(args.cache.as_ref()).await;
         let store = opened.map_err(|error| format!("the store cannot be used ({}): {error}", args.store))?;
         let (policy, limits) = (args.policy(), Limits { wait_max: args.wait_max.0, ..Limits::default() });
+        // Each cleans the store, for an engine begins to clean with its first run, and one of them may have none.
+        let cleanup = Cleanup::every(args.cleanup_every.0);
         Ok(Self {
-            fenced: Engine::fenced(store.clone(), policy, limits)?,
-            // One of them cleans the store for both.
-            at_most_once: Engine::at_most_once(store, policy, limits)?.with_cleanup(Cleanup::off()),
+            fenced: Engine::fenced(store.clone(), policy, limits)?.with_cleanup(cleanup),
+            at_most_once: Engine::at_most_once(store, policy, limits)?.with_cleanup(cleanup),
         })
     }
 

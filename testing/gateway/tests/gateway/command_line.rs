@@ -1,5 +1,6 @@
 //! The command line: what it refuses, and what its listener for operators says.
 
+use testing_support::eventually;
 use testing_support::server::{Program, StartError};
 
 use crate::setup::{Pair, SOON, gateway};
@@ -56,14 +57,34 @@ async fn a_secret_of_the_store_is_not_printed() {
     assert!(output.contains("Redis") && !output.contains("hunter2"), "{output}");
 }
 
+/// Where its listener for operators is.
+fn admin(pair: &Pair) -> String {
+    let printed = pair.gateway.printed();
+    let line = printed.lines().find_map(|line| line.trim().strip_prefix("admin")).expect("it says where");
+    line.trim().split_once("/metrics").expect("an address").0.to_owned()
+}
+
+#[tokio::test]
+async fn expired_records_are_removed_in_either_guarantee() {
+    for guarantee in ["fenced", "at-most-once"] {
+        let expires = ["--retention", "1ms", "--tombstone", "0s", "--cleanup-every", "20ms"];
+        let pair = Pair::new(guarantee, &[&expires[..], &["--admin-listen", "127.0.0.1:0"]].concat()).await;
+        assert_eq!(pair.post("/letters", "k", "a").await.status, 201);
+        let (client, url) = (reqwest::Client::builder().no_proxy().build().unwrap(), admin(&pair) + "/metrics");
+        eventually(SOON, "the record to be removed", async || {
+            let metrics = client.get(&url).timeout(SOON).send().await.unwrap().text().await.unwrap();
+            metrics.contains(r#"keylatch_records_total{change="removed"} 1"#)
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn operators_learn_how_it_goes_and_nothing_of_the_requests() {
     const SECRETS: [&str; 5] = ["key-sentinel", "body-sentinel", "token-sentinel", "user-sentinel", "query-sentinel"];
     let arguments = ["--admin-listen", "127.0.0.1:0", "--access-log", "--require-key"];
     let pair = Pair::new("at-most-once", &arguments).await;
-    let admin = pair.gateway.printed();
-    let admin = admin.lines().find_map(|line| line.trim().strip_prefix("admin")).expect("it says where").trim();
-    let admin = admin.split_once("/metrics").expect("an address").0.to_owned();
+    let admin = admin(&pair);
     let headers = [
         ("x-user-id", "user-sentinel"),
         ("idempotency-key", "key-sentinel"),
@@ -110,7 +131,7 @@ async fn it_drains_when_it_is_told_to_stop() {
         let pair = pair.clone();
         async move { pair.post("/letters", "k", "a").await }
     });
-    testing_support::eventually(SOON, "the letter to be begun", async || pair.starts("k") == 1).await;
+    eventually(SOON, "the letter to be begun", async || pair.starts("k") == 1).await;
     pair.gateway.ask_to_end();
     assert_eq!(asking.await.unwrap().status, 201, "what is under way comes to its end");
     let pair = std::sync::Arc::into_inner(pair).expect("nobody else has it");
