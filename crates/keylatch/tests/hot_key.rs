@@ -20,7 +20,7 @@ async fn ask(engine: Engine) -> Answer {
         fingerprint: Fingerprint::of([b"buy".as_slice()]),
         wait: Duration::from_secs(20),
     };
-    engine.answer(request, |_| async { Verdict::Keep(Outcome::bytes("bought")) }).await.unwrap()
+    engine.answer(request, |_| async { (Verdict::Keep(Outcome::bytes("bought")), ()) }).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,7 +58,7 @@ fn kept() -> Verdict {
 }
 
 async fn ask(engine: &Engine, key: &str, what: &str, verdict: Verdict) -> Option<Answer> {
-    engine.answer(request(key, what), |_| async { verdict }).await.ok()
+    engine.answer(request(key, what), |_| async { (verdict, ()) }).await.ok()
 }
 
 /// Asks for work that waits for `gate`, and returns once it runs.
@@ -69,7 +69,7 @@ async fn begin(engine: &Engine, key: &str, gate: &Gate) -> tokio::task::JoinHand
         let work = |_| async move {
             tell.send(()).expect("the test listens");
             gate.pass().await;
-            kept()
+            (kept(), ())
         };
         engine.answer(request(&key, "buy"), work).await.expect("the engine answers")
     });
@@ -96,7 +96,7 @@ async fn everything(store: &Faulty, clock: &Clock, engine: &Engine) {
     let running = begin(engine, "running", &gate).await;
     assert!(ask(engine, "running", "buy", kept()).await.is_some());
     let waiting = Request { wait: Duration::from_secs(20), ..request("running", "buy") };
-    let mut waiting = Box::pin(engine.answer(waiting, |_| async { kept() }));
+    let mut waiting = Box::pin(engine.answer(waiting, |_| async { (kept(), ()) }));
     assert!(futures_util::poll!(&mut waiting).is_pending());
     gate.open();
     assert!(matches!(running.await.unwrap(), Answer::Ran(_)));

@@ -22,11 +22,11 @@ pub struct Request {
     pub wait: Duration,
 }
 
-/// What a request gets.
+/// What a request gets, whose work yields a `T` beside its verdict.
 #[derive(Debug, Clone)]
-pub enum Answer {
+pub enum Answer<T = ()> {
     /// Its work ran here, and the store has carried out its verdict.
-    Ran(Ran),
+    Ran(Ran<T>),
     /// The outcome of an earlier run.
     Replayed(Final),
     /// Neither. The work did not start, or its outcome was not accepted.
@@ -35,7 +35,9 @@ pub enum Answer {
 
 /// A run whose verdict the store has carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ran {
+pub struct Ran<T = ()> {
+    /// What its work yielded.
+    pub value: T,
     /// When the recorded answer stops being kept, on the store's clock; `None` if none was recorded.
     pub expires_at: Option<Timestamp>,
 }
@@ -93,7 +95,7 @@ impl Final {
     }
 
     /// What `request` gets from it.
-    pub(crate) fn answer(&self, request: &Request) -> Answer {
+    pub(crate) fn answer<T>(&self, request: &Request) -> Answer<T> {
         if self.0.fingerprint == request.fingerprint {
             Answer::Replayed(self.clone())
         } else {
@@ -141,7 +143,7 @@ pub enum Quota {
     RecordsPerScope,
 }
 
-impl From<Refused> for Answer {
+impl<T> From<Refused> for Answer<T> {
     fn from(refused: Refused) -> Self {
         Self::Refused(refused)
     }

@@ -16,9 +16,9 @@ use crate::tx::Verdict;
 use crate::{Fingerprint, Guarantee, Lease, Owner, Record, State, Timestamp};
 
 /// How a drive ended.
-pub(super) enum Driven<S> {
+pub(super) enum Driven<S, T> {
     /// With the request's answer.
-    Done(Result<Answer, Error>),
+    Done(Result<Answer<T>, Error>),
     /// Another has the key. The leader is handed back, to look again.
     Held(Leader, Option<S>, Box<HeldRecord>),
     /// Another transaction has the key, and no record yet: what comes of it is not known.
@@ -34,22 +34,22 @@ pub(super) enum Driven<S> {
 pub(super) enum Instead {
     /// Another has it; this is the record.
     Held(Box<HeldRecord>),
-    /// An answer.
-    Done(Result<Answer, Error>),
+    /// It is refused, or the store failed.
+    Refused(Result<Refused, Error>),
 }
 
 impl Instead {
-    pub(super) fn driven<S>(self, leader: Leader, start: S) -> Driven<S> {
+    pub(super) fn driven<S, T>(self, leader: Leader, start: S) -> Driven<S, T> {
         match self {
             Self::Held(found) => Driven::Held(leader, Some(start), found),
-            Self::Done(done) => Driven::Done(done),
+            Self::Refused(refused) => Driven::Done(refused.map(Answer::Refused)),
         }
     }
 }
 
 impl From<store::Error> for Instead {
     fn from(error: store::Error) -> Self {
-        Self::Done(Err(error.into()))
+        Self::Refused(Err(error.into()))
     }
 }
 
@@ -59,7 +59,7 @@ pub(super) async fn admit(engine: &Inner, leader: &Leader, request: &Request, ow
         let asked = Instant::now();
         let At { value, now } = engine.store.read(leader.id()).await?;
         match value.filter(|record| machine::phase(Some(record), now) != Phase::Free) {
-            None => return Err(Instead::Done(Ok(Refused::Quota(Quota::RecordsPerScope).into()))),
+            None => return Err(Instead::Refused(Ok(Refused::Quota(Quota::RecordsPerScope)))),
             Some(record) if decides(&record, request.fingerprint, now) => {
                 return Err(Instead::Held(HeldRecord::new(At { value: record, now }, asked)));
             }
@@ -82,15 +82,16 @@ const CLAIM_TRIES: u32 = 2;
 pub(super) const END_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// Claims the key, runs the work under a lease, and carries out its verdict.
-pub(super) fn on_lease<S, F>(
+pub(super) fn on_lease<S, F, T>(
     engine: Arc<Inner>,
     leader: Leader,
     request: Request,
     start: S,
-) -> impl Future<Output = Driven<S>> + Send + 'static
+) -> impl Future<Output = Driven<S, T>> + Send + 'static
 where
     S: FnOnce(RunOrTx) -> F + Send + 'static,
-    F: Future<Output = Verdict> + Send + 'static,
+    F: Future<Output = (Verdict, T)> + Send + 'static,
+    T: Send + 'static,
 {
     async move {
         let (lease, work) = {
@@ -109,14 +110,23 @@ where
                 }
             }
         };
-        let verdict = work.await;
+        let (verdict, value) = work.await;
         failpoint::hit(Point::AfterHandlerWrite);
-        match verdict {
+        let ended = match verdict {
             Verdict::Keep(outcome) | Verdict::KeepOutcomeOnly(outcome) => {
                 let completion = Completion::new(outcome, leader.flight().policy());
-                complete(&engine, leader, &request, lease, completion).await
+                complete(&engine, &leader, &request, lease, completion).await
             }
-            verdict => Box::pin(release(&engine, leader, lease, verdict)).await,
+            verdict => Box::pin(release(&engine, &leader, lease, verdict)).await,
+        };
+        match ended {
+            Ok(Ended::CarriedOut(expires_at)) => Driven::Done(Ok(Answer::Ran(Ran { value, expires_at }))),
+            // Another has taken over: its answer is the answer. Without one, it is known of a release alone what this run did.
+            Ok(Ended::Lost { completing: true }) => Box::pin(lost(&engine, leader, Refused::InProgress.into())).await,
+            Ok(Ended::Lost { completing: false }) => {
+                Box::pin(lost(&engine, leader, Answer::Ran(Ran { value, expires_at: None }))).await
+            }
+            Err(error) => Driven::Done(Err(error.into())),
         }
     }
 }
@@ -193,40 +203,41 @@ async fn claim_lease(
     }
 }
 
-fn complete<S: Send>(
+/// What became of a verdict.
+enum Ended {
+    /// The store has carried it out. An outcome is given until then.
+    CarriedOut(Option<Timestamp>),
+    /// The lease was no longer the record's.
+    Lost { completing: bool },
+}
+
+async fn complete(
     engine: &Arc<Inner>,
-    leader: Leader,
+    leader: &Leader,
     request: &Request,
     lease: Lease,
     completion: Completion,
-) -> impl Future<Output = Driven<S>> + Send {
-    async move {
-        let asked = Instant::now();
-        failpoint::hit(Point::BeforeCommit);
-        leader.flight().ends();
-        let (applied, tries) =
-            until_lease_ends(engine.lease, asked, || engine.store.complete(lease, completion.clone())).await;
-        telemetry::complete_took(asked.elapsed());
-        failpoint::hit(Point::AfterCommit);
-        match applied {
-            Ok(Applied::Applied(now)) => {
-                // If the reply of an earlier try was lost, the answer has been there since then.
-                let earlier = if tries > 1 { Box::pin(recorded_until(engine, lease)).await } else { None };
-                let expires_at = earlier.unwrap_or(now + completion.retention);
-                telemetry::completed();
-                if engine.cache.keeps() || leader.is_followed() {
-                    engine.remember(&leader, &Final::new(request, &completion.outcome, expires_at, now, asked));
-                }
-                Driven::Done(Ok(Answer::Ran(Ran { expires_at: Some(expires_at) })))
-            }
-            Ok(Applied::Lost) => Box::pin(lost(engine, leader, Refused::InProgress.into())).await,
-            Err(error) => Driven::Done(Err(error.into())),
-        }
+) -> Result<Ended, store::Error> {
+    let asked = Instant::now();
+    failpoint::hit(Point::BeforeCommit);
+    leader.flight().ends();
+    let (applied, tries) =
+        until_lease_ends(engine.lease, asked, || engine.store.complete(lease, completion.clone())).await;
+    telemetry::complete_took(asked.elapsed());
+    failpoint::hit(Point::AfterCommit);
+    let Applied::Applied(now) = applied? else { return Ok(Ended::Lost { completing: true }) };
+    // If the reply of an earlier try was lost, the answer has been there since then.
+    let earlier = if tries > 1 { Box::pin(recorded_until(engine, lease)).await } else { None };
+    let expires_at = earlier.unwrap_or(now + completion.retention);
+    telemetry::completed();
+    if engine.cache.keeps() || leader.is_followed() {
+        engine.remember(leader, &Final::new(request, &completion.outcome, expires_at, now, asked));
     }
+    Ok(Ended::CarriedOut(Some(expires_at)))
 }
 
 /// Another has taken over: its answer is the answer, or `otherwise` if there is no record any more.
-async fn lost<S>(engine: &Inner, leader: Leader, otherwise: Answer) -> Driven<S> {
+async fn lost<S, T>(engine: &Inner, leader: Leader, otherwise: Answer<T>) -> Driven<S, T> {
     let record = leader.id();
     tracing::warn!(%record, "a run lost its lease; its client gets the answer of the run that took over");
     leader.flight().lose();
@@ -243,7 +254,7 @@ async fn recorded_until(engine: &Inner, lease: Lease) -> Option<Timestamp> {
 }
 
 /// The record, for a request whose work has begun before and cannot begin again; `otherwise` if there is none.
-pub(super) async fn look<S>(engine: &Inner, leader: Leader, otherwise: Answer) -> Driven<S> {
+pub(super) async fn look<S, T>(engine: &Inner, leader: Leader, otherwise: Answer<T>) -> Driven<S, T> {
     let asked = Instant::now();
     match engine.store.read(leader.id()).await {
         Ok(At { value: Some(record), now }) if machine::phase(Some(&record), now) != Phase::Free => {
@@ -254,7 +265,7 @@ pub(super) async fn look<S>(engine: &Inner, leader: Leader, otherwise: Answer) -
     }
 }
 
-async fn release<S>(engine: &Inner, leader: Leader, lease: Lease, verdict: Verdict) -> Driven<S> {
+async fn release(engine: &Inner, leader: &Leader, lease: Lease, verdict: Verdict) -> Result<Ended, store::Error> {
     let keep = leader.flight().policy().keep();
     let (end, count): (_, fn()) = match (verdict, engine.guarantee) {
         (Verdict::Unknown, _) => (End::Unknown, telemetry::not_known),
@@ -263,16 +274,15 @@ async fn release<S>(engine: &Inner, leader: Leader, lease: Lease, verdict: Verdi
     };
     count();
     leader.flight().ends();
-    let ran = Answer::Ran(Ran { expires_at: None });
     match until_lease_ends(engine.lease, Instant::now(), || engine.store.release(lease, end)).await {
-        (Ok(Applied::Lost), 1) => return lost(engine, leader, ran).await,
+        (Ok(Applied::Lost), 1) => return Ok(Ended::Lost { completing: false }),
         // An earlier try was carried out, although its reply was lost.
         (Ok(Applied::Applied(_) | Applied::Lost), _) => {}
         (Err(error), _) => {
             tracing::warn!(%error, record = %lease.id, "a run that ended without an outcome could not say so; its lease will end");
         }
     }
-    Driven::Done(Ok(ran))
+    Ok(Ended::CarriedOut(None))
 }
 
 /// Does `write` until it succeeds, fails for good, or a lease has passed since `started`. Says in how many tries.
@@ -307,6 +317,8 @@ mod tests {
 
     /// What the work of the HTTP layer takes; see there.
     const WORK_BYTES: usize = 600;
+    /// What an answer of the HTTP door takes; see there.
+    const ANSWER_BYTES: usize = 256;
 
     #[test]
     fn a_run_on_a_lease_takes_less_than_a_kilobyte() {
@@ -320,7 +332,7 @@ mod tests {
             let kept = std::hint::black_box([0_u8; WORK_BYTES]);
             pending::<()>().await;
             std::hint::black_box(kept);
-            Verdict::Free
+            (Verdict::Free, [0_u8; ANSWER_BYTES])
         };
         let run = on_lease(engine.inner.clone(), leader, request, work);
         assert!(size_of_val(&run) <= 1_024, "{} bytes", size_of_val(&run));

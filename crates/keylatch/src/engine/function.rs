@@ -1,15 +1,13 @@
 //! Function calls: the same records and guarantees for jobs, webhooks and tool calls, without HTTP.
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Answer, Ended, Engine, Error, Refused, Request, Run, RunOrTx};
+use super::{Answer, Ended, Engine, Error, RunOrTx, Ran, Refused, Request, Run};
 use crate::tx::{Database, Verdict};
 use crate::{Body, Fingerprint, Guarantee, Key, Outcome, Scope, Tx};
 
@@ -145,29 +143,22 @@ impl Engine {
         E: Send + 'static,
         F: Future<Output = (Result<T, E>, Ended)> + Send + 'static,
     {
-        let slot = Arc::new(Mutex::new(None));
-        let filled = slot.clone();
-        let start = move |given| async move {
-            let (verdict, end) = match AssertUnwindSafe(async { call(given).await }).catch_unwind().await {
+        let start = move |handed| async move {
+            match AssertUnwindSafe(async { call(handed).await }).catch_unwind().await {
                 Ok((Ok(value), _)) => match serde_json::to_vec(&value) {
                     Ok(json) => (Verdict::Keep(Outcome::bytes(json.into_boxed_slice())), Ok(Ok(value))),
                     Err(error) => (verdict(rule), Ok(Err(RunError::Json(error)))),
                 },
                 Ok((Err(error), ended)) => (verdict(ended), Ok(Err(RunError::Work(error)))),
                 Err(panic) => (verdict(rule), Err(panic)),
-            };
-            *filled.lock() = Some(end);
-            verdict
+            }
         };
         let request = Request { scope, key, fingerprint, wait: Duration::MAX };
-        let answer = self.answer(request, start).await?;
-        let end = slot.lock().take();
-        match (answer, end) {
-            (Answer::Ran(_), Some(Ok(result))) => Ok(Done { value: result?, replayed: false }),
-            (Answer::Ran(_), Some(Err(panic))) => resume_unwind(panic),
-            (Answer::Ran(_), None) => unreachable!("work that ran has an end"),
-            (Answer::Refused(refused), _) => Err(RunError::Refused(refused)),
-            (Answer::Replayed(found), _) => match &found.outcome().body {
+        match self.answer(request, start).await? {
+            Answer::Ran(Ran { value: Ok(result), .. }) => Ok(Done { value: result?, replayed: false }),
+            Answer::Ran(Ran { value: Err(panic), .. }) => resume_unwind(panic),
+            Answer::Refused(refused) => Err(RunError::Refused(refused)),
+            Answer::Replayed(found) => match &found.outcome().body {
                 Body::Kept(json) => Ok(Done { value: serde_json::from_slice(json)?, replayed: true }),
                 Body::NotRetained { .. } => Err(RunError::NotRetained),
             },

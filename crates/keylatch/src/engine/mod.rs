@@ -148,8 +148,9 @@ impl Engine {
 
     /// Answers `request`: from an earlier run, or by the work that `start` makes.
     ///
-    /// `start` gets what a handler may ask for: a [`Run`] on a lease, a [`Tx`](crate::Tx) in `Atomic`. The work must
-    /// not panic; the entry points of this crate turn a panic into a verdict.
+    /// `start` gets what a handler may ask for: a [`Run`] on a lease, a [`Tx`](crate::Tx) in `Atomic`. The work returns its
+    /// verdict, and a value that this caller alone gets once the verdict is carried out. The work must not panic; the entry
+    /// points of this crate turn a panic into a verdict.
     ///
     /// The work runs on its own task: dropping this future, once it was polled, does not stop the work. So the work
     /// never sees a task-local of its caller, but it does run in the caller's [span](tracing::Span::current).
@@ -163,28 +164,30 @@ impl Engine {
     ///
     /// Outside a tokio runtime.
     #[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
-    pub fn answer<S, F>(
+    pub fn answer<S, F, T>(
         &self,
         request: Request,
         start: S,
-    ) -> impl Future<Output = Result<Answer, Error>> + Send + use<'_, S, F>
+    ) -> impl Future<Output = Result<Answer<T>, Error>> + Send + use<'_, S, F, T>
     where
         S: FnOnce(RunOrTx) -> F + Send + 'static,
-        F: Future<Output = Verdict> + Send + 'static,
+        F: Future<Output = (Verdict, T)> + Send + 'static,
+        T: Send + 'static,
     {
         async move { self.answer_to(&request, start).await }
     }
 
     /// As [`answer`](Self::answer), for a request that is still needed.
     #[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
-    pub(crate) fn answer_to<'r, S, F>(
+    pub(crate) fn answer_to<'r, S, F, T>(
         &'r self,
         request: &'r Request,
         start: S,
-    ) -> impl Future<Output = Result<Answer, Error>> + Send + use<'r, S, F>
+    ) -> impl Future<Output = Result<Answer<T>, Error>> + Send + use<'r, S, F, T>
     where
         S: FnOnce(RunOrTx) -> F + Send + 'static,
-        F: Future<Output = Verdict> + Send + 'static,
+        F: Future<Output = (Verdict, T)> + Send + 'static,
+        T: Send + 'static,
     {
         async move {
             let answer = self.find(request, start).await;
@@ -197,14 +200,15 @@ impl Engine {
     /// counted.
     #[cfg(feature = "http")]
     #[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
-    pub(crate) fn observe<'r, S, F>(
+    pub(crate) fn observe<'r, S, F, T>(
         &'r self,
         request: &'r Request,
         start: S,
-    ) -> impl Future<Output = Result<Answer, Error>> + Send + use<'r, S, F>
+    ) -> impl Future<Output = Result<Answer<T>, Error>> + Send + use<'r, S, F, T>
     where
         S: FnOnce(RunOrTx) -> F + Send + 'static,
-        F: Future<Output = Verdict> + Send + 'static,
+        F: Future<Output = (Verdict, T)> + Send + 'static,
+        T: Send + 'static,
     {
         async move {
             let answer = self.find(request, start).await;
@@ -215,10 +219,11 @@ impl Engine {
         }
     }
 
-    async fn find<S, F>(&self, request: &Request, start: S) -> Result<Answer, Error>
+    async fn find<S, F, T>(&self, request: &Request, start: S) -> Result<Answer<T>, Error>
     where
         S: FnOnce(RunOrTx) -> F + Send + 'static,
-        F: Future<Output = Verdict> + Send + 'static,
+        F: Future<Output = (Verdict, T)> + Send + 'static,
+        T: Send + 'static,
     {
         let id = RecordId::of(&request.scope, &request.key);
         let caller = request.scope.caller_hash();
@@ -297,10 +302,11 @@ impl Engine {
         }
     }
 
-    async fn drive<S, F>(&self, leader: Leader, request: &Request, start: S) -> Driven<S>
+    async fn drive<S, F, T>(&self, leader: Leader, request: &Request, start: S) -> Driven<S, T>
     where
         S: FnOnce(RunOrTx) -> F + Send + 'static,
-        F: Future<Output = Verdict> + Send + 'static,
+        F: Future<Output = (Verdict, T)> + Send + 'static,
+        T: Send + 'static,
     {
         // Counted before the check, so that a shutdown is either seen here or waits for this run.
         let token = self.inner.tracker.token();
@@ -425,7 +431,7 @@ impl Inner {
     /// Only a flight whose lease has not ended is known to hold the key, until its end is sent to the store. Any other
     /// flight may not have asked the store yet, may lose to another process, or may die before its transaction commits.
     /// So the record decides; and if there is none, nothing final can be said.
-    async fn beside(&self, id: RecordId, flight: &Flight, request: &Request) -> Result<Option<Answer>, Error> {
+    async fn beside<T>(&self, id: RecordId, flight: &Flight, request: &Request) -> Result<Option<Answer<T>>, Error> {
         if flight.is_running() && flight.holds(Instant::now()) {
             let same = flight.fingerprint() == request.fingerprint;
             return Ok(Some(if same { Refused::InProgress } else { Refused::Mismatch }.into()));
@@ -453,7 +459,7 @@ impl Inner {
     }
 
     /// What the record means for a request that may not claim the key; `None` if the key is free or can be taken over.
-    async fn recorded(&self, id: RecordId, request: &Request) -> Result<Option<Answer>, Error> {
+    async fn recorded<T>(&self, id: RecordId, request: &Request) -> Result<Option<Answer<T>>, Error> {
         Ok(self.found(id, request).await?.and_then(|found| self.answer_in(*found, request)))
     }
 
@@ -466,8 +472,8 @@ impl Inner {
         Ok(Some(HeldRecord::new(At { value: record, now }, asked)))
     }
 
-    fn answer_in(&self, found: HeldRecord, request: &Request) -> Option<Answer> {
-        let HeldRecord { record, now, asked } = found;
+    fn answer_in<T>(&self, found: Found, request: &Request) -> Option<Answer<T>> {
+        let Found { record, now, asked } = found;
         match machine::decide(Some(&record), request.fingerprint, now) {
             Decision::Run => None,
             Decision::Wait(_) => Some(Refused::InProgress.into()),

@@ -65,16 +65,17 @@ impl<S: Transactional> Transact for S {
 }
 
 /// Claims the key, runs the work and records its outcome in one transaction.
-pub(super) fn in_transaction<S, F>(
+pub(super) fn in_transaction<S, F, T>(
     engine: Arc<Inner>,
     transact: Arc<dyn Transact>,
     leader: Leader,
     request: Request,
     start: S,
-) -> impl Future<Output = Driven<S>> + Send + 'static
+) -> impl Future<Output = Driven<S, T>> + Send + 'static
 where
     S: FnOnce(RunOrTx) -> F + Send + 'static,
-    F: Future<Output = Verdict> + Send + 'static,
+    F: Future<Output = (Verdict, T)> + Send + 'static,
+    T: Send + 'static,
 {
     async move {
         let owner = Owner::random();
@@ -83,24 +84,32 @@ where
         }
         let asked = Instant::now();
         let claim = engine.claim(&leader, &request, owner);
-        // Stays where it is if no attempt begins it.
-        let waiting = Arc::new(Mutex::new(Some(start)));
+        // What is to begin, and then what it yielded: between the two it is in the store's hands.
+        let work = Arc::new(Mutex::new(Stage::Waiting(start)));
         let begin = || -> Begin {
-            let waiting = waiting.clone();
+            let stage = work.clone();
             let record = leader.id();
             let span = span(|| tracing::info_span!("keylatch.transaction", %record));
             let flight = leader.flight().clone();
             let identity = Identity { scope: request.scope.clone(), key: request.key.clone() };
             Box::new(move |slot| {
                 flight.begins();
-                let start = waiting.lock().take().expect("an attempt begins its work once");
+                let start = stage.lock().begin().expect("an attempt begins its work once");
                 let work = within(span, start(RunOrTx(Kind::Tx(slot, identity))));
-                Box::pin(async move { work.await.ending(flight.policy()) })
+                Box::pin(async move {
+                    let (verdict, value) = work.await;
+                    *stage.lock() = Stage::Ended(value);
+                    verdict.ending(flight.policy())
+                })
             })
         };
-        let transacted = attempt(&engine, &*transact, &claim, begin, || waiting.lock().is_some()).await;
+        let transacted = attempt(&engine, &*transact, &claim, begin, || work.lock().is_waiting()).await;
         telemetry::transact_took(asked.elapsed());
-        let start = waiting.lock().take();
+        let (start, value) = std::mem::replace(&mut *work.lock(), Stage::Begun).parts();
+        let ran = |expires_at| {
+            let value = value.expect("work that has ended has yielded a value");
+            Driven::Done(Ok(Answer::Ran(Ran { value, expires_at })))
+        };
         match transacted {
             Ok(At { value: Transacted::Committed(record), now }) => {
                 telemetry::completed();
@@ -108,11 +117,11 @@ where
                 if let Some(found) = &found {
                     engine.remember(&leader, found);
                 }
-                Driven::Done(Ok(Answer::Ran(Ran { expires_at: found.map(|found| found.expires_at()) })))
+                ran(found.map(|found| found.expires_at()))
             }
             Ok(At { value: Transacted::RolledBack, .. }) => {
                 telemetry::freed();
-                Driven::Done(Ok(Answer::Ran(Ran { expires_at: None })))
+                ran(None)
             }
             Ok(At { value: Transacted::Held(Some(record)), now }) => {
                 Driven::Held(leader, start, HeldRecord::new(At { value: record, now }, asked))
@@ -123,6 +132,31 @@ where
                 Driven::Done(Err(misuse.into()))
             }
             Err(error) => Driven::Done(Err(error.into())),
+        }
+    }
+}
+
+/// The work of a request, on its way through the store.
+enum Stage<S, T> {
+    Waiting(S),
+    Begun,
+    Ended(T),
+}
+
+impl<S, T> Stage<S, T> {
+    fn is_waiting(&self) -> bool {
+        matches!(self, Self::Waiting(_))
+    }
+
+    fn begin(&mut self) -> Option<S> {
+        std::mem::replace(self, Self::Begun).parts().0
+    }
+
+    fn parts(self) -> (Option<S>, Option<T>) {
+        match self {
+            Self::Waiting(start) => (Some(start), None),
+            Self::Begun => (None, None),
+            Self::Ended(value) => (None, Some(value)),
         }
     }
 }

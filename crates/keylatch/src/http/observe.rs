@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use parking_lot::Mutex;
 use tower_service::Service;
 
 use super::body::GuardedBody;
@@ -34,7 +35,7 @@ pub(super) fn would_refuse(problem: &Problem) -> bool {
 /// Runs the request: under a record if it wins its key, and without one if it would have been answered.
 pub(super) async fn run<S, B, R>(
     config: Arc<Config>,
-    stage: Shared<S, B, R, S::Error>,
+    waiting: Shared<S, B>,
     words: Option<Arc<WordsTo>>,
     mut asked: Box<Asked>,
 ) -> Result<Response<GuardedBody<R>>, S::Error>
@@ -47,9 +48,15 @@ where
 {
     // It runs in any case, so it does not wait.
     asked.request.wait = Duration::ZERO;
+    // It is passed on even if its record is not written, or is another's.
+    let end = Arc::new(Mutex::new(None));
     let start = {
-        let (config, stage) = (config.clone(), stage.clone());
-        move |given| work(config, stage, words, given)
+        let (config, waiting, end) = (config.clone(), waiting.clone(), end.clone());
+        async move |handed| {
+            let (verdict, ended) = work(config, waiting, words, handed).await;
+            *end.lock() = ended;
+            (verdict, ())
+        }
     };
     let answer = config.engine.observe(&asked.request, start).await;
     let would_be = match &answer {
@@ -65,22 +72,19 @@ where
     if let Some(would_be) = would_be {
         count(would_be, Some(RecordId::of(&scope, &key)));
     }
-    let ended = {
-        let mut stage = stage.lock();
-        if stage.is_waiting() { None } else { Some(stage.end()) }
-    };
-    match ended {
-        Some(Some(end)) => end,
+    if waiting.lock().is_some() {
+        let passed = pass(&waiting, |parts| {
+            parts.extensions.insert(Identity { scope, key });
+            parts.extensions.insert(Unguarded::Observed);
+        });
+        return passed.await;
+    }
+    let end = end.lock().take();
+    match end {
+        Some(end) => end,
         // It gave no complete answer, so there is none to pass on.
-        Some(None) if config.engine.guarantee() == Guarantee::AtMostOnce => Ok(own(&Problem::OutcomeUnknown)),
-        Some(None) => Ok(own(&Problem::HandlerFailed { retryable: true })),
-        None => {
-            pass(&stage, |parts| {
-                parts.extensions.insert(Identity { scope, key });
-                parts.extensions.insert(Unguarded::Observed);
-            })
-            .await
-        }
+        None if config.engine.guarantee() == Guarantee::AtMostOnce => Ok(own(&Problem::OutcomeUnknown)),
+        None => Ok(own(&Problem::HandlerFailed { retryable: true })),
     }
 }
 

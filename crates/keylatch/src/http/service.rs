@@ -25,10 +25,11 @@ use super::request::{self, KeyFrom, identity};
 use super::trace;
 use super::unguarded::Unguarded;
 use super::words::WordsTo;
-use super::work::{Shared, Stage, Waiting, ready, work};
+use super::work::{Shared, Waiting, ready, work};
+use crate::entry_point::{Answer, Ran};
 use crate::engine::{Identity, is_traced, within};
 use crate::failpoint::{self, Point};
-use crate::{Answer, Error, Guarantee, Key, RecordId, Refused, Scope};
+use crate::{Error, Guarantee, Key, RecordId, Refused, Scope};
 
 /// A service whose requests take effect once. Built by [`IdempotencyLayer`](super::IdempotencyLayer).
 #[derive(Debug, Clone)]
@@ -79,8 +80,8 @@ where
         let span = trace::span(&parts.headers, self.config.engine.guarantee());
         let waiting = Waiting { inner, parts, body: GuardedBody::Inner { body } };
         // Created at the start, so that it is stored in only one place.
-        let stage = Arc::new(Mutex::new(Stage::Waiting(waiting)));
-        let guarded = guard(self.config.clone(), stage, words.clone());
+        let waiting = Arc::new(Mutex::new(Some(waiting)));
+        let guarded = guard(self.config.clone(), waiting, words.clone());
         ResponseFuture::guarded(Box::pin(within(span, guarded))).in_words(words)
     }
 }
@@ -89,7 +90,7 @@ where
 #[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
 fn guard<S, B, R>(
     config: Arc<Config>,
-    mut stage: Shared<S, B, R, S::Error>,
+    mut waiting: Shared<S, B>,
     words: Option<Arc<WordsTo>>,
 ) -> impl Future<Output = Result<Response<GuardedBody<R>>, S::Error>> + Send + 'static
 where
@@ -101,20 +102,20 @@ where
 {
     async move {
         let asked = {
-            match admit(&config, unshared(&mut stage)).await {
+            match admit(&config, unshared(&mut waiting)).await {
                 Ok(Some(asked)) => asked,
                 Ok(None) => {
                     let told = config.upstream();
-                    return Box::pin(pass(&stage, move |parts| {
+                    return Box::pin(pass(&waiting, move |parts| {
                         told.inspect(|told| told.tell_nothing(&mut parts.headers));
                         parts.extensions.insert(Unguarded::NoKey);
                     }))
                     .await;
                 }
                 Err(problem) if config.observe && observe::would_refuse(&problem) => {
-                    return Box::pin(pass(&stage, |parts| drop(parts.extensions.insert(Unguarded::Observed)))).await;
+                    return Box::pin(pass(&waiting, |parts| drop(parts.extensions.insert(Unguarded::Observed)))).await;
                 }
-                Err(problem) => return Ok(refuse(unshared(&mut stage), &problem)),
+                Err(problem) => return Ok(refuse(unshared(&mut waiting), &problem)),
             }
         };
         let wait = asked.request.wait;
@@ -123,11 +124,11 @@ where
                 .record("record", tracing::field::display(RecordId::of(&asked.request.scope, &asked.request.key)));
         }
         if config.observe {
-            return Box::pin(observe::run(config, stage, words, asked)).await;
+            return Box::pin(observe::run(config, waiting, words, asked)).await;
         }
         let start = {
-            let (config, stage) = (config.clone(), stage.clone());
-            move |given| work(config, stage, words, given)
+            let (config, waiting) = (config.clone(), waiting.clone());
+            move |handed| work(config, waiting, words, handed)
         };
         let answer = config.engine.answer_to(&asked.request, start).await;
         failpoint::hit(Point::BeforeAnswer);
@@ -135,25 +136,27 @@ where
             && !wait.is_zero()
             && matches!(answer, Ok(Answer::Replayed(_) | Answer::Refused(Refused::InProgress)));
         let mut response = match answer {
-            Ok(Answer::Ran(ran)) => {
-                let mut stage = stage.lock();
-                let not_started = stage.is_waiting();
-                let unknown = ran.expires_at.is_none() && config.engine.guarantee() == Guarantee::AtMostOnce;
-                match stage.end() {
-                    Some(Ok(response)) => answer::first(response, &asked.received, ran.expires_at),
-                    Some(Err(error)) => return Err(error),
-                    None if unknown && !not_started => own(&Problem::OutcomeUnknown),
-                    None => own(&Problem::HandlerFailed { retryable: ran.expires_at.is_none() }),
+            Ok(Answer::Ran(Ran { value: end, expires_at })) => match end {
+                Some(Ok(response)) => answer::first(response, &asked.received, expires_at),
+                Some(Err(error)) => return Err(error),
+                None => {
+                    let started = waiting.lock().is_none();
+                    let unknown = expires_at.is_none() && config.engine.guarantee() == Guarantee::AtMostOnce;
+                    own(&if unknown && started {
+                        Problem::OutcomeUnknown
+                    } else {
+                        Problem::HandlerFailed { retryable: expires_at.is_none() }
+                    })
                 }
-            }
+            },
             Ok(Answer::Replayed(found)) => answer::replay(&found, &asked.received).map(GuardedBody::whole),
             Ok(Answer::Refused(refused)) => own(&Problem::from(refused)),
             Err(Error::Store(error)) => {
                 tracing::error!(%error, "the store failed");
                 // If a record exists but cannot be read, the request must not run without one.
                 let open = config.fail_open && error.retryable();
-                if open && stage.lock().is_waiting() {
-                    Box::pin(bypass(&config, &stage, asked.request)).await?
+                if open && waiting.lock().is_some() {
+                    Box::pin(bypass(&config, &waiting, asked.request)).await?
                 } else {
                     own(&Problem::StoreUnavailable)
                 }
@@ -173,11 +176,9 @@ where
 }
 
 /// The request, which nobody else can reach yet.
-fn unshared<S, B, R, E>(stage: &mut Shared<S, B, R, E>) -> &mut Waiting<S, B> {
-    match Arc::get_mut(stage).map(Mutex::get_mut) {
-        Some(Stage::Waiting(waiting)) => waiting,
-        _ => unreachable!("a request is admitted before it is shared"),
-    }
+fn unshared<S, B>(waiting: &mut Shared<S, B>) -> &mut Waiting<S, B> {
+    let waiting = Arc::get_mut(waiting).and_then(|waiting| waiting.get_mut().as_mut());
+    waiting.unwrap_or_else(|| unreachable!("a request is admitted before it is shared"))
 }
 
 /// A request to the engine. Boxed, because it is kept until the answer is ready.
@@ -275,14 +276,14 @@ where
 /// Runs a request without a record.
 async fn bypass<S, B, R>(
     config: &Config,
-    stage: &Mutex<Stage<S, B, R, S::Error>>,
+    waiting: &Mutex<Option<Waiting<S, B>>>,
     asked: crate::Request,
 ) -> Result<Response<GuardedBody<R>>, S::Error>
 where
     S: Service<Request<GuardedBody<B>>, Response = Response<R>>,
 {
     metrics::counter!("keylatch_bypassed_total").increment(1);
-    let mut response = pass(stage, |parts| {
+    let mut response = pass(waiting, |parts| {
         if let Some(upstream) = config.upstream() {
             upstream.tell_bypass(&mut parts.headers, &asked);
         }
@@ -296,14 +297,14 @@ where
 
 /// Passes a request that nobody has taken to its handler, unguarded.
 pub(super) async fn pass<S, B, R>(
-    stage: &Mutex<Stage<S, B, R, S::Error>>,
+    waiting: &Mutex<Option<Waiting<S, B>>>,
     extend: impl FnOnce(&mut Parts),
 ) -> Result<Response<GuardedBody<R>>, S::Error>
 where
     S: Service<Request<GuardedBody<B>>, Response = Response<R>>,
 {
-    ready(stage).await?;
-    let waiting = stage.lock().waiting().expect("nobody has taken it");
+    ready(waiting).await?;
+    let waiting = waiting.lock().take().expect("nobody has taken it");
     let (mut inner, request) = waiting.request(extend);
     Ok(inner.call(request).await?.map(|body| GuardedBody::Inner { body }))
 }
@@ -344,14 +345,13 @@ mod tests {
         let Idempotency { config, inner } = layer.layer(Router::<()>::new());
         let (parts, ()) = Request::new(()).into_parts();
         let body = GuardedBody::Inner { body: axum::body::Body::empty() };
-        let stage: Shared<_, _, axum::body::Body, _> =
-            Arc::new(Mutex::new(Stage::Waiting(Waiting { inner, parts, body })));
+        let waiting: Shared<_, _> = Arc::new(Mutex::new(Some(Waiting { inner, parts, body })));
         let working = {
-            let (config, stage) = (config.clone(), stage.clone());
-            move |given: RunOrTx| work(config, stage, None, given)
+            let (config, waiting) = (config.clone(), waiting.clone());
+            move |handed: RunOrTx| work(config, waiting, None, handed)
         };
         assert!(bytes_of_output(&working) <= 600, "{} bytes", bytes_of_output(&working));
-        let guarded = guard(config, stage, None);
+        let guarded = guard(config, waiting, None);
         assert!(size_of_val(&guarded) <= 1_024, "{} bytes", size_of_val(&guarded));
     }
 }

@@ -42,49 +42,20 @@ impl<S, B> Waiting<S, B> {
     }
 }
 
-/// Where the handler's request and its answer are stored between the layer's side and the engine's.
-pub(super) enum Stage<S, B, R, E> {
-    Waiting(Waiting<S, B>),
-    Begun,
-    Ended(End<R, E>),
-}
+/// The request, until its handler takes it: it has not begun where it is still there.
+pub(super) type Shared<S, B> = Arc<Mutex<Option<Waiting<S, B>>>>;
 
-/// The result of a handler's service.
-type End<R, E> = Result<Response<GuardedBody<R>>, E>;
-
-pub(super) type Shared<S, B, R, E> = Arc<Mutex<Stage<S, B, R, E>>>;
-
-impl<S, B, R, E> Stage<S, B, R, E> {
-    /// What the handler needs, if it has not begun.
-    pub(super) fn waiting(&mut self) -> Option<Waiting<S, B>> {
-        match std::mem::replace(self, Self::Begun) {
-            Self::Waiting(waiting) => Some(waiting),
-            Self::Begun | Self::Ended(_) => None,
-        }
-    }
-
-    /// Whether the handler has not begun.
-    pub(super) fn is_waiting(&self) -> bool {
-        matches!(self, Self::Waiting(_))
-    }
-
-    /// What the handler answered, if it did.
-    pub(super) fn end(&mut self) -> Option<End<R, E>> {
-        match std::mem::replace(self, Self::Begun) {
-            Self::Ended(end) => Some(end),
-            Self::Begun | Self::Waiting(..) => None,
-        }
-    }
-}
+/// What a handler's service gave; `None` if it gave no whole answer.
+pub(super) type End<R, E> = Option<Result<Response<GuardedBody<R>>, E>>;
 
 /// The work of one run: the handler, and the verdict on its answer.
 #[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
 pub(super) fn work<S, B, R>(
     config: Arc<Config>,
-    stage: Shared<S, B, R, S::Error>,
+    waiting: Shared<S, B>,
     words: Option<Arc<WordsTo>>,
-    given: RunOrTx,
-) -> impl Future<Output = Verdict> + Send
+    handed: RunOrTx,
+) -> impl Future<Output = (Verdict, End<R, S::Error>)> + Send
 where
     S: Service<Request<GuardedBody<B>>, Response = Response<R>> + Send,
     S::Future: Send,
@@ -96,7 +67,7 @@ where
         let guarantee = config.engine.guarantee();
         let handling = async {
             let mut limit = Limit::new(config.run_max.filter(|_| !config.observe));
-            match limit.on(ready(&stage)).await {
+            match limit.on(ready(&waiting)).await {
                 Some(Ok(())) => {}
                 Some(Err(error)) => return (not_started(guarantee), Some(Err(error))),
                 None => {
@@ -104,8 +75,8 @@ where
                     return (not_started(guarantee), None);
                 }
             }
-            let run = if config.keeping.free_on.is_empty() { None } else { given.run().cloned() };
-            let Some(answering) = begin(&stage, given, config.upstream()) else { return (Verdict::Free, None) };
+            let run = if config.keeping.free_on.is_empty() { None } else { handed.run().cloned() };
+            let Some(answering) = begin(&waiting, handed, config.upstream()) else { return (Verdict::Free, None) };
             let (parts, body) = match limit.on(answering).await {
                 Some(Ok(response)) => response.into_parts(),
                 Some(Err(error)) => return (cut_short(guarantee, "its service failed"), Some(Err(error))),
@@ -119,14 +90,10 @@ where
                 Ok(Err(_)) | Err(_) => (cut_short(guarantee, "the body of its answer was cut off"), None),
             }
         };
-        let (verdict, end) = match AssertUnwindSafe(handling).catch_unwind().await {
+        match AssertUnwindSafe(handling).catch_unwind().await {
             Ok(ended) => ended,
             Err(_) => panicked(guarantee, &config.keeping, words.as_deref()),
-        };
-        if let Some(end) = end {
-            *stage.lock() = Stage::Ended(end);
         }
-        verdict
     }
 }
 
@@ -169,23 +136,23 @@ impl<F: Future> Future for Limited<'_, F> {
 
 /// Waits until the handler's service is ready, and only when the handler is to run: so what a service reserves when it
 /// is ready, such as a place under a concurrency limit, is not held while a body is read or a duplicate waits.
-pub(super) async fn ready<S, B, R>(stage: &Mutex<Stage<S, B, R, S::Error>>) -> Result<(), S::Error>
+pub(super) async fn ready<S, B>(waiting: &Mutex<Option<Waiting<S, B>>>) -> Result<(), S::Error>
 where
     S: Service<Request<GuardedBody<B>>>,
 {
-    poll_fn(|context| match &mut *stage.lock() {
-        Stage::Waiting(waiting) => waiting.inner.poll_ready(context),
-        Stage::Begun | Stage::Ended(_) => Poll::Ready(Ok(())),
+    poll_fn(|context| match &mut *waiting.lock() {
+        Some(waiting) => waiting.inner.poll_ready(context),
+        None => Poll::Ready(Ok(())),
     })
     .await
 }
 
 /// Calls the handler, whose service is ready; `None` if its request is gone.
-fn begin<S, B, R>(stage: &Shared<S, B, R, S::Error>, given: RunOrTx, upstream: Option<UpstreamKey>) -> Option<S::Future>
+fn begin<S, B>(waiting: &Shared<S, B>, handed: RunOrTx, upstream: Option<UpstreamKey>) -> Option<S::Future>
 where
     S: Service<Request<GuardedBody<B>>>,
 {
-    let waiting = stage.lock().waiting()?;
+    let waiting = waiting.lock().take()?;
     let (mut inner, request) = waiting.request(|parts| {
         if let (Some(upstream), Some(run)) = (upstream, given.run()) {
             upstream.tell_run(&mut parts.headers, run);
@@ -213,7 +180,7 @@ fn cut_short(guarantee: Guarantee, why: &str) -> Verdict {
 }
 
 /// A handler that panics counts as one that answers 500.
-fn panicked<R, E>(guarantee: Guarantee, keeping: &Keeping, words: Option<&WordsTo>) -> (Verdict, Option<End<R, E>>) {
+fn panicked<R, E>(guarantee: Guarantee, keeping: &Keeping, words: Option<&WordsTo>) -> (Verdict, End<R, E>) {
     tracing::error!("a handler panicked");
     if guarantee != Guarantee::AtMostOnce {
         return (Verdict::Retry, None);

@@ -12,9 +12,9 @@ use crate::world::{Expect as _, Work, World, answer, ask, request};
 /// The epoch that a run gets now. It frees its key again.
 async fn epoch(engine: &Engine, what: &str) -> Epoch {
     let (tell, told) = tokio::sync::oneshot::channel();
-    let work = move |given: keylatch::entry_point::RunOrTx| {
-        tell.send(given.run().expect("it is on a lease").epoch()).expect("the test listens");
-        async { Verdict::Free }
+    let work = move |handed: keylatch::entry_point::RunOrTx| {
+        tell.send(handed.run().expect("it is on a lease").epoch()).expect("the test listens");
+        async { (Verdict::Free, ()) }
     };
     assert!(engine.answer(request(what), work).await.unwrap().is_run());
     told.await.unwrap()

@@ -112,7 +112,7 @@ async fn a_request_dropped_while_it_waits_leaves_nothing() {
     let (there, here, work) = (world.fenced(), world.fenced(), Work::new());
     let running = work.ask(&there, request("buy"), answer("bought"));
     work.started(1).await;
-    let mut waiting = Box::pin(here.answer(patient("buy"), |_| async { answer("never") }));
+    let mut waiting = Box::pin(here.answer(patient("buy"), |_| async { (answer("never"), ()) }));
     until("it waits", async || {
         assert!(futures_util::poll!(&mut waiting).is_pending());
         world.store.calls(Op::Claim) >= 3

@@ -180,9 +180,9 @@ fn facts(run: &Run) -> (u32, Epoch, bool) {
 /// Runs `request` to this verdict, and says what its run said of itself.
 async fn attempt(engine: &Engine, verdict: Verdict) -> (u32, Epoch, bool) {
     let (tell, told) = oneshot::channel();
-    let start = |given: keylatch::entry_point::RunOrTx| {
-        tell.send(facts(given.run().expect("a lease"))).expect("the test listens");
-        async { verdict }
+    let start = |handed: keylatch::entry_point::RunOrTx| {
+        tell.send(facts(handed.run().expect("a lease"))).expect("the test listens");
+        async { (verdict, ()) }
     };
     engine.answer(request("buy"), start).await.unwrap().ran();
     told.await.unwrap()

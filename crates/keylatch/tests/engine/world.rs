@@ -116,8 +116,8 @@ pub(crate) fn text(outcome: &Outcome) -> String {
 }
 
 /// Asks for work that gives this verdict at once.
-pub(crate) async fn ask(engine: &Engine, request: Request, verdict: Verdict) -> Result<Answer, Error> {
-    engine.answer(request, |_| async { verdict }).await
+pub(crate) async fn ask(engine: &Engine, request: Request, verdict: Verdict) -> Result<Answer<()>, Error> {
+    engine.answer(request, |_| async { (verdict, ()) }).await
 }
 
 /// What is known of work that waits for its gate.
@@ -164,7 +164,7 @@ impl Work {
     pub(crate) fn start<R, F>(
         &self,
         rest: R,
-    ) -> impl FnOnce(RunOrTx) -> BoxFuture<'static, Verdict> + Send + 'static + use<R, F>
+    ) -> impl FnOnce(RunOrTx) -> BoxFuture<'static, (Verdict, ())> + Send + 'static + use<R, F>
     where
         R: FnOnce(Run) -> F + Send + 'static,
         F: Future<Output = Verdict> + Send + 'static,
@@ -175,21 +175,21 @@ impl Work {
             Box::pin(async move {
                 work.started.fetch_add(1, Ordering::Relaxed);
                 work.gate.pass().await;
-                rest(run).await
+                (rest(run).await, ())
             })
         }
     }
 }
 
 /// A request under way. It goes on if this is dropped.
-pub(crate) struct Asked(JoinHandle<Result<Answer, Error>>);
+pub(crate) struct Asked(JoinHandle<Result<Answer<()>, Error>>);
 
 impl Asked {
-    pub(crate) async fn answer(self) -> Answer {
+    pub(crate) async fn answer(self) -> Answer<()> {
         self.0.await.expect("the request does not panic").expect("the engine answers")
     }
 
-    pub(crate) async fn ran(self) -> Ran {
+    pub(crate) async fn ran(self) -> Ran<()> {
         self.answer().await.ran()
     }
 

@@ -21,7 +21,7 @@ fn request(text: &str) -> Request {
 }
 
 async fn refused(engine: &Engine, text: &str) -> Refused {
-    match engine.answer(request(text), |_| async { panic!("it has lost") }).await.unwrap() {
+    match engine.answer(request(text), |_| async { panic!("it has lost") as (Verdict, ()) }).await.unwrap() {
         Answer::Refused(refused) => refused,
         answer => panic!("it is not refused: {answer:?}"),
     }
@@ -41,7 +41,7 @@ async fn i7_another_request_is_told_of_reuse_only_after_the_commit() {
                 begun.send(()).expect("the test listens");
                 may_go_on.await.expect("the test lets it go on");
                 tx.run(|db| db.execute_batch("CREATE TABLE bought (item TEXT)")).await.expect("it writes");
-                Verdict::Keep(Outcome::bytes("bought"))
+                (Verdict::Keep(Outcome::bytes("bought")), ())
             };
             engine.answer(request("buy"), start).await
         }

@@ -100,16 +100,16 @@ impl<'a> Arena<'a> {
             fingerprint: Fingerprint::of([b"an order".as_slice()]),
             wait: Duration::ZERO,
         };
-        let answer = match mode {
-            Mode::Leases => self.leases.answer(request, |_| async { Verdict::Keep(outcome(1)) }).await?,
-            Mode::Atomic => {
-                let work = |given: keylatch::entry_point::RunOrTx| async move {
-                    let mut tx = given.tx::<Postgres>().expect("it is a transaction of PostgreSQL");
+        let answer = match door {
+            Door::Leases => self.leases.answer(request, |_| async { (Verdict::Keep(outcome(1)), ()) }).await?,
+            Door::Atomic => {
+                let work = |handed: keylatch::entry_point::RunOrTx| async move {
+                    let mut tx = handed.tx::<Postgres>().expect("it is a transaction of PostgreSQL");
                     let insert = "INSERT INTO orders (cart_id, total_cents) VALUES ($1, $2) RETURNING order_id";
                     let insert = sqlx::query_scalar(insert).bind("cart456").bind(2500_i64);
                     match insert.fetch_one(&mut *tx).await {
-                        Ok(order) => Verdict::Keep(outcome(order)),
-                        Err(_) => Verdict::Retry,
+                        Ok(order) => (Verdict::Keep(outcome(order)), ()),
+                        Err(_) => (Verdict::Retry, ()),
                     }
                 };
                 self.atomic.answer(request, work).await?
