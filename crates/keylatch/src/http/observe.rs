@@ -81,8 +81,8 @@ where
     }
     let end = end.lock().take();
     match end {
-        Some(end) => end,
-        // It gave no complete answer, so there is none to pass on.
+        Some(end) => *end,
+        // It gave no whole answer, so there is none to pass on.
         None if config.engine.guarantee() == Guarantee::AtMostOnce => Ok(own(&Problem::OutcomeUnknown)),
         None => Ok(own(&Problem::HandlerFailed { retryable: true })),
     }

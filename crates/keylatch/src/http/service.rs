@@ -136,7 +136,7 @@ where
             && !wait.is_zero()
             && matches!(answer, Ok(Answer::Replayed(_) | Answer::Refused(Refused::InProgress)));
         let mut response = match answer {
-            Ok(Answer::Ran(Ran { value: end, expires_at })) => match end {
+            Ok(Answer::Ran(Ran { value: end, expires_at })) => match end.map(|end| *end) {
                 Some(Ok(response)) => answer::first(response, &asked.received, expires_at),
                 Some(Err(error)) => return Err(error),
                 None => {

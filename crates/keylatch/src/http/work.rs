@@ -45,8 +45,9 @@ impl<S, B> Waiting<S, B> {
 /// The request, until its handler takes it: it has not begun where it is still there.
 pub(super) type Shared<S, B> = Arc<Mutex<Option<Waiting<S, B>>>>;
 
-/// What a handler's service gave; `None` if it gave no whole answer.
-pub(super) type End<R, E> = Option<Result<Response<GuardedBody<R>>, E>>;
+/// What a handler's service gave; `None` if it gave no whole answer. In a box, for a run keeps it while its outcome is
+/// recorded.
+pub(super) type End<R, E> = Option<Box<Result<Response<GuardedBody<R>>, E>>>;
 
 /// The work of one run: the handler, and the verdict on its answer.
 #[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
@@ -69,7 +70,7 @@ where
             let mut limit = Limit::new(config.run_max.filter(|_| !config.observe));
             match limit.on(ready(&waiting)).await {
                 Some(Ok(())) => {}
-                Some(Err(error)) => return (not_started(guarantee), Some(Err(error))),
+                Some(Err(error)) => return (not_started(guarantee), Some(Box::new(Err(error)))),
                 None => {
                     tracing::error!("a service was not ready within `with_run_max`");
                     return (not_started(guarantee), None);
@@ -79,14 +80,16 @@ where
             let Some(answering) = begin(&waiting, handed, config.upstream()) else { return (Verdict::Free, None) };
             let (parts, body) = match limit.on(answering).await {
                 Some(Ok(response)) => response.into_parts(),
-                Some(Err(error)) => return (cut_short(guarantee, "its service failed"), Some(Err(error))),
+                Some(Err(error)) => {
+                    return (cut_short(guarantee, "its service failed"), Some(Box::new(Err(error))));
+                }
                 None => return (cut_short(guarantee, "it ran for longer than `with_run_max` allows"), None),
             };
             let untouched = run.is_none_or(|run| run.is_untouched());
             let judging = AssertUnwindSafe(judge(&parts, body, guarantee, &config.keeping, untouched));
             match judging.catch_unwind().await {
-                Ok(Ok((verdict, body))) => (verdict, Some(Ok(Response::from_parts(parts, body)))),
-                // It had already given a status, so this counts neither as an answer nor as a panic before one.
+                Ok(Ok((verdict, body))) => (verdict, Some(Box::new(Ok(Response::from_parts(parts, body))))),
+                // It had given a status, so it counts neither as an answer nor as a panic before one.
                 Ok(Err(_)) | Err(_) => (cut_short(guarantee, "the body of its answer was cut off"), None),
             }
         };
@@ -190,5 +193,5 @@ fn panicked<R, E>(guarantee: Guarantee, keeping: &Keeping, words: Option<&WordsT
     let response = words.map_or_else(|| problem.response(), |words| words.say(&problem));
     let headers = keeping.kept.of(response.headers());
     let outcome = Outcome { status: response.status(), headers, body: crate::Body::Kept(response.body().clone()) };
-    (Verdict::Keep(outcome), Some(Ok(response.map(GuardedBody::whole))))
+    (Verdict::Keep(outcome), Some(Box::new(Ok(response.map(GuardedBody::whole)))))
 }
