@@ -22,8 +22,8 @@
 //!     wait: Duration::ZERO,
 //! };
 //! for again in [false, true] {
-//!     let work = |handed: RunOrTx| async move {
-//!         let run = handed.run().expect("`Fenced` hands out runs");
+//!     let work = |given: RunOrTx| async move {
+//!         let run = given.run().expect("`Fenced` hands out runs");
 //!         (Verdict::Keep(Outcome::bytes(format!("attempt {}", run.attempt()))), ())
 //!     };
 //!     let answer = engine.answer(request.clone(), work).await?;

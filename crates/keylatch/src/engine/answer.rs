@@ -22,7 +22,7 @@ pub struct Request {
     pub wait: Duration,
 }
 
-/// What a request gets, whose work yields a `T` beside its verdict.
+/// What a request gets. `T` is the value that its work returns beside the verdict.
 #[derive(Debug, Clone)]
 pub enum Answer<T = ()> {
     /// Its work ran here, and the store has carried out its verdict.
@@ -36,7 +36,7 @@ pub enum Answer<T = ()> {
 /// A run whose verdict the store has carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ran<T = ()> {
-    /// What its work yielded.
+    /// The value that its work returned.
     pub value: T,
     /// When the recorded answer stops being kept, on the store's clock; `None` if none was recorded.
     pub expires_at: Option<Timestamp>,

@@ -121,7 +121,7 @@ where
         };
         match ended {
             Ok(Ended::CarriedOut(expires_at)) => Driven::Done(Ok(Answer::Ran(Ran { value, expires_at }))),
-            // Another has taken over: its answer is the answer. Without one, it is known of a release alone what this run did.
+            // Another run has taken over, and its answer counts. If it left no record, only a release has an answer of its own.
             Ok(Ended::Lost { completing: true }) => Box::pin(lost(&engine, leader, Refused::InProgress.into())).await,
             Ok(Ended::Lost { completing: false }) => {
                 Box::pin(lost(&engine, leader, Answer::Ran(Ran { value, expires_at: None }))).await

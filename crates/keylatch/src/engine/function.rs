@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Answer, Ended, Engine, Error, RunOrTx, Ran, Refused, Request, Run};
+use super::{Answer, Ended, Engine, Error, Ran, Refused, Request, Run, RunOrTx};
 use crate::tx::{Database, Verdict};
 use crate::{Body, Fingerprint, Guarantee, Key, Outcome, Scope, Tx};
 

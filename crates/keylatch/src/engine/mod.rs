@@ -472,8 +472,8 @@ impl Inner {
         Ok(Some(HeldRecord::new(At { value: record, now }, asked)))
     }
 
-    fn answer_in<T>(&self, found: Found, request: &Request) -> Option<Answer<T>> {
-        let Found { record, now, asked } = found;
+    fn answer_in<T>(&self, found: HeldRecord, request: &Request) -> Option<Answer<T>> {
+        let HeldRecord { record, now, asked } = found;
         match machine::decide(Some(&record), request.fingerprint, now) {
             Decision::Run => None,
             Decision::Wait(_) => Some(Refused::InProgress.into()),

@@ -84,7 +84,7 @@ where
         }
         let asked = Instant::now();
         let claim = engine.claim(&leader, &request, owner);
-        // What is to begin, and then what it yielded: between the two it is in the store's hands.
+        // The start of the work, and then the value that it returned. In between, the store drives the work.
         let work = Arc::new(Mutex::new(Stage::Waiting(start)));
         let begin = || -> Begin {
             let stage = work.clone();
@@ -136,7 +136,7 @@ where
     }
 }
 
-/// The work of a request, on its way through the store.
+/// The work of a request, before, during and after the store drives it.
 enum Stage<S, T> {
     Waiting(S),
     Begun,

@@ -48,7 +48,7 @@ where
 {
     // It runs in any case, so it does not wait.
     asked.request.wait = Duration::ZERO;
-    // It is passed on even if its record is not written, or is another's.
+    // The handler's answer is passed on even if its outcome cannot be recorded.
     let end = Arc::new(Mutex::new(None));
     let start = {
         let (config, waiting, end) = (config.clone(), waiting.clone(), end.clone());
@@ -82,7 +82,7 @@ where
     let end = end.lock().take();
     match end {
         Some(end) => *end,
-        // It gave no whole answer, so there is none to pass on.
+        // It gave no complete answer, so there is none to pass on.
         None if config.engine.guarantee() == Guarantee::AtMostOnce => Ok(own(&Problem::OutcomeUnknown)),
         None => Ok(own(&Problem::HandlerFailed { retryable: true })),
     }

@@ -26,8 +26,8 @@ use super::trace;
 use super::unguarded::Unguarded;
 use super::words::WordsTo;
 use super::work::{Shared, Waiting, ready, work};
-use crate::entry_point::{Answer, Ran};
 use crate::engine::{Identity, is_traced, within};
+use crate::entry_point::{Answer, Ran};
 use crate::failpoint::{self, Point};
 use crate::{Error, Guarantee, Key, RecordId, Refused, Scope};
 

@@ -42,10 +42,10 @@ impl<S, B> Waiting<S, B> {
     }
 }
 
-/// The request, until its handler takes it: it has not begun where it is still there.
+/// The request, until its handler takes it: while it is there, the handler has not begun.
 pub(super) type Shared<S, B> = Arc<Mutex<Option<Waiting<S, B>>>>;
 
-/// What a handler's service gave; `None` if it gave no whole answer. In a box, for a run keeps it while its outcome is
+/// The result of a handler's service; `None` if it gave no complete answer. Boxed, because a run keeps it while its outcome is
 /// recorded.
 pub(super) type End<R, E> = Option<Box<Result<Response<GuardedBody<R>>, E>>>;
 
@@ -55,7 +55,7 @@ pub(super) fn work<S, B, R>(
     config: Arc<Config>,
     waiting: Shared<S, B>,
     words: Option<Arc<WordsTo>>,
-    handed: RunOrTx,
+    given: RunOrTx,
 ) -> impl Future<Output = (Verdict, End<R, S::Error>)> + Send
 where
     S: Service<Request<GuardedBody<B>>, Response = Response<R>> + Send,
@@ -76,8 +76,8 @@ where
                     return (not_started(guarantee), None);
                 }
             }
-            let run = if config.keeping.free_on.is_empty() { None } else { handed.run().cloned() };
-            let Some(answering) = begin(&waiting, handed, config.upstream()) else { return (Verdict::Free, None) };
+            let run = if config.keeping.free_on.is_empty() { None } else { given.run().cloned() };
+            let Some(answering) = begin(&waiting, given, config.upstream()) else { return (Verdict::Free, None) };
             let (parts, body) = match limit.on(answering).await {
                 Some(Ok(response)) => response.into_parts(),
                 Some(Err(error)) => {
@@ -89,7 +89,7 @@ where
             let judging = AssertUnwindSafe(judge(&parts, body, guarantee, &config.keeping, untouched));
             match judging.catch_unwind().await {
                 Ok(Ok((verdict, body))) => (verdict, Some(Box::new(Ok(Response::from_parts(parts, body))))),
-                // It had given a status, so it counts neither as an answer nor as a panic before one.
+                // It had already given a status, so this counts neither as an answer nor as a panic before one.
                 Ok(Err(_)) | Err(_) => (cut_short(guarantee, "the body of its answer was cut off"), None),
             }
         };
@@ -151,7 +151,7 @@ where
 }
 
 /// Calls the handler, whose service is ready; `None` if its request is gone.
-fn begin<S, B>(waiting: &Shared<S, B>, handed: RunOrTx, upstream: Option<UpstreamKey>) -> Option<S::Future>
+fn begin<S, B>(waiting: &Shared<S, B>, given: RunOrTx, upstream: Option<UpstreamKey>) -> Option<S::Future>
 where
     S: Service<Request<GuardedBody<B>>>,
 {

@@ -100,9 +100,9 @@ impl<'a> Arena<'a> {
             fingerprint: Fingerprint::of([b"an order".as_slice()]),
             wait: Duration::ZERO,
         };
-        let answer = match door {
-            Door::Leases => self.leases.answer(request, |_| async { (Verdict::Keep(outcome(1)), ()) }).await?,
-            Door::Atomic => {
+        let answer = match mode {
+            Mode::Leases => self.leases.answer(request, |_| async { (Verdict::Keep(outcome(1)), ()) }).await?,
+            Mode::Atomic => {
                 let work = |handed: keylatch::entry_point::RunOrTx| async move {
                     let mut tx = handed.tx::<Postgres>().expect("it is a transaction of PostgreSQL");
                     let insert = "INSERT INTO orders (cart_id, total_cents) VALUES ($1, $2) RETURNING order_id";
