@@ -160,6 +160,14 @@ impl Terms {
             }
         }
     }
+
+    /// The same in a store whose clock is [uncertain](crate::store::Store::clock_uncertainty) by so much: the owner counts on
+    /// the terms without it, and in the store they all end that much later.
+    #[must_use]
+    pub fn with_clock_uncertainty(self, uncertainty: Duration) -> Self {
+        let later = |span: Duration| span.saturating_add(uncertainty);
+        Self { lease: later(self.lease), takeover: self.takeover.map(later), free: self.free.map(later) }
+    }
 }
 
 /// The end of a run, and how long it is remembered.

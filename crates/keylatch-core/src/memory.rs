@@ -7,6 +7,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -14,7 +15,10 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use crate::machine::{self, Change, Claim, Claimed, Completion, End, Resolution, Terms};
-use crate::store::{Applied, At, Durability, Error, ErrorKind, PAGE_RECORDS_MAX, PageRequest, Swept};
+use crate::store::{
+    Applied, At, Count, Cursor, Durability, Error, ErrorKind, Inspect, PAGE_RECORDS_MAX, Page, PageRequest, Sweep,
+    Swept,
+};
 use crate::{Clock, Lease, Record, RecordId, Scope, State, Timestamp};
 
 /// A store in the memory of this process. A clone is the same store.
@@ -149,13 +153,15 @@ impl Records {
     fn page<'r>(
         page: &PageRequest,
         records: impl Iterator<Item = (&'r RecordId, &'r Box<Record>)>,
-    ) -> Result<Vec<Record>, Error> {
+    ) -> Result<Page, Error> {
         let (low, high) = page.scope.as_ref().map_or((LOWEST, HIGHEST), RecordId::range);
-        let asked_for = |id: &RecordId| (low..=high).contains(id) && page.after.is_none_or(|after| *id > after);
+        let after = page.after.as_ref().map(Cursor::id).transpose()?;
+        let asked_for = |id: &RecordId| (low..=high).contains(id) && after.is_none_or(|after| *id > after);
         let mut found: Vec<_> = records.filter(|(id, _)| asked_for(id)).collect();
         found.sort_unstable_by_key(|(id, _)| *id);
-        let limit = page.limit.min(PAGE_RECORDS_MAX);
-        found.into_iter().take(limit).map(|(id, record)| checked(*id, record).cloned()).collect()
+        found.truncate(page.limit.min(PAGE_RECORDS_MAX));
+        let records: Result<_, _> = found.into_iter().map(|(id, record)| checked(*id, record).cloned()).collect();
+        Ok(Page::by_id(records?, page.limit))
     }
 }
 
@@ -208,10 +214,6 @@ impl crate::store::Store for Store {
         )
     }
 
-    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
-        Box::pin(async move { Ok(self.at(|records, now| records.sweep(limit, now))) })
-    }
-
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         Box::pin(async move {
             let (found, now) = self.at(|records, now| (records.by_id.get(&id).map(|record| (**record).clone()), now));
@@ -220,13 +222,29 @@ impl crate::store::Store for Store {
         })
     }
 
-    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+    fn durability(&self) -> Durability {
+        Durability::Process
+    }
+
+    fn clock_uncertainty(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl Sweep for Store {
+    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
+        Box::pin(async move { Ok(self.at(|records, now| records.sweep(limit, now))) })
+    }
+}
+
+impl Inspect for Store {
+    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Page>, Error>> {
         Box::pin(
             async move { self.at(|records, now| Ok(At { value: Records::page(&page, records.by_id.iter())?, now })) },
         )
     }
 
-    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+    fn lapsed(&self, after: Option<Cursor>, limit: usize) -> BoxFuture<'_, Result<At<Page>, Error>> {
         Box::pin(async move {
             self.at(|records, now| {
                 let running = records.running.iter().map(|id| (id, &records.by_id[id]));
@@ -240,15 +258,11 @@ impl crate::store::Store for Store {
         })
     }
 
-    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
+    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<Count, Error>> {
         Box::pin(async move {
             let count = self.at(|records, _| records.scopes.get(&scope).copied());
-            Ok(count.unwrap_or(0).min(limit))
+            Ok(Count::up_to(count.unwrap_or(0), limit))
         })
-    }
-
-    fn durability(&self) -> Durability {
-        Durability::Process
     }
 }
 

@@ -1,11 +1,15 @@
-//! The contract of a store: six conditional writes, and read access for operators.
+//! The contract of a store, in three parts: [`Store`] has the conditional writes, [`Sweep`] cleans up, and [`Inspect`]
+//! gives read access to many records.
 //!
-//! A store compares; the [machine](crate::machine) decides. Whoever implements [`Store`] runs the
-//! conformance suite (feature `conformance`), which is the contract in executable form.
+//! A store compares; the [machine](crate::machine) decides. Whoever implements these runs the conformance suite (feature
+//! `conformance`), which is the contract in executable form.
+
+mod page;
 
 use std::fmt::Debug;
 use std::ops::AddAssign;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -14,6 +18,7 @@ use crate::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
 pub use crate::outcome::DecodeError;
 pub use crate::record::{Name, Notes, Owner, State};
 use crate::{Lease, Record, RecordId, Scope, Timestamp};
+pub use page::{CURSOR_BYTES_MAX, Count, Cursor, InvalidCursor, PAGE_RECORDS_MAX, Page, PageRequest};
 
 /// A store of records.
 ///
@@ -36,7 +41,9 @@ use crate::{Lease, Record, RecordId, Scope, Timestamp};
 /// be read as absent: that is a second run.
 ///
 /// No method has a default body, so that a forgotten one does not compile.
-pub trait Store: Debug + Send + Sync + 'static {
+///
+/// A store can be chosen at run time: an `Arc<dyn Store>` is a store.
+pub trait Store: Sweep + Inspect {
     /// Wins the key for `claim`, or returns the existing record.
     ///
     /// Won if there is no record; or `free_at` is reached; or `takeover_at` is reached and the fingerprint is
@@ -59,28 +66,49 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// [`machine::resolve`](crate::machine::resolve).
     fn resolve(&self, lease: Lease, resolution: Resolution) -> BoxFuture<'_, Result<Applied, Error>>;
 
-    /// Takes the answers from expired records and removes those past their tombstone, `limit` records at most. It may stop
-    /// before that, so that other writes need not wait for it; [`Swept::more`] says whether to call it again.
-    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>>;
-
     /// Reads one record.
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>>;
 
-    /// Reads a page of records in the order of their identities.
-    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>>;
-
-    /// Reads a page of running records whose lease has ended, in the order of their identities, those after `after`:
-    /// what nobody is working on. There are few, so an index on them is small.
-    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>>;
-
-    /// Counts the records of `scope`, up to `limit`.
-    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>>;
-
     /// What an acknowledged write survives.
     fn durability(&self) -> Durability;
+
+    /// How far apart two readings of the store's clock can be at one instant, on two of its machines or before and after
+    /// a failover. Zero where one clock decides.
+    ///
+    /// In the store, every lease ends this much later than its owner believes: so nobody takes over a run that is still
+    /// held. See [`Terms::with_clock_uncertainty`].
+    fn clock_uncertainty(&self) -> Duration;
 }
 
-/// A store that is chosen at run time, or shared: it does what the one inside does.
+/// Cleaning up.
+///
+/// A store whose database removes records by itself cleans what is left over.
+pub trait Sweep: Debug + Send + Sync + 'static {
+    /// Takes the answers from expired records and removes those past their tombstone, `limit` records at most. It may stop
+    /// before that, so that other writes need not wait for it; [`Swept::more`] says whether to call it again.
+    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>>;
+}
+
+/// Read access to many records: for operators, for the limit of a scope, and to find the runs that nobody works on.
+///
+/// Nothing that concerns one request rests on it, so an index may name a record that is gone: it is passed over. Pages come
+/// in an order of the store's own. A record that is there from the first page to the last is on exactly one of them; one
+/// that comes or goes meanwhile is on one of them or on none.
+pub trait Inspect: Debug + Send + Sync + 'static {
+    /// Reads a page of records.
+    ///
+    /// A cursor that the store cannot read is [`ErrorKind::Refused`].
+    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Page>, Error>>;
+
+    /// Reads a page of running records whose lease has ended: what nobody is working on. There are few, so an index on them
+    /// is small.
+    fn lapsed(&self, after: Option<Cursor>, limit: usize) -> BoxFuture<'_, Result<At<Page>, Error>>;
+
+    /// Counts the records of `scope`, and no further than `limit`.
+    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<Count, Error>>;
+}
+
+/// A store that is chosen at run time, or shared.
 impl<S: Store + ?Sized> Store for Arc<S> {
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<At<Claimed>, Error>> {
         (**self).claim(claim)
@@ -107,28 +135,36 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).resolve(lease, resolution)
     }
 
-    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
-        (**self).sweep(limit)
-    }
-
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         (**self).read(id)
     }
 
-    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+    fn durability(&self) -> Durability {
+        (**self).durability()
+    }
+
+    fn clock_uncertainty(&self) -> Duration {
+        (**self).clock_uncertainty()
+    }
+}
+
+impl<S: Sweep + ?Sized> Sweep for Arc<S> {
+    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
+        (**self).sweep(limit)
+    }
+}
+
+impl<S: Inspect + ?Sized> Inspect for Arc<S> {
+    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Page>, Error>> {
         (**self).list(page)
     }
 
-    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+    fn lapsed(&self, after: Option<Cursor>, limit: usize) -> BoxFuture<'_, Result<At<Page>, Error>> {
         (**self).lapsed(after, limit)
     }
 
-    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
+    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<Count, Error>> {
         (**self).count(scope, limit)
-    }
-
-    fn durability(&self) -> Durability {
-        (**self).durability()
     }
 }
 
@@ -186,20 +222,6 @@ impl AddAssign for Swept {
         self.more = next.more;
     }
 }
-
-/// Which records an operator wants to see.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PageRequest {
-    /// Only this scope's.
-    pub scope: Option<Scope>,
-    /// Only those after this identity: the last of the page before.
-    pub after: Option<RecordId>,
-    /// How many at most; [`PAGE_RECORDS_MAX`] is the limit.
-    pub limit: usize,
-}
-
-/// The largest page that a store returns.
-pub const PAGE_RECORDS_MAX: usize = 1_000;
 
 /// What an acknowledged write survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -13,7 +13,9 @@ use super::error::{Fault, Sent};
 use super::rows::{ReplyRow, damaged, get};
 use super::{Replay, Shared, Store, packed, span_ms};
 use keylatch_core::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
-use keylatch_core::store::{Applied, At, Durability, Error, PAGE_RECORDS_MAX, PageRequest, Swept};
+use keylatch_core::store::{
+    Applied, At, Count, Cursor, Durability, Error, Inspect, PAGE_RECORDS_MAX, Page, PageRequest, Sweep, Swept,
+};
 use keylatch_core::{Lease, Record, RecordId, Scope};
 
 /// How many records a sweep changes in one transaction: few enough that nobody has to wait for it.
@@ -111,6 +113,20 @@ impl keylatch_core::store::Store for Store {
         })
     }
 
+    fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
+        Box::pin(async move { Ok(self.shared.read(id).await?) })
+    }
+
+    fn durability(&self) -> Durability {
+        self.shared.durability
+    }
+
+    fn clock_uncertainty(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl Sweep for Store {
     fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
         Box::pin(async move {
             let mut swept = Swept::default();
@@ -125,37 +141,37 @@ impl keylatch_core::store::Store for Store {
             }
         })
     }
+}
 
-    fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
-        Box::pin(async move { Ok(self.shared.read(id).await?) })
-    }
-
-    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+impl Inspect for Store {
+    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Page>, Error>> {
         Box::pin(async move {
             let shared = &self.shared;
+            let after = page.after.as_ref().map(Cursor::id).transpose()?;
             let (low, high) = page.scope.as_ref().map_or((LOWEST, HIGHEST), RecordId::range);
             let query = || {
                 shared
                     .query(&shared.statements.list)
                     .bind(low.as_bytes().as_slice())
                     .bind(high.as_bytes().as_slice())
-                    .bind(after_bytes(page.after.as_ref()))
+                    .bind(after_bytes(after.as_ref()))
                     .bind(limit_of(page.limit))
             };
-            Ok(records(shared.links.rows(Sent::Harmless, query).await?)?)
+            Ok(self::page(shared.links.rows(Sent::Harmless, query).await?, page.limit)?)
         })
     }
 
-    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+    fn lapsed(&self, after: Option<Cursor>, limit: usize) -> BoxFuture<'_, Result<At<Page>, Error>> {
         Box::pin(async move {
             let shared = &self.shared;
+            let after = after.as_ref().map(Cursor::id).transpose()?;
             let query =
                 || shared.query(&shared.statements.lapsed).bind(after_bytes(after.as_ref())).bind(limit_of(limit));
-            Ok(records(shared.links.rows(Sent::Harmless, query).await?)?)
+            Ok(page(shared.links.rows(Sent::Harmless, query).await?, limit)?)
         })
     }
 
-    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
+    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<Count, Error>> {
         Box::pin(async move {
             let shared = &self.shared;
             let (low, high) = RecordId::range(&scope);
@@ -168,12 +184,8 @@ impl keylatch_core::store::Store for Store {
             };
             let rows = shared.links.rows(Sent::Harmless, query).await?;
             let row = rows.first().ok_or_else(|| damaged("a row is missing"))?;
-            Ok(get::<i64>(row, "records")?.cast_unsigned())
+            Ok(Count::up_to(get::<i64>(row, "records")?.cast_unsigned(), limit))
         })
-    }
-
-    fn durability(&self) -> Durability {
-        self.shared.durability
     }
 }
 
@@ -235,6 +247,12 @@ fn records(rows: Vec<PgRow>) -> Result<At<Vec<Record>>, Fault> {
     let now = found.first().ok_or_else(|| damaged("a row is missing"))?.now;
     let value = found.iter().filter_map(|found| found.record().transpose()).collect::<Result<_, _>>()?;
     Ok(At { value, now })
+}
+
+/// The same as a page.
+fn page(rows: Vec<PgRow>, limit: usize) -> Result<At<Page>, Fault> {
+    let At { value, now } = records(rows)?;
+    Ok(At { value: Page::by_id(value, limit), now })
 }
 
 /// The one column of the one row.

@@ -14,7 +14,9 @@ use super::script::{self, Arg, Lua, Read};
 use super::value::{self, Header, KEEP_MS_MAX, StoredValue, Written, millis_of};
 use keylatch_core::machine::{self, Change, Claim, Claimed, Completion, End, Resolution, Terms};
 use keylatch_core::packed;
-use keylatch_core::store::{Applied, At, Durability, Error, ErrorKind, PageRequest, Swept};
+use keylatch_core::store::{
+    Applied, At, Count, Cursor, Durability, Error, ErrorKind, Inspect, Page, PageRequest, Sweep, Swept,
+};
 use keylatch_core::{Clock, Lease, Record, RecordId, Scope, State, Timestamp};
 
 /// How often a record is read again because another caller has changed it meanwhile. Each time, one of the callers has
@@ -75,10 +77,6 @@ impl keylatch_core::store::Store for Store {
         })
     }
 
-    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
-        Box::pin(self.sweep_records(limit))
-    }
-
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         Box::pin(async move {
             // A record that only the primary has must not be returned, because it may be lost.
@@ -87,20 +85,34 @@ impl keylatch_core::store::Store for Store {
         })
     }
 
-    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+    fn durability(&self) -> Durability {
+        self.0.durability
+    }
+
+    /// One server's clock decides for each record. That of a replica which takes its place can be another: the manual says
+    /// to keep them together.
+    fn clock_uncertainty(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl Sweep for Store {
+    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
+        Box::pin(self.sweep_records(limit))
+    }
+}
+
+impl Inspect for Store {
+    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Page>, Error>> {
         Box::pin(self.list_records(page))
     }
 
-    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+    fn lapsed(&self, after: Option<Cursor>, limit: usize) -> BoxFuture<'_, Result<At<Page>, Error>> {
         Box::pin(self.lapsed_records(after, limit))
     }
 
-    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
+    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<Count, Error>> {
         Box::pin(self.count_records(scope, limit))
-    }
-
-    fn durability(&self) -> Durability {
-        self.0.durability
     }
 }
 

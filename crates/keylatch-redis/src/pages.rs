@@ -16,7 +16,7 @@ use super::ops::Target;
 use super::script;
 use super::value::StoredValue;
 use keylatch_core::machine::{self, Change};
-use keylatch_core::store::{At, Error, ErrorKind, PAGE_RECORDS_MAX, PageRequest, Swept};
+use keylatch_core::store::{At, Count, Cursor, Error, ErrorKind, PAGE_RECORDS_MAX, Page, PageRequest, Swept};
 use keylatch_core::{Record, RecordId, Scope, State, Timestamp};
 
 /// How many records are requested at once.
@@ -28,14 +28,14 @@ const TIDIED_MAX: usize = 10_000;
 impl Store {
     /// There is no index of all records: the server goes through its keys, and the lowest identities that belong to the
     /// page are kept.
-    pub(super) async fn list_records(&self, page: PageRequest) -> Result<At<Vec<Record>>, Error> {
+    pub(super) async fn list_records(&self, page: PageRequest) -> Result<At<Page>, Error> {
         let limit = page.limit.min(PAGE_RECORDS_MAX);
+        let mut after = page.after.as_ref().map(Cursor::id).transpose()?;
         let now = self.server_now().await?;
         if limit == 0 {
-            return Ok(At { value: Vec::new(), now });
+            return Ok(At { value: Page::default(), now });
         }
         let range = page.scope.as_ref().map(RecordId::range);
-        let mut after = page.after;
         let mut records: Vec<Record> = Vec::new();
         // If records are removed between the two steps, later ones take their places.
         while records.len() < limit {
@@ -57,11 +57,12 @@ impl Store {
                 break;
             }
         }
-        Ok(At { value: records, now })
+        Ok(At { value: Page::by_id(records, limit), now })
     }
 
     /// Checks all running records, and removes from the set those that no longer run.
-    pub(super) async fn lapsed_records(&self, after: Option<RecordId>, limit: usize) -> Result<At<Vec<Record>>, Error> {
+    pub(super) async fn lapsed_records(&self, after: Option<Cursor>, limit: usize) -> Result<At<Page>, Error> {
+        let after = after.as_ref().map(Cursor::id).transpose()?;
         let limit = limit.min(PAGE_RECORDS_MAX);
         let now = self.server_now().await?;
         let members = (0..BUCKETS).map(|bucket| async move {
@@ -93,10 +94,10 @@ impl Store {
                 break;
             }
         }
-        Ok(At { value: records, now })
+        Ok(At { value: Page::by_id(records, limit), now })
     }
 
-    pub(super) async fn count_records(&self, scope: Scope, limit: u64) -> Result<u64, Error> {
+    pub(super) async fn count_records(&self, scope: Scope, limit: u64) -> Result<Count, Error> {
         if !self.0.counts_records {
             if !self.0.said_that_nothing_counts.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
@@ -105,7 +106,7 @@ impl Store {
                      Options::with_counts"
                 );
             }
-            return Ok(0);
+            return Ok(Count::AtLeast(0));
         }
         let scope = *scope.digest();
         let counts = self.0.link.buckets().map(|bucket| async move {
@@ -113,7 +114,7 @@ impl Store {
             let told = script::COUNT.call(&self.0.link, &[&key], &[], Marks::NONE, false).await?;
             parse::<u64>(told.value)
         });
-        Ok(try_join_all(counts).await?.into_iter().sum::<u64>().min(limit))
+        Ok(Count::up_to(try_join_all(counts).await?.into_iter().sum(), limit))
     }
 
     /// A removed record no longer counts.

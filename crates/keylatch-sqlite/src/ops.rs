@@ -1,5 +1,7 @@
 //! The contract of a store, on SQLite: each write reads the record, calls the machine, and writes the result.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rusqlite::params;
@@ -10,7 +12,9 @@ use super::error::Fault;
 use super::rows::{self, Damaged, StoredRow};
 use super::sweep;
 use keylatch_core::machine::{self, Change, Claim, Claimed, Completion, End, Resolution, Terms};
-use keylatch_core::store::{Applied, At, Durability, Error, PAGE_RECORDS_MAX, PageRequest, Swept};
+use keylatch_core::store::{
+    Applied, At, Count, Cursor, Durability, Error, Inspect, PAGE_RECORDS_MAX, Page, PageRequest, Sweep, Swept,
+};
 use keylatch_core::{Lease, Record, RecordId, Scope, Timestamp};
 
 impl keylatch_core::store::Store for Store {
@@ -57,10 +61,6 @@ impl keylatch_core::store::Store for Store {
         )
     }
 
-    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
-        Box::pin(sweep::sweep(&self.0.writer, limit))
-    }
-
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         Box::pin(self.0.reader.call(move |db| {
             let found = db.find(id)?;
@@ -68,32 +68,51 @@ impl keylatch_core::store::Store for Store {
         }))
     }
 
-    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
-        Box::pin(self.0.querier.call(move |db| list(db, &page)))
-    }
-
-    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
-        Box::pin(self.0.querier.call(move |db| {
-            let now = db.now();
-            let after = after.as_ref().map_or(&[][..], |after| after.as_bytes());
-            let value = page(db, include_str!("sql/lapsed.sql"), params![after, now.as_millis(), limit_of(limit)])?;
-            Ok(At { value, now })
-        }))
-    }
-
-    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
-        Box::pin(self.0.querier.call(move |db| {
-            let (low, high) = RecordId::range(&scope);
-            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let mut statement = db.prepare(include_str!("sql/count.sql"))?;
-            let count =
-                statement.query_row(params![low.as_bytes(), high.as_bytes(), limit], |row| row.get::<_, i64>(0));
-            Ok(db.done(count)?.unsigned_abs())
-        }))
-    }
-
     fn durability(&self) -> Durability {
         Durability::Disk
+    }
+
+    fn clock_uncertainty(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl Sweep for Store {
+    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
+        Box::pin(sweep::sweep(&self.0.writer, limit))
+    }
+}
+
+impl Inspect for Store {
+    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Page>, Error>> {
+        Box::pin(async move {
+            let after = page.after.as_ref().map(Cursor::id).transpose()?;
+            self.0.querier.call(move |db| list(db, page.scope.as_ref(), after, page.limit)).await
+        })
+    }
+
+    fn lapsed(&self, after: Option<Cursor>, limit: usize) -> BoxFuture<'_, Result<At<Page>, Error>> {
+        Box::pin(async move {
+            let after = after.as_ref().map(Cursor::id).transpose()?;
+            let lapsed = move |db: &mut Db| {
+                let now = db.now();
+                let after = after.as_ref().map_or(&[][..], |after| after.as_bytes());
+                let params = params![after, now.as_millis(), limit_of(limit)];
+                Ok(At { value: page(db, include_str!("sql/lapsed.sql"), params, limit)?, now })
+            };
+            self.0.querier.call(lapsed).await
+        })
+    }
+
+    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<Count, Error>> {
+        Box::pin(self.0.querier.call(move |db| {
+            let (low, high) = RecordId::range(&scope);
+            let rows_max = i64::try_from(limit).unwrap_or(i64::MAX);
+            let mut statement = db.prepare(include_str!("sql/count.sql"))?;
+            let count =
+                statement.query_row(params![low.as_bytes(), high.as_bytes(), rows_max], |row| row.get::<_, i64>(0));
+            Ok(Count::up_to(db.done(count)?.unsigned_abs(), limit))
+        }))
     }
 }
 
@@ -136,24 +155,24 @@ fn change(db: &Db, id: RecordId, decide: impl FnOnce(&Record, Timestamp) -> Chan
     Ok(Applied::Applied(now))
 }
 
-fn list(db: &Db, page: &PageRequest) -> Result<At<Vec<Record>>, Fault> {
-    let range = page.scope.as_ref().map(RecordId::range);
+fn list(db: &Db, scope: Option<&Scope>, after: Option<RecordId>, limit: usize) -> Result<At<Page>, Fault> {
+    let range = scope.map(RecordId::range);
     // Half of an identity comes before every whole one that begins with it, and nothing before everything.
     let first = range.as_ref().map_or(&[][..], |(low, _)| &low.as_bytes()[..16]);
-    let after = page.after.as_ref().map_or(first, |after| first.max(after.as_bytes()));
+    let after = after.as_ref().map_or(first, |after| first.max(after.as_bytes()));
     let last = range.map_or([0xff; 32], |(_, high)| *high.as_bytes());
     let now = db.now();
-    let value = self::page(db, include_str!("sql/list.sql"), params![after, last, limit_of(page.limit)])?;
+    let value = page(db, include_str!("sql/list.sql"), params![after, last, limit_of(limit)], limit)?;
     Ok(At { value, now })
 }
 
 /// A page of records, all of which can be read.
-fn page(db: &Db, sql: &str, params: impl rusqlite::Params) -> Result<Vec<Record>, Fault> {
+fn page(db: &Db, sql: &str, params: impl rusqlite::Params, limit: usize) -> Result<Page, Fault> {
     let mut statement = db.prepare(sql)?;
     let rows = statement.query_map(params, |row| Ok(rows::decode(row)));
     let found: Vec<_> = db.done(rows.and_then(Iterator::collect))?;
     let records = found.into_iter().map(|found| Ok(found?.record)).collect::<Result<_, Damaged>>();
-    records.map_err(|damaged| Fault::Job(damaged.into()))
+    Ok(Page::by_id(records.map_err(|damaged| Fault::Job(damaged.into()))?, limit))
 }
 
 fn limit_of(page: usize) -> i64 {

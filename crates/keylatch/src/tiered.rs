@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 pub use keylatch_core::Cache;
 
 use crate::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
-use crate::store::{Applied, At, Durability, Error, PageRequest, Store, Swept};
+use crate::store::{Applied, At, Count, Cursor, Durability, Error, Inspect, Page, PageRequest, Store, Sweep, Swept};
 use crate::tx::{Seen, Start, Transacted, Transactional};
 use crate::{Lease, Record, RecordId, Scope, State, Timestamp};
 
@@ -188,10 +188,6 @@ impl<S: Store, C: Cache> Store for Tiered<S, C> {
         self.store.resolve(lease, resolution)
     }
 
-    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
-        self.store.sweep(limit)
-    }
-
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         Box::pin(async move {
             if let Some(At { value, now }) = self.inner.find(id).await {
@@ -207,20 +203,32 @@ impl<S: Store, C: Cache> Store for Tiered<S, C> {
         })
     }
 
-    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+    fn durability(&self) -> Durability {
+        self.store.durability()
+    }
+
+    fn clock_uncertainty(&self) -> Duration {
+        self.store.clock_uncertainty()
+    }
+}
+
+impl<S: Store, C: Cache> Sweep for Tiered<S, C> {
+    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
+        self.store.sweep(limit)
+    }
+}
+
+impl<S: Store, C: Cache> Inspect for Tiered<S, C> {
+    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Page>, Error>> {
         self.store.list(page)
     }
 
-    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+    fn lapsed(&self, after: Option<Cursor>, limit: usize) -> BoxFuture<'_, Result<At<Page>, Error>> {
         self.store.lapsed(after, limit)
     }
 
-    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
+    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<Count, Error>> {
         self.store.count(scope, limit)
-    }
-
-    fn durability(&self) -> Durability {
-        self.store.durability()
     }
 }
 

@@ -183,7 +183,7 @@ async fn i11_a_refusal_leaves_no_record(setup: Setup) {
     }
     let engine = shop.stores.engine(Policy::default()).await;
     let records = engine.store().list(PageRequest { limit: 10, ..PageRequest::default() }).await;
-    let records = records.expect("records can be read").value;
+    let records = records.expect("records can be read").value.records;
     assert_eq!(records.iter().map(|record| record.key.as_str()).collect::<Vec<_>>(), [key]);
 }
 

@@ -92,7 +92,7 @@ async fn resolve(State(app): State<Arc<App>>, Json(word): Json<Word>) -> Result<
     const LAPSED_MAX: usize = 1_000;
     let unavailable = |_| StatusCode::SERVICE_UNAVAILABLE;
     let lapsed = app.engine.store().lapsed(None, LAPSED_MAX).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
-    let mut lapsed = lapsed.value.into_iter();
+    let mut lapsed = lapsed.value.records.into_iter();
     let found = lapsed.find(|record| record.scope.caller() == word.scope && record.key.as_str() == word.key);
     let record = found.ok_or(StatusCode::NOT_FOUND)?;
     let resolution = match word.letter {

@@ -1,9 +1,14 @@
 //! The contract of a store: each write asks the machine, under one lock.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 use keylatch_core::machine::{self, Change, Claim, Claimed, Completion, End, Resolution, Terms};
-use keylatch_core::store::{self, Applied, At, Durability, Error, ErrorKind, PAGE_RECORDS_MAX, PageRequest, Swept};
+use keylatch_core::store::{
+    self, Applied, At, Count, Cursor, Durability, Error, ErrorKind, Inspect, PAGE_RECORDS_MAX, Page, PageRequest,
+    Sweep, Swept,
+};
 use keylatch_core::{Lease, Record, RecordId, Scope, State, Timestamp};
 
 use crate::Store;
@@ -27,21 +32,25 @@ impl Store {
         reply(Ok(applied))
     }
 
-    fn page(&self, page: &PageRequest, wanted: impl Fn(&Record, Timestamp) -> bool) -> Reply<At<Vec<Record>>> {
+    fn page(&self, page: &PageRequest, wanted: impl Fn(&Record, Timestamp) -> bool) -> Reply<At<Page>> {
         let (records, now) = (&self.state.lock().records, self.clock.now());
         let limit = page.limit.min(PAGE_RECORDS_MAX);
-        let mut value = Vec::new();
-        for (id, record) in records.iter().filter(|(id, _)| page.after.is_none_or(|after| **id > after)) {
+        let after = match page.after.as_ref().map(Cursor::id).transpose() {
+            Ok(after) => after,
+            Err(error) => return reply(Err(error)),
+        };
+        let mut found = Vec::new();
+        for (id, record) in records.iter().filter(|(id, _)| after.is_none_or(|after| **id > after)) {
             let record = match own(*id, record) {
                 Ok(record) => record,
                 Err(error) => return reply(Err(error)),
             };
             let of_scope = page.scope.as_ref().is_none_or(|scope| record.scope == *scope);
-            if value.len() < limit && of_scope && wanted(record, now) {
-                value.push(record.clone());
+            if found.len() < limit && of_scope && wanted(record, now) {
+                found.push(record.clone());
             }
         }
-        reply(Ok(At { value, now }))
+        reply(Ok(At { value: Page::by_id(found, limit), now }))
     }
 
     /// Stores a copy of the record `from` under `to`, as a damaged store would.
@@ -104,6 +113,22 @@ impl store::Store for Store {
         self.change(lease, |record, now| machine::resolve(record, &lease, &resolution, now))
     }
 
+    fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
+        let (records, now) = (&self.state.lock().records, self.clock.now());
+        let found = records.get(&id).map(|record| own(id, record)).transpose();
+        reply(found.map(|record| At { value: record.cloned(), now }))
+    }
+
+    fn durability(&self) -> Durability {
+        Durability::Process
+    }
+
+    fn clock_uncertainty(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl Sweep for Store {
     fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
         let records = &mut self.state.lock().records;
         let (now, mut swept) = (self.clock.now(), Swept::default());
@@ -126,30 +151,22 @@ impl store::Store for Store {
         }
         reply(Ok(swept.within(limit)))
     }
+}
 
-    fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
-        let (records, now) = (&self.state.lock().records, self.clock.now());
-        let found = records.get(&id).map(|record| own(id, record)).transpose();
-        reply(found.map(|record| At { value: record.cloned(), now }))
-    }
-
-    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+impl Inspect for Store {
+    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Page>, Error>> {
         self.page(&page, |_, _| true)
     }
 
-    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+    fn lapsed(&self, after: Option<Cursor>, limit: usize) -> BoxFuture<'_, Result<At<Page>, Error>> {
         self.page(&PageRequest { scope: None, after, limit }, |record, now| match record.state {
             State::Running { lease_ends_at, .. } => lease_ends_at <= now,
             State::Completed { .. } => false,
         })
     }
 
-    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
+    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<Count, Error>> {
         let of_scope = self.state.lock().records.values().filter(|record| record.scope == scope).count();
-        reply(Ok(limit.min(of_scope as u64)))
-    }
-
-    fn durability(&self) -> Durability {
-        Durability::Process
+        reply(Ok(Count::up_to(of_scope as u64, limit)))
     }
 }

@@ -85,7 +85,7 @@ pub async fn every_acknowledged_write_survives(harness: &dyn Harness) {
     });
     let records = futures_util::future::join_all(calls).await;
     if let Some(subject) = restarted(subject, &records).await {
-        assert_eq!(subject.count(records[0].scope.clone(), u64::MAX).await, 200);
+        subject.assert_counted(records[0].scope.clone(), u64::MAX, 200).await;
     }
 }
 

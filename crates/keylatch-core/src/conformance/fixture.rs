@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Harness;
 use crate::machine::{self, Claim, Claimed, Completion, End, Phase, Resolution, Terms};
-use crate::store::{Applied, PageRequest, Store, Swept};
+use crate::store::{Applied, Count, Cursor, Error, Page, PageRequest, Store, Swept};
 use crate::{Epoch, Timestamp};
 use crate::{Fingerprint, Guarantee, Key, Lease, Notes, Outcome, Owner, Policy, Record, RecordId, Scope, State};
 
@@ -88,6 +88,25 @@ pub(super) fn outcome(record: &Record) -> Option<&Outcome> {
         State::Running { .. } => None,
         State::Completed { outcome, .. } => outcome.as_deref(),
     }
+}
+
+/// Reads page after page, each where the one before ended. A cursor goes through a text on its way, as an operator's does.
+pub(super) async fn all_pages(
+    limit: usize,
+    read: impl AsyncFn(Option<Cursor>) -> Result<Page, Error>,
+) -> Result<Vec<Record>, Error> {
+    const PAGES_MAX: usize = 5_000;
+    let (mut records, mut after) = (Vec::new(), None);
+    for _ in 0..PAGES_MAX {
+        let page = read(after).await?;
+        assert!(page.records.len() <= limit, "a page keeps to its limit");
+        records.extend(page.records);
+        match page.next {
+            None => return Ok(records),
+            Some(next) => after = Some(next.to_string().parse().expect("a cursor can be read")),
+        }
+    }
+    panic!("pages come to an end");
 }
 
 /// Every phase in which there is a record.
@@ -173,12 +192,26 @@ impl<'h> Subject<'h> {
         self.read(id).await.expect("there is a record")
     }
 
-    pub(super) async fn list(&self, page: PageRequest) -> Vec<Record> {
-        self.store.list(page).await.expect("the store lists").value
+    /// Reads all records of a scope, or of all, in pages of at most `limit`.
+    pub(super) async fn list(&self, scope: Option<Scope>, limit: usize) -> Result<Vec<Record>, Error> {
+        let read = async |after| {
+            let page = PageRequest { scope: scope.clone(), after, limit };
+            self.store.list(page).await.map(|page| page.value)
+        };
+        all_pages(limit, read).await
     }
 
-    pub(super) async fn count(&self, scope: Scope, limit: u64) -> u64 {
-        self.store.count(scope, limit).await.expect("the store counts")
+    /// The same, of all scopes.
+    pub(super) async fn list_all(&self) -> Vec<Record> {
+        self.list(None, 10).await.expect("the store lists")
+    }
+
+    /// Counts the records of a scope: as many as there are, or fewer if the store does not know them all.
+    pub(super) async fn assert_counted(&self, scope: Scope, limit: u64, records: u64) {
+        match self.store.count(scope, limit).await.expect("the store counts") {
+            Count::Exactly(counted) => assert_eq!(counted, records),
+            Count::AtLeast(counted) => assert!(counted <= records.min(limit), "{counted} of {records}, up to {limit}"),
+        }
     }
 
     /// Asserts that a write succeeded, now.

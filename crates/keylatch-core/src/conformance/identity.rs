@@ -3,7 +3,7 @@
 use super::Harness;
 use super::fixture::{Subject, again, claim_in, completion, fenced, key, outcome, scope};
 use crate::machine::Claim;
-use crate::store::{ErrorKind, PageRequest};
+use crate::store::ErrorKind;
 use crate::{KEY_BYTES_MAX, Outcome, RecordId, SCOPE_FIELD_BYTES_MAX, Scope};
 
 /// Each of these pairs of scope and key has its own record: all are won, and all keep their answers.
@@ -20,9 +20,8 @@ async fn are_told_apart(harness: &dyn Harness, identities: Vec<(Scope, crate::Ke
         let held = subject.lose(&again(claim)).await;
         assert!(held.belongs_to(claim.scope(), claim.key()));
         assert_eq!(outcome(&held), Some(&outcome_of(at)));
-        assert_eq!(subject.count(claim.scope().clone(), u64::MAX).await, {
-            claims.iter().filter(|other| other.scope() == claim.scope()).count() as u64
-        });
+        let in_scope = claims.iter().filter(|other| other.scope() == claim.scope()).count() as u64;
+        subject.assert_counted(claim.scope().clone(), u64::MAX, in_scope).await;
     }
 }
 
@@ -122,8 +121,7 @@ pub async fn misplaced_record_is_never_read(harness: &dyn Harness) {
 pub async fn misplaced_record_is_never_listed(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let claim = misplaced(&subject, false).await;
-    let page = PageRequest { scope: Some(claim.scope().clone()), after: None, limit: 10 };
-    assert_corrupt(subject.store.list(page).await).await;
+    assert_corrupt(subject.list(Some(claim.scope().clone()), 10).await).await;
 }
 
 /// One misplaced record harms no other: the record it was copied from, and every other key, still work.

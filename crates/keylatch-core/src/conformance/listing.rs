@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::Harness;
-use super::fixture::{FREE, GONE, LEASE, MS, PHASES, Subject, again, claim_in, completion, fenced, key, scope};
-use crate::store::{PAGE_RECORDS_MAX, PageRequest};
+use super::fixture::{
+    FREE, GONE, LEASE, MS, PHASES, Subject, again, all_pages, claim_in, completion, fenced, key, scope,
+};
+use crate::store::{Cursor, ErrorKind, PAGE_RECORDS_MAX, PageRequest};
 use crate::{Record, RecordId, Scope};
 
 async fn fill(subject: &Subject<'_>, caller: &str, count: usize) -> BTreeSet<RecordId> {
@@ -16,45 +18,31 @@ async fn fill(subject: &Subject<'_>, caller: &str, count: usize) -> BTreeSet<Rec
     ids
 }
 
-/// Reads page after page, each after the last record of the one before.
-async fn pages(subject: &Subject<'_>, scope: Option<&Scope>, limit: usize) -> Vec<Vec<Record>> {
-    let mut pages: Vec<Vec<Record>> = Vec::new();
-    loop {
-        let after = pages.last().and_then(|page| page.last()).map(Record::id);
-        let page = subject.list(PageRequest { scope: scope.cloned(), after, limit }).await;
-        assert!(page.len() <= limit, "a page keeps to its limit");
-        assert!(pages.len() < 1_000, "pages come to an end");
-        if page.is_empty() {
-            return pages;
-        }
-        pages.push(page);
-    }
-}
-
-fn ids(pages: &[Vec<Record>]) -> Vec<RecordId> {
-    pages.iter().flatten().map(Record::id).collect()
+/// The identities of all records of a scope, or of all, read in pages of at most `limit`; each is there once.
+async fn ids(subject: &Subject<'_>, scope: Option<&Scope>, limit: usize) -> BTreeSet<RecordId> {
+    let records = subject.list(scope.cloned(), limit).await.expect("the store lists");
+    let ids: BTreeSet<_> = records.iter().map(Record::id).collect();
+    assert_eq!(ids.len(), records.len(), "each record is on one page");
+    ids
 }
 
 /// A key that was never claimed reads as absent.
 pub async fn absent_record_reads_as_absent(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     assert_eq!(subject.read(fenced("key").id()).await, None);
-    assert!(pages(&subject, None, 10).await.is_empty());
-    assert_eq!(subject.count(scope("caller"), 10).await, 0);
+    assert!(subject.list_all().await.is_empty());
+    subject.assert_counted(scope("caller"), 10, 0).await;
 }
 
-/// Pages show every record once, in the order of their identities, whatever their size.
+/// Pages show every record once, whatever their size.
 pub async fn pages_show_every_record_once(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let mut all = BTreeSet::new();
     for caller in ["alice", "bob", "carol"] {
         all.extend(fill(&subject, caller, 20).await);
     }
-    let all: Vec<_> = all.into_iter().collect();
     for limit in [1, 7, 20, 59, 60, 61, PAGE_RECORDS_MAX] {
-        let pages = pages(&subject, None, limit).await;
-        assert_eq!(ids(&pages), all, "pages of {limit}");
-        assert!(pages.iter().rev().skip(1).all(|page| page.len() == limit), "only the last page is short");
+        assert_eq!(ids(&subject, None, limit).await, all, "pages of {limit}");
     }
 }
 
@@ -62,61 +50,78 @@ pub async fn pages_show_every_record_once(harness: &dyn Harness) {
 pub async fn pages_of_a_scope_show_no_other(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     for caller in ["alice", "bob", "carol", "dave"] {
-        let own: Vec<_> = fill(&subject, caller, 11).await.into_iter().collect();
+        let own = fill(&subject, caller, 11).await;
         for limit in [1, 4, 11, 12] {
-            let pages = pages(&subject, Some(&scope(caller)), limit).await;
-            assert_eq!(ids(&pages), own);
-            assert!(pages.iter().flatten().all(|record| record.scope == scope(caller)));
+            assert_eq!(ids(&subject, Some(&scope(caller)), limit).await, own);
         }
     }
-    assert!(pages(&subject, Some(&scope("nobody")), 10).await.is_empty());
+    assert!(ids(&subject, Some(&scope("nobody")), 10).await.is_empty());
     let operation = scope("alice").for_operation("POST /orders").expect("a valid operation");
-    assert!(pages(&subject, Some(&operation), 10).await.is_empty());
+    assert!(ids(&subject, Some(&operation), 10).await.is_empty());
 }
 
-/// A page starts after the identity that it names, whether or not that record is still there.
-pub async fn page_starts_after_an_identity(harness: &dyn Harness) {
+/// Pages go on where they ended, whether or not the last record is still there.
+pub async fn pages_go_on_after_a_record_that_is_gone(harness: &dyn Harness) {
     let subject = Subject::new(harness);
-    let all: Vec<_> = fill(&subject, "caller", 10).await.into_iter().collect();
-    let record = subject.record(all[4]).await;
-    subject.assert_applied(subject.release(record.lease(), GONE).await).await;
-    let after = |id| PageRequest { scope: None, after: Some(id), limit: 3 };
-    assert_eq!(ids(&[subject.list(after(all[4])).await]), all[5..8]);
-    assert_eq!(ids(&[subject.list(after(all[3])).await]), all[5..8]);
-    assert!(subject.list(after(all[9])).await.is_empty());
-    assert_eq!(ids(&[subject.list(after(RecordId::from_bytes([0; 32]))).await]), all[..3]);
-    assert!(subject.list(after(RecordId::from_bytes([0xff; 32]))).await.is_empty());
+    let all = fill(&subject, "caller", 10).await;
+    let (mut shown, mut after) = (BTreeSet::new(), None);
+    loop {
+        let page = PageRequest { scope: None, after, limit: 3 };
+        let page = subject.store.list(page).await.expect("the store lists").value;
+        for record in page.records {
+            assert!(shown.insert(record.id()));
+            subject.assert_applied(subject.release(record.lease(), GONE).await).await;
+        }
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(shown, all);
 }
 
-/// A page of a scope is right even after an identity of another scope, lower or higher.
-pub async fn page_of_a_scope_starts_within_it(harness: &dyn Harness) {
+/// A cursor of another list, or of no list at all, is refused or leads to some page. That shows no other scope.
+pub async fn strange_cursor_shows_no_other_scope(harness: &dyn Harness) {
     let subject = Subject::new(harness);
-    let own: Vec<_> = fill(&subject, "caller", 3).await.into_iter().collect();
-    let _ = fill(&subject, "other", 3).await;
-    let after =
-        |byte| PageRequest { scope: Some(scope("caller")), after: Some(RecordId::from_bytes([byte; 32])), limit: 9 };
-    assert_eq!(ids(&[subject.list(after(0)).await]), own);
-    assert!(subject.list(after(0xff)).await.is_empty());
+    let mut all = fill(&subject, "other", 3).await;
+    all.extend(fill(&subject, "caller", 3).await);
+    let mut cursors: Vec<_> =
+        [&[][..], &[0; 32], &[0xff; 32], b"?"].map(|bytes| Cursor::new(bytes).expect("it is short")).into();
+    let mut after = None;
+    for _ in 0..all.len() {
+        let page = PageRequest { scope: None, after, limit: 1 };
+        after = subject.store.list(page).await.expect("the store lists").value.next;
+        cursors.extend(after.clone());
+    }
+    for cursor in cursors {
+        let page = PageRequest { scope: Some(scope("caller")), after: Some(cursor.clone()), limit: 9 };
+        match subject.store.list(page).await {
+            Ok(page) => assert!(page.value.records.iter().all(|record| record.scope == scope("caller"))),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Refused, "{cursor}: {error}"),
+        }
+    }
 }
 
 /// A page of no records is empty.
 pub async fn page_of_nothing_is_empty(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let _ = fill(&subject, "caller", 3).await;
-    assert!(subject.list(PageRequest::default()).await.is_empty());
-    assert!(subject.list(PageRequest { scope: Some(scope("caller")), ..PageRequest::default() }).await.is_empty());
+    for scope in [None, Some(scope("caller"))] {
+        let page = PageRequest { scope, ..PageRequest::default() };
+        assert!(subject.store.list(page).await.expect("the store lists").value.records.is_empty());
+    }
 }
 
 /// A page is never longer than the longest page, whatever it asks for.
 pub async fn page_is_never_too_long(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let all = fill(&subject, "caller", PAGE_RECORDS_MAX + 5).await;
-    let first = subject.list(PageRequest { limit: usize::MAX, ..PageRequest::default() }).await;
-    assert_eq!(first.len(), PAGE_RECORDS_MAX);
-    let after = first.last().map(Record::id);
-    let rest = subject.list(PageRequest { after, limit: usize::MAX, ..PageRequest::default() }).await;
-    assert_eq!(rest.len(), 5);
-    assert_eq!(ids(&[first, rest]), all.into_iter().collect::<Vec<_>>());
+    let read = async |after| {
+        let page = PageRequest { scope: None, after, limit: usize::MAX };
+        subject.store.list(page).await.map(|page| page.value)
+    };
+    let listed = all_pages(PAGE_RECORDS_MAX, read).await.expect("the store lists");
+    assert_eq!(listed.iter().map(Record::id).collect::<BTreeSet<_>>(), all);
 }
 
 /// A page shows a record as it is read alone, in every phase.
@@ -125,9 +130,9 @@ pub async fn page_shows_what_is_read(harness: &dyn Harness) {
     for phase in PHASES {
         let _ = subject.in_phase(phase, &format!("{phase:?}")).await;
     }
-    let page = subject.list(PageRequest { limit: 10, ..PageRequest::default() }).await;
-    assert_eq!(page.len(), PHASES.len());
-    for record in page {
+    let listed = subject.list_all().await;
+    assert_eq!(listed.len(), PHASES.len());
+    for record in listed {
         assert_eq!(subject.record(record.id()).await, record);
     }
 }
@@ -137,11 +142,11 @@ pub async fn records_are_counted_by_scope(harness: &dyn Harness) {
     let subject = Subject::new(harness);
     let _ = fill(&subject, "alice", 70).await;
     let _ = fill(&subject, "bob", 3).await;
-    for (limit, expected) in [(0, 0), (1, 1), (69, 69), (70, 70), (71, 70), (u64::MAX, 70)] {
-        assert_eq!(subject.count(scope("alice"), limit).await, expected);
+    for limit in [0, 1, 69, 70, 71, u64::MAX] {
+        subject.assert_counted(scope("alice"), limit, 70).await;
     }
-    assert_eq!(subject.count(scope("bob"), u64::MAX).await, 3);
-    assert_eq!(subject.count(scope("carol"), u64::MAX).await, 0);
+    subject.assert_counted(scope("bob"), u64::MAX, 3).await;
+    subject.assert_counted(scope("carol"), u64::MAX, 0).await;
 }
 
 /// Every stored record counts, in any phase, and none that was removed.
@@ -152,14 +157,14 @@ pub async fn records_count_until_they_go(harness: &dyn Harness) {
     let freed = subject.win(&fenced("freed")).await;
     subject.assert_applied(subject.complete(completed.lease(), completion("answer")).await).await;
     let gone = subject.win(&fenced("gone")).await;
-    assert_eq!(subject.count(scope("caller"), u64::MAX).await, 4);
+    subject.assert_counted(scope("caller"), u64::MAX, 4).await;
     subject.assert_applied(subject.release(freed.lease(), FREE).await).await;
-    assert_eq!(subject.count(scope("caller"), u64::MAX).await, 4);
+    subject.assert_counted(scope("caller"), u64::MAX, 4).await;
     subject.assert_applied(subject.release(gone.lease(), GONE).await).await;
-    assert_eq!(subject.count(scope("caller"), u64::MAX).await, 3);
+    subject.assert_counted(scope("caller"), u64::MAX, 3).await;
     subject.advance(super::fixture::RETENTION + super::fixture::TOMBSTONE).await;
     assert_eq!(subject.sweep(10).await.removed, 2);
-    assert_eq!(subject.count(scope("caller"), u64::MAX).await, 1);
+    subject.assert_counted(scope("caller"), u64::MAX, 1).await;
     assert_eq!(subject.record(running.id()).await, running);
 }
 

@@ -214,8 +214,8 @@ macro_rules! conformance {
                 absent_record_reads_as_absent
                 pages_show_every_record_once
                 pages_of_a_scope_show_no_other
-                page_starts_after_an_identity
-                page_of_a_scope_starts_within_it
+                pages_go_on_after_a_record_that_is_gone
+                strange_cursor_shows_no_other_scope
                 page_of_nothing_is_empty
                 page_is_never_too_long
                 page_shows_what_is_read

@@ -141,7 +141,7 @@ pub async fn sweep_keeps_to_its_limit(harness: &dyn Harness) {
     for expected in [10, 10, 5, 0] {
         assert_eq!(subject.sweep(10).await, Swept { tombstoned: expected, removed: 0, more: expected == 10 });
     }
-    assert_eq!(subject.count(scope("caller"), 100).await, 25);
+    subject.assert_counted(scope("caller"), 100, 25).await;
     subject.advance(TOMBSTONE).await;
     for expected in [7, 7, 7, 4, 0] {
         assert_eq!(subject.sweep(7).await, Swept { tombstoned: 0, removed: expected, more: expected == 7 });
@@ -203,5 +203,5 @@ pub async fn sweep_says_whether_there_is_more(harness: &dyn Harness) {
         assert_eq!(subject.sweep(ALL).await, Swept::default());
         subject.advance(wait).await;
     }
-    assert_eq!(subject.count(scope("caller"), 100).await, 0);
+    subject.assert_counted(scope("caller"), 100, 0).await;
 }

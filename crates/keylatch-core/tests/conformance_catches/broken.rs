@@ -10,7 +10,8 @@ use futures_util::future::BoxFuture;
 use keylatch_core::conformance::Harness;
 use keylatch_core::machine::{self, Change, Claim, Claimed, Completion, End, Phase, Resolution, Terms};
 use keylatch_core::store::{
-    Applied, At, Durability, Error, ErrorKind, Notes, PAGE_RECORDS_MAX, PageRequest, State, Store, Swept,
+    Applied, At, Count, Cursor, Durability, Error, ErrorKind, Inspect, Notes, PAGE_RECORDS_MAX, Page, PageRequest,
+    State, Store, Sweep, Swept,
 };
 use keylatch_core::{Body, Clock, Key, Lease, Outcome, Record, RecordId, Scope, Timestamp};
 use parking_lot::Mutex;
@@ -24,6 +25,8 @@ pub(crate) struct Broken(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     bug: Option<Bug>,
+    /// Whether it lists backwards, in short and empty pages, and counts a half. All that is allowed.
+    loose: bool,
     clock: Clock,
     records: Mutex<BTreeMap<RecordId, Record>>,
     busy: AtomicBool,
@@ -33,11 +36,16 @@ const MS: Duration = Duration::from_millis(1);
 
 impl Broken {
     pub(crate) fn new(bug: Option<Bug>) -> Self {
-        Self::empty(bug, Clock::manual(Timestamp::from_millis(1_700_000_000_000)))
+        Self::empty(bug, false, Clock::manual(Timestamp::from_millis(1_700_000_000_000)))
     }
 
-    fn empty(bug: Option<Bug>, clock: Clock) -> Self {
-        Self(Arc::new(Inner { bug, clock, records: Mutex::default(), busy: AtomicBool::new(false) }))
+    /// A store without a bug that takes every liberty which the contract leaves to it.
+    pub(crate) fn loose() -> Self {
+        Self::empty(None, true, Clock::manual(Timestamp::from_millis(1_700_000_000_000)))
+    }
+
+    fn empty(bug: Option<Bug>, loose: bool, clock: Clock) -> Self {
+        Self(Arc::new(Inner { bug, loose, clock, records: Mutex::default(), busy: AtomicBool::new(false) }))
     }
 
     fn has(&self, bug: Bug) -> bool {
@@ -146,19 +154,57 @@ impl Broken {
     }
 
     /// The records that `wanted` names, in a page.
-    fn page(&self, after: Option<RecordId>, limit: usize, wanted: impl Fn(&Record, Timestamp) -> bool) -> Vec<Record> {
+    fn page(
+        &self,
+        after: Option<&Cursor>,
+        limit: usize,
+        wanted: impl Fn(&Record, Timestamp) -> bool,
+    ) -> Result<Page, Error> {
+        if self.0.loose {
+            return self.loose_page(after, limit, wanted);
+        }
+        let after = after.map(Cursor::id).transpose()?;
         let now = self.0.clock.now();
-        let limit = if self.has(Bug::PageTooLong) { limit } else { limit.min(PAGE_RECORDS_MAX) };
+        let at_most = if self.has(Bug::PageTooLong) { limit } else { limit.min(PAGE_RECORDS_MAX) };
         let records = self.0.records.lock();
         let past = |id: &RecordId| {
             after.is_none_or(|after| *id > after || (self.has(Bug::PageStartsWithAfter) && *id == after))
         };
-        let found = records.iter().filter(|(id, record)| past(id) && wanted(record, now)).take(limit);
-        let mut page: Vec<Record> = found.map(|(_, record)| record.clone()).collect();
-        if self.has(Bug::PageUnordered) {
-            page.reverse();
+        let found = records.iter().filter(|(id, record)| past(id) && wanted(record, now)).take(at_most);
+        let mut page = Page::by_id(found.map(|(_, record)| record.clone()).collect(), limit);
+        match (self.0.bug, page.records.first()) {
+            (Some(Bug::PagesEndEarly), _) => page.next = None,
+            (Some(Bug::PageGoesOnAfterItsFirst), Some(first)) => {
+                page.next = page.next.map(|_| Cursor::after(first.id()));
+            }
+            _ => {}
         }
-        page
+        Ok(page)
+    }
+
+    /// Backwards, at most two at once, and nothing at all on every other page.
+    fn loose_page(
+        &self,
+        after: Option<&Cursor>,
+        limit: usize,
+        wanted: impl Fn(&Record, Timestamp) -> bool,
+    ) -> Result<Page, Error> {
+        let before = match after.map(|after| after.as_bytes().split_first()) {
+            None => None,
+            Some(Some((b'?', id))) => {
+                return Ok(Page { records: Vec::new(), next: Cursor::new([b"!", id].concat()).ok() });
+            }
+            Some(Some((b'!', id))) => Some(id),
+            Some(_) => return Err(Error::new(ErrorKind::Refused, "that is no cursor")),
+        };
+        let now = self.0.clock.now();
+        let records = self.0.records.lock();
+        let found = records.iter().rev().filter(|(id, record)| {
+            before.is_none_or(|before| id.as_bytes().as_slice() < before) && wanted(record, now)
+        });
+        let records: Vec<_> = found.map(|(_, record)| record.clone()).take(limit.min(2)).collect();
+        let next = records.last().and_then(|last| Cursor::new([b"?", last.id().as_bytes().as_slice()].concat()).ok());
+        Ok(Page { records, next })
     }
 
     fn check(&self, id: RecordId, record: &Record, unless: Bug) -> Result<(), Error> {
@@ -285,6 +331,26 @@ impl Store for Broken {
         })
     }
 
+    fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
+        Box::pin(async move {
+            let value = self.0.records.lock().get(&id).cloned();
+            if let Some(record) = &value {
+                self.check(id, record, Bug::MisplacedIsRead)?;
+            }
+            Ok(At { value, now: self.0.clock.now() })
+        })
+    }
+
+    fn durability(&self) -> Durability {
+        if self.has(Bug::DurableInNameOnly) { Durability::Disk } else { Durability::Process }
+    }
+
+    fn clock_uncertainty(&self) -> Duration {
+        if self.0.loose { MS } else { Duration::ZERO }
+    }
+}
+
+impl Sweep for Broken {
     fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
         Box::pin(async move {
             let mut records = self.0.records.lock();
@@ -322,18 +388,10 @@ impl Store for Broken {
             })
         })
     }
+}
 
-    fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
-        Box::pin(async move {
-            let value = self.0.records.lock().get(&id).cloned();
-            if let Some(record) = &value {
-                self.check(id, record, Bug::MisplacedIsRead)?;
-            }
-            Ok(At { value, now: self.0.clock.now() })
-        })
-    }
-
-    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+impl Inspect for Broken {
+    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Page>, Error>> {
         Box::pin(async move {
             let range = page.scope.as_ref().filter(|_| !self.has(Bug::PageOfAllScopes)).map(RecordId::range);
             let misplaced = self.0.records.lock().iter().any(|(id, record)| {
@@ -347,32 +405,33 @@ impl Store for Broken {
                 let all = page.scope.is_none() || self.has(Bug::PageOfAllScopes);
                 all || page.scope.as_ref() == Some(&record.scope)
             };
-            Ok(At { value: self.page(page.after, page.limit, wanted), now: self.0.clock.now() })
+            Ok(At { value: self.page(page.after.as_ref(), page.limit, wanted)?, now: self.0.clock.now() })
         })
     }
 
-    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+    fn lapsed(&self, after: Option<Cursor>, limit: usize) -> BoxFuture<'_, Result<At<Page>, Error>> {
         Box::pin(async move {
             let wanted = |record: &Record, now| match record.state {
                 State::Running { lease_ends_at, .. } if self.has(Bug::LapsedTooLate) => lease_ends_at < now,
                 State::Running { lease_ends_at, .. } => lease_ends_at <= now,
                 State::Completed { .. } => self.has(Bug::LapsedWithCompleted),
             };
-            Ok(At { value: self.page(after, limit, wanted), now: self.0.clock.now() })
+            Ok(At { value: self.page(after.as_ref(), limit, wanted)?, now: self.0.clock.now() })
         })
     }
 
-    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
+    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<Count, Error>> {
         Box::pin(async move {
             let records = self.0.records.lock();
             let counts = |record: &&Record| record.scope == scope || self.has(Bug::CountOfAllScopes);
             let count = records.values().filter(counts).count() as u64;
-            Ok(if self.has(Bug::CountWithoutLimit) { count } else { count.min(limit) })
+            Ok(match self.0.bug {
+                _ if self.0.loose => Count::AtLeast((count / 2).min(limit)),
+                Some(Bug::CountWithoutLimit) => Count::AtLeast(count),
+                Some(Bug::CountIsSureOfItsLimit) => Count::Exactly(count.min(limit)),
+                _ => Count::up_to(count, limit),
+            })
         })
-    }
-
-    fn durability(&self) -> Durability {
-        if self.has(Bug::DurableInNameOnly) { Durability::Disk } else { Durability::Process }
     }
 }
 
@@ -386,7 +445,7 @@ impl Harness for Broken {
     }
 
     fn restart(&self) -> BoxFuture<'_, Arc<dyn Store>> {
-        Box::pin(async { Arc::new(Self::empty(self.0.bug, self.0.clock.clone())) as Arc<dyn Store> })
+        Box::pin(async { Arc::new(Self::empty(self.0.bug, self.0.loose, self.0.clock.clone())) as Arc<dyn Store> })
     }
 
     fn advance(&self, by: Duration) -> BoxFuture<'_, ()> {

@@ -13,6 +13,13 @@ use bug::Bug;
 
 keylatch_core::conformance!(Broken::new(None));
 
+/// A store may list in any order, in pages as short as it likes, and need not count everything.
+mod loose {
+    use super::Broken;
+
+    keylatch_core::conformance!(Broken::loose());
+}
+
 /// Each bug, and the case that must catch it.
 macro_rules! catches {
     ($($bug:ident: $group:ident::$case:ident;)*) => {
@@ -81,12 +88,14 @@ catches! {
     MisplacedIsListed: identity::misplaced_record_is_never_listed;
     OperationIgnored: identity::operations_are_apart;
     KeyCaseIgnored: identity::similar_keys_are_apart;
-    PageUnordered: listing::pages_show_every_record_once;
+    PageGoesOnAfterItsFirst: listing::pages_show_every_record_once;
+    PagesEndEarly: listing::pages_show_every_record_once;
     PageStartsWithAfter: listing::pages_show_every_record_once;
     PageTooLong: listing::page_is_never_too_long;
     PageOfAllScopes: listing::pages_of_a_scope_show_no_other;
     CountOfAllScopes: listing::records_are_counted_by_scope;
     CountWithoutLimit: listing::records_are_counted_by_scope;
+    CountIsSureOfItsLimit: listing::records_are_counted_by_scope;
     ClockOfTheCaller: claim::claim_tells_the_time_of_the_store;
     LapsedTooLate: lapsed::run_lapses_at_the_end_of_its_lease;
     LapsedWithCompleted: lapsed::only_lapsed_runs_are_found;

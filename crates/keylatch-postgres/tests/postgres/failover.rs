@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use keylatch::machine::{Claim, Claimed, Completion, End};
 use keylatch::postgres::{OpenError, Options, Store};
-use keylatch::store::{Applied, Error, ErrorKind, PageRequest, State, Store as _};
+use keylatch::store::{Applied, Error, ErrorKind, Inspect as _, PageRequest, State, Store as _, Sweep as _};
 use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Record, Scope};
 use testing_support::eventually;
 use testing_support::postgres::Cluster;

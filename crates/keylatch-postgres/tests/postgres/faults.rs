@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{join_all, try_join_all};
 use keylatch::machine::{Claim, Claimed, Completion};
 use keylatch::postgres::{OpenError, Options, Store};
-use keylatch::store::{Applied, ErrorKind, Store as _};
+use keylatch::store::{Applied, ErrorKind, Inspect as _, Store as _, Sweep as _};
 use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
 use testing_support::postgres::Cluster;
 use testing_support::postgres::proxy::{Break, Proxy};

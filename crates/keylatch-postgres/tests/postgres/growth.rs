@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use keylatch::machine::{Claim, Claimed, Completion, Terms};
 use keylatch::postgres::sqlx::{self, Connection as _, PgPool};
 use keylatch::postgres::{Options, Store};
-use keylatch::store::{Applied, Store as _, Swept};
+use keylatch::store::{Applied, Store as _, Sweep as _, Swept};
 use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
 use testing_support::eventually;
 use testing_support::postgres::Cluster;

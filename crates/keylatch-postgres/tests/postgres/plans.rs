@@ -6,7 +6,7 @@ use std::time::Duration;
 use keylatch::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
 use keylatch::postgres::sqlx;
 use keylatch::postgres::{Options, Store};
-use keylatch::store::{Applied, Owner, PageRequest, Store as _};
+use keylatch::store::{Applied, Inspect as _, Owner, PageRequest, Store as _, Sweep as _};
 use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
 
 use crate::support::{Service, cluster, database, fresh, records, store_with};
@@ -41,7 +41,7 @@ async fn everything(service: &Service) -> i64 {
     // A win, a record that is held, and a takeover.
     let first = claim(&scope, Duration::ZERO);
     let record = won(&first).await;
-    assert_eq!(store.lapsed(None, 1).await.unwrap().value.len(), 1);
+    assert_eq!(store.lapsed(None, 1).await.unwrap().value.records.len(), 1);
     let takeover = Claim { owner: Owner::random(), ..first };
     assert_eq!(won(&takeover).await.epoch, record.epoch.next());
     let record = store.read(record.id()).await.unwrap().value.unwrap();
@@ -65,9 +65,9 @@ async fn everything(service: &Service) -> i64 {
         assert!(matches!(store.resolve(record.lease(), resolution).await.unwrap(), Applied::Applied(_)));
     }
     let page = PageRequest { scope: Some(scope.clone()), after: None, limit: 10 };
-    assert_eq!(store.list(page).await.unwrap().value.len(), 4);
-    assert_eq!(store.list(PageRequest { limit: 10, ..PageRequest::default() }).await.unwrap().value.len(), 10);
-    assert_eq!(store.count(scope, 10).await.unwrap(), 4);
+    assert_eq!(store.list(page).await.unwrap().value.records.len(), 4);
+    assert_eq!(store.list(PageRequest { limit: 10, ..PageRequest::default() }).await.unwrap().value.records.len(), 10);
+    assert_eq!(store.count(scope, 10).await.unwrap().at_least(), 4);
     tokio::time::sleep(Duration::from_millis(2)).await;
     // The one that is past its time, and the one whose retry was not waited for.
     assert_eq!(store.sweep(10).await.unwrap().total(), 2);

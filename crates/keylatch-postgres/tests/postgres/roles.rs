@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use keylatch::postgres::sqlx::{self, AssertSqlSafe, Connection as _, PgConnection, PgPool};
 use keylatch::postgres::{OpenError, Options, SCHEMA_VERSION, Store, grant, migrate};
-use keylatch::store::{ErrorKind, Store as _};
+use keylatch::store::{ErrorKind, Inspect as _, Store as _, Sweep as _};
 use keylatch::{Key, RecordId, Scope};
 
 use crate::support::{Service, cluster, database, fresh, items, records};

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use keylatch::machine::{Claim, Claimed, Completion};
 use keylatch::postgres::Store;
 use keylatch::postgres::sqlx::{self, AssertSqlSafe};
-use keylatch::store::{Applied, Owner, State, Store as _};
+use keylatch::store::{Applied, Owner, State, Store as _, Sweep as _};
 use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
 use testing_support::postgres::Cluster;
 

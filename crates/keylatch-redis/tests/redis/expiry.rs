@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keylatch::machine::{Claim, Completion, End, Terms};
 use keylatch::redis::{Options, Store};
-use keylatch::store::{Applied, ErrorKind, Owner, State, Store as _};
+use keylatch::store::{Applied, ErrorKind, Owner, State, Store as _, Sweep as _};
 use keylatch::{Guarantee, Outcome, Record};
 use redis::FromRedisValue;
 use redis::aio::MultiplexedConnection;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use keylatch::machine::{Claim, Claimed};
 use keylatch::redis::{Options, Store};
-use keylatch::store::{Applied, Owner, State, Store as _};
+use keylatch::store::{Applied, Inspect as _, Owner, State, Store as _};
 use testing_support::redis::{Config, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -116,7 +116,7 @@ async fn each_call_is_sent_again_and_has_no_further_effect() {
     proxy.cut();
     assert!(store.release(record.lease(), FREE).await.is_ok());
     assert!(proxy.has_cut());
-    assert!(other.lapsed(None, 10).await.unwrap().value.is_empty());
+    assert!(other.lapsed(None, 10).await.unwrap().value.records.is_empty());
     assert_eq!(other.renew(record.lease(), first.terms, None).await.unwrap(), Applied::Lost);
 }
 

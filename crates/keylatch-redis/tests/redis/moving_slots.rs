@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use keylatch::machine::{Claim, Claimed};
 use keylatch::redis::Options;
-use keylatch::store::{State, Store as _};
+use keylatch::store::{Inspect as _, State, Store as _};
 use keylatch::{Record, RecordId};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue, cmd};
@@ -97,7 +97,7 @@ async fn claims_and_completions_go_on_while_their_slot_moves() {
         let record = win(&store, &claim).await;
         applied(&store.complete(record.lease(), completion("answer")).await);
     }
-    let is_clean = async || store.lapsed(None, 10).await.is_ok_and(|found| found.value.is_empty());
+    let is_clean = async || store.lapsed(None, 10).await.is_ok_and(|found| found.value.records.is_empty());
     eventually(SOON, "nothing is taken for abandoned", is_clean).await;
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::{FutureExt as _, poll};
 use keylatch::Guarantee;
 use keylatch::sqlite::{Loaned, TxError};
-use keylatch::store::{ErrorKind, Store as _};
+use keylatch::store::{ErrorKind, Store as _, Sweep as _};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, yield_now};
 

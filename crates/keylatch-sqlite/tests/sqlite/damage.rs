@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use futures_util::poll;
 use keylatch::machine::{Claim, Completion, End};
 use keylatch::sqlite::Options;
-use keylatch::store::{ErrorKind, PageRequest, Store as _, Swept};
+use keylatch::store::{ErrorKind, Inspect as _, PageRequest, Store as _, Sweep as _, Swept};
 use keylatch::{Clock, Guarantee, Outcome, Policy, Timestamp};
 
 use crate::support::{Fixture, claim, claim_of, keep, scope};
@@ -68,7 +68,7 @@ async fn no_use_of_a_damaged_record_takes_it_for_absent() {
             assert!(!error.to_string().contains(damaged.key().as_str()), "{damage}: {error}");
         }
         assert!(fixture.record(&other).await.is_some());
-        assert_eq!(store.count(scope(), 10).await.unwrap(), 2);
+        assert_eq!(store.count(scope(), 10).await.unwrap().at_least(), 2);
     }
 }
 
@@ -85,7 +85,7 @@ async fn a_sweep_goes_round_what_it_cannot_read() {
     assert_eq!(fixture.store.sweep(2).await.unwrap(), Swept { tombstoned: 2, removed: 0, more: true });
     assert_eq!(fixture.store.sweep(2).await.unwrap(), Swept { tombstoned: 1, removed: 0, more: false });
     assert_eq!(fixture.store.sweep(2).await.unwrap(), Swept::default());
-    assert_eq!(fixture.store.count(scope(), 10).await.unwrap(), 6);
+    assert_eq!(fixture.store.count(scope(), 10).await.unwrap().at_least(), 6);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use keylatch::machine::Completion;
 use keylatch::sqlite::{Options, TxError};
-use keylatch::store::{ErrorKind, Store as _};
+use keylatch::store::{ErrorKind, Store as _, Sweep as _};
 use keylatch::tx::Verdict;
 use keylatch::{Clock, Guarantee, Outcome, Policy, Timestamp};
 

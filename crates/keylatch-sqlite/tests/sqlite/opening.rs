@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use keylatch::Guarantee;
 use keylatch::machine::{Completion, End};
 use keylatch::sqlite::{OpenError, Store};
-use keylatch::store::{Durability, ErrorKind, Store as _};
+use keylatch::store::{Durability, ErrorKind, Store as _, Sweep as _};
 use keylatch::{Outcome, Policy};
 
 use crate::support::{Fixture, claim};

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use futures_util::FutureExt as _;
 use keylatch::Guarantee;
 use keylatch::sqlite::{Options, TxError};
-use keylatch::store::Store as _;
+use keylatch::store::Inspect as _;
 
 use crate::support::{Fixture, claim};
 
@@ -87,7 +87,7 @@ async fn a_long_query_stops_neither_reads_nor_other_queries() {
         assert!(fixture.record(&claim).await.is_some());
         for _ in 0..4 {
             fixture.store.query(|_| Ok(())).await.unwrap();
-            assert_eq!(fixture.store.count(claim.scope().clone(), 10).await.unwrap(), 1);
+            assert_eq!(fixture.store.count(claim.scope().clone(), 10).await.unwrap().at_least(), 1);
         }
         end.send(()).unwrap();
     };

@@ -411,7 +411,7 @@ impl Engine {
 impl Inner {
     /// The terms of a run of `flight`.
     fn terms(&self, flight: &Flight) -> Terms {
-        Terms::of(self.guarantee, flight.policy())
+        Terms::of(self.guarantee, flight.policy()).with_clock_uncertainty(self.store.clock_uncertainty())
     }
 
     fn claim(&self, leader: &Leader, request: &Request, owner: Owner) -> Claim {

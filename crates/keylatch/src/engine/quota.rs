@@ -45,7 +45,7 @@ impl Quotas {
             return Ok(known);
         }
         let now = Instant::now();
-        let records = store.count(scope.clone(), self.records_max).await?;
+        let records = store.count(scope.clone(), self.records_max).await?.at_least();
         let allowance = match self.records_max.saturating_sub(records) {
             0 => Allowance::FullSince(now),
             left => Allowance::Claims(left / 4),

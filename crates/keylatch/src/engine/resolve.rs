@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::{Engine, Error};
 use crate::machine::{self, Completion, Phase};
-use crate::store::{Applied, PAGE_RECORDS_MAX};
+use crate::store::{Applied, At, PAGE_RECORDS_MAX};
 use crate::{Outcome, Record, RecordId};
 
 /// What became of a run whose outcome was unknown.
@@ -86,15 +86,17 @@ impl Engine {
             return Ok(0);
         }
         loop {
-            let page = self.inner.store.lapsed(after, PAGE_RECORDS_MAX).await?;
-            let Some(last) = page.value.last() else { return Ok(resolved) };
-            after = Some(last.id());
-            for record in &page.value {
-                if machine::phase(Some(record), page.now) == Phase::Unknown
+            let At { value: page, now } = self.inner.store.lapsed(after, PAGE_RECORDS_MAX).await?;
+            for record in &page.records {
+                if machine::phase(Some(record), now) == Phase::Unknown
                     && self.ask_resolver(record).await? == Some(Resolved::Applied)
                 {
                     resolved += 1;
                 }
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(resolved);
             }
         }
     }

@@ -2,11 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use keylatch::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
-use keylatch::store::{Applied, At, Durability, Error, ErrorKind, PageRequest, Store, Swept};
+use keylatch::store::{
+    Applied, At, Count, Cursor, Durability, Error, ErrorKind, Inspect, Page, PageRequest, Store, Sweep, Swept,
+};
 use keylatch::{Lease, Record, RecordId, Scope, memory};
 use parking_lot::Mutex;
 
@@ -55,6 +58,7 @@ pub(crate) struct Faulty(Arc<Inner>);
 struct Inner {
     store: memory::Store,
     durability: Durability,
+    clock_uncertainty: Mutex<Duration>,
     gate: Gate,
     plan: Mutex<Plan>,
 }
@@ -81,7 +85,13 @@ impl Faulty {
 
     /// A store that says of itself that it is durable, so that the engine keeps a cache.
     pub(crate) fn with_durability(store: memory::Store, durability: Durability) -> Self {
-        Self(Arc::new(Inner { store, durability, gate: Gate::closed(), plan: Mutex::default() }))
+        let clock_uncertainty = Mutex::default();
+        Self(Arc::new(Inner { store, durability, clock_uncertainty, gate: Gate::closed(), plan: Mutex::default() }))
+    }
+
+    /// From now on it says that its clock is uncertain by so much.
+    pub(crate) fn has_clock_uncertainty(&self, uncertainty: Duration) {
+        *self.0.clock_uncertainty.lock() = uncertainty;
     }
 
     /// The next calls of `op` have these faults, in this order.
@@ -167,7 +177,7 @@ impl Faulty {
             Some(Fault::Corrupt) => Err(Error::new(ErrorKind::Corrupt, "planned")),
             Some(Fault::Misplaced) => {
                 let mut page = self.0.store.list(PageRequest { limit: 1, ..PageRequest::default() }).await?;
-                Ok(misplaced(At { value: page.value.pop().expect("there is a record"), now: page.now }))
+                Ok(misplaced(At { value: page.value.records.pop().expect("there is a record"), now: page.now }))
             }
             Some(Fault::Held) => {
                 self.0.gate.pass().await;
@@ -247,27 +257,35 @@ impl Store for Faulty {
         Box::pin(self.call(Op::Resolve, self.0.store.resolve(lease, resolution), no_record))
     }
 
-    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
-        Box::pin(self.call(Op::Sweep, self.0.store.sweep(limit), no_record))
-    }
-
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         Box::pin(self.call(Op::Read, self.0.store.read(id), |At { value, now }| At { value: Some(value), now }))
     }
 
-    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+    fn durability(&self) -> Durability {
+        self.0.durability
+    }
+
+    fn clock_uncertainty(&self) -> Duration {
+        *self.0.clock_uncertainty.lock()
+    }
+}
+
+impl Sweep for Faulty {
+    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
+        Box::pin(self.call(Op::Sweep, self.0.store.sweep(limit), no_record))
+    }
+}
+
+impl Inspect for Faulty {
+    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Page>, Error>> {
         Box::pin(self.call(Op::Other, self.0.store.list(page), no_record))
     }
 
-    fn lapsed(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'_, Result<At<Vec<Record>>, Error>> {
+    fn lapsed(&self, after: Option<Cursor>, limit: usize) -> BoxFuture<'_, Result<At<Page>, Error>> {
         Box::pin(self.call(Op::Other, self.0.store.lapsed(after, limit), no_record))
     }
 
-    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<u64, Error>> {
+    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<Count, Error>> {
         Box::pin(self.call(Op::Count, self.0.store.count(scope, limit), no_record))
-    }
-
-    fn durability(&self) -> Durability {
-        self.0.durability
     }
 }

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, future::join_all};
 use keylatch::machine::Phase;
-use keylatch::{Engine, Limits, Policy, Record, RecordId, Refused, Resolution, Resolved, Resolver, Run};
+use keylatch::store::{Count, State, Store};
+use keylatch::{Cleanup, Engine, Limits, Policy, Record, RecordId, Refused, Resolution, Resolved, Resolver, Run};
 use tokio::sync::mpsc;
 
 use crate::common::faulty::{Fault, Op};
 use crate::common::until;
-use crate::world::{Asked, Expect, Work, World, answer, ask, patient, request, under};
+use crate::world::{Asked, Expect, START, Work, World, answer, ask, patient, request, under};
 
 const SHORT: Policy =
     Policy { lease: Duration::from_millis(300), retention: keylatch::RETENTION, tombstone: keylatch::TOMBSTONE };
@@ -170,4 +171,48 @@ async fn renewals_that_hang_do_not_starve_the_others() {
     for ran in join_all(all).await {
         assert!(ran.unwrap().expires_at.is_some());
     }
+}
+
+/// The owner counts on its lease as ever; whoever would take over waits for longer.
+#[tokio::test]
+async fn on_an_uncertain_clock_every_lease_ends_later_in_the_store() {
+    const UNCERTAIN: Duration = Duration::from_secs(7);
+    let world = World::new();
+    world.store.has_clock_uncertainty(UNCERTAIN);
+    let (engine, work) = (world.fenced_with(SHORT, Limits::default()), Work::new());
+    let asked = work.ask(&engine, request("buy"), answer("bought"));
+    work.started(1).await;
+    let ends = async || {
+        let record = world.record().await.expect("it runs");
+        let State::Running { lease_ends_at, .. } = record.state else { panic!("{record:?}") };
+        (record.takeover_at, record.free_at, lease_ends_at)
+    };
+    let from = |now| {
+        let end = now + SHORT.lease + UNCERTAIN;
+        (Some(end), Some(end + SHORT.keep()), end)
+    };
+    assert_eq!(ends().await, from(START));
+    world.clock.advance(SHORT.lease);
+    until("it is renewed", async || ends().await == from(START + SHORT.lease)).await;
+
+    world.store.always(Op::Renew, Fault::Unavailable);
+    let since = Instant::now();
+    until("the lease has ended here", async || since.elapsed() > SHORT.lease).await;
+    world.clock.advance(SHORT.lease);
+    let again = async || ask(&world.fenced(), request("buy"), answer("bought again")).await.unwrap();
+    assert_eq!(again().await.refused(), Refused::InProgress);
+    world.clock.advance(UNCERTAIN);
+    again().await.ran();
+    work.gate.open();
+    drop(asked);
+}
+
+#[tokio::test]
+async fn a_store_is_chosen_at_run_time() {
+    let chosen: Arc<dyn Store> = Arc::new(World::new().store);
+    let engine = Engine::fenced(chosen.clone(), SHORT, Limits::default()).unwrap().with_cleanup(Cleanup::off());
+    ask(&engine, request("buy"), answer("bought")).await.unwrap().ran();
+    assert_eq!(chosen.count(request("buy").scope, 10).await.unwrap(), Count::Exactly(1));
+    let other = Engine::fenced(engine.store().clone(), SHORT, Limits::default()).unwrap().with_cleanup(Cleanup::off());
+    ask(&other, request("buy"), answer("again")).await.unwrap().replayed();
 }

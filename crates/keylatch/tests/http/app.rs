@@ -195,7 +195,7 @@ impl App {
     /// All records.
     pub(crate) async fn records(&self) -> Vec<Record> {
         let page = PageRequest { limit: 1_000, ..PageRequest::default() };
-        self.engine.store().list(page).await.expect("the store works").value
+        self.engine.store().list(page).await.expect("the store works").value.records
     }
 }
 

@@ -249,7 +249,8 @@ async fn i13_paths_without_a_route_are_one_scope() {
             }
         }
     }
-    let records = engine.store().list(PageRequest { limit: 1_000, ..PageRequest::default() }).await.unwrap().value;
+    let records =
+        engine.store().list(PageRequest { limit: 1_000, ..PageRequest::default() }).await.unwrap().value.records;
     assert_eq!((records.len(), refused), (4, 296));
     assert!(records.iter().all(|record| record.scope.operation() == "POST *"));
     // One scope, and the path is part of the fingerprint.

@@ -103,7 +103,7 @@ async fn all_paths_of_a_pattern_are_one_scope() {
         assert_eq!(app.post(&format!("/orders/{order}/pay"), &format!("k-{order}")).await.0, StatusCode::OK);
     }
     let page = PageRequest { limit: 1_000, ..PageRequest::default() };
-    let records = app.engine.store().list(page).await.expect("the store works").value;
+    let records = app.engine.store().list(page).await.expect("the store works").value.records;
     assert_eq!(records.len(), 20);
     assert!(records.iter().all(|record| record.scope == records[0].scope));
     let (status, replayed, body) = app.post("/orders/1/pay", "k-0").await;

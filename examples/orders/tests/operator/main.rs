@@ -173,7 +173,7 @@ async fn records_that_have_had_their_time_go_and_others_stay(setup: Setup) {
     assert_eq!(cleaned["removed"], removed, "{cleaned}");
     assert_eq!(cleaned["complete"], true, "{cleaned}");
     let page = PageRequest { limit: PAGE_RECORDS_MAX, ..PageRequest::default() };
-    let left = engine.store().list(page).await.expect("the store lists").value;
+    let left = engine.store().list(page).await.expect("the store lists").value.records;
     assert_eq!(left.len(), 1, "only the record of the order stays");
     assert_eq!(clean(&shop, None).await.json()["removed"], 0);
     let again = shop.order(key, body).await;

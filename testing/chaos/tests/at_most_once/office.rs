@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keylatch::store::{PAGE_RECORDS_MAX, PageRequest, Store as _};
+use keylatch::store::{Inspect as _, PAGE_RECORDS_MAX, PageRequest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testing_history::ledger::{self, Ledger};
@@ -117,13 +117,15 @@ impl Office {
         let mut events = Vec::new();
         let mut page = PageRequest { limit: PAGE_RECORDS_MAX, ..PageRequest::default() };
         for _ in 0..PAGES_MAX {
-            let records = store.list(page.clone()).await.expect("the store can be read").value;
-            let Some(last) = records.last() else { return events };
-            page.after = Some(last.id());
-            events.extend(records.iter().map(|record| {
+            let read = store.list(page.clone()).await.expect("the store can be read").value;
+            events.extend(read.records.iter().map(|record| {
                 let what = What::Record { epoch: record.epoch.as_u64() };
                 Event::now(record.scope.caller(), record.key.as_str(), what)
             }));
+            page.after = read.next;
+            if page.after.is_none() {
+                return events;
+            }
         }
         panic!("more than {PAGES_MAX} pages of records");
     }
