@@ -149,24 +149,6 @@ impl Store {
         Ok(Self::new(link, Durability::Replica, &options))
     }
 
-    /// Stores a copy of the record `from` under the identity `to`, and replaces what is there, as a damaged store
-    /// would; for the conformance suite.
-    ///
-    /// # Panics
-    ///
-    /// If there is no record `from`, or the server does not answer.
-    #[cfg(feature = "conformance")]
-    pub async fn misplace(&self, from: keylatch_core::RecordId, to: keylatch_core::RecordId) {
-        use redis::{FromRedisValue, cmd};
-        let Inner { link, keys, .. } = &*self.0;
-        let (from, key) = (keys.record(from), keys.record(to));
-        let record = link.ask(cmd("GET").arg(&from)).await.expect("the server answers");
-        let record = Vec::<u8>::from_redis_value(record).expect("there is a record to misplace");
-        let end = link.ask(cmd("PEXPIRETIME").arg(&from)).await.expect("the server answers");
-        let end = i64::from_redis_value(end).expect("its key has an end");
-        link.ask(cmd("SET").arg(key).arg(record).arg("PXAT").arg(end)).await.expect("the server answers");
-    }
-
     /// The store for the server at `url`, not connected yet.
     fn link(url: &str, options: &Options) -> Result<Link, ConnectError> {
         options.check()?;

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use ::redis::aio::ConnectionLike;
+use ::redis::cmd;
 use futures_util::future::BoxFuture;
 use keylatch::conformance::Harness;
 use keylatch::redis::{self, Options};
@@ -47,6 +49,7 @@ impl At {
 
 struct Redis {
     at: At,
+    prefix: String,
     options: Options,
     clock: Clock,
     store: redis::Store,
@@ -60,7 +63,17 @@ impl Redis {
         let clock = Clock::manual(Timestamp::from_millis(4_102_444_800_000));
         let prefix = format!("case-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let options = Options::default().with_prefix(&prefix).with_clock(clock.clone()).with_counts();
-        Self { at, store: at.connect(&options).await, options, clock }
+        Self { at, prefix, store: at.connect(&options).await, options, clock }
+    }
+
+    /// The key of a record, as the format has it. The records are in 64 buckets, and the tag of a bucket is the lowest number
+    /// whose slot is in the bucket's part of all slots.
+    fn key_of(&self, id: RecordId) -> Vec<u8> {
+        const BUCKETS: u16 = 64;
+        let bucket = u16::from(id.as_bytes()[16]) % BUCKETS;
+        let is_its = |tag: &u32| slot_of(&tag.to_string()) / (16_384 / BUCKETS) == bucket;
+        let tag = (0_u32..).find(is_its).expect("every slot has a number");
+        [format!("{}:{{{tag}}}:", self.prefix).as_bytes(), id.as_bytes()].concat()
     }
 }
 
@@ -82,8 +95,40 @@ impl Harness for Redis {
     }
 
     fn misplace(&self, from: RecordId, to: RecordId) -> BoxFuture<'_, ()> {
-        Box::pin(self.store.misplace(from, to))
+        Box::pin(async move {
+            let (from, to) = (self.key_of(from), self.key_of(to));
+            let url = match self.at {
+                At::Server => SERVER.url(),
+                At::Replicated => REPLICATED.primary.url(),
+                At::Cluster => {
+                    let client = ::redis::cluster::ClusterClient::new(CLUSTER.urls()).expect("the addresses are valid");
+                    let mut cluster = client.get_async_connection().await.expect("the Cluster can be reached");
+                    return copy(&mut cluster, &from, &to).await;
+                }
+            };
+            let client = ::redis::Client::open(url).expect("the address is valid");
+            let mut server = client.get_multiplexed_async_connection().await.expect("the server can be reached");
+            copy(&mut server, &from, &to).await;
+        })
     }
+}
+
+/// Copies a record with its end.
+async fn copy(server: &mut impl ConnectionLike, from: &[u8], to: &[u8]) {
+    let record: Option<Vec<u8>> = cmd("GET").arg(from).query_async(server).await.expect("the server answers");
+    let end: i64 = cmd("PEXPIRETIME").arg(from).query_async(server).await.expect("the server answers");
+    let record = record.expect("there is a record to misplace");
+    let set = cmd("SET").arg(to).arg(record).arg("PXAT").arg(end).query_async::<()>(server).await;
+    set.expect("the server answers");
+}
+
+/// The slot of a tag: CRC-16/XMODEM, as the Redis Cluster specification has it.
+fn slot_of(tag: &str) -> u16 {
+    let crc = tag.bytes().fold(0_u16, |crc, byte| {
+        let shift = |crc: u16, _| if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+        (0..8).fold(crc ^ u16::from(byte) << 8, shift)
+    });
+    crc % 16_384
 }
 
 mod server {
