@@ -106,7 +106,7 @@ impl Sources {
 
     /// Whether the root of `keylatch` or `keylatch-core` has `name`: as a module, or passed on from elsewhere.
     fn has_in_root(&self, name: &str) -> bool {
-        let roots = self.files.iter().filter(|(modules, _)| modules.is_empty());
+        let roots = self.files.iter().filter(|(modules, _)| *modules == ["lib"]);
         roots.flat_map(|(_, text)| text.split(';')).any(|item| {
             item.lines().any(|line| defines(line, &["mod"], name))
                 || item.contains("pub use ") && words(item).any(|word| word == name)
