@@ -17,9 +17,9 @@ use crate::orders::{self, Numbers, OwnConnection};
 /// A service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum App {
-    /// It answers with the order and keeps nothing: what all others are compared with.
+    /// It answers with the order and keeps nothing: the baseline for all others.
     Bare,
-    /// The same handler behind the least layer that answers from memory.
+    /// The same handler behind the smallest layer that answers from memory.
     Least,
     /// The same handler behind the layer; records in memory.
     Memory,
@@ -27,13 +27,13 @@ pub(crate) enum App {
     SqliteLease,
     /// The same handler behind the layer; records in Redis, final answers also in the process.
     Redis,
-    /// The same, with nothing kept in the process.
+    /// The same, without a cache in the process.
     RedisAlone,
     /// `Atomic` on SQLite: the order is inserted.
     SqliteAtomic,
     /// The order is inserted by the same writer, without the layer.
     SqliteOrder,
-    /// The order and its key are inserted by a connection of its own, with a commit for each request.
+    /// A separate connection inserts the order and its key, with a commit for each request.
     SqliteCommitEach,
 }
 
@@ -67,7 +67,7 @@ impl App {
         Self::SqliteCommitEach,
     ];
 
-    /// The name by which another process is told which one to be.
+    /// Its name on the command line of a server process.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",

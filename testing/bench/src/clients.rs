@@ -1,4 +1,4 @@
-//! 64 clients at once: how much sharing a commit brings, and how long one waits.
+//! 64 clients at once: the gain from sharing a commit, and the latency.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A client's connection: as little work as can be, so that the server is what is measured.
+//! A client's connection: with as little work as possible, so that the server is measured.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ pub(crate) struct Answer<'a> {
 /// What is sent: the order of the README.
 pub(crate) const ORDER: &str = r#"{"user_id":"user123","cart_id":"cart456","items":[{"product_id":"prod1","quantity":2,"price_cents":1000},{"product_id":"prod2","quantity":1,"price_cents":500}]}"#;
 
-/// How a key begins: with what makes it as long as a UUID.
+/// The prefix of a key, which makes it as long as a UUID.
 pub(crate) const KEY_PREFIX: &str = "benchmark-of-orders-";
 const KEY_DIGITS: usize = 16;
 

@@ -41,7 +41,7 @@ pub(crate) fn drive(app: App, requests: Requests, count: usize) -> Result<()> {
             answer?;
         }
         drop(answered);
-        // A service lives as long as its process: taking its records apart is no part of a request.
+        // A service lives as long as its process: freeing its records is not part of a request.
         std::mem::forget(service);
         Ok(())
     })

@@ -13,7 +13,7 @@ const CLIENTS: usize = 50;
 const KEYS: u64 = 1_000_000;
 /// How long an answer, and then its tombstone, is kept.
 const KEPT: Duration = Duration::from_secs(1);
-/// How much more than at half of the keys the memory may be at the end. Something that is kept for each key shows.
+/// How much more memory may be used at the end than after half of the keys. Anything that is kept for each key shows.
 const GROWTH_MAX: f64 = 1.5;
 
 /// Asks for many keys, with short retention and a sweeper, and looks at the memory meanwhile.

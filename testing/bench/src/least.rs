@@ -1,8 +1,7 @@
-//! The least that a layer can do which answers a repeated request from memory: the mark beside which the product's
-//! layer stands.
+//! The least that a layer which answers repeated requests from memory can do: the comparison for Keylatch's layer.
 //!
-//! It knows no guarantee, lease, epoch, retention or limit, follows no run, dies with its client, and says nothing of
-//! what it does. A run that is cut off wedges its key.
+//! It has no guarantee, lease, epoch, retention, limit, followers or telemetry, and its run dies with its client. If a
+//! run is cut off, its key stays blocked.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -31,7 +30,7 @@ struct Kept {
     answer: Option<(StatusCode, HeaderMap, Bytes)>,
 }
 
-/// Runs what comes after it once for a key, and gives its answer again.
+/// Runs the inner service once for a key, and replays its answer.
 pub(crate) async fn once(State(answers): State<Answers>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let (Some(key), Some(caller)) = (parts.headers.get(KEY).cloned(), parts.headers.get(CALLER)) else {

@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! The machine on which the figures were measured.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -29,8 +29,7 @@ pub(crate) fn describe(cores: &Cores, scratch: &Path) -> Result<String> {
     ))
 }
 
-/// How often in a second the disk can take a page in place of another, and say that it is there to stay: what a commit
-/// alone costs.
+/// How many times a second the disk can overwrite a page and sync it: the cost of a commit alone.
 fn syncs(dir: &Path) -> Result<f64> {
     const TIME: Duration = Duration::from_millis(500);
     const PAGES: u64 = 256;

@@ -108,8 +108,8 @@ fn measure(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Keeps the load's core from sleeping. Otherwise each answer would cost the server the time to wake it up, and that
-/// the more, the slower the server is: a slow row would look slower than it is.
+/// Keeps the load's core from sleeping. Otherwise each answer would cost the server the time to wake that core up, and
+/// more so for a slow server: a slow row would look slower than it is.
 async fn stay_awake() {
     loop {
         // Redis, where there is one, is on the same core, and goes first.

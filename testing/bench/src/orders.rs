@@ -1,4 +1,4 @@
-//! The handlers: the same order in, the same order out; what they do in between is what is compared.
+//! The handlers: the same order in, the same order out. They differ in what they do in between.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! PostgreSQL: what Keylatch makes of a server, and what pgbench makes of the same one by turns.
+//! PostgreSQL: Keylatch and pgbench on the same server, in turns.
 //!
 //! The server is on one core; the load, be it pgbench or Keylatch's engine, on the other.
 

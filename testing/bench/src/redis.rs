@@ -1,5 +1,5 @@
-//! Redis: what Keylatch makes of a server, and what redis-benchmark makes of the same one by turns: with the same commands,
-//! and with the scripts of the layout before, which are the baseline.
+//! Redis: Keylatch and redis-benchmark on the same server, in turns: redis-benchmark with the same commands, //! and
+//! with the scripts of the previous layout, which are the baseline.
 //!
 //! The server is on one core; the load, be it redis-benchmark or Keylatch's store, on the other.
 

@@ -1,4 +1,4 @@
-//! Tables that can be read as they are, and pasted into a page.
+//! Tables that are readable as they are, and can be pasted into a page.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! A server process: one service, on one core, until whoever started it is gone.
+//! A server process: one service, on one core, until its parent is gone.
 
 use std::io::{self, Read as _};
 use std::net::Ipv4Addr;

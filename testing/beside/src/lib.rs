@@ -1,1 +1,1 @@
-//! Nothing but its tests.
+//! This crate has only tests.

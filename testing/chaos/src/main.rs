@@ -1,9 +1,10 @@
-//! Sends letters: what is in the post can be neither taken back nor told from another. So it is `AtMostOnce`.
+//! Sends letters. A letter in the post can neither be taken back nor recognised as a duplicate, so this is
+//! `AtMostOnce`.
 //!
 //! `POST /letters` sends one, and writes its start and its effect into a ledger that never merges two. With
-//! `"hold": true` in its body it starts, and comes to no end. `POST /resolve` is an operator's word on one whose
-//! outcome is unknown. `PORT`, `DATA_DIR`; the ledger is `DATA_DIR/ledger`, the records are in `DATA_DIR/letters.db`, on
-//! PostgreSQL if `DATABASE_URL` is set, or in Redis if `REDIS_URL` is.
+//! `"hold": true` in its body it starts and never ends. `POST /resolve` is an operator's resolution of a letter whose
+//! outcome is unknown. `PORT`, `DATA_DIR`; the ledger is `DATA_DIR/ledger`, the records are in `DATA_DIR/letters.db`,
+//! on PostgreSQL if `DATABASE_URL` is set, or in Redis if `REDIS_URL` is.
 
 use std::error::Error;
 use std::io::Write;
@@ -27,7 +28,7 @@ use tokio::net::TcpListener;
 /// Short, so that tests need not wait long for an outcome to be unknown.
 const LEASE: Duration = Duration::from_secs(1);
 
-/// How long it takes to send a letter: so long that a kill at random finds one half sent.
+/// How long it takes to send a letter: long enough that a random kill finds one half sent.
 const SENDING: Duration = Duration::from_millis(10);
 
 #[derive(Deserialize)]
@@ -41,7 +42,7 @@ struct Sent {
     letter: String,
 }
 
-/// An operator's word on the letter of a key.
+/// An operator's resolution of the letter of a key.
 #[derive(Deserialize)]
 struct Word {
     scope: String,
@@ -105,7 +106,7 @@ async fn resolve(State(app): State<Arc<App>>, Json(word): Json<Word>) -> Result<
     }
 }
 
-/// The answer that the letter's sender would have had.
+/// The answer that the sender of the letter would have got.
 fn answer(sent: &Sent) -> Outcome {
     Outcome {
         status: StatusCode::CREATED,

@@ -1,4 +1,4 @@
-//! What is written down.
+//! The events of a history.
 
 use std::fmt;
 
@@ -24,10 +24,10 @@ pub enum What {
     Invoke {
         /// The number of this request among all.
         call: u64,
-        /// The same for identical requests, another for another.
+        /// The same for identical requests, and different for different ones.
         request: String,
     },
-    /// The client learns how it ended. A request without one is still under way, or its client died.
+    /// The client learns how it ended. A request without this event is still running, or its client died.
     Reply {
         /// The number of the request.
         call: u64,
@@ -43,29 +43,30 @@ pub enum What {
     },
     /// A handler starts.
     Start {
-        /// The fencing number that it was given; `None` where there is none to see.
+        /// The fencing number that it was given; `None` if there is none.
         epoch: Option<u64>,
     },
     /// An effect has happened, now.
     Effect {
-        /// What to tell it by, such as the order's number.
+        /// Its identity, such as the order's number.
         effect: String,
-        /// The fencing number that it was made with, where there is one to see.
+        /// The fencing number of the effect, if there is one.
         epoch: Option<u64>,
     },
-    /// An effect is there after all is over; when it happened cannot be seen. For tables that are read at the end.
+    /// An effect that exists at the end; the time at which it happened is not known. For tables that are read at the
+    /// end.
     Found {
-        /// What to tell it by.
+        /// Its identity.
         effect: String,
     },
     /// A run tried to write its outcome.
     Complete {
         /// The fencing number of the run.
         epoch: u64,
-        /// Whether the store took it.
+        /// Whether the store accepted it.
         applied: bool,
     },
-    /// A record, as the store holds it after all is over.
+    /// A record in the store at the end.
     Record {
         /// The fencing number in it.
         epoch: u64,
@@ -75,9 +76,9 @@ pub enum What {
 /// How a request ended for its client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// An answer that a handler gave and a store recorded: the last word.
+    /// An answer that a handler gave and a store recorded: a final answer.
     Final(Answer),
-    /// One of our own answers: nothing ran, or it is not over.
+    /// One of Keylatch's own answers: nothing ran, or the run has not ended.
     Refused {
         /// The status.
         status: u16,
@@ -89,7 +90,7 @@ pub enum Reply {
         /// The status.
         status: u16,
     },
-    /// Nothing: the connection broke, or the client lost patience. The effect may have happened.
+    /// Nothing: the connection broke, or the client gave up. The effect may have happened.
     Nothing,
 }
 
@@ -109,13 +110,13 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Whether it is the same answer, byte for byte. That the one was replayed and the other not does not count.
+    /// Whether it is the same answer, byte for byte, whether replayed or not.
     pub fn agrees_with(&self, other: &Self) -> bool {
         (self.status, &self.headers, &self.body) == (other.status, &other.headers, &other.body)
     }
 }
 
-/// With as much of the body as a reader needs to see a difference.
+/// Shows enough of the body to see a difference.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN_MAX: usize = 400;
@@ -131,12 +132,12 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// What was promised for the runs in a history.
+/// The guarantee of the runs in a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guarantee {
     /// Exactly one effect; the claim commits with it.
     Atomic,
-    /// One effect, where what is called honours the key or the epoch.
+    /// One effect, if the called service honours the key or the epoch.
     Fenced,
     /// At most one start.
     AtMostOnce,

@@ -1,7 +1,7 @@
-//! An append-only file of events that outlives a kill -9 of whoever writes it, and never merges two.
+//! An append-only file of events that survives a kill -9 of its writer, and never merges two events.
 //!
 //! One line of JSON per event, written in one `write` to a file opened for appending: lines of many threads and
-//! processes do not mix, and what is written is in the page cache, which the death of a process leaves alone.
+//! processes do not mix, and what is written is in the page cache, which survives the death of a process.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

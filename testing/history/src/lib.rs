@@ -1,10 +1,10 @@
-//! What happened, and whether it was allowed to: the judge of every test that breaks something.
+//! Checks what happened against the invariants: the judge of every test that breaks something.
 //!
-//! Everybody writes down what they do, and nobody forgets or merges anything: clients note each request and each
-//! reply in a [`Log`], handlers and effects note theirs in an append-only [`ledger`] file that outlives a
-//! kill -9. [`check`] then reads the whole [`History`] and names each invariant (docs/ARCHITECTURE.md) that it
-//! breaks, with the events that prove it. It knows nothing of stores or HTTP, so that the black-box tests, the
-//! simulator and the search use the same judge.
+//! All parts write down what they do, and no event is lost or merged: clients note each request and each reply in a
+//! [`Log`], handlers and effects note theirs in an append-only [`ledger`] file that survives a kill -9. [`check`] then
+//! reads the whole [`History`] and names each invariant (docs/ARCHITECTURE.md) that it breaks, with the events that
+//! prove it. It knows nothing of stores or HTTP, so that the black-box tests, the simulator and the search use the same
+//! judge.
 //!
 //! | | is broken by |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! Where the clients of a test write down what they see.
+//! The log in which the clients of a test write down what they see.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl Log {
         inner.events.push(Event::now(scope, key, what));
     }
 
-    /// Requests under way now: without a reply so far.
+    /// Current requests: without a reply so far.
     pub fn open_calls(&self) -> usize {
         self.0.lock().open
     }
@@ -49,7 +49,7 @@ impl Log {
     }
 }
 
-/// A request under way.
+/// A current request.
 #[derive(Debug)]
 pub struct Call {
     log: Log,

@@ -46,7 +46,7 @@ pub enum Action {
     End(usize, Verdict),
 }
 
-/// What becomes of a call to the store.
+/// The fate of a call to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It is answered.
@@ -64,7 +64,7 @@ pub enum Fate {
 pub enum Verdict {
     /// With an outcome.
     Keep,
-    /// With an outcome, its writes taken back.
+    /// With an outcome, its writes rolled back.
     KeepOutcomeOnly,
     /// Without.
     Not(Ending),
@@ -156,7 +156,7 @@ fn run(process: usize, attempt: &Attempt, state: &State, config: &Config, action
                 // Only the first attempt can know that nothing has happened yet.
                 end(Verdict::Not(Ending::Free));
             }
-            // What was done without a derived key or an epoch must not be done again.
+            // An effect without a derived key or an epoch must not be repeated.
             if !(attempt.effect && config.resource == Resource::Plain) {
                 end(Verdict::Not(Ending::Retry));
             }
@@ -185,7 +185,7 @@ fn may_tick(state: &State, config: &Config) -> bool {
     }
 }
 
-/// Whether an honest operator can say so: whoever has the lease is gone, and never started.
+/// Whether an honest operator can say so: the owner of the lease is gone, and never started.
 fn may_resolve_as_never_happened(state: &State) -> bool {
     let Some(record) = &state.record else { return false };
     let holds = |attempt: &Attempt| crate::state::owner(attempt.owner) == record.owner;

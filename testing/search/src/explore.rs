@@ -19,7 +19,7 @@ pub struct Explored {
     pub steps: usize,
     /// How many steps it takes to the farthest.
     pub depth: usize,
-    /// How often the interesting things happened, so that a search of nothing shows.
+    /// How often the interesting things happened, so that an empty search is noticed.
     pub seen: Seen,
 }
 
@@ -116,7 +116,7 @@ fn trace(came_by: &[CameBy], mut at: u32, last: Action) -> Vec<Action> {
     trace
 }
 
-/// Takes what is a hash already.
+/// A hasher for keys that are hashes already.
 #[derive(Default)]
 struct Fold(u64);
 

@@ -1,7 +1,7 @@
-//! What an all-knowing observer remembers, and the invariants.
+//! What an omniscient observer remembers, and the invariants.
 //!
-//! The observer sees every write as it happens, and reckons from the policy alone what must hold; it does not read
-//! the instants that the machine wrote into the record.
+//! The observer sees every write as it happens, and computes from the policy alone what must hold. It does not read the
+//! instants that the machine wrote into the record.
 
 use std::fmt;
 
@@ -178,13 +178,13 @@ impl Ghost {
         }
     }
 
-    /// An answer is taken out of the store.
+    /// An answer is removed from the store.
     pub fn tombstoned(&self, now: Timestamp, config: &Config) -> Checked {
         let expired = self.answer.is_none_or(|answer| answer.at + config.policy.retention <= now);
         check(expired, "I12", "an answer is swept before its retention has ended")
     }
 
-    /// A record is taken out of the store.
+    /// A record is removed from the store.
     pub fn removed(&mut self, now: Timestamp, config: &Config) -> Checked {
         check(self.bound(now).is_none(), "I12", "a record is swept while a request has the key")?;
         check(!self.is_remembered(now, config), "I12", "a record is swept before its tombstone has ended")?;
@@ -287,7 +287,7 @@ impl Ghost {
         self.effect.filter(|effect| !effect.until.is_past(now))
     }
 
-    /// Adds what has a bearing on what can follow.
+    /// Adds everything that affects what can follow.
     pub(crate) fn encode(&self, now: Timestamp, config: &Config, bytes: &mut Vec<u8>, name: &mut dyn FnMut(u8) -> u8) {
         let left = |until: Until| until.0.map_or(u8::MAX, |until| millis(now.until(until)));
         match self.answer {

@@ -6,8 +6,8 @@
 //! something), a call is lost before the write or its reply after it, a call arrives long after its sender has
 //! given up, a client sends its request again, a sweep comes.
 //!
-//! [`explore()`] visits every state that can be reached, each once, and checks I1 to I7, I10 and I12 at every step.
-//! What it finds, it reports with the shortest way there.
+//! [`explore()`] visits every state that can be reached, each once, and checks I1 to I7, I10 and I12 at every step. It
+//! reports a violation with the shortest path to it.
 //!
 //! - [`config`]: what may happen, and the bugs that can be planted to test the search itself.
 //! - [`state`]: one state, and when two states are the same.
@@ -15,7 +15,7 @@
 //! - [`searches`]: the searches that are made.
 //! - [`protocol`]: what the processes do.
 //! - [`store`]: what the store does.
-//! - [`ghost`]: what an all-knowing observer remembers, and the invariants.
+//! - [`ghost`]: what an omniscient observer remembers, and the invariants.
 
 pub mod action;
 pub mod config;

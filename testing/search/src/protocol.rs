@@ -244,7 +244,7 @@ fn unanswered(attempt: Attempt, config: &Config) -> Option<Attempt> {
     }
 }
 
-/// A claim that may have been granted is given back. What an earlier attempt has done is not for this one to forget.
+/// A claim that may have been granted is withdrawn. This attempt must not erase what an earlier attempt has done.
 fn withdraw(state: &State, attempt: Attempt, config: &Config) -> Option<Attempt> {
     let record = state.record.as_ref().filter(|record| number(record.owner) == attempt.owner)?;
     let ending = if record.attempt == 1 || config.has(Bug::WithdrawForgets) { Ending::Free } else { Ending::Retry };

@@ -70,9 +70,9 @@ pub enum Step {
     Run,
     /// Writes its outcome.
     Complete,
-    /// Gives its key back.
+    /// Releases its key.
     Release(Ending),
-    /// Reads what the one who took over has done.
+    /// Reads the result of the run that took over.
     Read,
     /// Reads whether a claim was granted after all.
     Withdraw,
@@ -110,7 +110,7 @@ pub enum Call {
     Release(Lease, Ending),
     /// A transaction of this request by this owner, with an effect or without.
     Commit(u8, u8, bool),
-    /// An operator's word on the run of this lease: whether it took effect.
+    /// An operator's resolution of the run of this lease: whether it took effect.
     Resolve(Lease, bool),
 }
 
@@ -133,8 +133,8 @@ impl State {
         }
     }
 
-    /// A hash of everything that has a bearing on what can follow. Two states that differ only in what is past, in
-    /// the names of owners, in the order of the processes, or in which of the two same requests it is, are the same.
+    /// A hash of everything that affects what can follow. Two states that differ only in what is past, in the names of
+    /// owners, in the order of the processes, or in which of the two same requests it is, are the same.
     pub fn fingerprint(&self, config: &Config) -> u128 {
         let mut names = Names::default();
         let mut bytes = Vec::with_capacity(96);

@@ -1,4 +1,4 @@
-//! The store: the real machine on one record, with the observer looking on.
+//! The store: the real machine on one record, watched by the observer.
 
 use std::time::Duration;
 
@@ -161,7 +161,7 @@ fn commit(
     Ok(Reply::Won(completed))
 }
 
-/// Makes a change by lease. Whatever else it is, it must be the doing of the record's owner.
+/// Applies a change under a lease. It must be a change by the record's owner.
 fn write(
     state: &mut State,
     lease: &Lease,

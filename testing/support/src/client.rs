@@ -1,4 +1,4 @@
-//! A client as they are in the world: it loses patience, it loses connections, and it tries again with the same key.
+//! A realistic client: it gives up, it loses connections, and it tries again with the same key.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use testing_history::{Answer, Log, Reply};
 pub struct Targets(Arc<RwLock<Vec<String>>>);
 
 impl Targets {
-    /// The servers are here from now on; none if all are down.
+    /// Sets the current addresses of the servers; none if all are down.
     pub fn set<U: Into<String>>(&self, urls: impl IntoIterator<Item = U>) {
         *self.0.write() = urls.into_iter().map(Into::into).collect();
     }
@@ -41,7 +41,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// The same for identical requests, another for another.
+    /// The same for identical requests, and different for different ones.
     pub fn identity(&self) -> String {
         let mut hasher = DefaultHasher::new();
         (self.path, &self.body).hash(&mut hasher);
@@ -58,7 +58,7 @@ pub struct Client {
     effect: fn(&Answer) -> Option<String>,
 }
 
-/// What a client had when it gave up.
+/// What a client got before it gave up.
 #[derive(Debug, thiserror::Error)]
 #[error("not the answer that was waited for within {patience:?}, in {tries} tries; the last reply was {last:?}")]
 pub struct GaveUp {
@@ -105,7 +105,7 @@ impl Client {
 
     /// Sends `request` with `patience` until there is a reply that is accepted, for `in_all` at most.
     ///
-    /// It pauses for milliseconds where `Retry-After` asks for a second: what is tested here is haste.
+    /// It pauses for milliseconds where `Retry-After` asks for a second, to test impatient clients.
     ///
     /// # Errors
     ///

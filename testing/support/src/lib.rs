@@ -1,4 +1,4 @@
-//! Starts real servers in tests, breaks them in every way that a machine can, and asks them like real clients.
+//! Starts real servers in tests, breaks them in every way that a machine can, and sends requests as real clients do.
 //!
 //! - [`server`]: a program on a free port and a private directory; ready, killed, stopped, started again.
 //! - [`client`]: sends requests, again and again as clients do, and writes everything down in a
@@ -10,8 +10,8 @@
 //! - [`disk`]: a small disk of its own that can run full or become read-only, without harm to the machine.
 //! - [`syncs`]: a server's syncs that fail.
 //!
-//! Everything is bounded: whatever waits, fails after a while and says what it waited for. Only processes that
-//! were started here are ever signalled, by their id.
+//! Everything has a time limit: a wait fails after a while and says what it waited for. Only processes that were
+//! started here are ever signalled, by their id.
 
 pub mod certificates;
 pub mod client;

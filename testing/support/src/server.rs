@@ -1,4 +1,4 @@
-//! A program that serves HTTP on a port of its own choice, and its life and death.
+//! Starts and stops a program that serves HTTP on a port of its own choice.
 
 use std::ffi::OsString;
 use std::process::{ExitStatus, Stdio};
@@ -16,7 +16,7 @@ mod output;
 
 /// How long a server may take to say where it listens.
 pub const START_MAX: Duration = Duration::from_secs(30);
-/// How long a server may take to end after a signal, with all that it has to finish.
+/// How long a server may take to end after a signal, including the work that it has to finish.
 pub const END_MAX: Duration = Duration::from_secs(30);
 
 /// How to start a server: a program that is told to choose a port by `PORT=0`, and prints

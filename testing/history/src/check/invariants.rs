@@ -75,7 +75,7 @@ fn effect_before_answer<'h>(story: &Story<'h>, report: &mut impl Report<'h>) {
     }
 }
 
-/// After the first final answer: the same again, or no answer for now; and no run.
+/// After the first final answer: the same answer, or none for now; and no run.
 fn answer_for_good<'h>(story: &Story<'h>, guarantee: Guarantee, report: &mut impl Report<'h>) {
     let mut acknowledged: BTreeMap<&str, &Event> = BTreeMap::new();
     for Final { request, event, .. } in story.finals() {
@@ -90,7 +90,7 @@ fn answer_for_good<'h>(story: &Story<'h>, guarantee: Guarantee, report: &mut imp
         let why = match reply {
             Reply::Final(answer) if answer.replayed => continue,
             Reply::Final(_) => "after the final answer, the same request was run again",
-            // The store may be out of reach, and limits may be reached, without a word about the outcome.
+            // The store may be unreachable, or limits may be reached: such replies say nothing about the outcome.
             Reply::Nothing | Reply::Refused { status: 429 | 503, .. } => continue,
             Reply::Refused { .. } => "after the final answer, the same request was refused",
             Reply::Failed { .. } => "after the final answer, the same request failed",

@@ -18,7 +18,7 @@ pub enum Invariant {
     I2,
     /// The outcome is durable before the answer is sent.
     I3,
-    /// Whoever has a final answer gets it again, and nothing runs again.
+    /// A client that has a final answer gets it again, and nothing runs again.
     I4,
     /// A late owner's write changes nothing.
     I5,
@@ -50,7 +50,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What a history holds: the proof that something happened at all.
+/// Counts of what is in a history: the proof that something happened at all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Pairs of scope and key.
@@ -63,11 +63,11 @@ pub struct Summary {
     pub first_answers: usize,
     /// Final answers that were replayed.
     pub replays: usize,
-    /// Replies of our own: in progress, unavailable and so on.
+    /// Keylatch's own replies: in progress, unavailable and so on.
     pub refused: usize,
     /// Replies with a 5xx of the handler or the server.
     pub failed: usize,
-    /// Requests whose client never learnt how they ended.
+    /// Requests whose client never learned how they ended.
     pub lost: usize,
     /// Claims.
     pub claims: usize,
