@@ -36,7 +36,7 @@ pub(crate) enum Fault {
     Unavailable,
     /// The store does it, and its reply is lost.
     ReplyLost,
-    /// The store does not do it, and nobody hears that.
+    /// The store does not do it, and sends no reply.
     RequestLost,
     /// A record is there, and cannot be read.
     Corrupt,

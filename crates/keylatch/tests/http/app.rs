@@ -124,7 +124,7 @@ pub(crate) async fn serve(app: Router) -> (SocketAddr, JoinHandle<()>) {
 
 /// What a handler sees of a request.
 pub(crate) struct Seen {
-    /// The how-manieth run this is, from 1.
+    /// The number of the run, from 1.
     pub(crate) nth: usize,
     pub(crate) parts: Parts,
     pub(crate) body: Bytes,

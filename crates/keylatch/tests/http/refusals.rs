@@ -313,7 +313,7 @@ async fn fail_open_is_a_choice_and_says_so() {
     }
 }
 
-/// The claim is granted, nobody hears of it, and the request runs without it: the record must not stay.
+/// The claim is granted, its reply is lost, and the request runs without it: the record must not stay.
 #[tokio::test]
 async fn fail_open_takes_back_a_claim_that_may_have_been_granted() {
     let app = Setup::fenced().layer(|layer| layer.fail_open()).start(ok).await;
