@@ -239,7 +239,7 @@ proptest! {
         }
     }
 
-    /// Stored bytes that were cut off, or that go on after their end, are never taken for whole.
+    /// Stored bytes that were cut off, or that continue after their end, are never accepted.
     #[test]
     fn cut_or_longer_bytes_are_an_error(outcome in outcome(), notes in notes(), more in vec(any::<u8>(), 1..9)) {
         let stored = outcome.encode();

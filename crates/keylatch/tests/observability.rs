@@ -104,7 +104,7 @@ async fn everything(store: &Faulty, clock: &Clock, engine: &Engine) {
     for verdict in [Verdict::Retry, Verdict::Free] {
         assert!(ask(engine, "retried", "buy", verdict).await.is_some());
     }
-    // One that is taken for dead, and goes on.
+    // A run that is presumed dead, and continues.
     let gate = Gate::closed();
     let late = begin(engine, "late", &gate).await;
     clock.advance(policy.lease);

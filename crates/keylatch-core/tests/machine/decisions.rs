@@ -38,8 +38,8 @@ enum Gets {
     Anew,
 }
 
-/// In order of precedence for each record: a free key runs, then another's key is refused, then the phase counts.
-/// The last two columns: the claim of whoever comes, and the claim that won the record, sent again.
+/// In order of precedence for each record: a free key runs, then another's key is refused, then the phase counts. The
+/// last two columns: a new claim, and the claim that won the record, sent again.
 #[rustfmt::skip]
 const DECISIONS: &[(Rec, When, Req, Phase, Says, Gets, Gets)] = &[
     (Absent,    AtOnce,         Req::Same,  Phase::Free,      Says::Run,      Gets::First, Gets::First),

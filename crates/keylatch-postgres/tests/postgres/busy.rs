@@ -113,7 +113,7 @@ async fn after_a_failure_one_of_those_who_wait_runs() {
         let waiting = join_all((0..10).map(|_| nodes[1].post("gated", "a", 30)));
         let failing = async {
             assert_eq!(nodes[1].post("gated", "a", 0).await.code(), "IDEMPOTENCY_KEY_IN_PROGRESS");
-            // One of those who wait may go on; a second would stay where it is.
+            // One of the waiting requests may continue; a second one would be stuck.
             nodes[1].gate.open.add_permits(1);
             nodes[0].gate.open.add_permits(1);
         };
@@ -126,8 +126,8 @@ async fn after_a_failure_one_of_those_who_wait_runs() {
     assert_eq!(nodes[0].items().await, ["a"]);
 }
 
-/// Two requests that use one key at once, each on two nodes: one takes effect, whoever asked for that one is never told
-/// that the key is another's, and whoever asked for the other never gets its answer.
+/// Two requests use one key at once, each on two nodes: one takes effect. Its clients are never told that the key
+/// belongs to another request, and clients of the other request never get its answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_requests_with_one_key_the_one_that_runs_is_never_refused() {
     const ROUNDS: usize = 150;

@@ -1,4 +1,4 @@
-//! Answers are compressed at rest, or not: whoever reads them need not know.
+//! Answers are stored compressed or not, and a reader need not know which.
 
 use std::sync::Arc;
 

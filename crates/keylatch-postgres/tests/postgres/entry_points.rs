@@ -303,7 +303,7 @@ async fn a_callers_own_bound_stays() {
     }
 }
 
-/// A commit that was lost, or its reply: whoever claims again hears what became of it.
+/// A commit or its reply was lost: a new claim tells what became of it.
 #[tokio::test]
 async fn a_lost_commit_is_settled_by_a_claim() {
     let database = database().await;

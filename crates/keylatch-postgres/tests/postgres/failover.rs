@@ -1,4 +1,4 @@
-//! A failover while the store is in use. The address leads to whoever is the primary, as a proxy or the DNS does.
+//! A failover while the store is in use. The address leads to the current primary, as with a proxy or DNS.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};

@@ -170,8 +170,8 @@ async fn every_statement_is_bounded_in_time() {
     assert!(matches!(store.complete(record.lease(), completion).await.unwrap(), Applied::Applied(_)));
 }
 
-/// The server is stopped as a crash does it, with a run under way, and starts again: 503 meanwhile, in time, and then all
-/// goes on by itself.
+/// The server stops as in a crash, during a run, and starts again: 503 meanwhile, in time, and then everything
+/// continues by itself.
 #[tokio::test]
 async fn a_restart_of_the_server_is_survived() {
     const CONNECT: Duration = Duration::from_millis(500);
@@ -222,8 +222,8 @@ async fn five_in_vain(store: &Store) -> Vec<Duration> {
     took
 }
 
-/// While the server is stopped, or where its address leads nobody answers, one caller at a time tries to connect, and the
-/// others are refused at once. As soon as it is back, all goes on.
+/// While the server is stopped, or where its address leads nobody answers, one caller at a time tries to connect, and
+/// the others are refused at once. As soon as it is back, everything continues.
 #[tokio::test]
 async fn an_outage_holds_up_one_caller_at_a_time() {
     const CONNECT: Duration = Duration::from_secs(1);
@@ -334,7 +334,7 @@ async fn a_standby_is_refused() {
         assert_eq!(service.post("created", key, 0).await.code(), "IDEMPOTENCY_STORE_UNAVAILABLE");
     }
 
-    // Once it is the primary, all goes on by itself.
+    // Once it is the primary, everything continues by itself.
     let _servers = tokio::task::spawn_blocking(move || {
         primary.stop_immediately();
         standby.promote();

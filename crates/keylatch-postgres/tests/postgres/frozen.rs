@@ -82,7 +82,7 @@ async fn a_claim_of_a_frozen_peer_does_not_hold_the_key() {
     }
 }
 
-/// The peer stops before the commit of what its handler has written: that is taken back, and the request runs elsewhere.
+/// The peer stops before the commit of its handler's writes: they are rolled back, and the request runs elsewhere.
 #[tokio::test]
 async fn a_handler_of_a_frozen_peer_does_not_hold_the_key() {
     for mode in [Mode::Plain, Mode::OtherIsolation, Mode::Pooled] {

@@ -86,7 +86,7 @@ async fn leases_work() {
     }
 }
 
-/// What the store sets for a transaction ends with it, and does not pass to whoever gets the connection next.
+/// The store's settings for a transaction end with it, and do not affect the next user of the connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_left_on_a_connection() {
     let (database, bouncer) = (database().await, bouncer().await);

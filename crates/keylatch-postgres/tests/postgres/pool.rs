@@ -1,4 +1,4 @@
-//! The pool: who gets its connections, and what is said when there is none.
+//! The pool: who gets its connections, and the error if there is none.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn handlers_leave_a_connection_for_those_who_want_one_more() {
     assert!(answers.iter().all(|answer| answer.status == 201), "{answers:?}");
 }
 
-/// Where every connection is in the hands of a handler, whoever waits for one in vain is told so, and what to do.
+/// If handlers hold all connections, a request that waits for one in vain gets an error that says so, and what to do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pool_that_handlers_hold_says_so() {
     let options = Options::default().with_connections_max(1).with_connect_max(Duration::from_millis(200));
@@ -56,7 +56,7 @@ async fn a_closed_port_is_told_from_a_busy_pool() {
     let database = database().await;
     let proxy = Proxy::start(cluster().port()).await;
     let ours = Store::connect_with(&proxy.url(&database), options()).await.unwrap();
-    // A pool of the user's own, with a patience of its own.
+    // The user's own pool, with its own time limit.
     let pool = PgPoolOptions::new().acquire_timeout(Duration::from_millis(300));
     let theirs = Store::with_pool(pool.connect(&proxy.url(&database)).await.unwrap(), options()).await.unwrap();
     drop(proxy);

@@ -46,7 +46,7 @@ async fn the_schema_can_be_applied_by_hand() {
     assert!(grant_sql("keylatch", "a \"role\"").unwrap().ends_with("TO \"a \"\"role\"\"\";\n"));
 }
 
-/// A next version, made up, that only adds: processes of this one go on, and restart, on it.
+/// An invented next version that only adds: processes of this version continue, and restart, on it.
 #[tokio::test]
 async fn the_next_version_can_be_rolled_out_under_this_one() {
     let database = database().await;

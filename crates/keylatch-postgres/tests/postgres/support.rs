@@ -162,7 +162,7 @@ async fn add(
         "created" => StatusCode::CREATED,
         "refused" => StatusCode::UNPROCESSABLE_ENTITY,
         "failed" => StatusCode::INTERNAL_SERVER_ERROR,
-        // Awaits something that is none of the transaction's.
+        // Awaits something other than the transaction.
         "gated" => {
             gate.reached.notify_one();
             gate.open.acquire().await.expect("it stays").forget();
@@ -174,7 +174,7 @@ async fn add(
             insert(&mut tx, &item).await.expect_err("there is one already");
             StatusCode::CREATED
         }
-        // A statement fails in a savepoint, and the rest goes on.
+        // A statement fails in a savepoint, and the rest continues.
         "careful" => {
             let mut savepoint = tx.begin().await.expect("a savepoint");
             insert(&mut savepoint, &item).await.expect_err("there is one already");

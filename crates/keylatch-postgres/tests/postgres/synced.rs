@@ -92,7 +92,7 @@ async fn an_answer_is_not_given_before_the_standby_has_it() {
     for (how, key) in [("created", "b"), ("refused", "c"), ("created", "a")] {
         assert_eq!(service.post(how, key, 0).await.code(), "IDEMPOTENCY_STORE_UNAVAILABLE", "{key}");
     }
-    // Whoever does not ask for it gets it.
+    // A store without this option returns it.
     let careless = Service::start(Store::connect(&url).await.unwrap()).await;
     assert!(careless.post("created", "b", 0).await.replayed);
 

@@ -1,4 +1,4 @@
-//! Servers that die, stand still, forget or are gone: what the store says then, and how it goes on.
+//! Servers that die, hang, forget or are gone: the store's errors, and how it continues.
 
 use std::time::{Duration, Instant};
 
@@ -79,7 +79,7 @@ async fn a_server_that_is_gone_is_noticed_at_once() {
     win(&store, &claim("later")).await;
 }
 
-/// A server that stands still makes calls fail in time, as not known, and its late replies reach nobody.
+/// A server that hangs makes calls fail in time, as not known, and its late replies reach nobody.
 #[tokio::test]
 async fn a_server_that_stands_still_is_not_waited_for() {
     let server = Server::start(Config::new());

@@ -1,4 +1,4 @@
-//! What a client of the layer sees when Redis is down, stands still, or dies in the middle of a run.
+//! What a client of the layer sees when Redis is down, hangs, or dies in the middle of a run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! A connection that breaks when the server has done what it was asked, before the reply is there: at each call.
+//! A connection that breaks after the server has executed a call and before its reply arrives, for each call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -133,7 +133,7 @@ async fn i9_wrong_bytes_in_the_cache_are_rejected() {
     }
 }
 
-/// Requests go on while the cache dies, stays away, stands still and comes back empty: no answer changes.
+/// Requests continue while the cache dies, stays down, hangs and comes back empty: no answer changes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cache_that_dies_under_load_changes_no_answer() {
     let mut fixture = Fixture::new();

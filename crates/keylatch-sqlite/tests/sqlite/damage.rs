@@ -95,7 +95,7 @@ async fn a_sweep_reads_no_answer() {
     for n in 0..3 {
         completed(&fixture, &claim_of(&n.to_string(), Guarantee::Fenced)).await;
     }
-    // Whoever reads this one says so.
+    // A read of this record reports it.
     fixture.raw().execute("UPDATE keylatch_record SET outcome = x'09'", []).unwrap();
     clock.advance(Policy::default().retention);
     assert_eq!(fixture.store.sweep(10).await.unwrap(), Swept { tombstoned: 3, removed: 0, more: false });
@@ -117,7 +117,7 @@ async fn other_writes_go_between_the_slices_of_a_sweep() {
         if let Poll::Ready(swept) = poll!(&mut sweep) {
             break swept.unwrap();
         }
-        // It comes after the slice that is under way, and before the next, for which nobody has asked yet.
+        // It comes after the current slice, and before the next, which nobody has requested yet.
         fixture.win(&claim(Guarantee::Fenced)).await;
         between += 1;
     };

@@ -1,4 +1,5 @@
-//! A disk that is full, a lock that is held: callers are told, nothing is wrong, and it comes back by itself.
+//! A disk that is full, a lock that is held: callers get errors, nothing is corrupted, and the store recovers by
+//! itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -98,7 +99,7 @@ async fn a_lock_held_for_too_long_is_unavailable_until_it_is_gone() {
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     let error = fixture.store.execute(|db| db.execute_batch("DELETE FROM item")).await.unwrap_err();
     assert!(matches!(error, TxError::Sql(_)), "{error}");
-    // Reading goes on.
+    // Reads still work.
     assert_eq!(fixture.record(&attempt).await, None);
     raw.execute_batch("ROLLBACK").unwrap();
     fixture.win(&claim(Guarantee::Fenced)).await;
@@ -135,7 +136,7 @@ async fn in_one_batch<T>(
     done
 }
 
-/// That many at once go together: none has a commit of its own.
+/// This many jobs at once share commits: none has its own.
 async fn assert_commits_are_shared(fixture: &Fixture) {
     let raw = fixture.raw();
     raw.execute_batch("BEGIN IMMEDIATE").unwrap();

@@ -1,4 +1,4 @@
-//! `Atomic` in a transaction of the caller's own, on a connection of its own.
+//! `Atomic` in the caller's own transaction, on its own connection.
 
 use keylatch::machine::Completion;
 use keylatch::sqlite::rusqlite::{Connection, TransactionBehavior};

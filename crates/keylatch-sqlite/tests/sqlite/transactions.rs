@@ -193,7 +193,7 @@ async fn awaiting_inside_is_misuse_also_of_what_is_there_at_once() {
     }
     receiver.close();
     assert!(fixture.items().await.is_empty());
-    // What only looks like it goes on.
+    // What only looks similar is allowed.
     let result = fixture.attempt(claim(Guarantee::Atomic), async move |mut tx| {
         let _free = lock.lock().await;
         tokio::time::timeout(Duration::from_secs(60), add(&mut tx, "a")).await.unwrap().unwrap();

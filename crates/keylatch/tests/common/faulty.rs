@@ -38,7 +38,7 @@ pub(crate) enum Fault {
     ReplyLost,
     /// The store does not do it, and sends no reply.
     RequestLost,
-    /// A record is there, and cannot be read.
+    /// A record exists but cannot be read.
     Corrupt,
     /// The record that is handed out is another's: that of the first in the store.
     Misplaced,

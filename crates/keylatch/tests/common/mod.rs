@@ -19,7 +19,7 @@ pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) 
     }
 }
 
-/// What a handler waits for until a test lets it go on.
+/// A gate at which a handler waits until a test lets it continue.
 #[derive(Debug, Clone)]
 pub(crate) struct Gate(Arc<Semaphore>);
 

@@ -109,7 +109,7 @@ async fn cleaning_ends_with_the_engine() {
     }
 }
 
-/// An engine may outlive a runtime: it goes on cleaning in the next.
+/// An engine may outlive a runtime: it continues to clean in the next one.
 #[test]
 fn cleaning_goes_on_in_the_next_runtime() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -52,7 +52,7 @@ async fn a_claim_that_is_never_heard_of_is_withdrawn() {
     }
 }
 
-/// The withdrawal looks before the claim is there, as it does where a server stands still with the claim in its socket.
+/// The withdrawal looks before the claim arrives, as it does if a server hangs with the claim in its socket.
 #[tokio::test]
 async fn a_claim_that_arrives_late_is_withdrawn() {
     for at_most_once in [false, true] {
@@ -68,7 +68,7 @@ async fn a_claim_that_arrives_late_is_withdrawn() {
     }
 }
 
-/// Where the store said that it took no part, there is nothing to withdraw: an outage makes no work of its own.
+/// If the store said that the write did not happen, there is nothing to withdraw: an outage causes no extra work.
 #[tokio::test]
 async fn a_claim_that_was_not_taken_is_not_withdrawn() {
     let world = World::new();

@@ -150,7 +150,7 @@ async fn a_failing_run_is_run_once_more_for_all_who_wait() {
     });
     assert_eq!(refused.collect::<Vec<_>>(), [Refused::InProgress; 19]);
     assert_eq!((first.runs(), again.runs()), (1, 1));
-    // Who comes later is not held to that.
+    // This does not apply to later requests.
     assert!(ask(&engine, request("buy"), answer("bought")).await.unwrap().is_run());
 }
 
@@ -208,7 +208,7 @@ async fn followers_of_a_late_run_get_the_winners_answer() {
     assert_eq!(work.runs(), 1);
 }
 
-/// Another process is at work: who waits asks the store now and then.
+/// The run is in another process: waiting requests ask the store at intervals.
 #[tokio::test]
 async fn a_run_in_another_process_is_waited_for() {
     let world = World::new();

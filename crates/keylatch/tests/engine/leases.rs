@@ -59,7 +59,7 @@ async fn the_client_of_a_late_run_waits_for_the_winner_if_it_may() {
     }
 }
 
-/// A run that was told that it is late mostly ends in an error. Its client gets the winner's answer all the same.
+/// A run that was told that it is late usually ends in an error. Its client still gets the winner's answer.
 #[tokio::test]
 async fn the_client_of_a_late_run_that_failed_gets_the_winners_answer() {
     for verdict in [Verdict::Retry, Verdict::Free, Verdict::Unknown] {

@@ -66,7 +66,7 @@ async fn a_limit_of_zero_refuses_all() {
     assert_eq!(refused, Refused::Quota(Quota::RecordsPerScope));
 }
 
-/// Whoever has a record goes on with it, also when too much is running.
+/// A request that has a record gets its answer, even if too many requests are running.
 #[tokio::test]
 async fn a_record_is_replayed_past_a_full_quota() {
     let world = World::new();
@@ -114,7 +114,7 @@ async fn i13_a_scope_has_only_so_many_records() {
     assert_eq!(ask(&engine, of("one", 5), answer("never")).await.unwrap().refused(), full);
 }
 
-/// A large limit is not counted at every claim, and holds all the same.
+/// A large limit is not counted at every claim, and still holds.
 #[tokio::test]
 async fn a_large_scope_is_counted_now_and_then() {
     let world = World::new();

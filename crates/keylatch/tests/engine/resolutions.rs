@@ -8,7 +8,8 @@ use keylatch::{Engine, Guarantee, Outcome, Policy, Record, Refused, Resolution, 
 use crate::common::faulty::{Fault, Op};
 use crate::world::{Expect as _, Work, World, answer, ask, request};
 
-/// The owner renews its lease after the operator has read that it ended. The run goes on, and the operator is told so.
+/// The owner renews its lease after the operator has read that it ended. The run continues, and the operator is told
+/// so.
 #[tokio::test]
 async fn a_run_that_comes_back_is_not_resolved() {
     for resolution in [Resolution::NeverHappened, Resolution::Completed(Outcome::bytes("resolved"))] {
@@ -37,7 +38,7 @@ async fn a_run_that_comes_back_is_not_resolved() {
     }
 }
 
-/// A resolution whose reply was lost is sent again, and the operator is told what is there.
+/// A resolution whose reply was lost is sent again, and the operator is told the current phase.
 #[tokio::test]
 async fn a_resolution_sent_again_has_no_further_effect() {
     for (resolution, phase) in [

@@ -30,7 +30,7 @@ async fn each_handle_keeps_its_answers_for_its_own_time() {
     assert_eq!(run(&engine, "usual").await, START + usual);
     assert_eq!(run(&short, "short").await, START + HOUR);
 
-    // Whoever asks, by whichever handle: the time is that of the run.
+    // Whichever handle asks, the time is that of the run.
     world.clock.advance(HOUR);
     for engine in [&engine, &short] {
         let asked = async |key: &str| ask(engine, under(key, "buy"), answer("again")).await.unwrap();

@@ -80,7 +80,7 @@ impl World {
     }
 }
 
-/// An engine that does nothing by itself, so that tests see what they asked for and nothing else.
+/// An engine without background work, so that tests see only what they caused.
 fn at_rest(engine: Result<Engine, keylatch::InvalidPolicy>) -> Engine {
     engine.expect("the policy can be kept").with_cleanup(Cleanup::off())
 }
@@ -181,7 +181,7 @@ impl Work {
     }
 }
 
-/// A request under way. It goes on if this is dropped.
+/// A current request. It continues if this is dropped.
 pub(crate) struct Asked(JoinHandle<Result<Answer<()>, Error>>);
 
 impl Asked {

@@ -35,7 +35,7 @@ async fn a_status_frees_the_key_where_the_layer_says_so() {
     }
 }
 
-/// A step that has begun may have had its effect, also if it failed: the answer after it is the answer.
+/// A step that has begun may have had an effect, even if it failed: the answer after it is recorded.
 #[tokio::test]
 async fn a_status_frees_no_key_after_a_step() {
     for guarantee in [Guarantee::Fenced, Guarantee::AtMostOnce] {

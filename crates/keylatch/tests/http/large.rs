@@ -53,7 +53,7 @@ async fn a_client_of_http_sees_its_refusal_and_goes_on() {
     assert_eq!(app.runs(), 1);
 }
 
-/// Whoever waits to be told to go on hears the refusal instead.
+/// A client that waits for `100 Continue` gets the refusal instead.
 #[tokio::test]
 async fn a_client_that_waits_to_be_told_to_send_is_not_told() {
     let app = app().await;

@@ -66,7 +66,7 @@ impl Starts {
 
 // ---- Time-outs -----------------------------------------------------------------------------------------
 
-/// The client is told in time, the handler comes to its end, and a retry gets its answer.
+/// The client gets a reply in time, the handler runs to its end, and a retry gets its answer.
 #[tokio::test]
 async fn a_time_out_outside_ends_the_wait_and_not_the_run() {
     let (gate, starts) = (Gate::closed(), Starts::default());
@@ -173,7 +173,7 @@ async fn compression_outside_suits_each_client() {
     assert_eq!((plain.text("content-encoding"), plain.body_text(), plain.replayed()), (None, long().as_str(), true));
 }
 
-/// The record has the form that the first client asked for, whoever asks next.
+/// The record has the encoding that the first client asked for, for every later request.
 #[tokio::test]
 async fn compression_inside_is_recorded_as_it_was() {
     let app = Router::new().route("/orders", post(|| async { long() }));
@@ -212,7 +212,8 @@ async fn cors_outside_answers_each_origin() {
     assert_eq!(refused.text(ALLOWED.as_str()).as_deref(), Some("https://one.example"));
 }
 
-/// A replay has no such header, for it was another's, so a browser does not show the answer to its page.
+/// A replay has no such header, because it belonged to another request, so a browser does not show the answer to its
+/// page.
 #[tokio::test]
 async fn cors_inside_is_missing_from_replays() {
     let app = Router::new().route("/orders", post(|| async { "made" }));

@@ -214,7 +214,7 @@ async fn unknown_expired_and_full_pass_too() {
     assert_eq!(counted(recorder), expected.map(|(answer, count)| (answer.to_owned(), count)));
 }
 
-/// A service finds its run where there is one, and is told why there is none where there is not.
+/// A service finds its run if there is one, and otherwise is told why there is none.
 #[tokio::test]
 async fn a_service_is_told_what_it_gets() {
     async fn told(seen: Seen) -> String {

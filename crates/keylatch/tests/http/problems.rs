@@ -29,7 +29,7 @@ async fn ask(app: &Router, key: Option<&str>, body: &'static str) -> Response {
     app.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap()
 }
 
-/// What stands around the layer can tell an answer of ours from one of the handler's, and say the same in its own words.
+/// Code around the layer can tell Keylatch's answers from the handler's, and give them in its own format.
 #[tokio::test]
 async fn an_answer_of_ours_carries_its_problem() {
     let layer = IdempotencyLayer::fenced(memory::Store::new(), scope()).require_key();
@@ -82,7 +82,7 @@ async fn a_service_says_every_problem_in_its_own_words() {
     assert_eq!(text(response).await, own(3, "IDEMPOTENCY_NOT_SET_UP", "/run"));
 }
 
-/// What is recorded is said once: the same bytes for everyone who asks again.
+/// A recorded problem is formatted once: every retry gets the same bytes.
 #[tokio::test]
 async fn a_recorded_failure_is_said_once() {
     async fn fails() -> &'static str {

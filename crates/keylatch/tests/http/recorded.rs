@@ -142,7 +142,7 @@ async fn no_way_of_breaking_off_is_recorded_as_an_answer() {
     }
 }
 
-/// Its effect is recorded before its first byte is sent, so nothing that comes later takes it back.
+/// Its effect is recorded before its first byte is sent, so nothing later undoes that.
 #[tokio::test]
 async fn a_large_answer_that_breaks_off_later_took_effect_all_the_same() {
     for guarantee in [Guarantee::Fenced, Guarantee::AtMostOnce] {
@@ -244,7 +244,7 @@ async fn a_freed_key_is_free_for_any_request() {
     assert_eq!(free.order().body("other").send().await.status, 200);
 }
 
-/// In `Atomic`, what the handler wrote stays with a 2xx, and is taken back with a 4xx or 5xx.
+/// In `Atomic`, the handler's writes stay with a 2xx, and are rolled back with a 4xx or 5xx.
 #[tokio::test]
 async fn atomic_writes_stay_or_go_with_the_answer() {
     async fn create(mut tx: Tx<Sqlite>, Extension(answer): Extension<(u16, Option<Disposition>)>) -> Response {

@@ -1,4 +1,4 @@
-//! Every refusal: when it comes, what it says, and that it leaves no record.
+//! Every refusal: when it happens, what it says, and that it leaves no record.
 
 use std::time::Duration;
 
@@ -198,7 +198,7 @@ async fn too_many_running_requests_are_429() {
         app.ran(3).await;
         is_over_quota(&slow("c").send().await);
         assert_eq!(slow("d").caller("bob").without("X-Slow").send().await.status, others);
-        // Who has a record already gets what it says.
+        // A request that has a record gets the recorded answer.
         assert!(slow("done").send().await.replayed());
         slow("done").body("other").send().await.is_problem(422, "IDEMPOTENCY_KEY_REUSED");
         slow("a").send().await.is_problem(409, "IDEMPOTENCY_KEY_IN_PROGRESS");

@@ -1,4 +1,4 @@
-//! A service inside that has no extractors: what it is told by headers, and what it says by one.
+//! A service inside without extractors: the headers that it gets, and the one that it sends.
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
