@@ -110,7 +110,7 @@ pub(crate) struct Gateway {
     /// The longest that a duplicate may wait for the answer of a running request, by `Prefer: wait=N`.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(10)))]
     pub(crate) wait_max: Span,
-    /// Where /metrics, /healthz and /readyz are served. Whoever reaches it can read them.
+    /// The address of /metrics, /healthz and /readyz. Anyone who can reach it can read them.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) admin_listen: Option<SocketAddr>,
     /// How long requests under way have to end after SIGTERM.

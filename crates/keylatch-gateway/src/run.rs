@@ -55,7 +55,7 @@ pub(crate) async fn run(args: Gateway) -> Result<(), Box<dyn Error>> {
     let live = Live::new(routes);
     let store = engines.of(Guarantee::Fenced).store().clone();
     let admin = Arc::new(Admin { store, metrics: metrics.clone(), stopping: AtomicBool::new(false) });
-    // Whoever reads the greeting may ask the process to stop at once.
+    // A reader of the greeting may stop the process at once.
     let mut signals = Signals::new()?;
     let has_files = args.config.is_some() || args.tls_cert.is_some();
     let reload = has_files.then(|| Reload::new(layers, live.clone(), sender)).transpose()?;
@@ -130,6 +130,6 @@ keylatch gateway: every request with an Idempotency-Key takes effect once
 ",
         args.upstream, args.store,
     );
-    // Whoever closed the output does not want it.
+    // If the output is closed, nobody wants it.
     let _ = io::stdout().write_all(greeting.as_bytes());
 }

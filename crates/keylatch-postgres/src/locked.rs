@@ -12,7 +12,7 @@ use keylatch_core::store::{Applied, ErrorKind};
 
 /// The longest wait for a lock in total, unless a statement may take less: the store's own locks last milliseconds.
 const WAIT_MAX: Duration = Duration::from_secs(5);
-/// The pauses between tries: at first, and at the most.
+/// The first and the longest pause between tries.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
 /// How long a lock has been waited for.

@@ -20,7 +20,7 @@ pub(super) struct Attempt {
     pub(super) reply: oneshot::Sender<Reply>,
 }
 
-/// What the caller hears.
+/// The reply to the caller.
 pub(super) struct Reply {
     pub(super) result: Result<At<Transacted>, Failure>,
     /// What is left of the handler: its destructors run on the caller's task.
@@ -58,7 +58,7 @@ impl Job for Attempt {
             failpoint::hit(Point::AfterCommit);
         }
         let result = match (failed, result) {
-            // The panic is the handler's own, and it undid everything that it did in any case.
+            // The handler panicked, and its writes are rolled back in any case.
             (_, Some(Err(Failure::Panic(panic)))) => Err(Failure::Panic(panic)),
             (Some(failed), _) => Err(Failure::Store(failed.clone().into())),
             (None, Some(result)) => result,
@@ -83,12 +83,12 @@ impl Attempt {
         failpoint::hit(Point::AfterClaim);
         let ending = self.lent.run(db)?;
         let now = db.now();
-        // The record is written after the handler's unit: SQLite remembers, for each unit anew, the pages as they were.
+        // The record is written after the handler's unit, because SQLite keeps the old pages of each unit separately.
         let record = match ending {
             Ending::RollBack => return Ok(Transacted::RolledBack),
             Ending::Commit(completion) => {
                 let record = entered.completed(&completion, now);
-                // Without its record, what the handler wrote must not stay.
+                // Without its record, the handler's writes must not stay.
                 db.write(id, rowid, &record).map_err(Fault::<Undone>::Batch)?;
                 record
             }

@@ -1,4 +1,4 @@
-//! The writer's connection, lent to a handler: what the handler writes is one unit of a batch.
+//! The writer's connection, lent to a handler, whose writes are one unit of a batch.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,7 +26,7 @@ pub(super) struct Lent {
     pub(super) runtime: Option<Handle>,
 }
 
-/// Why nothing of a handler's part is committed.
+/// Why nothing of a handler is committed.
 pub(super) enum Undone {
     Failure(Failure),
     Misuse(Misuse),
@@ -51,11 +51,11 @@ impl From<Misuse> for Undone {
 }
 
 impl Lent {
-    /// Runs the handler to its end, and keeps what it wrote or takes it back, as its ending says.
+    /// Runs the handler to its end, and keeps its writes or rolls them back, as its ending says.
     ///
     /// # Errors
     ///
-    /// If nothing of it may be committed; then all that it wrote is taken back.
+    /// If nothing of it may be committed; then all its writes are rolled back.
     pub(super) fn run(&mut self, db: &mut Db) -> Result<Ending, Fault<Undone>> {
         db.savepoint().map_err(Fault::<Undone>::Batch)?;
         let ending = match self.ending.take() {
@@ -83,7 +83,7 @@ impl Lent {
             (Err(panic), _) => Undone::Failure(Failure::Panic(panic)),
             (_, Returned::Late) => Misuse::TooLong.into(),
             (_, Returned::Changed) => Misuse::Reconfigured.into(),
-            // SQLite has ended the transaction, after an error that the handler was told of.
+            // SQLite has ended the transaction, after an error that the handler got.
             _ if !db.in_transaction() => Error::from(transaction_ended()).into(),
             (Ok(Poll::Pending), _) => Misuse::AwaitedInside { after: self.lender.latest() }.into(),
             (Ok(Poll::Ready(ending)), Returned::Fine) => {
@@ -98,7 +98,7 @@ impl Lent {
         Err(Fault::Job(undone))
     }
 
-    /// Whether the handler's end of the loan is gone. A handler that has ended may still have it in itself.
+    /// Whether the handler's end of the loan is gone. A handler that has ended may still contain it.
     fn has_returned(&mut self) -> bool {
         if !self.lender.is_returned() {
             let _entered = self.runtime.as_ref().map(Handle::enter);

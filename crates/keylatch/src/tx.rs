@@ -11,7 +11,8 @@ pub use keylatch_core::tx::*;
 
 /// A handler's transaction. What it writes commits together with the record and the answer, or not at all.
 ///
-/// The database says what can be done with one: on SQLite `run`, on PostgreSQL everything that sqlx does with a connection.
+/// The database defines what a handler can do with it: on SQLite `run`, on PostgreSQL everything that sqlx does with a
+/// connection.
 pub struct Tx<D: Database> {
     handle: D::Handle,
 }
@@ -43,7 +44,7 @@ impl<D: Database> fmt::Debug for Tx<D> {
     }
 }
 
-/// Where a transaction of some database lies between the store and the handler that asks for it.
+/// The slot for a transaction between the store and the handler that asks for it.
 #[derive(Clone)]
 pub(crate) struct TxSlot(Arc<dyn Any + Send + Sync>);
 
@@ -58,7 +59,7 @@ impl TxSlot {
         self.0.is::<Mutex<Option<Tx<D>>>>()
     }
 
-    /// The transaction, for the first who asks, if it is one of `D`.
+    /// The transaction, if it is one of `D`; only the first call gets it.
     pub(crate) fn take<D: Database>(&self) -> Option<Tx<D>> {
         self.0.downcast_ref::<Mutex<Option<Tx<D>>>>()?.lock().take()
     }

@@ -38,7 +38,7 @@ pub const FENCED_LONG: Config =
 pub const FENCED_SHORT: Config =
     Config { name: "fenced, no tombstone", policy: policy(1, 1, 0), sends: [2, 1, 2], late: false, ..FENCED_BY_EPOCH };
 
-/// `Fenced`, a resource that knows nothing: as long as no process dies or pauses, one effect all the same.
+/// `Fenced`, a resource that knows nothing: as long as no process dies or pauses, there is still one effect.
 pub const FENCED_CALM: Config = Config { name: "fenced, no crash", losses: 3, ..CALM };
 
 /// `AtMostOnce`, with an operator.

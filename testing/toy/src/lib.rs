@@ -31,7 +31,7 @@ pub enum Mistake {
     RefusalKeepsWrites,
     /// A run that is rolled back leaves a record.
     RollBackIsRecorded,
-    /// A transaction that did not come back is committed all the same.
+    /// A transaction that was not returned is still committed.
     LeakIsIgnored,
     /// What a handler wrote before it panicked is committed.
     PanicCommits,

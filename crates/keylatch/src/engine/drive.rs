@@ -19,20 +19,20 @@ use crate::{Fingerprint, Guarantee, Lease, Owner, Record, State, Timestamp};
 pub(super) enum Driven<S, T> {
     /// With the request's answer.
     Done(Result<Answer<T>, Error>),
-    /// Another has the key. The leader is handed back, to look again.
+    /// Another owner has the key. The leader is returned, to look again.
     Held(Leader, Option<S>, Box<HeldRecord>),
-    /// Another transaction has the key, and no record yet: what comes of it is not known.
+    /// Another transaction holds the key and has no record yet: its result is not known.
     Busy(Leader, Option<S>),
 }
 
-// These futures are made anew for every request, so what they keep is kept once: a request goes by reference, a claim
-// ends before its work begins, what is seldom waited for is in a box, and none that owns what it is given is an
-// `async fn`, which would keep it twice. With its work, a run on a lease stays under a kilobyte: for more, an allocator
-// such as glibc's leaves its quick way, and that took up to a sixth of the time of a whole request.
+// These futures are created for every request, so they store everything only once: a request is passed by reference, a
+// claim ends before its work begins, rare awaits are boxed, and no function that owns its arguments is an `async fn`,
+// which would store them twice. With its work, a run on a lease stays under a kilobyte: for more, an allocator such as
+// glibc's leaves its fast path, which took up to a sixth of the time of a whole request.
 
-/// What a request gets in place of its key.
+/// What a request gets instead of its key.
 pub(super) enum Instead {
-    /// Another has it; this is the record.
+    /// Another owner has it; this is the record.
     Held(Box<HeldRecord>),
     /// It is refused, or the store failed.
     Refused(Result<Refused, Error>),
@@ -63,7 +63,7 @@ pub(super) async fn admit(engine: &Inner, leader: &Leader, request: &Request, ow
             Some(record) if decides(&record, request.fingerprint, now) => {
                 return Err(Instead::Held(HeldRecord::new(At { value: record, now }, asked)));
             }
-            // To be taken over: that makes no record more.
+            // A takeover adds no record.
             Some(_) => {}
         }
     }
@@ -78,7 +78,7 @@ fn decides(record: &Record, fingerprint: Fingerprint, now: Timestamp) -> bool {
 
 /// Tries of a claim whose reply was lost, before its caller is told that the store is unavailable.
 const CLAIM_TRIES: u32 = 2;
-/// The pauses between tries to write an end: at first, and at the most.
+/// The first and the longest pause between tries to write an end.
 pub(super) const END_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// Claims the key, runs the work under a lease, and carries out its verdict.
@@ -104,7 +104,7 @@ where
             match begin(&engine, &leader, record, start, asked) {
                 Some(begun) => begun,
                 None => {
-                    // Paused since then: another may have taken over, so nothing starts under this lease.
+                    // Paused since then: another owner may have taken over, so nothing starts under this lease.
                     withdraw(&engine, leader.id(), owner, leader.flight().policy().keep());
                     return Driven::Done(Ok(Refused::InProgress.into()));
                 }
@@ -131,7 +131,7 @@ where
     }
 }
 
-/// Wins the key for `request`, if it is to be had. Also says when it was asked for.
+/// Wins the key for `request`, if it is available. Also returns when it was requested.
 async fn claim(engine: &Arc<Inner>, leader: &Leader, request: &Request) -> Result<(Record, Instant), Instead> {
     let owner = Owner::random();
     admit(engine, leader, request, owner).await?;
@@ -145,7 +145,7 @@ async fn claim(engine: &Arc<Inner>, leader: &Leader, request: &Request) -> Resul
     }
 }
 
-/// The work of a run under the lease that was won, in its span; `None` if the lease may be over already.
+/// The work of a run under the won lease, in its span; `None` if the lease may already have ended.
 fn begin<S, F>(
     engine: &Arc<Inner>,
     leader: &Leader,
@@ -177,7 +177,7 @@ where
     Some((lease, within(span, start(RunOrTx(Kind::Run(run))))))
 }
 
-/// Claims, again if the reply was lost: the store knows the claim by its owner.
+/// Claims, and repeats the claim if the reply was lost: the store recognises it by its owner.
 async fn claim_lease(
     engine: &Arc<Inner>,
     leader: &Leader,
@@ -226,7 +226,7 @@ async fn complete(
     telemetry::complete_took(asked.elapsed());
     failpoint::hit(Point::AfterCommit);
     let Applied::Applied(now) = applied? else { return Ok(Ended::Lost { completing: true }) };
-    // If the reply of an earlier try was lost, the answer has been there since then.
+    // If the reply of an earlier try was lost, the answer has been stored since then.
     let earlier = if tries > 1 { Box::pin(recorded_until(engine, lease)).await } else { None };
     let expires_at = earlier.unwrap_or(now + completion.retention);
     telemetry::completed();
@@ -236,7 +236,7 @@ async fn complete(
     Ok(Ended::CarriedOut(Some(expires_at)))
 }
 
-/// Another has taken over: its answer is the answer, or `otherwise` if there is no record any more.
+/// Another owner has taken over: its answer counts, or `otherwise` if there is no record any more.
 async fn lost<S, T>(engine: &Inner, leader: Leader, otherwise: Answer<T>) -> Driven<S, T> {
     let record = leader.id();
     tracing::warn!(%record, "a run lost its lease; its client gets the answer of the run that took over");
@@ -245,7 +245,7 @@ async fn lost<S, T>(engine: &Inner, leader: Leader, otherwise: Answer<T>) -> Dri
     look(engine, leader, otherwise).await
 }
 
-/// Until when the outcome that is recorded is given.
+/// When the recorded outcome expires.
 async fn recorded_until(engine: &Inner, lease: Lease) -> Option<Timestamp> {
     match engine.store.read(lease.id).await.ok()?.value?.state {
         State::Completed { expires_at, .. } => Some(expires_at),
@@ -253,7 +253,7 @@ async fn recorded_until(engine: &Inner, lease: Lease) -> Option<Timestamp> {
     }
 }
 
-/// The record, for a request whose work has begun before and cannot begin again; `otherwise` if there is none.
+/// The record, for a request whose work has begun and cannot begin again; `otherwise` if there is none.
 pub(super) async fn look<S, T>(engine: &Inner, leader: Leader, otherwise: Answer<T>) -> Driven<S, T> {
     let asked = Instant::now();
     match engine.store.read(leader.id()).await {
@@ -276,7 +276,7 @@ async fn release(engine: &Inner, leader: &Leader, lease: Lease, verdict: Verdict
     leader.flight().ends();
     match until_lease_ends(engine.lease, Instant::now(), || engine.store.release(lease, end)).await {
         (Ok(Applied::Lost), 1) => return Ok(Ended::Lost { completing: false }),
-        // An earlier try was carried out, although its reply was lost.
+        // An earlier try succeeded, although its reply was lost.
         (Ok(Applied::Applied(_) | Applied::Lost), _) => {}
         (Err(error), _) => {
             tracing::warn!(%error, record = %lease.id, "a run that ended without an outcome could not say so; its lease will end");
@@ -285,7 +285,8 @@ async fn release(engine: &Inner, leader: &Leader, lease: Lease, verdict: Verdict
     Ok(Ended::CarriedOut(None))
 }
 
-/// Does `write` until it succeeds, fails for good, or a lease has passed since `started`. Says in how many tries.
+/// Repeats `write` until it succeeds, fails permanently, or a lease has passed since `started`. Returns the number of
+/// tries.
 pub(super) async fn until_lease_ends<T, F>(
     lease: Duration,
     started: Instant,
@@ -315,7 +316,7 @@ mod tests {
     use crate::engine::Joined;
     use crate::{Engine, Key, Limits, Policy, RecordId, Scope, memory};
 
-    /// What the work of the HTTP layer takes; see there.
+    /// The size of the HTTP layer's work; see there.
     const WORK_BYTES: usize = 600;
 
     #[test]

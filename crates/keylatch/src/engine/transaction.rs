@@ -19,9 +19,9 @@ use crate::machine::{self, Claim, Claimed, Phase};
 use crate::store::{self, At, ErrorKind};
 use crate::tx::{Seen, Start, Transacted, Transactional, Tx, TxSlot, Verdict, Work};
 
-/// How often a key may be taken between a look and the entry.
+/// How often another may take the key between a look and the attempt.
 const ENTRIES_MAX: u32 = 8;
-/// The first pause between looks at a transaction whose commit was not acknowledged, and has not ended yet.
+/// The first pause between looks at a transaction whose commit was not acknowledged and which has not ended yet.
 const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 
 /// A [`Transactional`] store, whatever its database.
@@ -36,7 +36,7 @@ pub(super) trait Transact: Debug + Send + Sync {
     ) -> BoxFuture<'_, Result<At<Transacted>, store::Error>>;
 }
 
-/// Makes the work, given the handler's transaction.
+/// Starts the work, given the handler's transaction.
 pub(super) type Begin = Box<dyn FnOnce(TxSlot) -> Work + Send>;
 
 impl<S: Transactional> Transact for S {
@@ -55,7 +55,7 @@ impl<S: Transactional> Transact for S {
             let work = begin(slot.clone());
             Box::pin(async move {
                 let ending = work.await;
-                // One that nobody asked for goes back, wherever the request's extensions have gone.
+                // A transaction that the handler did not take is returned, wherever the request's extensions have gone.
                 drop(slot.take::<S::Database>());
                 ending
             })
@@ -161,7 +161,7 @@ impl<S, T> Stage<S, T> {
     }
 }
 
-/// Looks, and does an attempt in a transaction; again, while others take the key in between.
+/// Looks and makes an attempt in a transaction, and repeats this while others take the key in between.
 async fn attempt(
     engine: &Inner,
     transact: &dyn Transact,
@@ -174,7 +174,7 @@ async fn attempt(
         let At { value: Seen { record, busy }, now } = transact.look(claim).await?;
         let held = |record| Ok(At { value: Transacted::Held(record), now });
         match machine::claim(record.clone(), claim, now) {
-            // A reply was lost, and it was ours.
+            // A reply was lost, and the record is this attempt's.
             Claimed::Held(record) if record.owner == claim.owner => {
                 return Ok(At { value: Transacted::Committed(record), now });
             }
