@@ -132,14 +132,16 @@ impl IdempotencyLayer {
         self.with(|config| config.taken.multipart_parts = true)
     }
 
-    /// Refuses request bodies over this many bytes with 413, instead of [`BODY_BYTES_MAX`].
+    /// Refuses request bodies over this many bytes with 413, instead of
+    /// [`BODY_BYTES_MAX`](crate::http::BODY_BYTES_MAX).
     pub fn with_body_bytes_max(self, bytes_max: usize) -> Self {
         self.with(|config| config.body_bytes_max = bytes_max)
     }
 
-    /// Sets when a request body arrives too slowly and is refused with 408, instead of [`BODY_STALL_MAX`] and
-    /// [`BODY_BYTES_PER_SECOND_MIN`]: when no data arrives for `stall_max`, or when it is slower than
-    /// `bytes_per_second_min` on average once `stall_max` has passed (0 for no such limit).
+    /// Sets when a request body arrives too slowly and is refused with 408, instead of
+    /// [`BODY_STALL_MAX`](crate::http::BODY_STALL_MAX) and
+    /// [`BODY_BYTES_PER_SECOND_MIN`](crate::http::BODY_BYTES_PER_SECOND_MIN): when no data arrives for `stall_max`, or
+    /// when it is slower than `bytes_per_second_min` on average once `stall_max` has passed (0 for no such limit).
     ///
     /// A limit on the whole time would refuse a large upload over a slow link, and a limit on pauses alone would let a
     /// client hold a request for ever, byte by byte. With both, a request is read for at most `stall_max`, and a second

@@ -142,7 +142,7 @@ impl IdempotencyLayer {
     /// ```
     ///
     /// It does not apply to a run that may still have had an effect: one after an earlier attempt, or one in which a
-    /// step began. A handler can override this rule for one answer with a [`Disposition`](super::Disposition).
+    /// step began. A handler can override this rule for one answer with a [`Disposition`](crate::http::Disposition).
     ///
     /// # Panics
     ///
@@ -194,13 +194,13 @@ impl IdempotencyLayer {
         self.with(|config| config.keeping.header_trusted = true)
     }
 
-    /// Keeps answers of up to this many bytes, instead of [`ANSWER_BYTES_MAX`].
+    /// Keeps answers of up to this many bytes, instead of [`ANSWER_BYTES_MAX`](crate::http::ANSWER_BYTES_MAX).
     pub fn with_answer_bytes_max(self, bytes_max: usize) -> Self {
         self.with(|config| config.keeping.bytes_max = bytes_max)
     }
 
-    /// Keeps answers whose body ends within this time, instead of [`ANSWER_END_MAX`]. In `Atomic` a body must be
-    /// complete when the handler returns.
+    /// Keeps answers whose body ends within this time, instead of [`ANSWER_END_MAX`](crate::http::ANSWER_END_MAX). In
+    /// `Atomic` a body must be complete when the handler returns.
     pub fn with_answer_end_max(self, end_max: Duration) -> Self {
         self.with(|config| config.keeping.end_max = end_max)
     }
@@ -244,7 +244,7 @@ impl IdempotencyLayer {
     /// Headers of Keylatch's answer that yours does not set are kept, such as `Retry-After` and
     /// `Cache-Control: no-store`. The problem is in the extensions of your answer, as it would be in Keylatch's. This
     /// includes the problem of a handler that asks for something that its layer does not provide
-    /// ([`NotGuarded`](super::NotGuarded)). The head of every request is copied for this.
+    /// ([`NotGuarded`](crate::http::NotGuarded)). The head of every request is copied for this.
     ///
     /// The body of your answer must be complete at once, like one made of text, bytes or JSON. Otherwise Keylatch's
     /// answer is sent, and the log says so.
