@@ -10,7 +10,7 @@
 //! ```
 //!
 //! - **On a lease**, a claim and a completion are a round trip each, and many share a statement and a commit.
-//! - **`Atomic`**: the handler's [`Tx`](keylatch_core::Tx) is a transaction of the same pool, in which any code for
+//! - **`Atomic`**: the handler's `keylatch::Tx` is a transaction of the same pool, in which any code for
 //!   sqlx works. The record is written once, at its end. This adds two round trips to the handler's own statements: a
 //!   look, and the record. Meanwhile a lock that is tried, and never waited for, keeps duplicates out.
 //! - **Statements are plain SQL**, in their own files. What takes several steps on the server, or is done in batches,

@@ -119,7 +119,7 @@ impl Options {
     /// How many handlers in `Atomic` hold a connection of the pool at once, at least 1; by default all of the pool's
     /// connections but one, or all where there are fewer than three. Others wait for their turn.
     ///
-    /// A handler that holds a [`Tx`](keylatch_core::Tx) should not take another connection from the same pool: if all
+    /// A handler that holds a `keylatch::Tx` should not take another connection from the same pool: if all
     /// of them are held by handlers that want one more, all are stuck. The connection that is left is for handlers that
     /// do so anyway, one after the other. If they need more at once, set this to half, or give them their own pool.
     #[must_use]

@@ -26,7 +26,8 @@ impl Store {
     /// is committed, or nothing.
     ///
     /// It never waits for another transaction: if one holds the key, it says so. Then roll back before you wait and ask
-    /// again, so that you hold no connection meanwhile. [`machine::decide`] says what a held record means.
+    /// again, so that you hold no connection meanwhile. [`machine::decide`](keylatch_core::machine::decide) says what a
+    /// held record means.
     ///
     /// Use READ COMMITTED, which is the default: at a stricter level the transaction may fail if a concurrent claim of
     /// the same key has just ended. If it has no `idle_in_transaction_session_timeout`, it gets one of

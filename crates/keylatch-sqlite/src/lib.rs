@@ -14,7 +14,7 @@
 //! ```
 //!
 //! The file may also have the user's tables: `Atomic` is for tables in the same file, through
-//! [`Tx::run`](keylatch_core::Tx::run), and [`Store::execute`] creates such tables. Keylatch's own tables begin with
+//! [`tx.run(…)`](Session::run), and [`Store::execute`] creates such tables. Keylatch's own tables begin with
 //! `keylatch_`; any tool may read them, and no other program may write them. The
 //! [manual](https://docs.rs/keylatch/latest/keylatch/manual/sqlite/) says what a closure may do, how to migrate, and
 //! how the file and its log stay bounded.

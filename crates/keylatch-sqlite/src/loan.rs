@@ -1,4 +1,4 @@
-//! The cell through which the writer lends its connection to a handler's [`Tx`](keylatch_core::Tx).
+//! The cell through which the writer lends its connection to a handler's `keylatch::Tx`.
 //!
 //! ```text
 //! Idle ──run polled──▶ Wanted ──writer──▶ Lent ──writer──▶ Over

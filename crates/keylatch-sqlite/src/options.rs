@@ -97,7 +97,7 @@ impl Options {
         Self { busy_timeout: timeout.min(Duration::from_secs(3_600)), ..self }
     }
 
-    /// How long one handler may hold the writer, from its first use of [`Tx`](keylatch_core::Tx) to its end, and how
+    /// How long one handler may hold the writer, from its first use of `keylatch::Tx` to its end, and how
     /// long one closure of [`Store::execute`](super::Store::execute) may; [`CLOSURE_TIME_MAX`] by default. All other
     /// writers wait meanwhile. Keep it well below the shortest lease of the file's users, and below the busy timeout of
     /// other processes.

@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 /// Runs `closure` in a savepoint: if it fails or panics, only its writes are rolled back. For closures of
-/// [`Tx::run`](keylatch_core::Tx::run) and [`Store::execute`](super::Store::execute); savepoints may be nested.
+/// [`tx.run(…)`](super::Session::run) and [`Store::execute`](super::Store::execute); savepoints may be nested.
 ///
 /// ```no_run
 /// # async fn example(store: keylatch::sqlite::Store) -> Result<(), Box<dyn std::error::Error>> {
