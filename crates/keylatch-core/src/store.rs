@@ -4,11 +4,12 @@
 //! A store compares; the [machine](crate::machine) decides. Whoever implements these runs the conformance suite (feature
 //! `conformance`), which is the contract in executable form.
 
+mod error;
 mod page;
+mod shared;
+mod swept;
 
 use std::fmt::Debug;
-use std::ops::AddAssign;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +19,9 @@ use crate::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
 pub use crate::outcome::DecodeError;
 pub use crate::record::{Name, Notes, Owner, State};
 use crate::{Lease, Record, RecordId, Scope, Timestamp};
+pub use error::{Error, ErrorKind};
 pub use page::{CURSOR_BYTES_MAX, Count, Cursor, InvalidCursor, PAGE_RECORDS_MAX, Page, PageRequest};
+pub use swept::Swept;
 
 /// A store of records.
 ///
@@ -108,66 +111,6 @@ pub trait Inspect: Debug + Send + Sync + 'static {
     fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<Count, Error>>;
 }
 
-/// A store that is chosen at run time, or shared.
-impl<S: Store + ?Sized> Store for Arc<S> {
-    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<At<Claimed>, Error>> {
-        (**self).claim(claim)
-    }
-
-    fn renew(
-        &self,
-        lease: Lease,
-        terms: Terms,
-        step: Option<(String, Bytes)>,
-    ) -> BoxFuture<'_, Result<Applied, Error>> {
-        (**self).renew(lease, terms, step)
-    }
-
-    fn complete(&self, lease: Lease, completion: Completion) -> BoxFuture<'_, Result<Applied, Error>> {
-        (**self).complete(lease, completion)
-    }
-
-    fn release(&self, lease: Lease, end: End) -> BoxFuture<'_, Result<Applied, Error>> {
-        (**self).release(lease, end)
-    }
-
-    fn resolve(&self, lease: Lease, resolution: Resolution) -> BoxFuture<'_, Result<Applied, Error>> {
-        (**self).resolve(lease, resolution)
-    }
-
-    fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
-        (**self).read(id)
-    }
-
-    fn durability(&self) -> Durability {
-        (**self).durability()
-    }
-
-    fn clock_uncertainty(&self) -> Duration {
-        (**self).clock_uncertainty()
-    }
-}
-
-impl<S: Sweep + ?Sized> Sweep for Arc<S> {
-    fn sweep(&self, limit: usize) -> BoxFuture<'_, Result<Swept, Error>> {
-        (**self).sweep(limit)
-    }
-}
-
-impl<S: Inspect + ?Sized> Inspect for Arc<S> {
-    fn list(&self, page: PageRequest) -> BoxFuture<'_, Result<At<Page>, Error>> {
-        (**self).list(page)
-    }
-
-    fn lapsed(&self, after: Option<Cursor>, limit: usize) -> BoxFuture<'_, Result<At<Page>, Error>> {
-        (**self).lapsed(after, limit)
-    }
-
-    fn count(&self, scope: Scope, limit: u64) -> BoxFuture<'_, Result<Count, Error>> {
-        (**self).count(scope, limit)
-    }
-}
-
 /// A value, and the store's clock when it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct At<T> {
@@ -188,41 +131,6 @@ pub enum Applied {
     Lost,
 }
 
-/// What one sweep did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Records that lost their answer and became tombstones.
-    pub tombstoned: usize,
-    /// Records that were removed.
-    pub removed: usize,
-    /// Whether it stopped before it had come to the end of what was due: at its limit, or at a bound of the store's own. To
-    /// clean everything, sweep while this is set. A sweep that sets it has changed at least one record. One that does not
-    /// has left nothing that was due, except for records that another sweep or transaction had in hand, and damaged ones.
-    pub more: bool,
-}
-
-impl Swept {
-    /// Records touched in all.
-    pub const fn total(self) -> usize {
-        self.tombstoned + self.removed
-    }
-
-    /// The same, if it could change no more than `limit` records: there may be more if it changed so many.
-    #[must_use]
-    pub const fn within(self, limit: usize) -> Self {
-        Self { more: limit > 0 && self.total() >= limit, ..self }
-    }
-}
-
-/// Adds what the next sweep did, which also says whether there is more.
-impl AddAssign for Swept {
-    fn add_assign(&mut self, next: Self) {
-        self.tombstoned += next.tombstoned;
-        self.removed += next.removed;
-        self.more = next.more;
-    }
-}
-
 /// What an acknowledged write survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -233,48 +141,4 @@ pub enum Durability {
     Replica,
     /// A crash of the machine: it was synced to disk.
     Disk,
-}
-
-/// A store that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{kind}: {source}")]
-pub struct Error {
-    kind: ErrorKind,
-    source: Box<dyn std::error::Error + Send + Sync>,
-}
-
-/// What a failure means for the caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// The store took no part; the write did not happen. A later try may succeed.
-    #[error("the store is unavailable")]
-    Unavailable,
-    /// The store may or may not have written. Sending the same call again tells.
-    #[error("the store did not say whether it wrote")]
-    NotKnown,
-    /// A record is there and cannot be read: damaged, of a later version, or another record's. It must not
-    /// be taken for absent.
-    #[error("a stored record cannot be read")]
-    Corrupt,
-    /// The store understood and will not do it, now or later.
-    #[error("the store refused")]
-    Refused,
-}
-
-impl Error {
-    /// A failure of this kind, caused by `source`.
-    pub fn new(kind: ErrorKind, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { kind, source: source.into() }
-    }
-
-    /// What it means for the caller.
-    pub const fn kind(&self) -> ErrorKind {
-        self.kind
-    }
-
-    /// Whether the same call, sent again, can succeed.
-    pub const fn retryable(&self) -> bool {
-        matches!(self.kind, ErrorKind::Unavailable | ErrorKind::NotKnown)
-    }
 }

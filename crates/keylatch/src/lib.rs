@@ -33,7 +33,7 @@
 //! | [`AtMostOnce`](Guarantee::AtMostOnce) | the outcome is unknown, until someone resolves it | never twice |
 //!
 //! The guarantee and the caller have no default, because only the service knows them. The [`manual`] helps to choose a
-//! guarantee, and says for every failure what a caller sees.
+//! guarantee, and says for every failure what a caller sees, and what later versions may add to.
 //!
 //! # Where things are
 //!
@@ -63,14 +63,6 @@
 //! | `redis` | | the store in Redis or Valkey |
 //! | `conformance` | | the suite that every store passes |
 //! | `failpoints` | | for Keylatch's own tests: points where a process kills itself |
-//!
-//! # What may grow
-//!
-//! Errors and refusals are `#[non_exhaustive]`, including [`http::Problem`] and [`Refused`]: later versions may add to
-//! them. The types that decide whether a request runs, or what becomes of its record, are not: [`Guarantee`],
-//! [`tx::Verdict`], [`tx::Transacted`], [`store::Applied`], [`store::State`], [`Body`], [`entry_point::Answer`], and all of
-//! [`machine`]. A store or an entry point that does not handle a new variant must not compile, because a catch-all arm
-//! could lead to a second run.
 
 mod engine;
 pub mod entry_point;

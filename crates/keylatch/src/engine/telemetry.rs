@@ -126,7 +126,7 @@ pub(super) fn describe() {
     });
 }
 
-pub(super) fn answered<T>(answer: &Result<Answer<T>, Error>) {
+pub(crate) fn answered<T>(answer: &Result<Answer<T>, Error>) {
     describe();
     let answers = match answer {
         Ok(Answer::Ran(_)) => counter!("keylatch_answers_total", "answer" => "run"),

@@ -10,7 +10,9 @@ use http_body::Body as HttpBody;
 use sha2::{Digest, Sha256};
 
 use super::body::{Collected, GuardedBody, Wait, collect};
-use super::headers::{IDEMPOTENCY_EXPIRES, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, Kept, http_date, replayable};
+use super::headers::{
+    IDEMPOTENCY_EXPIRES, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, Kept, PREFERENCE_APPLIED, http_date, replayable,
+};
 use super::problem::Problem;
 use super::upstream;
 use crate::tx::Verdict;
@@ -188,6 +190,13 @@ fn wait(headers: &HeaderMap, guarantee: Guarantee, keeping: &Keeping) -> Wait {
         return Wait::None;
     }
     Wait::For(keeping.end_max)
+}
+
+/// Says for how long the request has waited at most, as it asked
+/// ([RFC 7240, section 3](https://www.rfc-editor.org/rfc/rfc7240#section-3)).
+pub(super) fn say_applied<B>(response: &mut Response<B>, wait: Duration) {
+    let applied = HeaderValue::try_from(format!("wait={}", wait.as_secs())).expect("digits are a header value");
+    response.headers_mut().append(PREFERENCE_APPLIED, applied);
 }
 
 /// The answer of a run, whether it was recorded or not.

@@ -24,6 +24,7 @@
 //! answers 500 at the first request, and nothing runs. A proxy in front that sends a request twice is handled like any
 //! client that retries.
 
+mod admit;
 mod answer;
 mod body;
 mod choices;
@@ -36,6 +37,7 @@ mod headers;
 mod layer;
 mod multipart;
 mod observe;
+mod pass;
 mod problem;
 mod request;
 mod rest;

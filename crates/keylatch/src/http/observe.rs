@@ -9,14 +9,16 @@ use http_body::Body;
 use parking_lot::Mutex;
 use tower_service::Service;
 
+use super::admit::Asked;
 use super::body::GuardedBody;
 use super::config::Config;
+use super::pass::pass;
 use super::problem::Problem;
-use super::service::{Asked, own, pass};
+use super::service::own;
 use super::unguarded::Unguarded;
 use super::words::WordsTo;
 use super::work::{Shared, work};
-use crate::engine::Identity;
+use crate::engine::{Identity, answered};
 use crate::{Answer, Guarantee, RecordId};
 
 /// The label of a replay. All other answers are counted by the code of their problem.
@@ -58,7 +60,10 @@ where
             (verdict, ())
         }
     };
-    let answer = config.engine.observe(&asked.request, start).await;
+    let answer = config.engine.find(&asked.request, start).await;
+    if matches!(answer, Ok(Answer::Ran(_))) {
+        answered(&answer);
+    }
     let would_be = match &answer {
         Ok(Answer::Ran(_)) => None,
         Ok(Answer::Replayed(_)) => Some(REPLAY),

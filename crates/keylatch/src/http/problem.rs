@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
-use crate::{InvalidKey, Quota};
+use crate::{InvalidKey, Quota, Refused};
 
 /// Why a request got an answer from Keylatch instead of the handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -265,6 +265,18 @@ fn digest_field(digest: [u8; 32]) -> String {
         let _ = write!(field, "{byte:02x}");
         field
     })
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Mismatch => Self::KeyReused,
+            Refused::InProgress => Self::InProgress,
+            Refused::Unknown => Self::OutcomeUnknown,
+            Refused::Expired => Self::Expired,
+            Refused::Quota(quota) => Self::Quota(quota),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,31 +5,29 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::request::Parts;
-use http::{HeaderValue, Request, Response, Version};
+use http::{Request, Response};
 use http_body::Body;
 use parking_lot::Mutex;
 use tower_service::Service;
 use tracing::Span;
 
+use super::admit::{admit, refuse, unshared};
 use super::answer;
-use super::body::{Collected, GuardedBody, Wait, collect, is_over_a_limit};
+use super::body::GuardedBody;
 use super::config::Config;
-use super::drain::drain;
 use super::future::ResponseFuture;
-use super::headers::{IDEMPOTENCY_STATUS, PREFERENCE_APPLIED, clean_request};
+use super::headers::clean_request;
 use super::observe;
+use super::pass::{bypass, pass};
 use super::problem::Problem;
-use super::request::{self, KeyFrom, identity};
 use super::trace;
 use super::unguarded::Unguarded;
 use super::words::WordsTo;
-use super::work::{Shared, Waiting, ready, work};
-use crate::engine::{Identity, is_traced, within};
+use super::work::{Shared, Waiting, work};
+use crate::engine::{is_traced, within};
 use crate::entry_point::{Answer, Ran};
 use crate::failpoint::{self, Point};
-use crate::{Error, Guarantee, Key, RecordId, Refused, Scope};
+use crate::{Error, Guarantee, RecordId, Refused};
 
 /// A service whose requests take effect once. Built by [`IdempotencyLayer`](super::IdempotencyLayer).
 #[derive(Debug, Clone)]
@@ -168,161 +166,14 @@ where
             Span::current().record("status", response.status().as_u16());
         }
         if preferred {
-            let applied = HeaderValue::try_from(format!("wait={}", wait.as_secs())).expect("digits are a header value");
-            response.headers_mut().append(PREFERENCE_APPLIED, applied);
+            answer::say_applied(&mut response, wait);
         }
         Ok(response)
     }
 }
 
-/// The request, which nobody else can reach yet.
-fn unshared<S, B>(waiting: &mut Shared<S, B>) -> &mut Waiting<S, B> {
-    let waiting = Arc::get_mut(waiting).and_then(|waiting| waiting.get_mut().as_mut());
-    waiting.unwrap_or_else(|| unreachable!("a request is admitted before it is shared"))
-}
-
-/// A request to the engine. Boxed, because it is kept until the answer is ready.
-pub(super) struct Asked {
-    /// The request itself.
-    pub(super) request: crate::Request,
-    /// The key's header as it was received, to be sent back.
-    received: HeaderValue,
-    /// Whether the client says how long it is willing to wait.
-    prefers: bool,
-}
-
-/// Reads the whole request before a key is claimed: a slow client never holds a lease. The body is complete afterwards.
-async fn admit<S, B>(config: &Config, waiting: &mut Waiting<S, B>) -> Result<Option<Box<Asked>>, Problem>
-where
-    B: Body<Data = Bytes> + Send + 'static,
-{
-    let Waiting { parts, body, .. } = waiting;
-    let in_head = config.key_from.in_head(&parts.headers)?;
-    if in_head.is_none() && matches!(config.key_from, KeyFrom::Header(_)) {
-        return Err(Problem::KeyRequired);
-    }
-    let scope = config.scope.scope(parts).ok_or(Problem::ScopeRequired)?;
-    if body.size_hint().lower() > config.body_bytes_max as u64 {
-        return Err(Problem::TooLarge(Some(config.body_bytes_max)));
-    }
-    let GuardedBody::Inner { body: streamed } = std::mem::replace(body, GuardedBody::ended(Bytes::new(), None)) else {
-        unreachable!("nobody has read it yet")
-    };
-    let wait = Wait::AtPace(config.body_pace, None);
-    let (whole, trailers) = match collect(streamed, config.body_bytes_max, wait).await {
-        Ok(Collected::Whole(whole, trailers)) => (whole, trailers),
-        Ok(Collected::TooLong(rest, _)) => {
-            *body = rest;
-            return Err(Problem::TooLarge(Some(config.body_bytes_max)));
-        }
-        Ok(Collected::TooSlow(rest)) => {
-            *body = rest;
-            return Err(Problem::BodyTooSlow);
-        }
-        Err(error) if is_over_a_limit(&error) => return Err(Problem::TooLarge(None)),
-        Err(_) => return Err(Problem::BodyIncomplete),
-    };
-    let asked = asked(config, parts, scope, in_head, &whole)?;
-    *body = GuardedBody::ended(whole, trailers);
-    Ok(asked)
-}
-
-/// The request to the engine, after the whole body was read; `None` if there is no key and none is required.
-fn asked(
-    config: &Config,
-    parts: &Parts,
-    scope: Scope,
-    in_head: Option<(Key, HeaderValue)>,
-    body: &[u8],
-) -> Result<Option<Box<Asked>>, Problem> {
-    let found = in_head.map_or_else(|| config.key_from.in_body(body), |found| Ok(Some(found)))?;
-    let (key, received) = match found {
-        Some(found) => found,
-        None if config.key_required => return Err(Problem::KeyRequired),
-        None => return Ok(None),
-    };
-    if identity(&parts.extensions) == Some((&scope, &key)) {
-        tracing::error!(
-            "two `IdempotencyLayer`s guard one request under one key; put one of them around its route only"
-        );
-        return Err(Problem::GuardedTwice);
-    }
-    let preferred = request::wait(&parts.headers);
-    let wait = preferred.unwrap_or(config.wait).min(config.engine.limits().wait_max);
-    let fingerprint = match &config.fingerprint {
-        Some(by) => by.fingerprint(parts, body),
-        None => request::fingerprint(parts, body, config.taken, &config.counted_headers),
-    };
-    let request = crate::Request { scope, key, fingerprint, wait };
-    Ok(Some(Box::new(Asked { request, received, prefers: preferred.is_some() })))
-}
-
-/// Refuses a request before its key was claimed.
-fn refuse<S, B, R>(waiting: &mut Waiting<S, B>, problem: &Problem) -> Response<GuardedBody<R>>
-where
-    B: Body<Data = Bytes> + Send + 'static,
-{
-    metrics::counter!("keylatch_refused_total", "code" => problem.code()).increment(1);
-    let mut response = own(problem);
-    if *problem != Problem::BodyTooSlow {
-        drain(&waiting.parts, std::mem::replace(&mut waiting.body, GuardedBody::ended(Bytes::new(), None)));
-    } else if waiting.parts.version <= Version::HTTP_11 {
-        // The rest of its body may or may not arrive, so no other request can follow on the connection.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-/// Runs a request without a record.
-async fn bypass<S, B, R>(
-    config: &Config,
-    waiting: &Mutex<Option<Waiting<S, B>>>,
-    asked: crate::Request,
-) -> Result<Response<GuardedBody<R>>, S::Error>
-where
-    S: Service<Request<GuardedBody<B>>, Response = Response<R>>,
-{
-    metrics::counter!("keylatch_bypassed_total").increment(1);
-    let mut response = pass(waiting, |parts| {
-        if let Some(upstream) = config.upstream() {
-            upstream.tell_bypass(&mut parts.headers, &asked);
-        }
-        parts.extensions.insert(Identity { scope: asked.scope, key: asked.key });
-        parts.extensions.insert(Unguarded::Bypassed);
-    })
-    .await?;
-    response.headers_mut().insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("bypassed"));
-    Ok(response)
-}
-
-/// Passes a request that nobody has taken to its handler, unguarded.
-pub(super) async fn pass<S, B, R>(
-    waiting: &Mutex<Option<Waiting<S, B>>>,
-    extend: impl FnOnce(&mut Parts),
-) -> Result<Response<GuardedBody<R>>, S::Error>
-where
-    S: Service<Request<GuardedBody<B>>, Response = Response<R>>,
-{
-    ready(waiting).await?;
-    let waiting = waiting.lock().take().expect("nobody has taken it");
-    let (mut inner, request) = waiting.request(extend);
-    Ok(inner.call(request).await?.map(|body| GuardedBody::Inner { body }))
-}
-
 pub(super) fn own<R>(problem: &Problem) -> Response<GuardedBody<R>> {
     problem.response().map(GuardedBody::whole)
-}
-
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Mismatch => Self::KeyReused,
-            Refused::InProgress => Self::InProgress,
-            Refused::Unknown => Self::OutcomeUnknown,
-            Refused::Expired => Self::Expired,
-            Refused::Quota(quota) => Self::Quota(quota),
-        }
-    }
 }
 
 #[cfg(all(test, feature = "axum"))]

@@ -1,4 +1,12 @@
 //! The manual: how to choose a guarantee, the reasons for the defaults, and what happens when something fails.
+//!
+//! # What may grow
+//!
+//! Errors and refusals are `#[non_exhaustive]`, including [`http::Problem`](crate::http::Problem) and [`Refused`](crate::Refused): later versions may add to
+//! them. The types that decide whether a request runs, or what becomes of its record, are not: [`Guarantee`](crate::Guarantee),
+//! [`tx::Verdict`](crate::tx::Verdict), [`tx::Transacted`](crate::tx::Transacted), [`store::Applied`](crate::store::Applied), [`store::State`](crate::store::State), [`Body`](crate::Body), [`entry_point::Answer`](crate::entry_point::Answer), and all of
+//! [`machine`](crate::machine). A store or an entry point that does not handle a new variant must not compile, because a catch-all arm
+//! could lead to a second run.
 
 #[doc = include_str!("guarantee.md")]
 pub mod guarantee {}
