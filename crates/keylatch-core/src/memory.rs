@@ -248,12 +248,12 @@ impl Inspect for Store {
         Box::pin(async move {
             self.at(|records, now| {
                 let running = records.running.iter().map(|id| (id, &records.by_id[id]));
-                let has_lapsed = |(_, record): &(_, &Box<Record>)| match record.state {
+                let lapsed = running.filter(|(_, record)| match record.state {
                     State::Running { lease_ends_at, .. } => lease_ends_at <= now,
                     State::Completed { .. } => false,
-                };
+                });
                 let page = PageRequest { scope: None, after, limit };
-                Ok(At { value: Records::page(&page, running.filter(has_lapsed))?, now })
+                Ok(At { value: Records::page(&page, lapsed)?, now })
             })
         })
     }

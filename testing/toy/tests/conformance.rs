@@ -62,7 +62,10 @@ impl AtomicHarness for Toy {
     fn write(tx: &mut Handle, _: String, effect: String) -> BoxFuture<'_, Result<(), String>> {
         tx.write(effect);
         // A handler awaits something between its statements.
-        Box::pin(async { Ok(tokio::task::yield_now().await) })
+        Box::pin(async {
+            tokio::task::yield_now().await;
+            Ok(())
+        })
     }
 
     fn fail(tx: &mut Handle) -> BoxFuture<'_, ()> {
