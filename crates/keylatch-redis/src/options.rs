@@ -139,7 +139,7 @@ impl Options {
 
     /// Counts the records of each scope, so that
     /// [`Limits::records_per_scope_max`](keylatch_core::Limits::records_per_scope_max) holds. Without this, which is
-    /// the default, that limit is not enforced on Redis: [`count`](keylatch_core::store::Inspect::count) returns 0, and
+    /// the default, that limit is not enforced on Redis: [`count`](keylatch_core::store::Inspect::count) says at least 0, and
     /// the log says so once.
     ///
     /// It costs a sorted set for each scope: one command for the claims of a scope that arrive together, one for their

@@ -8,76 +8,12 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use keylatch::sqlite::{Loaned, Session, TxError};
-use keylatch::store::{ErrorKind, State, Store as _};
+use keylatch::store::{ErrorKind, Store as _};
 use keylatch::tx::{Misuse, Transacted, Verdict};
-use keylatch::{Guarantee, Outcome};
+use keylatch::Guarantee;
 use tokio::sync::oneshot;
 
-use crate::support::{Fixture, add, attempt, claim, claim_of, committed, keep};
-
-fn answer(record: &keylatch::Record) -> Option<&Outcome> {
-    match &record.state {
-        State::Completed { outcome, .. } => outcome.as_deref(),
-        State::Running { .. } => None,
-    }
-}
-
-#[tokio::test]
-async fn writes_record_and_answer_commit_together() {
-    let fixture = Fixture::with_items().await;
-    let claim = claim(Guarantee::Atomic);
-    let result = fixture
-        .attempt(claim.clone(), async |mut tx| {
-            add(&mut tx, "a").await.unwrap();
-            add(&mut tx, "b").await.unwrap();
-            keep("done")
-        })
-        .await;
-    let record = committed(result);
-    assert_eq!(answer(&record), Some(&Outcome::bytes("done")));
-    assert_eq!(fixture.record(&claim).await, Some(record));
-    assert_eq!(fixture.items().await, ["a", "b"]);
-}
-
-#[tokio::test]
-async fn a_handler_that_writes_nothing_has_its_answer_kept() {
-    let fixture = Fixture::new().await;
-    let claim = claim(Guarantee::Atomic);
-    let record = committed(fixture.attempt(claim.clone(), async |_| keep("done")).await);
-    assert_eq!(fixture.record(&claim).await, Some(record));
-}
-
-#[tokio::test]
-async fn an_answer_that_says_no_is_kept_without_the_writes() {
-    let fixture = Fixture::with_items().await;
-    let claim = claim(Guarantee::Atomic);
-    let result = fixture
-        .attempt(claim.clone(), async |mut tx| {
-            add(&mut tx, "a").await.unwrap();
-            Verdict::KeepOutcomeOnly(Outcome::bytes("no"))
-        })
-        .await;
-    assert_eq!(answer(&committed(result)), Some(&Outcome::bytes("no")));
-    assert!(fixture.record(&claim).await.is_some());
-    assert!(fixture.items().await.is_empty());
-}
-
-#[tokio::test]
-async fn without_an_answer_to_keep_nothing_stays() {
-    let fixture = Fixture::with_items().await;
-    for verdict in [Verdict::Free, Verdict::Retry, Verdict::Unknown] {
-        let claim = claim(Guarantee::Atomic);
-        let result = fixture
-            .attempt(claim.clone(), async |mut tx| {
-                add(&mut tx, "a").await.unwrap();
-                verdict
-            })
-            .await;
-        assert_eq!(result.unwrap().value, Transacted::RolledBack);
-        assert_eq!(fixture.record(&claim).await, None);
-        assert!(fixture.items().await.is_empty());
-    }
-}
+use crate::support::{Fixture, add, claim, claim_of, committed, keep};
 
 #[tokio::test]
 async fn a_held_key_runs_no_closure() {
@@ -284,22 +220,6 @@ async fn a_handler_can_start_tasks_from_inside() {
     assert_eq!(hears.await, Ok("done"));
 }
 
-#[tokio::test]
-async fn a_leaked_transaction_is_not_committed() {
-    let fixture = Fixture::with_items().await;
-    let claim = claim(Guarantee::Atomic);
-    let result = fixture
-        .attempt(claim.clone(), async |mut tx| {
-            add(&mut tx, "a").await.unwrap();
-            std::mem::forget(tx);
-            keep("done")
-        })
-        .await;
-    assert_eq!(result.unwrap().value, Transacted::Misused(Misuse::NotReturned));
-    assert_eq!(fixture.record(&claim).await, None);
-    assert!(fixture.items().await.is_empty());
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_moved_to_a_task_ends_with_its_handler() {
     let fixture = Fixture::with_items().await;
@@ -349,29 +269,6 @@ async fn a_handler_that_waits_for_a_task_with_its_transaction_is_stopped() {
     assert_eq!(fixture.record(&claim).await, None);
     assert!(fixture.items().await.is_empty());
     fixture.store.read(claim.id()).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_panic_reaches_its_caller_and_no_one_else() {
-    let fixture = Fixture::with_items().await;
-    let store = fixture.store.clone();
-    let panicked = tokio::spawn(async move {
-        let panics = async |mut tx: Loaned| {
-            add(&mut tx, "a").await.unwrap();
-            panic!("in the handler");
-        };
-        attempt(&store, claim(Guarantee::Atomic), panics).await.map(drop)
-    });
-    let panic = panicked.await.unwrap_err().into_panic();
-    assert_eq!(panic.downcast_ref::<&str>(), Some(&"in the handler"));
-    let result = fixture
-        .attempt(claim(Guarantee::Atomic), async |mut tx| {
-            add(&mut tx, "b").await.unwrap();
-            keep("done")
-        })
-        .await;
-    committed(result);
-    assert_eq!(fixture.items().await, ["b"]);
 }
 
 /// What a service may have as its own error.
