@@ -7,9 +7,14 @@ use rusqlite::Connection;
 ///
 /// ```no_run
 /// # async fn example(store: keylatch::sqlite::Store) -> Result<(), Box<dyn std::error::Error>> {
-/// store .execute(|db| { db.execute("INSERT INTO job (name) VALUES ('nightly')", [])?; The job stays even if the notice
-/// fails. let _ = keylatch::sqlite::savepoint(db, |db| db.execute("INSERT INTO notice (name) VALUES ('nightly')", []));
-/// Ok(()) }) .await?;
+/// store
+///     .execute(|db| {
+///         db.execute("INSERT INTO job (name) VALUES ('nightly')", [])?;
+///         // The job stays even if the notice fails.
+///         let _ = keylatch::sqlite::savepoint(db, |db| db.execute("INSERT INTO notice (name) VALUES ('nightly')", []));
+///         Ok(())
+///     })
+///     .await?;
 /// # Ok(()) }
 /// ```
 ///

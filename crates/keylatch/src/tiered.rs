@@ -4,7 +4,7 @@
 //! truth. A cache can be stale, empty, slow or unavailable, and no answer changes.
 //!
 //! ```text
-//! claim, transact, read ─▶ cache: is there a final outcome? ─ yes ─▶ the record, without asking the store
+//! claim, look, read     ─▶ cache: is there a final outcome? ─ yes ─▶ the record, without asking the store
 //!                            │ no, or no reply in time, or it cannot be read
 //!                            ▼
 //!                          the store of truth ─▶ a final outcome is copied into the cache

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use keylatch::Guarantee;
 use keylatch::sqlite::{Loaned, Session, TxError};
 use keylatch::store::{ErrorKind, Store as _};
 use keylatch::tx::{Misuse, Transacted, Verdict};
-use keylatch::Guarantee;
 use tokio::sync::oneshot;
 
 use crate::support::{Fixture, add, claim, claim_of, committed, keep};
