@@ -97,5 +97,8 @@ pub use keylatch_core::{
 pub use tx::Tx;
 
 // Authors of stores find these in `store`, authors of entry points in `entry_point`. Inside the crate they have short names.
-pub(crate) use engine::{Answer, Final, Request, RunOrTx};
-use keylatch_core::{Hasher, Name, Notes, Owner, State, failpoint};
+#[cfg(feature = "http")]
+use engine::{Answer, Final, Request, RunOrTx};
+#[cfg(feature = "http")]
+use keylatch_core::Hasher;
+use keylatch_core::{Name, Notes, Owner, State, failpoint};

@@ -52,8 +52,9 @@ pub use self::resolve::{Resolution, Resolved, Resolver};
 #[cfg(feature = "http")]
 pub(crate) use self::run::derived_key;
 pub use self::run::{Ended, Identity, Run, RunOrTx, STEP_BYTES_MAX, STEPS_MAX, StepError};
+pub(crate) use self::telemetry::answered;
 #[cfg(feature = "http")]
-pub(crate) use self::telemetry::{answered, is_traced, span, within};
+pub(crate) use self::telemetry::{is_traced, span, within};
 use self::transaction::Transact;
 use crate::machine::{self, Decision, Refusal};
 use crate::store::Store;

@@ -271,6 +271,14 @@ impl RunOrTx {
     }
 
     /// Puts it into a request's extensions, for its handler.
+    /// The scope and the key of the request.
+    pub fn identity(&self) -> (&Scope, &Key) {
+        match &self.0 {
+            Kind::Run(run) => (run.scope(), run.key()),
+            Kind::Tx(_, identity) => (&identity.scope, &identity.key),
+        }
+    }
+
     #[cfg(feature = "http")]
     pub(crate) fn put_into(self, extensions: &mut Extensions) {
         match self.0 {
