@@ -270,7 +270,6 @@ impl RunOrTx {
         }
     }
 
-    /// Puts it into a request's extensions, for its handler.
     /// The scope and the key of the request.
     pub fn identity(&self) -> (&Scope, &Key) {
         match &self.0 {
@@ -279,6 +278,7 @@ impl RunOrTx {
         }
     }
 
+    /// Puts it into a request's extensions, for its handler.
     #[cfg(feature = "http")]
     pub(crate) fn put_into(self, extensions: &mut Extensions) {
         match self.0 {
