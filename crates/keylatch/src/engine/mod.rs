@@ -22,6 +22,7 @@ mod recorded;
 mod renewer;
 mod resolve;
 mod run;
+mod search;
 mod steps;
 mod telemetry;
 mod tracked;
@@ -30,7 +31,7 @@ mod withdraw;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -43,23 +44,22 @@ use self::cache::Cache;
 use self::cleaner::Cleaner;
 pub use self::cleaner::{CLEANUP_PAUSE, CLEANUP_PAUSE_RANGE, Cleanup};
 use self::drive::Driven;
-use self::flight::{End, Flights, Joined, Leader};
+use self::flight::{Flights, Leader};
 pub use self::function::{Done, RunError};
-use self::patience::Patience;
 use self::quota::Quotas;
-use self::recorded::{HeldRecord, check_owner, later, surely};
+use self::recorded::{HeldRecord, later, surely};
 pub use self::resolve::{Resolution, Resolved, Resolver};
 #[cfg(feature = "http")]
 pub(crate) use self::run::derived_key;
 pub use self::run::{Ended, Identity, Run, RunOrTx, STEP_BYTES_MAX, STEPS_MAX, StepError};
+use self::search::{Join, Search};
 pub(crate) use self::telemetry::answered;
 #[cfg(feature = "http")]
 pub(crate) use self::telemetry::{is_traced, span, within};
 use self::transaction::Transact;
-use crate::machine::{self, Decision, Refusal};
 use crate::store::Store;
 use crate::tx::Verdict;
-use crate::{Guarantee, Limits, Policy, RecordId};
+use crate::{Guarantee, Limits, Policy};
 
 /// Makes a repeated request take effect once and always get the same answer.
 ///
@@ -150,80 +150,34 @@ impl Engine {
         F: Future<Output = (Verdict, T)> + Send + 'static,
         T: Send + 'static,
     {
-        let id = RecordId::of(&request.scope, &request.key);
-        let caller = request.scope.caller_hash();
-        let mut patience = Patience::new(&self.inner, request);
-        let mut start = Some(start);
+        let mut search = Search::new(self, request);
+        let (mut leading, mut start) = (None, Some(start));
         loop {
-            if let Some(found) = self.inner.cache.find(&id, request) {
-                return Ok(found.answer(request));
-            }
-            let mut leader = match self.inner.flights.join(id, caller, request.fingerprint, self.policy) {
-                Joined::Leader(leader) => leader,
-                Joined::Refused(quota) => {
-                    let place = self.inner.flights.wait(caller);
-                    let recorded =
-                        if place.is_some() { Box::pin(self.inner.recorded(id, request)).await? } else { None };
-                    return Ok(recorded.unwrap_or(Refused::Quota(quota).into()));
-                }
-                Joined::Follower(flight) => {
-                    if flight.fingerprint() == request.fingerprint {
-                        // If another owner may have taken over, the answer may already be in the store.
-                        if !flight.holds(Instant::now()) {
-                            match Box::pin(self.inner.beside(id, &flight, request)).await? {
-                                Some(Answer::Refused(Refused::InProgress)) => {}
-                                Some(answer) => return Ok(answer),
-                                None => continue,
-                            }
-                        }
-                        match Box::pin(patience.follow(&flight)).await {
-                            Some(End::Final(ended)) => return Ok(ended.answer(request)),
-                            Some(End::Failed | End::Elsewhere) => continue,
-                            None => {}
-                        }
-                    }
-                    match Box::pin(self.inner.beside(id, &flight, request)).await? {
+            let leader = match leading.take() {
+                Some(leader) => leader,
+                None => match search.join() {
+                    Join::Lead(leader) => leader,
+                    Join::Answered(answer) => return Ok(answer),
+                    Join::Elsewhere(joined) => match Box::pin(search.elsewhere(joined)).await? {
                         Some(answer) => return Ok(answer),
                         None => continue,
-                    }
-                }
+                    },
+                },
             };
             // Leads until there is an answer or patience is over: then a follower leads.
-            loop {
-                let driven = match start.take() {
-                    Some(start) => self.drive(leader, request, start).await,
-                    None => Box::pin(drive::look(&self.inner, leader, Refused::InProgress.into())).await,
-                };
-                let found = match driven {
-                    Driven::Done(done) => return done,
-                    Driven::Held(leading, waiting, found) => {
-                        (leader, start) = (leading, waiting);
-                        found
-                    }
-                    Driven::Busy(leading, waiting) => {
-                        (leader, start) = (leading, waiting);
-                        if Box::pin(patience.pause()).await {
-                            continue;
-                        }
-                        return Ok(Refused::InProgress.into());
-                    }
-                };
-                check_owner(&found.record, request)?;
-                match machine::decide(Some(&found.record), request.fingerprint, found.now) {
-                    Decision::Run if start.is_some() && patience.spend_try() => {}
-                    Decision::Run => return Ok(Refused::InProgress.into()),
-                    Decision::Replay(_) => {
-                        let Some(found) = Final::of(found.record, found.now, found.asked) else { continue };
-                        self.inner.remember(&leader, &found);
-                        return Ok(Answer::Replayed(found));
-                    }
-                    Decision::Refuse(Refusal::Unknown)
-                        if patience.spend_try() && Box::pin(self.ask_resolver(&found.record)).await?.is_some() => {}
-                    Decision::Refuse(refusal) => return Ok(Answer::Refused(refusal.into())),
-                    Decision::Wait(_) if Box::pin(patience.pause()).await => {}
-                    Decision::Wait(_) => return Ok(Refused::InProgress.into()),
-                }
+            let driven = match start.take() {
+                Some(start) => self.drive(leader, request, start).await,
+                None => Box::pin(drive::look(&self.inner, leader, Refused::InProgress.into())).await,
+            };
+            let (leader, waiting, held) = match driven {
+                Driven::Done(done) => return done,
+                Driven::Held(leader, waiting, held) => (leader, waiting, Some(held)),
+                Driven::Busy(leader, waiting) => (leader, waiting, None),
+            };
+            if let Some(answer) = Box::pin(search.held(&leader, waiting.is_some(), held)).await? {
+                return Ok(answer);
             }
+            (leading, start) = (Some(leader), waiting);
         }
     }
 

@@ -1,0 +1,114 @@
+//! The steps of a request on its way to its answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::flight::{End, Flight, Joined, Leader};
+use super::patience::Patience;
+use super::recorded::check_owner;
+use super::{Answer, Engine, Error, Final, HeldRecord, Quota, Refused, Request};
+use crate::RecordId;
+use crate::machine::{self, Decision, Refusal};
+
+/// A request that looks for its answer.
+pub(super) struct Search<'e> {
+    engine: &'e Engine,
+    request: &'e Request,
+    id: RecordId,
+    caller: u64,
+    patience: Patience<'e>,
+}
+
+/// What a request finds in this process.
+pub(super) enum Join<T> {
+    /// Its answer, in the cache.
+    Answered(Answer<T>),
+    /// No run of its key: it may claim it.
+    Lead(Leader),
+    /// A run of its key, or no place for another run.
+    Elsewhere(Elsewhere),
+}
+
+/// Why a request does not lead.
+pub(super) enum Elsewhere {
+    Follow(Arc<Flight>),
+    Refused(Quota),
+}
+
+impl<'e> Search<'e> {
+    pub(super) fn new(engine: &'e Engine, request: &'e Request) -> Self {
+        let (id, caller) = (RecordId::of(&request.scope, &request.key), request.scope.caller_hash());
+        Self { engine, request, id, caller, patience: Patience::new(&engine.inner, request) }
+    }
+
+    /// Looks into the cache, and at the runs of this process.
+    pub(super) fn join<T>(&self) -> Join<T> {
+        let Self { engine: Engine { inner, policy, .. }, request, .. } = self;
+        if let Some(found) = inner.cache.find(&self.id, request) {
+            return Join::Answered(found.answer(request));
+        }
+        match inner.flights.join(self.id, self.caller, request.fingerprint, *policy) {
+            Joined::Leader(leader) => Join::Lead(leader),
+            Joined::Follower(flight) => Join::Elsewhere(Elsewhere::Follow(flight)),
+            Joined::Refused(quota) => Join::Elsewhere(Elsewhere::Refused(quota)),
+        }
+    }
+
+    /// The answer of a request that does not lead; `None` if it has to look again.
+    pub(super) async fn elsewhere<T>(&mut self, why: Elsewhere) -> Result<Option<Answer<T>>, Error> {
+        let Self { engine: Engine { inner, .. }, request, id, .. } = *self;
+        let flight = match why {
+            Elsewhere::Follow(flight) => flight,
+            Elsewhere::Refused(quota) => {
+                let place = inner.flights.wait(self.caller);
+                let recorded = if place.is_some() { inner.recorded(id, request).await? } else { None };
+                return Ok(Some(recorded.unwrap_or(Refused::Quota(quota).into())));
+            }
+        };
+        if flight.fingerprint() == request.fingerprint {
+            // If another owner may have taken over, the answer may already be in the store.
+            if !flight.holds(Instant::now()) {
+                match inner.beside(id, &flight, request).await? {
+                    Some(Answer::Refused(Refused::InProgress)) => {}
+                    decided => return Ok(decided),
+                }
+            }
+            match self.patience.follow(&flight).await {
+                Some(End::Final(ended)) => return Ok(Some(ended.answer(request))),
+                Some(End::Failed | End::Elsewhere) => return Ok(None),
+                None => {}
+            }
+        }
+        inner.beside(id, &flight, request).await
+    }
+
+    /// The answer of a request whose key is held, by this record if it can be seen; `None` if it may try again.
+    pub(super) async fn held<T>(
+        &mut self,
+        leader: &Leader,
+        may_run: bool,
+        held: Option<Box<HeldRecord>>,
+    ) -> Result<Option<Answer<T>>, Error> {
+        let in_progress = Ok(Some(Refused::InProgress.into()));
+        let Some(held) = held else {
+            return if self.patience.pause().await { Ok(None) } else { in_progress };
+        };
+        check_owner(&held.record, self.request)?;
+        match machine::decide(Some(&held.record), self.request.fingerprint, held.now) {
+            Decision::Run if may_run && self.patience.spend_try() => Ok(None),
+            Decision::Run => in_progress,
+            Decision::Replay(_) => Ok(Final::of(held.record, held.now, held.asked).map(|found| {
+                self.engine.inner.remember(leader, &found);
+                Answer::Replayed(found)
+            })),
+            Decision::Refuse(Refusal::Unknown)
+                if self.patience.spend_try() && self.engine.ask_resolver(&held.record).await?.is_some() =>
+            {
+                Ok(None)
+            }
+            Decision::Refuse(refusal) => Ok(Some(Answer::Refused(refusal.into()))),
+            Decision::Wait(_) if self.patience.pause().await => Ok(None),
+            Decision::Wait(_) => in_progress,
+        }
+    }
+}
