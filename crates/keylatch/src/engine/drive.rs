@@ -313,7 +313,7 @@ mod tests {
     use std::future::pending;
 
     use super::*;
-    use crate::engine::Joined;
+    use crate::engine::flight::Joined;
     use crate::{Engine, Key, Limits, Policy, RecordId, Scope, memory};
 
     /// The size of the HTTP layer's work; see there.
