@@ -8,6 +8,7 @@
 //! | [`machine`] | all the semantics, pure: what a request gets, and what a store writes |
 //! | [`store`] | the contract of a store, and what its author needs |
 //! | [`tx`] | the contract of a store whose transactions handlers can write in: `Atomic` |
+//! | [`inbox`] | the contract of a store that keeps a consumer's place in a log, and applies its messages |
 //! | [`memory`] | the reference: a store in this process |
 //! | `conformance` | the suites that every store passes (feature `conformance`) |
 //! | `packed` | outcomes compressed with zstd (feature `compress`) |
@@ -21,6 +22,7 @@ pub mod conformance;
 #[doc(hidden)]
 pub mod failpoint;
 mod fingerprint;
+pub mod inbox;
 mod key;
 pub mod machine;
 pub mod memory;
