@@ -194,6 +194,11 @@ impl Fault {
     pub(super) fn has_code(&self, code: &str) -> bool {
         self.code.as_deref() == Some(code)
     }
+
+    /// Whether a pooler may be the cause: it has sent the parts of one statement to two servers.
+    pub(super) fn is_of_pooler(&self) -> bool {
+        POOLER.iter().any(|code| self.has_code(code))
+    }
 }
 
 impl Sent {

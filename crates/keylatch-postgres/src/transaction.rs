@@ -76,6 +76,10 @@ impl Transaction<'_> {
             Ok(rows) => rows,
             Err(fault) if fault.has_code("25P02") => return Ok(Ended::Misused(Misuse::Failed)),
             Err(fault) if fault.has_code("42501") => return Ok(Ended::Misused(Misuse::OtherRole)),
+            // A pooler keeps an open transaction on one server. It has sent the parts of this statement to two.
+            Err(fault) if self.shared.options.transaction_pooling && fault.is_of_pooler() => {
+                return Ok(Ended::Misused(Misuse::Ended));
+            }
             Err(fault) => return Err(fault),
         };
         let at = match Recorded::read(scalar(&rows)?)? {
