@@ -119,10 +119,12 @@ impl Records {
 
     fn sweep(&mut self, limit: usize, now: Timestamp) -> Swept {
         let mut swept = Swept::default();
-        let mut running = self.running.iter().copied().collect::<Vec<_>>().into_iter();
-        while swept.total() < limit
-            && let Some(id) = running.next().or_else(|| self.next_due(now))
-        {
+        // Looked at last: most sweeps reach their limit before.
+        let mut running = None;
+        while swept.total() < limit {
+            let due = self.next_due(now);
+            let running = || running.get_or_insert_with(|| self.running.iter().copied().collect::<Vec<_>>()).pop();
+            let Some(id) = due.or_else(running) else { break };
             match self.by_id.get(&id).map_or(Change::None, |record| machine::sweep(record, now)) {
                 Change::None => {}
                 Change::Write(record) => {

@@ -1,5 +1,8 @@
 //! The conformance suite on SQLite.
 
+#[path = "common/effects.rs"]
+mod effects;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,8 +84,7 @@ keylatch::conformance!(Sqlite::new().await);
 impl Sqlite {
     async fn with_effects() -> Self {
         let case = Self::new().await;
-        let create = "CREATE TABLE effect (text TEXT NOT NULL)";
-        case.store.execute(|db| db.execute(create, [])).await.expect("the table is made");
+        effects::create(&case.store).await;
         case
     }
 }
@@ -99,30 +101,23 @@ impl AtomicHarness for Sqlite {
     }
 
     fn table(&self) -> String {
-        "effect".to_owned()
+        effects::TABLE.to_owned()
     }
 
     fn write(tx: &mut Loaned, table: String, effect: String) -> BoxFuture<'_, Result<(), String>> {
-        let insert = format!("INSERT INTO {table} (text) VALUES (?1)");
-        let written = tx.run(move |db| db.execute(&insert, [effect]));
-        Box::pin(async { written.await.map(drop).map_err(|error| error.to_string()) })
+        effects::write(tx, &table, effect)
     }
 
     fn fail(tx: &mut Loaned) -> BoxFuture<'_, ()> {
-        let failed = tx.run(|db| db.execute("INSERT INTO effect (text) VALUES (NULL)", []));
-        Box::pin(async { drop(failed.await.expect_err("there must be a text")) })
+        effects::fail(tx)
     }
 
     fn end(tx: &mut Loaned) -> BoxFuture<'_, ()> {
-        let ended = tx.run(|db| db.execute_batch("COMMIT"));
-        Box::pin(async { drop(ended.await) })
+        effects::end(tx)
     }
 
     fn effects(&self) -> BoxFuture<'_, Vec<String>> {
-        let read = self.store.query(|db| {
-            db.prepare("SELECT text FROM effect ORDER BY text")?.query_map([], |row| row.get(0))?.collect()
-        });
-        Box::pin(async { read.await.expect("the effects are read") })
+        effects::all(&self.store)
     }
 }
 

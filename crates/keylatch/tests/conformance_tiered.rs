@@ -1,6 +1,9 @@
 //! The cases of `Atomic` on SQLite behind a cache: the cache changes no answer.
 #![cfg(feature = "sqlite")]
 
+#[path = "../../keylatch-sqlite/tests/common/effects.rs"]
+mod effects;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,8 +48,7 @@ impl Case {
         let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
         let (cache, directory) = (Map::default(), tempfile::tempdir().expect("a directory for the case"));
         let truth = open(directory.path().join("keylatch.db"), clock.clone()).await;
-        let create = "CREATE TABLE effect (text TEXT NOT NULL)";
-        truth.execute(|db| db.execute(create, [])).await.expect("the table is made");
+        effects::create(&truth).await;
         Self { store: Tiered::new(truth, cache.clone()), clock, cache, directory }
     }
 
@@ -101,30 +103,23 @@ impl AtomicHarness for Case {
     }
 
     fn table(&self) -> String {
-        "effect".to_owned()
+        effects::TABLE.to_owned()
     }
 
     fn write(tx: &mut Loaned, table: String, effect: String) -> BoxFuture<'_, Result<(), String>> {
-        let insert = format!("INSERT INTO {table} (text) VALUES (?1)");
-        let written = tx.run(move |db| db.execute(&insert, [effect]));
-        Box::pin(async { written.await.map(drop).map_err(|error| error.to_string()) })
+        effects::write(tx, &table, effect)
     }
 
     fn fail(tx: &mut Loaned) -> BoxFuture<'_, ()> {
-        let failed = tx.run(|db| db.execute("INSERT INTO effect (text) VALUES (NULL)", []));
-        Box::pin(async { drop(failed.await.expect_err("there must be a text")) })
+        effects::fail(tx)
     }
 
     fn end(tx: &mut Loaned) -> BoxFuture<'_, ()> {
-        let ended = tx.run(|db| db.execute_batch("COMMIT"));
-        Box::pin(async { drop(ended.await) })
+        effects::end(tx)
     }
 
     fn effects(&self) -> BoxFuture<'_, Vec<String>> {
-        let read = self.store.store().query(|db| {
-            db.prepare("SELECT text FROM effect ORDER BY text")?.query_map([], |row| row.get(0))?.collect()
-        });
-        Box::pin(async { read.await.expect("the effects are read") })
+        effects::all(self.store.store())
     }
 }
 

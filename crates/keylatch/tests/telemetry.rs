@@ -1,8 +1,6 @@
 //! No key, scope, body, header or token is ever logged or counted: sentinels are planted everywhere, and all output is
 //! searched.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +13,7 @@ use keylatch::sqlite::Sqlite;
 use keylatch::store::Swept;
 use keylatch::{Clock, Engine, Limits, Policy, Run, Timestamp, Tx, memory, sqlite};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use testing_support::logs::Logs;
 use tower::ServiceExt;
 
 /// In everything that a client or a handler says.
@@ -22,20 +21,6 @@ const SENTINEL: &str = "SENTINEL";
 
 /// How long nothing of a body may come.
 const STALL_MAX: Duration = Duration::from_millis(50);
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 /// Answers as the body says.
 fn end(body: &str) -> axum::response::Response {
@@ -88,7 +73,7 @@ async fn send(app: &Router, key: &str, user: &str, body: impl Into<Body>) -> Sta
 
 #[test]
 fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
-    let log = Log::default();
+    let log = Logs::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
     let subscriber = subscriber.with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL);
@@ -149,7 +134,7 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
     for status in [200, 400, 404, 408, 409, 410, 413, 422, 500] {
         assert!(statuses.contains(&status), "no answer with {status} among {statuses:?}");
     }
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     for expected in [
         "keylatch.request",
         "keylatch.run",

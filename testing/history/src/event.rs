@@ -94,6 +94,13 @@ pub enum Reply {
     Nothing,
 }
 
+impl Reply {
+    /// Whether it says that nobody knows what became of the request.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Refused { status: 409, code } if code == "IDEMPOTENCY_OUTCOME_UNKNOWN")
+    }
+}
+
 /// A final answer.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {

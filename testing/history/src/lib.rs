@@ -21,7 +21,7 @@ mod event;
 pub mod ledger;
 mod log;
 
-pub use check::{Invariant, Summary, Violation, check};
+pub use check::{Invariant, Summary, Violation, check, judge};
 pub use event::{Answer, Event, Guarantee, Reply, What};
 pub use log::{Call, Log, monotonic_ns};
 

@@ -9,6 +9,8 @@
 //! - [`certificates`]: an authority of a test's own, and certificates for servers.
 //! - [`disk`]: a small disk of its own that can run full or become read-only, without harm to the machine.
 //! - [`syncs`]: a server's syncs that fail.
+//! - [`records`]: the records of a store, for the history checker.
+//! - [`logs`]: what a program logs, as text.
 //!
 //! Everything has a time limit: a wait fails after a while and says what it waited for. Only processes that were
 //! started here are ever signalled, by their id.
@@ -16,8 +18,10 @@
 pub mod certificates;
 pub mod client;
 pub mod disk;
+pub mod logs;
 pub mod postgres;
 pub mod raw;
+pub mod records;
 pub mod redis;
 pub mod server;
 pub mod syncs;

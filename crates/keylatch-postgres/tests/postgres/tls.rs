@@ -1,13 +1,11 @@
 //! TLS: the server is who its certificate says, or there is no store.
 
-use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use keylatch::postgres::{OpenError, Store};
-use parking_lot::Mutex;
 use tempfile::TempDir;
 use testing_support::certificates::Authority;
+use testing_support::logs::Logs;
 use testing_support::postgres::Cluster;
 
 use crate::support::Service;
@@ -95,31 +93,16 @@ async fn a_server_that_wants_tls_gets_nothing_else() {
     assert!(Store::connect(&secure.url("localhost", "disable", None)).await.is_ok());
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// How often a store warns of its connection when it is opened.
 async fn warnings(url: &str) -> usize {
-    let log = Log::default();
+    let log = Logs::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
     let quiet = tracing::subscriber::set_default(subscriber);
     let store = Store::connect(url).await.unwrap_or_else(|error| panic!("{url}: {error}"));
     store.pool().acquire().await.expect("another use");
     drop(quiet);
-    let log = String::from_utf8(log.0.lock().clone()).expect("it is text");
-    log.lines().filter(|line| line.contains("WARN") && line.contains("sslmode=verify-full")).count()
+    log.text().lines().filter(|line| line.contains("WARN") && line.contains("sslmode=verify-full")).count()
 }
 
 /// On one thread, for the subscriber is its own.

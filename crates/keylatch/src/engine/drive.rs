@@ -112,21 +112,20 @@ where
         };
         let (verdict, value) = work.await;
         failpoint::hit(Point::AfterHandlerWrite);
-        let ended = match verdict {
+        match verdict {
             Verdict::Keep(outcome) | Verdict::KeepOutcomeOnly(outcome) => {
                 let completion = Completion::new(outcome, leader.flight().policy());
-                complete(&engine, &leader, &request, lease, completion).await
+                match complete(&engine, &leader, &request, lease, completion).await {
+                    Ok(Some(expires_at)) => Driven::Done(Ok(Answer::Ran(Ran { value, expires_at: Some(expires_at) }))),
+                    Ok(None) => Box::pin(lost(&engine, leader, Refused::InProgress.into())).await,
+                    Err(error) => Driven::Done(Err(error.into())),
+                }
             }
-            verdict => Box::pin(release(&engine, &leader, lease, verdict)).await,
-        };
-        match ended {
-            Ok(Ended::CarriedOut(expires_at)) => Driven::Done(Ok(Answer::Ran(Ran { value, expires_at }))),
-            // Another run has taken over, and its answer counts. If it left no record, only a release has an answer of its own.
-            Ok(Ended::Lost { completing: true }) => Box::pin(lost(&engine, leader, Refused::InProgress.into())).await,
-            Ok(Ended::Lost { completing: false }) => {
-                Box::pin(lost(&engine, leader, Answer::Ran(Ran { value, expires_at: None }))).await
+            verdict => {
+                let released = Box::pin(release(&engine, &leader, lease, verdict)).await;
+                let ran = Answer::Ran(Ran { value, expires_at: None });
+                if released { Driven::Done(Ok(ran)) } else { Box::pin(lost(&engine, leader, ran)).await }
             }
-            Err(error) => Driven::Done(Err(error.into())),
         }
     }
 }
@@ -203,21 +202,14 @@ async fn claim_lease(
     }
 }
 
-/// What became of a verdict.
-enum Ended {
-    /// The store has carried it out. An outcome is given until then.
-    CarriedOut(Option<Timestamp>),
-    /// The lease was no longer the record's.
-    Lost { completing: bool },
-}
-
+/// Records the outcome. Returns when it expires; `None` if the lease is no longer the record's.
 async fn complete(
     engine: &Arc<Inner>,
     leader: &Leader,
     request: &Request,
     lease: Lease,
     completion: Completion,
-) -> Result<Ended, store::Error> {
+) -> Result<Option<Timestamp>, store::Error> {
     let asked = Instant::now();
     failpoint::hit(Point::BeforeCommit);
     leader.flight().ends();
@@ -225,7 +217,7 @@ async fn complete(
         until_lease_ends(engine.lease, asked, || engine.store.complete(lease, completion.clone())).await;
     telemetry::complete_took(asked.elapsed());
     failpoint::hit(Point::AfterCommit);
-    let Applied::Applied(now) = applied? else { return Ok(Ended::Lost { completing: true }) };
+    let Applied::Applied(now) = applied? else { return Ok(None) };
     // If the reply of an earlier try was lost, the answer has been stored since then.
     let earlier = if tries > 1 { Box::pin(recorded_until(engine, lease)).await } else { None };
     let expires_at = earlier.unwrap_or(now + completion.retention);
@@ -233,7 +225,7 @@ async fn complete(
     if engine.cache.keeps() || leader.is_followed() {
         engine.remember(leader, &Final::new(request, &completion.outcome, expires_at, now, asked));
     }
-    Ok(Ended::CarriedOut(Some(expires_at)))
+    Ok(Some(expires_at))
 }
 
 /// Another owner has taken over: its answer counts, or `otherwise` if there is no record any more.
@@ -265,7 +257,8 @@ pub(super) async fn look<S, T>(engine: &Inner, leader: Leader, otherwise: Answer
     }
 }
 
-async fn release(engine: &Inner, leader: &Leader, lease: Lease, verdict: Verdict) -> Result<Ended, store::Error> {
+/// Ends the run without an outcome. Returns `false` if the lease is no longer the record's.
+async fn release(engine: &Inner, leader: &Leader, lease: Lease, verdict: Verdict) -> bool {
     let keep = leader.flight().policy().keep();
     let (end, count): (_, fn()) = match (verdict, engine.guarantee) {
         (Verdict::Unknown, _) => (End::Unknown, telemetry::not_known),
@@ -275,14 +268,14 @@ async fn release(engine: &Inner, leader: &Leader, lease: Lease, verdict: Verdict
     count();
     leader.flight().ends();
     match until_lease_ends(engine.lease, Instant::now(), || engine.store.release(lease, end)).await {
-        (Ok(Applied::Lost), 1) => return Ok(Ended::Lost { completing: false }),
+        (Ok(Applied::Lost), 1) => return false,
         // An earlier try succeeded, although its reply was lost.
         (Ok(Applied::Applied(_) | Applied::Lost), _) => {}
         (Err(error), _) => {
             tracing::warn!(%error, record = %lease.id, "a run that ended without an outcome could not say so; its lease will end");
         }
     }
-    Ok(Ended::CarriedOut(None))
+    true
 }
 
 /// Repeats `write` until it succeeds, fails permanently, or a lease has passed since `started`. Returns the number of
@@ -313,7 +306,7 @@ mod tests {
     use std::future::pending;
 
     use super::*;
-    use crate::engine::flight::Joined;
+    use crate::engine::Joined;
     use crate::{Engine, Key, Limits, Policy, RecordId, Scope, memory};
 
     /// The size of the HTTP layer's work; see there.

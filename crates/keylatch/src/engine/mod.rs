@@ -44,7 +44,7 @@ use self::cache::Cache;
 use self::cleaner::Cleaner;
 pub use self::cleaner::{CLEANUP_PAUSE, CLEANUP_PAUSE_RANGE, Cleanup};
 use self::drive::Driven;
-use self::flight::{Flights, Leader};
+use self::flight::{Flights, Joined, Leader};
 pub use self::function::{Done, RunError};
 use self::quota::Quotas;
 use self::recorded::{HeldRecord, later, surely};
@@ -52,7 +52,7 @@ pub use self::resolve::{Resolution, Resolved, Resolver};
 #[cfg(feature = "http")]
 pub(crate) use self::run::derived_key;
 pub use self::run::{Ended, Identity, Run, RunOrTx, STEP_BYTES_MAX, STEPS_MAX, StepError};
-use self::search::{Join, Search};
+use self::search::Search;
 pub(crate) use self::telemetry::answered;
 #[cfg(feature = "http")]
 pub(crate) use self::telemetry::{is_traced, span, within};
@@ -155,14 +155,19 @@ impl Engine {
         loop {
             let leader = match leading.take() {
                 Some(leader) => leader,
-                None => match search.join() {
-                    Join::Lead(leader) => leader,
-                    Join::Answered(answer) => return Ok(answer),
-                    Join::Elsewhere(joined) => match Box::pin(search.elsewhere(joined)).await? {
-                        Some(answer) => return Ok(answer),
-                        None => continue,
-                    },
-                },
+                None => {
+                    if let Some(answer) = search.cached() {
+                        return Ok(answer);
+                    }
+                    match search.join() {
+                        Joined::Leader(leader) => leader,
+                        Joined::Refused(quota) => return Box::pin(search.refused(quota)).await,
+                        Joined::Follower(flight) => match Box::pin(search.follow(&flight)).await? {
+                            Some(answer) => return Ok(answer),
+                            None => continue,
+                        },
+                    }
+                }
             };
             // Leads until there is an answer or patience is over: then a follower leads.
             let driven = match start.take() {

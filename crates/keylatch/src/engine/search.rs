@@ -1,6 +1,5 @@
 //! The steps of a request on its way to its answer.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::flight::{End, Flight, Joined, Leader};
@@ -19,67 +18,49 @@ pub(super) struct Search<'e> {
     patience: Patience<'e>,
 }
 
-/// What a request finds in this process.
-pub(super) enum Join<T> {
-    /// Its answer, in the cache.
-    Answered(Answer<T>),
-    /// No run of its key: it may claim it.
-    Lead(Leader),
-    /// A run of its key, or no place for another run.
-    Elsewhere(Elsewhere),
-}
-
-/// Why a request does not lead.
-pub(super) enum Elsewhere {
-    Follow(Arc<Flight>),
-    Refused(Quota),
-}
-
 impl<'e> Search<'e> {
     pub(super) fn new(engine: &'e Engine, request: &'e Request) -> Self {
         let (id, caller) = (RecordId::of(&request.scope, &request.key), request.scope.caller_hash());
         Self { engine, request, id, caller, patience: Patience::new(&engine.inner, request) }
     }
 
-    /// Looks into the cache, and at the runs of this process.
-    pub(super) fn join<T>(&self) -> Join<T> {
-        let Self { engine: Engine { inner, policy, .. }, request, .. } = self;
-        if let Some(found) = inner.cache.find(&self.id, request) {
-            return Join::Answered(found.answer(request));
-        }
-        match inner.flights.join(self.id, self.caller, request.fingerprint, *policy) {
-            Joined::Leader(leader) => Join::Lead(leader),
-            Joined::Follower(flight) => Join::Elsewhere(Elsewhere::Follow(flight)),
-            Joined::Refused(quota) => Join::Elsewhere(Elsewhere::Refused(quota)),
-        }
+    /// The answer in the cache of this process.
+    pub(super) fn cached<T>(&self) -> Option<Answer<T>> {
+        self.engine.inner.cache.find(&self.id, self.request).map(|found| found.answer(self.request))
     }
 
-    /// The answer of a request that does not lead; `None` if it has to look again.
-    pub(super) async fn elsewhere<T>(&mut self, why: Elsewhere) -> Result<Option<Answer<T>>, Error> {
+    /// Joins the runs of this process.
+    pub(super) fn join(&self) -> Joined {
+        let Self { engine: Engine { inner, policy, .. }, request, .. } = self;
+        inner.flights.join(self.id, self.caller, request.fingerprint, *policy)
+    }
+
+    /// The answer of a request that has no place to run: it can still be replayed.
+    pub(super) async fn refused<T>(&self, quota: Quota) -> Result<Answer<T>, Error> {
+        let inner = &self.engine.inner;
+        let place = inner.flights.wait(self.caller);
+        let recorded = if place.is_some() { inner.recorded(self.id, self.request).await? } else { None };
+        Ok(recorded.unwrap_or(Refused::Quota(quota).into()))
+    }
+
+    /// The answer of a request that follows a run of its key; `None` if it has to look again.
+    pub(super) async fn follow<T>(&mut self, flight: &Flight) -> Result<Option<Answer<T>>, Error> {
         let Self { engine: Engine { inner, .. }, request, id, .. } = *self;
-        let flight = match why {
-            Elsewhere::Follow(flight) => flight,
-            Elsewhere::Refused(quota) => {
-                let place = inner.flights.wait(self.caller);
-                let recorded = if place.is_some() { inner.recorded(id, request).await? } else { None };
-                return Ok(Some(recorded.unwrap_or(Refused::Quota(quota).into())));
-            }
-        };
         if flight.fingerprint() == request.fingerprint {
             // If another owner may have taken over, the answer may already be in the store.
             if !flight.holds(Instant::now()) {
-                match inner.beside(id, &flight, request).await? {
+                match inner.beside(id, flight, request).await? {
                     Some(Answer::Refused(Refused::InProgress)) => {}
                     decided => return Ok(decided),
                 }
             }
-            match self.patience.follow(&flight).await {
+            match self.patience.follow(flight).await {
                 Some(End::Final(ended)) => return Ok(Some(ended.answer(request))),
                 Some(End::Failed | End::Elsewhere) => return Ok(None),
                 None => {}
             }
         }
-        inner.beside(id, &flight, request).await
+        inner.beside(id, flight, request).await
     }
 
     /// The answer of a request whose key is held, by this record if it can be seen; `None` if it may try again.

@@ -140,34 +140,18 @@ impl fmt::Debug for SkipIf {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
-    use parking_lot::Mutex;
+    use testing_support::logs::Logs;
 
     use super::*;
     use crate::http::IdempotencyLayer;
 
     /// What is logged while `work` runs.
     fn logged(work: impl FnOnce()) -> String {
-        #[derive(Clone, Default)]
-        struct Log(Arc<Mutex<Vec<u8>>>);
-
-        impl io::Write for Log {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0.lock().extend_from_slice(bytes);
-                Ok(bytes.len())
-            }
-
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-
-        let log = Log::default();
+        let log = Logs::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
         tracing::subscriber::with_default(subscriber, work);
-        String::from_utf8(log.0.lock().clone()).expect("a log is text")
+        log.text()
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! A layer that observes: what reaches the service and the client is as without it, and what would have been is counted.
 
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
@@ -10,8 +8,8 @@ use keylatch::http::{IdempotencyLayer, ScopeFrom, Unguarded, UpstreamKey};
 use keylatch::{Guarantee, Identity, Run, sqlite};
 use metrics::{LocalRecorderGuard, set_default_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
-use parking_lot::Mutex;
 use tempfile::TempDir;
+use testing_support::logs::Logs;
 
 use crate::app::{App, Seen, Setup};
 use crate::common::Gate;
@@ -273,21 +271,7 @@ async fn a_run_is_not_ended_and_a_panic_is_an_answer() {
 
 #[tokio::test]
 async fn what_would_have_been_is_logged_with_the_record_and_without_the_key() {
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    let log = Log::default();
+    let log = Logs::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
     let _logging = tracing::subscriber::set_default(subscriber);
@@ -295,7 +279,7 @@ async fn what_would_have_been_is_logged_with_the_record_and_without_the_key() {
     for body in ["a", "a", "b"] {
         app.call("POST", "/orders").key("a-secret-key").body(body).send().await;
     }
-    let text = String::from_utf8(log.0.lock().clone()).expect("a log is text");
+    let text = log.text();
     let id = app.records().await[0].id().to_string();
     let observed: Vec<_> = text.lines().filter(|line| line.contains("a layer that observes")).collect();
     assert_eq!(observed.len(), 2, "{text}");

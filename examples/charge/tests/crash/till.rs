@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use testing_history::{Answer, Guarantee, Log, Summary, What, check};
+use testing_history::{Answer, Guarantee, Log, Summary, What, judge};
 use testing_support::client::{Client, Request, Targets};
 use testing_support::server::{Program, Server};
 use tokio::net::TcpListener;
@@ -77,11 +77,7 @@ impl Till {
     /// What is asked of every test at its end: all that every customer saw makes sense, and each charge that was
     /// answered was paid once, and no other.
     pub(crate) fn judge(&self) -> Summary {
-        let summary = check(&self.log.events(), Guarantee::Fenced).unwrap_or_else(|violations| {
-            const SHOWN_MAX: usize = 5;
-            violations.iter().take(SHOWN_MAX).for_each(|violation| eprintln!("{violation}"));
-            panic!("{} violations", violations.len());
-        });
+        let summary = judge(&self.log.events(), Guarantee::Fenced);
         assert!(summary.effects > 0 && summary.effects == summary.answered_keys, "one payment each: {summary}");
         assert_eq!(summary.keys, summary.answered_keys, "nobody was left without an answer: {summary}");
         assert_eq!(summary.failed, 0, "the server failed: {summary}");

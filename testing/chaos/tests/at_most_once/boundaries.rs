@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use testing_history::Reply;
 use testing_support::eventually;
 
-use crate::office::{Office, SOON, endless_letter, is_unknown, letter};
+use crate::office::{Office, SOON, endless_letter, letter};
 
 const KILLS: usize = 20;
 const SIGKILL: i32 = 9;
@@ -63,7 +63,7 @@ async fn kill_at(boundary: &str, left: Left) {
     for letter in &letters {
         if left == Left::Unknown {
             office.until_unknown(letter).await;
-            assert!(is_unknown(&office.client.send(letter, SOON).await), "and so it stays");
+            assert!(office.client.send(letter, SOON).await.is_unknown(), "and so it stays");
             assert_eq!(office.resolve(letter).await, Some(204));
         }
         let started = office.has_started(letter);

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keylatch::store::{Inspect as _, PAGE_RECORDS_MAX, PageRequest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testing_history::ledger::{self, Ledger};
-use testing_history::{Answer, Event, Guarantee, Log, Reply, Summary, What, check};
+use testing_history::{Answer, Event, Guarantee, Log, Reply, Summary, What, judge};
 use testing_support::client::{Client, Request, Targets};
+use testing_support::records;
 use testing_support::server::{Program, Server};
 
 use crate::place::Place;
@@ -91,7 +91,7 @@ impl Office {
 
     /// Asks until the answer is that the outcome is unknown.
     pub(crate) async fn until_unknown(&self, request: &Request) {
-        let unknown = self.client.until(request, SOON, SOON, is_unknown).await;
+        let unknown = self.client.until(request, SOON, SOON, Reply::is_unknown).await;
         unknown.unwrap_or_else(|gave_up| panic!("{}: {gave_up}", request.key));
     }
 
@@ -100,39 +100,12 @@ impl Office {
     pub(crate) async fn judge(&self) -> Summary {
         let mut history = self.log.events();
         history.extend(self.ledger());
-        history.extend(self.records().await);
-        let summary = check(&history, Guarantee::AtMostOnce).unwrap_or_else(|violations| {
-            const SHOWN_MAX: usize = 5;
-            violations.iter().take(SHOWN_MAX).for_each(|violation| eprintln!("{violation}"));
-            panic!("{} violations", violations.len());
-        });
+        history.extend(records::events(&self.place.store().await).await);
+        let summary = judge(&history, Guarantee::AtMostOnce);
         assert!(summary.keys > 0 && summary.keys == summary.answered_keys, "{summary}");
         assert_eq!(summary.failed, 0, "the server failed: {summary}");
         summary
     }
-
-    async fn records(&self) -> Vec<Event> {
-        const PAGES_MAX: usize = 1_000;
-        let store = self.place.store().await;
-        let mut events = Vec::new();
-        let mut page = PageRequest { limit: PAGE_RECORDS_MAX, ..PageRequest::default() };
-        for _ in 0..PAGES_MAX {
-            let read = store.list(page.clone()).await.expect("the store can be read").value;
-            events.extend(read.records.iter().map(|record| {
-                let what = What::Record { epoch: record.epoch.as_u64() };
-                Event::now(record.scope.caller(), record.key.as_str(), what)
-            }));
-            page.after = read.next;
-            if page.after.is_none() {
-                return events;
-            }
-        }
-        panic!("more than {PAGES_MAX} pages of records");
-    }
-}
-
-pub(crate) fn is_unknown(reply: &Reply) -> bool {
-    matches!(reply, Reply::Refused { status: 409, code } if code == "IDEMPOTENCY_OUTCOME_UNKNOWN")
 }
 
 pub(crate) fn letter(key: impl Into<String>) -> Request {

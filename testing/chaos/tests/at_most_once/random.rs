@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::office::{Office, SOON, is_unknown, letter};
+use crate::office::{Office, SOON, letter};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i1_no_second_start_when_the_server_is_killed_at_random_under_load() {
@@ -76,13 +76,13 @@ impl Load {
     async fn insist(&self, office: &Office, request: &Request) {
         const CALLS_MAX: usize = 100;
         for _ in 0..CALLS_MAX {
-            let accept = |reply: &Reply| matches!(reply, Reply::Final(_)) || is_unknown(reply);
+            let accept = |reply: &Reply| matches!(reply, Reply::Final(_)) || reply.is_unknown();
             match office.client.until(request, SOON, SOON, accept).await {
                 Ok(Reply::Final(_)) => return,
                 Ok(_) => {
                     let _one = self.operator.lock().await;
                     // Another has called meanwhile, perhaps, and by now the letter is being sent.
-                    if office.client.until(request, SOON, SOON, accept).await.as_ref().is_ok_and(is_unknown) {
+                    if office.client.until(request, SOON, SOON, accept).await.as_ref().is_ok_and(Reply::is_unknown) {
                         let applied = office.resolve(request).await == Some(204);
                         self.resolved.fetch_add(usize::from(applied), Ordering::Relaxed);
                     }

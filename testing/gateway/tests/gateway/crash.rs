@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keylatch::sqlite;
-use keylatch::store::{PAGE_RECORDS_MAX, PageRequest, Store};
+use keylatch::store::Store;
 use rand::Rng;
-use testing_history::{Answer, Event, Guarantee, Log, Reply, Summary, What, check, ledger};
+use testing_history::{Answer, Guarantee, Log, Reply, Summary, judge, ledger};
 use testing_support::client::{Client, Request, Targets};
+use testing_support::records;
 use testing_support::server::{Program, Server};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -108,33 +109,10 @@ impl Load {
         }
         let mut history = self.shared.log.events();
         history.extend(ledger::read(&directory.join("ledger")).expect("the ledger is whole"));
-        history.extend(records(store).await);
-        let summary = check(&history, guarantee).unwrap_or_else(|violations| {
-            const SHOWN_MAX: usize = 5;
-            violations.iter().take(SHOWN_MAX).for_each(|violation| eprintln!("{violation}"));
-            panic!("{} violations", violations.len());
-        });
+        history.extend(records::events(store).await);
+        let summary = judge(&history, guarantee);
         (summary, self.shared.unknown.load(Ordering::Relaxed))
     }
-}
-
-/// The records, as the store holds them after all is over.
-async fn records(store: &impl Store) -> Vec<Event> {
-    const PAGES_MAX: usize = 1_000;
-    let mut events = Vec::new();
-    let mut page = PageRequest { limit: PAGE_RECORDS_MAX, ..PageRequest::default() };
-    for _ in 0..PAGES_MAX {
-        let read = store.list(page.clone()).await.expect("the store can be read").value;
-        events.extend(read.records.iter().map(|record| {
-            let what = What::Record { epoch: record.epoch.as_u64() };
-            Event::now(record.scope.caller(), record.key.as_str(), what)
-        }));
-        page.after = read.next;
-        if page.after.is_none() {
-            return events;
-        }
-    }
-    panic!("more than {PAGES_MAX} pages of records");
 }
 
 impl Shared {
@@ -151,17 +129,13 @@ impl Shared {
     /// Asks until there is an answer, or it is said that nobody knows. Some clients hang up before there can be one.
     async fn insist(&self, request: &Request) {
         let each = if rand::rng().random_ratio(1, 4) { random_ms(1..15) } else { PATIENCE };
-        let accept = |reply: &Reply| matches!(reply, Reply::Final(_)) || is_unknown(reply);
+        let accept = |reply: &Reply| matches!(reply, Reply::Final(_)) || reply.is_unknown();
         let reply = self.client.until(request, each, PATIENCE, accept).await;
         let reply = reply.unwrap_or_else(|gave_up| panic!("{}: {gave_up}", request.key));
-        if is_unknown(&reply) {
+        if reply.is_unknown() {
             self.unknown.fetch_add(1, Ordering::Relaxed);
         }
     }
-}
-
-fn is_unknown(reply: &Reply) -> bool {
-    matches!(reply, Reply::Refused { status: 409, code } if code == "IDEMPOTENCY_OUTCOME_UNKNOWN")
 }
 
 fn letter_in(answer: &Answer) -> Option<String> {
@@ -180,15 +154,16 @@ pub(crate) fn program_on(store: &str, service: &Service, guarantee: &str) -> Pro
     gateway(&service.url, &[&given[..], &["--lease", "1s", "--upstream-key", "received"]].concat())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn i1_never_two_starts_in_at_most_once_when_either_is_killed_at_random() {
+/// A gateway before a service, under load, each of them killed again and again in turn. What clients, service and store say
+/// is judged under `guarantee`. Also returns how many outcomes are unknown, and how many kills met requests under way.
+async fn kill_in_turn(path: &'static str, name: &str, guarantee: Guarantee) -> (Summary, usize, usize) {
     let directory = tempfile::tempdir().unwrap();
     let (service, mut upstream) = Service::start(directory.path()).await;
-    let program = program(&service, directory.path(), "at-most-once");
+    let program = program(&service, directory.path(), name);
     let mut server = program.start().await.unwrap();
     let targets = Targets::default();
     targets.set([server.url()]);
-    let load = Load::start("/letters", targets);
+    let load = Load::start(path, targets);
     let mut caught = 0;
     for round in 0..2 * kills() {
         sleep(random_ms(20..200)).await;
@@ -204,37 +179,21 @@ async fn i1_never_two_starts_in_at_most_once_when_either_is_killed_at_random() {
         }
     }
     let store = sqlite::Store::open(directory.path().join("keylatch.db")).await.unwrap();
-    let (summary, unknown) = load.end(directory.path(), Guarantee::AtMostOnce, &store).await;
+    let (summary, unknown) = load.end(directory.path(), guarantee, &store).await;
     eprintln!("{} kills of each, {caught} with requests under way: {summary}; {unknown} unknown", kills());
-    assert!(caught > 0 && unknown > 0 && summary.replays > 0 && summary.failed > 0, "{summary}, {unknown} unknown");
     drop((server, upstream));
+    (summary, unknown, caught)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_never_two_starts_in_at_most_once_when_either_is_killed_at_random() {
+    let (summary, unknown, caught) = kill_in_turn("/letters", "at-most-once", Guarantee::AtMostOnce).await;
+    assert!(caught > 0 && unknown > 0 && summary.replays > 0 && summary.failed > 0, "{summary}, {unknown} unknown");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i1_one_effect_in_fenced_where_the_service_honours_the_derived_key_when_either_is_killed_at_random() {
-    let directory = tempfile::tempdir().unwrap();
-    let (service, mut upstream) = Service::start(directory.path()).await;
-    let program = program(&service, directory.path(), "fenced");
-    let mut server = program.start().await.unwrap();
-    let targets = Targets::default();
-    targets.set([server.url()]);
-    let load = Load::start("/once", targets);
-    for round in 0..2 * kills() {
-        sleep(random_ms(20..200)).await;
-        if round % 2 == 0 {
-            server.kill().await;
-            server = program.start().await.unwrap();
-            load.targets.set([server.url()]);
-        } else {
-            upstream.kill().await;
-            sleep(random_ms(0..50)).await;
-            upstream = service.start_again().await;
-        }
-    }
-    let store = sqlite::Store::open(directory.path().join("keylatch.db")).await.unwrap();
-    let (summary, unknown) = load.end(directory.path(), Guarantee::Fenced, &store).await;
-    eprintln!("{} kills of each: {summary}", kills());
+    let (summary, unknown, _) = kill_in_turn("/once", "fenced", Guarantee::Fenced).await;
     assert_eq!((unknown, summary.effects), (0, summary.keys), "{summary}");
     assert!(summary.starts > summary.effects && summary.replays > 0, "some ran again: {summary}");
-    drop((server, upstream));
 }

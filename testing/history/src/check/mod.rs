@@ -77,6 +77,19 @@ pub struct Summary {
     pub effects: usize,
 }
 
+/// Checks `history` as [`check`] does, in a test that breaks something.
+///
+/// # Panics
+///
+/// If it breaks an invariant. The first violations are printed.
+pub fn judge(history: &[Event], guarantee: Guarantee) -> Summary {
+    check(history, guarantee).unwrap_or_else(|violations| {
+        const SHOWN_MAX: usize = 5;
+        violations.iter().take(SHOWN_MAX).for_each(|violation| eprintln!("{violation}"));
+        panic!("{} violations", violations.len());
+    })
+}
+
 /// Checks `history` against the invariants under `guarantee`, and counts what is in it.
 ///
 /// Retention must be longer than the history: a key that is used anew after its record has gone would look like a
