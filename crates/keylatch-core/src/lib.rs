@@ -9,6 +9,7 @@
 //! | [`store`] | the contract of a store, and what its author needs |
 //! | [`tx`] | the contract of a store whose transactions handlers can write in: `Atomic` |
 //! | [`inbox`] | the contract of a store that keeps a consumer's place in a log, and applies its messages |
+//! | [`outbox`] | the contract of a store that keeps events to be published |
 //! | [`memory`] | the reference: a store in this process |
 //! | `conformance` | the suites that every store passes (feature `conformance`) |
 //! | `packed` | outcomes compressed with zstd (feature `compress`) |
@@ -26,6 +27,7 @@ pub mod inbox;
 mod key;
 pub mod machine;
 pub mod memory;
+pub mod outbox;
 mod outcome;
 #[cfg(feature = "compress")]
 pub mod packed;

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use futures_util::future::BoxFuture;
 
 use crate::machine::{self, Claim, Claimed, Completion};
+use crate::outbox::{Event, EventId, Events, InvalidEvent, Publishes};
 use crate::store::{At, Error, Store};
 use crate::{Outcome, Policy, Record, Timestamp};
 
@@ -61,8 +62,9 @@ pub trait Transactional: Store {
 /// A database that can lend a handler a transaction: a marker type such as `keylatch::sqlite::Sqlite`.
 pub trait Database: Sized + Send + Sync + 'static {
     /// The handler's end of a transaction; `keylatch::Tx` wraps it. The store keeps the other end, and can take the
-    /// transaction back. The type that it dereferences to has what a handler can do with its transaction.
-    type Handle: DerefMut<Target: Sized> + Send + Sync + 'static;
+    /// transaction back. The type that it dereferences to has what a handler can do with its transaction. Events that
+    /// the handler publishes wait in it.
+    type Handle: DerefMut<Target: Sized> + Publishes + Send + Sync + 'static;
 }
 
 /// Starts the work of one attempt, given the handler's end of its transaction.
@@ -110,9 +112,9 @@ impl Verdict {
 /// What is committed at the end of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// The handler's writes, and the record with this completion.
+    /// The handler's writes and events, and the record with this completion.
     Commit(Completion),
-    /// The record with this completion. The handler's writes are rolled back.
+    /// The record with this completion. The handler's writes and events are rolled back.
     RecordOnly(Completion),
     /// Nothing.
     RollBack,
@@ -160,6 +162,7 @@ impl InOwn {
 pub struct Entered {
     record: Record,
     previous: Option<Record>,
+    events: Events,
 }
 
 impl Entered {
@@ -171,7 +174,7 @@ impl Entered {
     #[expect(clippy::result_large_err, reason = "it is the other outcome, and no failure")]
     pub fn new(claim: &Claim, previous: Option<Record>, now: Timestamp) -> Result<Self, Record> {
         match machine::claim(previous.clone(), claim, now) {
-            Claimed::Won(record) => Ok(Self { record, previous }),
+            Claimed::Won(record) => Ok(Self { record, previous, events: Events::default() }),
             Claimed::Held(record) => Err(record),
         }
     }
@@ -184,6 +187,20 @@ impl Entered {
     /// The record that it replaces.
     pub const fn previous(&self) -> Option<&Record> {
         self.previous.as_ref()
+    }
+
+    /// Publishes an event if the transaction commits: it waits here, and is written with the record.
+    ///
+    /// # Errors
+    ///
+    /// If the event is invalid, or the transaction has as many events as it may.
+    pub fn publish(&mut self, event: Event) -> Result<EventId, InvalidEvent> {
+        self.events.publish(event)
+    }
+
+    /// The events that wait.
+    pub const fn events(&self) -> &Events {
+        &self.events
     }
 
     /// The record with its completion, at `now`.

@@ -2,6 +2,7 @@
 
 use keylatch_core::failpoint::{self, Point};
 use keylatch_core::machine::{Claim, Completion};
+use keylatch_core::outbox::Events;
 use keylatch_core::store::At;
 use keylatch_core::tx::{Ending, Entered, Misuse, Seen, Start, Transacted};
 use keylatch_core::{Epoch, Owner, Record, State};
@@ -13,7 +14,7 @@ use super::own::client::{Call, Param};
 use super::rows::{COMPLETED, RUNNING, guarantee_code};
 use super::transaction::Ended;
 use super::tx::Postgres;
-use super::{Shared, packed, span_ms};
+use super::{Shared, outbox, packed, span_ms};
 
 impl Shared {
     /// See [`Transactional::look`](keylatch_core::tx::Transactional::look).
@@ -52,11 +53,13 @@ impl Shared {
             }
             (_, None) => return seen_then(Transacted::Misused(Misuse::NotReturned)),
             (Ending::Commit(completion), Some(transaction)) => {
-                let ended = transaction.commit(self.finish(&entered, &completion, true)).await?;
+                let finish = self.finish(&entered, &completion, true, transaction.events());
+                let ended = transaction.commit(finish).await?;
                 (completion, ended)
             }
             (Ending::RecordOnly(completion), Some(transaction)) => {
-                let ended = transaction.record_only(self.finish(&entered, &completion, false)).await?;
+                let finish = self.finish(&entered, &completion, false, &Events::default());
+                let ended = transaction.record_only(finish).await?;
                 (completion, ended)
             }
         };
@@ -85,8 +88,14 @@ impl Shared {
             .replace(":seen_state", &text_or_null(replaced.0.map(|(.., state)| state)))
     }
 
-    /// The statement that writes the finished record; in the transaction that has entered, or alone.
-    pub(super) fn finish(&self, entered: &Entered, completion: &Completion, in_transaction: bool) -> Call {
+    /// The statement that writes the finished record and the events; in the transaction that has entered, or alone.
+    pub(super) fn finish(
+        &self,
+        entered: &Entered,
+        completion: &Completion,
+        in_transaction: bool,
+        events: &Events,
+    ) -> Call {
         let bytes = |bytes: &[u8]| Param::Bytes(Some(bytes.to_vec()));
         let text = |text: &str| Param::Text(text.to_owned());
         let number = |number: i64| Param::Number(Some(number));
@@ -108,6 +117,7 @@ impl Shared {
             number(span_ms(completion.tombstone)),
             number(in_transaction.into()),
         ];
+        params.extend(outbox::pack(events));
         let Some((epoch, owner, _)) = replaced.0 else { return self.call(&self.statements.finish_new, params) };
         params.extend([number(epoch.as_u64().cast_signed()), bytes(owner.as_bytes())]);
         self.call(&self.statements.finish_over, params)

@@ -34,6 +34,7 @@ mod migrate;
 mod open;
 mod ops;
 mod options;
+mod outbox;
 mod own;
 mod rows;
 mod sql;
@@ -47,6 +48,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sqlx::PgPool;
+use tokio::sync::Notify;
 
 use batch::Queue;
 use claim::ClaimJob;
@@ -92,6 +94,8 @@ struct Shared {
     sweeps: BatchMetrics,
     /// Where the next sweep continues: when the last changed record was due, if there may be more.
     swept_to: Mutex<Option<i64>>,
+    /// Wakes the relay of this process.
+    published: Notify,
 }
 
 impl Store {

@@ -13,10 +13,13 @@ use super::sql::{Statement, begin_own, in_schema};
 /// The versions of the schema, from the first. A released version is never changed: statements name their columns, and
 /// a function that a released version calls keeps its name, its arguments and its meaning. So processes of both
 /// versions can run, and restart, during the rollout of a version that adds a column.
-const VERSIONS: [Version; 1] = [Version {
-    min_reader: 1,
-    statements: &[include_str!("schema/v1/tables.sql"), include_str!("schema/v1/functions.sql")],
-}];
+const VERSIONS: [Version; 2] = [
+    Version {
+        min_reader: 1,
+        statements: &[include_str!("schema/v1/tables.sql"), include_str!("schema/v1/functions.sql")],
+    },
+    Version { min_reader: 1, statements: &[include_str!("schema/v2/outbox.sql")] },
+];
 
 /// One version of the schema.
 struct Version {

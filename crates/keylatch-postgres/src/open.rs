@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use parking_lot::Mutex;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgSslMode};
 use sqlx::{Connection as _, PgPool, Row as _};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::Shared;
@@ -76,6 +77,7 @@ pub(super) async fn shared(pool: PgPool, options: Options) -> Result<Shared, Ope
         options,
         sweeps: BatchMetrics::new("sweep"),
         swept_to: Mutex::new(None),
+        published: Notify::new(),
     })
 }
 

@@ -14,9 +14,10 @@ pub(super) use sent::instant;
 use super::error::Fault;
 use super::rows::damaged;
 use super::transaction::Recorded;
-use super::{Store, span_ms};
+use super::{Store, outbox, span_ms};
 use keylatch_core::Record;
 use keylatch_core::machine::{Claim, Completion};
+use keylatch_core::outbox::Events;
 use keylatch_core::store::{At, Error, ErrorKind};
 use keylatch_core::tx::{Entered, InOwn, Seen};
 
@@ -70,12 +71,12 @@ impl Store {
         Ok(InOwn::of(claim, At { value: Seen { record, busy: found.flag != 0 }, now: found.now }))
     }
 
-    /// Writes the record of what was [claimed](Self::claim_in) in this transaction. It counts once the caller has
-    /// committed. `None` if another owner has the record on a lease: then roll back and ask again.
+    /// Writes the record of what was [claimed](Self::claim_in) in this transaction, and the events that were
+    /// [published](Entered::publish) with it. They count once the caller has committed. `None` if another owner has the record on a lease: then roll back and ask again.
     ///
     /// A commit whose reply is lost may have taken place. [Claim](Self::claim_in) again in a new transaction: either
     /// the record is there, or the transaction has not ended yet and the key is busy, or the claim wins because nothing
-    /// was committed.
+    /// was committed. After a commit with events, [wake](keylatch_core::outbox::Outbox::wake) the relay.
     ///
     /// # Errors
     ///
@@ -86,7 +87,7 @@ impl Store {
         entered: Entered,
         completion: Completion,
     ) -> Result<Option<At<Record>>, Error> {
-        let finish = self.shared.finish(&entered, &completion, true);
+        let finish = self.shared.finish(&entered, &completion, true, entered.events());
         let reply = tx.call(finish).await.map_err(|error| error.0)?;
         match Recorded::read(reply.as_deref())? {
             Recorded::At(now) => Ok(Some(At { value: entered.completed(&completion, now), now })),
@@ -96,5 +97,20 @@ impl Store {
                 Err(Fault::new(ErrorKind::Refused, what).into())
             }
         }
+    }
+
+    /// Publishes events if `tx` commits, a transaction that the caller has begun, with or without a claim. Call it after
+    /// your last statement: it locks the keys of the events until the commit, so that their order is that of the commits.
+    /// After the commit, [wake](keylatch_core::outbox::Outbox::wake) the relay.
+    ///
+    /// # Errors
+    ///
+    /// If the store failed; the transaction can only be rolled back then.
+    pub async fn publish_in<T: OwnTx + ?Sized>(&self, tx: &mut T, events: Events) -> Result<(), Error> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let call = self.shared.call(&self.shared.statements.publish, outbox::pack(&events).into());
+        tx.call(call).await.map(drop).map_err(|error| error.0.into())
     }
 }

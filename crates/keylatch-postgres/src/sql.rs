@@ -88,6 +88,12 @@ pub(super) struct Statements {
     pub(super) finish_new: Statement,
     pub(super) finish_over: Statement,
     pub(super) synced: Statement,
+    pub(super) publish: Statement,
+    pub(super) pending: Statement,
+    pub(super) settle: Statement,
+    pub(super) stuck: Statement,
+    pub(super) release_event: Statement,
+    pub(super) backlog: Statement,
 }
 
 impl Statements {
@@ -118,6 +124,12 @@ impl Statements {
             finish_new: statement(include_str!("sql/finish_new.sql")),
             finish_over: statement(include_str!("sql/finish_over.sql")),
             synced: statement(include_str!("sql/synced.sql")),
+            publish: statement(include_str!("sql/publish.sql")),
+            pending: statement(include_str!("sql/pending.sql")),
+            settle: statement("SELECT clock, applied FROM keylatch.settle_events($1, $2, $3, $4, $5, $6, $7)"),
+            stuck: planned_each_time(include_str!("sql/stuck.sql")),
+            release_event: statement("SELECT keylatch.release_event($1, $2, $3)"),
+            backlog: planned_each_time(include_str!("sql/backlog.sql")),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use keylatch_core::Timestamp;
 use keylatch_core::failpoint::{self, Point};
+use keylatch_core::outbox::Events;
 use keylatch_core::store::ErrorKind;
 use keylatch_core::tx::Misuse;
 use tokio::sync::OwnedSemaphorePermit;
@@ -21,6 +22,8 @@ use super::tx::{Home, Loaned};
 pub(super) struct Transaction<'s> {
     shared: &'s Shared,
     link: Link,
+    /// The events that it publishes; whoever records writes them too.
+    events: Events,
     /// The permit of a handler for a connection. It is released with the connection.
     _turn: OwnedSemaphorePermit,
 }
@@ -41,7 +44,7 @@ impl Shared {
         let turn = self.links.turn().await?;
         let mut link = self.links.link().await?;
         match self.links.begin(&mut link, sql).await {
-            Ok(()) => Ok(Some(Transaction { shared: self, link, _turn: turn })),
+            Ok(()) => Ok(Some(Transaction { shared: self, link, events: Events::default(), _turn: turn })),
             Err(fault) if fault.has_code("KL001") || fault.has_code("KL002") => {
                 self.links.rollback(&mut link).await?;
                 Ok(None)
@@ -55,11 +58,16 @@ impl Transaction<'_> {
     /// Lends it to the work of `start`, until that ends. `None` if it was not returned as it was lent: then it is
     /// closed.
     pub(super) async fn lend<F: Future>(self, start: impl FnOnce(Loaned) -> F) -> (F::Output, Option<Self>) {
-        let Self { shared, link, _turn } = self;
-        let (home, loaned) = Home::lend(link);
+        let Self { shared, link, events, _turn } = self;
+        let (home, loaned) = Home::lend(link, events);
         let ended = start(loaned).await;
-        let returned = home.close().filter(Link::is_at_top);
-        (ended, returned.map(|link| Self { shared, link, _turn }))
+        let returned = home.close().filter(|(link, _)| link.is_at_top());
+        (ended, returned.map(|(link, events)| Self { shared, link, events, _turn }))
+    }
+
+    /// The events that it publishes.
+    pub(super) const fn events(&self) -> &Events {
+        &self.events
     }
 
     /// Rolls back what was written.
@@ -107,6 +115,7 @@ impl Transaction<'_> {
     pub(super) async fn record_only(mut self, record: Call) -> Result<Ended, Fault> {
         let links = &self.shared.links;
         links.rollback(&mut self.link).await?;
+        self.events = Events::default();
         failpoint::hit(Point::BeforeCommit);
         let rows = links.rows_on(&mut self.link, Sent::Perhaps, || record.clone().into_query()).await?;
         match Recorded::read(scalar(&rows)?)? {
@@ -117,6 +126,9 @@ impl Transaction<'_> {
 
     async fn committed(mut self, at: Timestamp) -> Result<Ended, Fault> {
         failpoint::hit(Point::AfterCommit);
+        if !self.events.is_empty() {
+            self.shared.published.notify_one();
+        }
         self.shared.kept(&mut self.link).await?;
         Ok(Ended::Committed(at))
     }

@@ -11,6 +11,7 @@ use super::Store;
 use super::link::Link;
 use keylatch_core::Record;
 use keylatch_core::machine::Claim;
+use keylatch_core::outbox::{Events, Publishes};
 use keylatch_core::store::{At, Error};
 use keylatch_core::tx::{Database, Seen, Start, Transacted, Transactional};
 
@@ -35,6 +36,7 @@ impl Database for Postgres {
 #[derive(Debug)]
 pub struct Loaned {
     link: Option<Link>,
+    events: Events,
     home: Home,
 }
 
@@ -57,8 +59,14 @@ impl DerefMut for Loaned {
 impl Drop for Loaned {
     fn drop(&mut self) {
         if let Some(link) = self.link.take() {
-            self.home.give_back(link);
+            self.home.give_back(link, std::mem::take(&mut self.events));
         }
+    }
+}
+
+impl Publishes for Loaned {
+    fn events(&mut self) -> &mut Events {
+        &mut self.events
     }
 }
 
@@ -69,31 +77,31 @@ pub(super) struct Home(Arc<Mutex<Place>>);
 #[derive(Debug)]
 enum Place {
     Empty,
-    Returned(Link),
+    Returned(Link, Events),
     /// Nobody waits any more: a connection that returns now is rolled back.
     Closed,
 }
 
 impl Home {
-    /// Lends `link`, which has an open transaction.
-    pub(super) fn lend(link: Link) -> (Self, Loaned) {
+    /// Lends `link`, which has an open transaction with these events so far.
+    pub(super) fn lend(link: Link, events: Events) -> (Self, Loaned) {
         let home = Self(Arc::new(Mutex::new(Place::Empty)));
-        let loaned = Loaned { link: Some(link), home: home.clone() };
+        let loaned = Loaned { link: Some(link), events, home: home.clone() };
         (home, loaned)
     }
 
-    /// The lent connection, if it has returned. After this it is too late.
-    pub(super) fn close(&self) -> Option<Link> {
+    /// The lent connection and the events of its transaction, if it has returned. After this it is too late.
+    pub(super) fn close(&self) -> Option<(Link, Events)> {
         match std::mem::replace(&mut *self.0.lock(), Place::Closed) {
-            Place::Returned(link) => Some(link),
+            Place::Returned(link, events) => Some((link, events)),
             Place::Empty | Place::Closed => None,
         }
     }
 
-    fn give_back(&self, link: Link) {
+    fn give_back(&self, link: Link, events: Events) {
         let mut place = self.0.lock();
         if matches!(*place, Place::Empty) {
-            *place = Place::Returned(link);
+            *place = Place::Returned(link, events);
         }
         // Otherwise it is dropped with its transaction open, and so closed.
     }

@@ -179,6 +179,12 @@ mod directly {
 
         keylatch::conformance_atomic!(Postgres::with_effects(Way::Directly).await);
     }
+
+    mod outbox {
+        use super::{Postgres, Way};
+
+        keylatch::conformance_outbox!(Postgres::with_effects(Way::Directly).await);
+    }
 }
 
 mod behind_pgbouncer {
@@ -190,5 +196,11 @@ mod behind_pgbouncer {
         use super::{Postgres, Way};
 
         keylatch::conformance_atomic!(Postgres::with_effects(Way::BehindPgBouncer).await);
+    }
+
+    mod outbox {
+        use super::{Postgres, Way};
+
+        keylatch::conformance_outbox!(Postgres::with_effects(Way::BehindPgBouncer).await);
     }
 }

@@ -1,4 +1,5 @@
-//! One attempt at a claim, on the writer: the claim, the handler's writes and the record, as a part of a batch.
+//! One attempt at a claim, on the writer: the claim, the handler's writes, the record and the events, as a part of a
+//! batch.
 
 use keylatch_core::failpoint::{self, Point};
 use keylatch_core::machine::Claim;
@@ -11,11 +12,13 @@ use super::db::Db;
 use super::error::{BatchFailed, Fault};
 use super::job::{Job, Stop};
 use super::lent::{Failure, Lent, Undone};
+use super::outbox::Published;
 
 /// One attempt at a claim.
 pub(super) struct Attempt {
     pub(super) claim: Claim,
     pub(super) lent: Lent,
+    pub(super) published: Published,
     pub(super) result: Option<Result<At<Transacted>, Failure>>,
     pub(super) reply: oneshot::Sender<Reply>,
 }
@@ -52,10 +55,11 @@ impl Job for Attempt {
     }
 
     fn reply(self: Box<Self>, failed: Option<&BatchFailed>) {
-        let Self { lent: Lent { work, lender, runtime, .. }, result, reply, .. } = *self;
+        let Self { lent: Lent { work, lender, runtime, .. }, published, result, reply, .. } = *self;
         drop(lender);
         if let (None, Some(Ok(At { value: Transacted::Committed(_), .. }))) = (failed, &result) {
             failpoint::hit(Point::AfterCommit);
+            published.wake();
         }
         let result = match (failed, result) {
             // The handler panicked, and its writes are rolled back in any case.
@@ -88,8 +92,10 @@ impl Attempt {
             Ending::RollBack => return Ok(Transacted::RolledBack),
             Ending::Commit(completion) => {
                 let record = entered.completed(&completion, now);
-                // Without its record, the handler's writes must not stay.
+                // Without its record and its events, the handler's writes must not stay.
                 db.write(id, rowid, &record).map_err(Fault::<Undone>::Batch)?;
+                let events = self.lent.lender.take_events();
+                self.published.insert(db, &events).map_err(Fault::<Undone>::Batch)?;
                 record
             }
             Ending::RecordOnly(completion) => {

@@ -34,6 +34,7 @@ mod migrate;
 mod open;
 mod ops;
 mod options;
+mod outbox;
 mod own;
 mod poll;
 mod replies;
@@ -50,16 +51,19 @@ use std::sync::Arc;
 use std::thread;
 
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
+use error::Fault;
 pub use error::{OpenError, TxError};
 pub use fence::{LeaseLost, assert_owner};
 use keylatch_core::Clock;
+use keylatch_core::outbox::Events;
 pub use keylatch_core::tx::{Entered, InOwn};
 pub use options::{
     BATCH_JOBS_MAX, BUSY_TIMEOUT, CACHE_BYTES, CHECKPOINT_PAGES, CLOSURE_TIME_MAX, LOG_PAGES_MAX, Options,
     QUERY_THREADS, QUEUE_JOBS_MAX,
 };
+use outbox::Published;
 /// The version of rusqlite whose [`Connection`] closures get.
 pub use rusqlite;
 pub use savepoint::savepoint;
@@ -82,6 +86,8 @@ struct Inner {
     /// The same, from the root.
     canonical: PathBuf,
     clock: Clock,
+    /// Wakes the relay of this process.
+    published: Arc<Notify>,
 }
 
 impl Store {
@@ -134,6 +140,36 @@ impl Store {
     {
         let done = self.0.writer.call(move |db| unit::write(db, closure));
         done.await.map_err(Undone::or_panic)
+    }
+
+    /// As [`execute`](Self::execute), for a write that also publishes events: those that the closure adds to its second
+    /// argument are written after it, and are published if and only if its writes are committed.
+    ///
+    /// # Errors
+    ///
+    /// As `execute`.
+    ///
+    /// # Panics
+    ///
+    /// If the closure does; its writes are rolled back.
+    pub async fn execute_and_publish<T, F>(&self, closure: F) -> Result<T, TxError>
+    where
+        F: FnOnce(&Connection, &mut Events) -> rusqlite::Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let mut published = Published::to(self.0.published.clone());
+        let done = self.0.writer.call(move |db| {
+            let (value, events) = unit::write(db, |conn| {
+                let mut events = Events::default();
+                Ok((closure(conn, &mut events)?, events))
+            })?;
+            // The closure's writes must not stay without them.
+            published.insert(db, &events).map_err(Fault::Batch)?;
+            Ok((value, published))
+        });
+        let (value, published) = done.await.map_err(Undone::or_panic)?;
+        published.wake();
+        Ok(value)
     }
 
     /// Runs a user's read-only query, on a state of the file that does not change meanwhile.

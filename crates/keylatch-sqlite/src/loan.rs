@@ -13,6 +13,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use keylatch_core::outbox::Events;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
@@ -32,6 +33,8 @@ struct State {
     waiter: Option<Waker>,
     /// Whether the handler's end is gone.
     returned: bool,
+    /// The events that it has left.
+    events: Events,
     /// The source location of the call whose closure ran last.
     latest: Option<&'static Location<'static>>,
 }
@@ -92,9 +95,11 @@ impl Loan {
         }
     }
 
-    /// The handler's end is gone.
-    pub(super) fn give_back(&self) {
-        self.0.lock().returned = true;
+    /// The handler's end is gone, and has left these events.
+    pub(super) fn give_back(&self, events: Events) {
+        let mut state = self.0.lock();
+        state.returned = true;
+        state.events = events;
     }
 }
 
@@ -138,6 +143,11 @@ impl Lender {
     /// Whether the handler's end is gone.
     pub(super) fn is_returned(&self) -> bool {
         self.0.0.lock().returned
+    }
+
+    /// The events that the handler's end has left when it went.
+    pub(super) fn take_events(&self) -> Events {
+        mem::take(&mut self.0.0.lock().events)
     }
 
     /// The source location of the handler's closure that ran last.

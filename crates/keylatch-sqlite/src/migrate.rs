@@ -11,15 +11,25 @@ use super::error::OpenError;
 use keylatch_core::Clock;
 
 /// The schemas, from the first.
-const SCHEMAS: &[Schema] = &[Schema {
-    min_reader: 1,
-    statements: &[
-        include_str!("sql/create_record.sql"),
-        include_str!("sql/create_record_id.sql"),
-        include_str!("sql/create_record_due.sql"),
-        include_str!("sql/create_record_running.sql"),
-    ],
-}];
+const SCHEMAS: &[Schema] = &[
+    Schema {
+        min_reader: 1,
+        statements: &[
+            include_str!("sql/create_record.sql"),
+            include_str!("sql/create_record_id.sql"),
+            include_str!("sql/create_record_due.sql"),
+            include_str!("sql/create_record_running.sql"),
+        ],
+    },
+    Schema {
+        min_reader: 1,
+        statements: &[
+            include_str!("sql/create_event.sql"),
+            include_str!("sql/create_event_stuck.sql"),
+            include_str!("sql/create_event_stuck_key.sql"),
+        ],
+    },
+];
 
 /// One version of the schema.
 struct Schema {

@@ -86,7 +86,15 @@ impl Opening<'_> {
         gate.leads_to(writer.downgrade());
         let canonical = fs::canonicalize(self.path);
         let canonical = canonical.map_err(|source| OpenError::Directory { path: self.path.to_owned(), source })?;
-        Ok(Inner { writer, reader, querier, path: self.path.to_owned(), canonical, clock: self.options.clock.clone() })
+        Ok(Inner {
+            writer,
+            reader,
+            querier,
+            path: self.path.to_owned(),
+            canonical,
+            clock: self.options.clock.clone(),
+            published: Arc::default(),
+        })
     }
 
     fn reader(&self, batch_jobs_max: usize) -> Result<Worker, OpenError> {

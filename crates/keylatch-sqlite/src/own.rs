@@ -6,8 +6,10 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
 
 use super::Store;
 use super::error::{BatchFailed, Fault};
+use super::outbox;
 use super::rows::{self, StoredRow};
 use keylatch_core::machine::{Claim, Completion};
+use keylatch_core::outbox::Events;
 use keylatch_core::store::{At, Error, ErrorKind};
 use keylatch_core::tx::{Entered, InOwn, Seen};
 use keylatch_core::{Key, Record, RecordId, Scope};
@@ -56,8 +58,9 @@ impl Store {
         Ok(InOwn::of(claim, At { value: Seen { record, busy: false }, now: self.0.clock.now() }))
     }
 
-    /// Writes the record of what was [claimed](Self::claim_in) in this transaction. It counts once the caller has
-    /// committed. `None` if another owner has written the record since, which is possible only if this is another
+    /// Writes the record of what was [claimed](Self::claim_in) in this transaction, and the events that were
+    /// [published](Entered::publish) with it. They count once the caller has committed; then
+    /// [wake](keylatch_core::outbox::Outbox::wake) the relay. `None` if another owner has written the record since, which is possible only if this is another
     /// transaction: then roll back and ask again.
     ///
     /// # Errors
@@ -83,8 +86,20 @@ impl Store {
             Some(rowid) => rows::update(conn, rowid, &record),
             None => rows::insert(conn, id, &record),
         };
-        written.map_err(|error| failed(conn, error))?;
+        written.and_then(|()| outbox::insert(conn, entered.events(), now)).map_err(|error| failed(conn, error))?;
         Ok(Some(At { value: record, now }))
+    }
+
+    /// Publishes events if the transaction commits that the caller has open on `conn`, its own connection to the same
+    /// file, with or without a claim. After the commit, [wake](keylatch_core::outbox::Outbox::wake) the relay.
+    ///
+    /// # Errors
+    ///
+    /// As [`claim_in`](Self::claim_in); the transaction can only be rolled back then.
+    #[expect(clippy::needless_pass_by_value, reason = "as on the other stores")]
+    pub fn publish_in(&self, conn: &Connection, events: Events) -> Result<(), Error> {
+        self.check_own(conn)?;
+        outbox::insert(conn, &events, self.0.clock.now()).map_err(|error| failed(conn, error))
     }
 
     /// Refuses a connection whose commit would not include the record, or would not be durable.

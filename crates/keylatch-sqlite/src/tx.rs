@@ -1,6 +1,7 @@
 //! `Atomic` on SQLite.
 
 use std::future::poll_fn;
+use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::panic::{Location, resume_unwind};
 use std::sync::Arc;
@@ -17,9 +18,11 @@ use super::error::{BatchFailed, TxError};
 use super::guard::Guard;
 use super::lent::{Failure, Lent};
 use super::loan::{Lender, Loan};
+use super::outbox::Published;
 use super::savepoint::savepoint;
 use keylatch_core::Record;
 use keylatch_core::machine::Claim;
+use keylatch_core::outbox::{Events, Publishes};
 use keylatch_core::store::{At, Error, Store as _};
 use keylatch_core::tx::{Database, Ending, Seen, Start, Transacted, Transactional, Work};
 
@@ -33,25 +36,34 @@ impl Database for Sqlite {
 
 /// What a `keylatch::Tx<Sqlite>` is made of. It goes back to the store when it is dropped.
 #[derive(Debug)]
-pub struct Loaned(Session);
+pub struct Loaned {
+    session: Session,
+    events: Events,
+}
 
 impl Deref for Loaned {
     type Target = Session;
 
     fn deref(&self) -> &Session {
-        &self.0
+        &self.session
     }
 }
 
 impl DerefMut for Loaned {
     fn deref_mut(&mut self) -> &mut Session {
-        &mut self.0
+        &mut self.session
     }
 }
 
 impl Drop for Loaned {
     fn drop(&mut self) {
-        self.0.0.give_back();
+        self.session.0.give_back(mem::take(&mut self.events));
+    }
+}
+
+impl Publishes for Loaned {
+    fn events(&mut self) -> &mut Events {
+        &mut self.events
     }
 }
 
@@ -173,11 +185,12 @@ impl Transactional for Store {
     ) -> BoxFuture<'_, Result<At<Transacted>, Error>> {
         Box::pin(async move {
             let lender = Lender::default();
-            let mut work = start(Loaned(Session(lender.loan())));
+            let mut work = start(Loaned { session: Session(lender.loan()), events: Events::default() });
             let ending = drive(&mut work, &lender).await;
             let lent = Lent { work: Some(work), ending, lender, runtime: Handle::try_current().ok() };
             let (reply, replied) = oneshot::channel();
-            self.0.writer.send::<Error>(Attempt { claim, lent, result: None, reply }).await?;
+            let published = Published::to(self.0.published.clone());
+            self.0.writer.send::<Error>(Attempt { claim, lent, published, result: None, reply }).await?;
             let Ok(Reply { result, work }) = replied.await else { return Err(BatchFailed::unanswered().into()) };
             drop(work);
             match result {

@@ -126,3 +126,9 @@ mod atomic {
 
     keylatch::conformance_atomic!(Sqlite::with_effects().await);
 }
+
+mod outbox {
+    use super::Sqlite;
+
+    keylatch::conformance_outbox!(Sqlite::with_effects().await);
+}

@@ -73,8 +73,8 @@ pub mod tiered;
 pub mod tx;
 
 #[cfg(feature = "conformance")]
-pub use keylatch_core::{conformance, conformance_atomic};
-pub use keylatch_core::{machine, memory, store};
+pub use keylatch_core::{conformance, conformance_atomic, conformance_outbox};
+pub use keylatch_core::{machine, memory, outbox, store};
 #[cfg(feature = "postgres")]
 #[doc(inline)]
 pub use keylatch_postgres as postgres;

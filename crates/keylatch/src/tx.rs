@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use keylatch_core::outbox::{Event, EventId, InvalidEvent, Publishes as _};
 pub use keylatch_core::tx::*;
 
 /// A handler's transaction. What it writes commits together with the record and the answer, or not at all.
@@ -21,6 +22,20 @@ impl<D: Database> Tx<D> {
     /// A transaction made of the store's `handle`.
     pub(crate) const fn new(handle: D::Handle) -> Self {
         Self { handle }
+    }
+
+    /// Publishes an event if the transaction commits, on every database alike: it waits in this `Tx`, is written with the
+    /// record after the handler's last statement, and is handed on by a [relay](crate::outbox). It is gone with writes
+    /// that are rolled back, by a refusal, an error or a panic. A savepoint has no effect on it.
+    ///
+    /// Returns the id under which it will be published, however often.
+    ///
+    /// # Errors
+    ///
+    /// If the event is invalid, or the transaction has as many events as it may ([`EVENTS_MAX`](crate::outbox::EVENTS_MAX)
+    /// and [`EVENTS_BYTES_MAX`](crate::outbox::EVENTS_BYTES_MAX)). The transaction can go on without it.
+    pub fn publish(&mut self, event: Event) -> Result<EventId, InvalidEvent> {
+        self.handle.events().publish(event)
     }
 }
 

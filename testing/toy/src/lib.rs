@@ -1,8 +1,9 @@
 //! A transactional store in memory, written as somebody outside would write one: with the public API of keylatch-core
-//! alone. It passes both conformance suites, and with a [`Mistake`] it fails the case that is there for it.
+//! alone. It passes all conformance suites, and with a [`Mistake`] it fails the case that is there for it.
 //!
 //! One transaction at a time has the store, until it ends.
 
+mod outbox;
 mod store;
 
 use std::collections::BTreeMap;
@@ -13,10 +14,12 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use keylatch_core::machine::Claim;
+use keylatch_core::outbox::{Events, Publishes};
 use keylatch_core::store::{At, Error};
 use keylatch_core::tx::{Database, Ending, Entered, Misuse, Seen, Start, Transacted, Transactional};
 use keylatch_core::{Clock, Record, RecordId};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 /// Something that the author of a store may get wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +42,22 @@ pub enum Mistake {
     TakeoverKeepsEpoch,
     /// The look does not see the latest record.
     LookIsStale,
+    /// Events are written in a commit of their own, before the transaction's.
+    EventsCommitFirst,
+    /// An answer that says no keeps its events.
+    RefusalKeepsEvents,
+    /// Events are forgotten although the transaction is committed.
+    EventsAreLost,
+    /// A relay's reads go on where the one before ended.
+    CursorScans,
+    /// Events are settled for anyone.
+    SettlesWithoutLease,
+    /// Events are settled by their number alone.
+    SettlesByNumber,
+    /// The events behind a refused one of their key go on.
+    RefusedHoldsBackNothing,
+    /// Nobody is told of a commit with events.
+    NobodyIsWoken,
 }
 
 /// A database that is a list of texts.
@@ -55,12 +74,15 @@ pub struct Store {
     state: Arc<Mutex<State>>,
     /// Held by the transaction that is open.
     transaction: Arc<tokio::sync::Mutex<()>>,
+    /// Wakes the relay.
+    published: Arc<Notify>,
     clock: Clock,
     mistake: Option<Mistake>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    queue: outbox::Queue,
     records: BTreeMap<RecordId, Record>,
     texts: Vec<String>,
 }
@@ -69,7 +91,14 @@ struct State {
 #[derive(Debug, Default)]
 pub struct Written {
     texts: Vec<String>,
+    events: Events,
     failed: bool,
+}
+
+impl Publishes for Handle {
+    fn events(&mut self) -> &mut Events {
+        &mut self.events
+    }
 }
 
 /// The handler's end of a transaction. It goes back when it is dropped.
@@ -116,7 +145,7 @@ impl Written {
 impl Store {
     /// A store with nothing in it.
     pub fn new(clock: Clock, mistake: Option<Mistake>) -> Self {
-        Self { state: Arc::default(), transaction: Arc::default(), clock, mistake }
+        Self { state: Arc::default(), transaction: Arc::default(), published: Arc::default(), clock, mistake }
     }
 
     /// All texts that are committed, in alphabetical order.
@@ -131,6 +160,11 @@ impl Store {
     }
 
     fn commit(&self, entered: &Entered, ending: Ending, written: Written) -> Result<Transacted, Error> {
+        let refused = matches!(ending, Ending::RecordOnly(_)) && !self.makes(Mistake::RefusalKeepsEvents);
+        let events = if refused || self.makes(Mistake::EventsAreLost) { Events::default() } else { written.events };
+        if self.makes(Mistake::EventsCommitFirst) {
+            self.state.lock().queue.extend(&events, self.clock.now());
+        }
         let (completion, texts) = match ending {
             Ending::Commit(completion) => (completion, written.texts),
             Ending::RecordOnly(completion) if self.makes(Mistake::RefusalKeepsWrites) => (completion, written.texts),
@@ -161,6 +195,12 @@ impl Store {
         state.records.insert(id, record.clone());
         if !written.failed && !self.makes(Mistake::WritesCommitFirst) {
             state.texts.extend(texts);
+        }
+        if !self.makes(Mistake::EventsCommitFirst) {
+            state.queue.extend(&events, self.clock.now());
+        }
+        if !events.is_empty() && !self.makes(Mistake::NobodyIsWoken) {
+            self.published.notify_one();
         }
         Ok(Transacted::Committed(record))
     }

@@ -1,4 +1,4 @@
-//! The toy passes both suites; with a mistake, it fails the case that is there for it.
+//! The toy passes all suites; with a mistake, it fails the case that is there for it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
 use keylatch_core::conformance::atomic::{self, AtomicHarness};
-use keylatch_core::conformance::{self, Harness};
+use keylatch_core::conformance::{self, Harness, outbox};
 use keylatch_core::{Clock, RecordId, Timestamp, store};
 use testing_toy::{Handle, Mistake, Store};
 
@@ -92,9 +92,15 @@ mod in_transactions {
     keylatch_core::conformance_atomic!(Toy::new(None));
 }
 
+mod with_events {
+    use super::Toy;
+
+    keylatch_core::conformance_outbox!(Toy::new(None));
+}
+
 /// Each mistake, and the case that must find it.
 macro_rules! finds {
-    ($($mistake:ident: $case:ident;)*) => {
+    ($($mistake:ident: $suite:ident::$case:ident;)*) => {
         mod finds {
             use super::*;
             $(
@@ -102,7 +108,7 @@ macro_rules! finds {
                 #[expect(non_snake_case, reason = "named as the mistake is")]
                 fn $mistake() {
                     let toy = async { Toy::new(Some(Mistake::$mistake)) };
-                    let ran = catch_unwind(AssertUnwindSafe(|| conformance::run_on(toy, atomic::$case)));
+                    let ran = catch_unwind(AssertUnwindSafe(|| conformance::run_on(toy, $suite::$case)));
                     assert!(ran.is_err(), "the case passes although the store makes this mistake");
                 }
             )*
@@ -119,13 +125,21 @@ macro_rules! finds {
 }
 
 finds! {
-    KeyNotChecked: attempts_at_once_have_one_effect;
-    WritesCommitFirst: failed_statement_is_all_or_nothing;
-    RecordCommitsAlone: failed_statement_is_all_or_nothing;
-    RefusalKeepsWrites: refusal_keeps_the_answer_and_takes_the_writes_back;
-    RollBackIsRecorded: rolled_back_run_leaves_nothing;
-    LeakIsIgnored: leaked_transaction_commits_nothing;
-    PanicCommits: panic_harms_nobody;
-    TakeoverKeepsEpoch: lapsed_lease_is_taken_over;
-    LookIsStale: look_tells_what_was_committed;
+    KeyNotChecked: atomic::attempts_at_once_have_one_effect;
+    WritesCommitFirst: atomic::failed_statement_is_all_or_nothing;
+    RecordCommitsAlone: atomic::failed_statement_is_all_or_nothing;
+    RefusalKeepsWrites: atomic::refusal_keeps_the_answer_and_takes_the_writes_back;
+    RollBackIsRecorded: atomic::rolled_back_run_leaves_nothing;
+    LeakIsIgnored: atomic::leaked_transaction_commits_nothing;
+    PanicCommits: atomic::panic_harms_nobody;
+    TakeoverKeepsEpoch: atomic::lapsed_lease_is_taken_over;
+    LookIsStale: atomic::look_tells_what_was_committed;
+    EventsCommitFirst: outbox::rolled_back_run_publishes_nothing;
+    RefusalKeepsEvents: outbox::refusal_publishes_nothing;
+    EventsAreLost: outbox::events_commit_with_the_transaction;
+    CursorScans: outbox::pending_starts_at_the_beginning_each_time;
+    SettlesWithoutLease: outbox::taken_over_lease_settles_nothing;
+    SettlesByNumber: outbox::another_event_of_the_number_is_not_settled;
+    RefusedHoldsBackNothing: outbox::refused_event_holds_back_its_key_alone;
+    NobodyIsWoken: outbox::commit_wakes_who_waits;
 }

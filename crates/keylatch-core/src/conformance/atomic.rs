@@ -51,7 +51,7 @@ pub trait AtomicHarness: Harness {
 
 /// The handler's end of a transaction.
 pub type Handle<H> = HandleOf<<H as AtomicHarness>::Store>;
-type HandleOf<S> = <<S as Transactional>::Database as Database>::Handle;
+pub(super) type HandleOf<S> = <<S as Transactional>::Database as Database>::Handle;
 
 /// Makes every case of `Atomic` a `#[test]`. The expression builds the harness, anew for each case. It may await.
 #[macro_export]
@@ -102,11 +102,11 @@ pub const CASES: &[&str] = conformance_atomic!(@each @names);
 /// How often a caller looks again at a busy key, a millisecond apart.
 const LOOKS_MAX: usize = 20_000;
 
-fn atomic(key_text: &str) -> Claim {
+pub(super) fn atomic(key_text: &str) -> Claim {
     claim_of(Guarantee::Atomic, key_text)
 }
 
-fn commit(body: &'static str) -> Ending {
+pub(super) fn commit(body: &'static str) -> Ending {
     Ending::Commit(completion(body))
 }
 
@@ -127,7 +127,7 @@ fn writes<H: AtomicHarness>(
 }
 
 /// One attempt, after this look.
-async fn transact<S: Transactional>(
+pub(super) async fn transact<S: Transactional>(
     store: &S,
     claim: &Claim,
     seen: At<Option<Record>>,
@@ -138,7 +138,7 @@ async fn transact<S: Transactional>(
 }
 
 /// Looks and makes an attempt, and repeats this while others hold the key, as an engine does.
-async fn attempt<S: Transactional>(
+pub(super) async fn attempt<S: Transactional>(
     store: &S,
     claim: &Claim,
     handler: impl Fn(HandleOf<S>) -> BoxFuture<'static, Ending> + Clone + Send + 'static,
@@ -162,7 +162,7 @@ async fn attempt<S: Transactional>(
     panic!("the key is busy for good");
 }
 
-fn committed(transacted: Transacted) -> Record {
+pub(super) fn committed(transacted: Transacted) -> Record {
     match transacted {
         Transacted::Committed(record) => record,
         other => panic!("the attempt was to be committed: {other:?}"),
@@ -176,7 +176,7 @@ fn held(transacted: Transacted) -> Record {
     }
 }
 
-async fn record_of<H: AtomicHarness>(harness: &H, claim: &Claim) -> Option<Record> {
+pub(super) async fn record_of<H: AtomicHarness>(harness: &H, claim: &Claim) -> Option<Record> {
     harness.store().read(claim.id()).await.expect("the store reads").value
 }
 

@@ -27,6 +27,7 @@ pub mod identity;
 pub mod lapsed;
 pub mod limits;
 pub mod listing;
+pub mod outbox;
 pub mod outcomes;
 pub mod release;
 pub mod renew;

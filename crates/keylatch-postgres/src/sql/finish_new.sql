@@ -1,4 +1,4 @@
--- Writes a finished record where there was none: at the end of the transaction that entered for it ($14 = 1), or alone, if
+-- Writes a finished record where there was none, and the events $15 and $16 (see `keylatch.publish`): at the end of the transaction that entered for it ($14 = 1), or alone, if
 -- its handler's writes were rolled back.
 --
 -- Replies with the time; with null if another run has the record; and with an empty value if the transaction is not the one
@@ -23,6 +23,9 @@ WITH now AS MATERIALIZED (
 )
 SELECT CASE
     WHEN NOT now.ours THEN ''::bytea
-    WHEN EXISTS (SELECT FROM fresh) THEN int8send(now.ms)
+    WHEN NOT EXISTS (SELECT FROM fresh) THEN NULL
+    WHEN $15::text = '' THEN int8send(now.ms)
+    -- The events of the transaction.
+    WHEN keylatch.publish($15::text, $16::bytea) THEN int8send(now.ms)
 END AS reply
 FROM now

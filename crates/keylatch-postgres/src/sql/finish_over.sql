@@ -1,4 +1,4 @@
--- Writes a finished record in the place of the one that was seen, of the epoch $15 and the owner $16; see finish_new.sql.
+-- Writes a finished record in the place of the one that was seen, of the epoch $17 and the owner $18; see finish_new.sql.
 WITH now AS MATERIALIZED (
     SELECT keylatch.clock() AS ms,
            $14::bigint = 0 OR current_setting('keylatch_tx.owner', true) IS NOT DISTINCT FROM encode($7, 'hex') AS ours,
@@ -26,7 +26,7 @@ WITH now AS MATERIALIZED (
     FROM now
     WHERE now.ours AND r.id = $1
         -- It is this scope's and key's record, and the one that was seen.
-        AND r.caller = $2 AND r.operation = $3 AND r.key = $4 AND r.epoch = $15 AND r.owner = $16
+        AND r.caller = $2 AND r.operation = $3 AND r.key = $4 AND r.epoch = $17 AND r.owner = $18
         AND (
             -- Still as claimable as it was then: by anyone,
             r.free_at <= now.ms
@@ -37,6 +37,9 @@ WITH now AS MATERIALIZED (
 )
 SELECT CASE
     WHEN NOT now.ours THEN ''::bytea
-    WHEN EXISTS (SELECT FROM replaced) THEN int8send(now.ms)
+    WHEN NOT EXISTS (SELECT FROM replaced) THEN NULL
+    WHEN $15::text = '' THEN int8send(now.ms)
+    -- The events of the transaction.
+    WHEN keylatch.publish($15::text, $16::bytea) THEN int8send(now.ms)
 END AS reply
 FROM now

@@ -12,6 +12,7 @@ mod frozen;
 mod growth;
 mod locked;
 mod look;
+mod outbox;
 mod own;
 mod pgbouncer;
 mod plans;

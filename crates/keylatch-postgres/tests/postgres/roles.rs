@@ -79,6 +79,15 @@ async fn each_grant_is_needed() {
         "INSERT ON keylatch.record",
         "UPDATE ON keylatch.record",
         "DELETE ON keylatch.record",
+        "SELECT ON keylatch.event",
+        "INSERT ON keylatch.event",
+        "DELETE ON keylatch.event",
+        "SELECT ON keylatch.event_stuck",
+        "INSERT ON keylatch.event_stuck",
+        "UPDATE ON keylatch.event_stuck",
+        "DELETE ON keylatch.event_stuck",
+        "SELECT ON keylatch.event_lane",
+        "UPDATE ON keylatch.event_lane",
         "EXECUTE ON ALL FUNCTIONS IN SCHEMA keylatch",
     ] {
         grant(&owner, &Options::default(), &role).await.unwrap();
@@ -94,6 +103,7 @@ async fn each_grant_is_needed() {
                     let keylatch::machine::Claimed::Won(record) = store.claim(claim).await?.value else {
                         panic!("it is free")
                     };
+                    crate::outbox::refuse_and_discard(&store, record.lease()).await?;
                     let _ = store.release(record.lease(), keylatch::machine::End::Unknown).await?;
                     store.sweep(1).await
                 };

@@ -8,6 +8,7 @@ mod fence;
 mod guard;
 mod log;
 mod opening;
+mod outbox;
 mod overtime;
 mod own;
 mod queries;

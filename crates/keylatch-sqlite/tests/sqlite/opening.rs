@@ -40,13 +40,13 @@ async fn what_cannot_be_opened_says_what_to_do() {
 /// What a next version may do to the file.
 const NEXT: &str = "
     ALTER TABLE keylatch_record ADD COLUMN region TEXT;
-    CREATE TABLE keylatch_inbox (id BLOB NOT NULL PRIMARY KEY) STRICT;
+    CREATE TABLE keylatch_next (id BLOB NOT NULL PRIMARY KEY) STRICT;
     CREATE INDEX keylatch_record_region ON keylatch_record (region) WHERE region IS NOT NULL;
-    INSERT INTO keylatch_schema (version, min_reader, applied_at) VALUES (2, 1, 0)";
+    INSERT INTO keylatch_schema (version, min_reader, applied_at) VALUES (3, 1, 0)";
 /// And one after it, which a process of this version would not understand.
 const NEXT_BUT_ONE: &str = "
     ALTER TABLE keylatch_record RENAME COLUMN outcome TO answer;
-    INSERT INTO keylatch_schema (version, min_reader, applied_at) VALUES (3, 2, 0)";
+    INSERT INTO keylatch_schema (version, min_reader, applied_at) VALUES (4, 3, 0)";
 
 /// All that a store does with records.
 async fn assert_works(fixture: &Fixture) {
@@ -73,7 +73,7 @@ async fn a_process_of_the_version_before_goes_on_and_restarts_on_the_next_schema
     drop(fixture.store);
     assert_works(&restarted).await;
     let version = restarted.raw().query_row("SELECT max(version) FROM keylatch_schema", [], |row| row.get::<_, i64>(0));
-    assert_eq!(version.unwrap(), 2);
+    assert_eq!(version.unwrap(), 3);
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn a_schema_that_this_version_may_not_use_is_refused() {
     assert_works(&fixture).await;
     fixture.raw().execute_batch(&format!("{NEXT}; {NEXT_BUT_ONE}")).unwrap();
     let error = Store::open(fixture.path()).await.unwrap_err();
-    assert!(matches!(error, OpenError::NewerSchema { found: 3, min_reader: 2, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, OpenError::NewerSchema { found: 4, min_reader: 3, known: 2, .. }), "{error:?}");
     assert!(error.to_string().contains("upgrade this process"), "{error}");
     // One that runs is told as well, and writes nothing.
     let error = fixture.store.claim(claim(Guarantee::Fenced)).await.unwrap_err();

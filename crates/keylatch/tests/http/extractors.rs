@@ -115,7 +115,7 @@ async fn a_forgotten_set_up_is_named() {
     }
     struct Other;
     impl Database for Other {
-        type Handle = Box<()>;
+        type Handle = sqlite::Loaned;
     }
     async fn other(_: Tx<Other>) {}
 
