@@ -23,6 +23,8 @@ pub enum Point {
     AfterCommit,
     /// The answer is ready to be sent.
     BeforeAnswer,
+    /// The publisher has acknowledged events; they are still in the outbox.
+    AfterAcknowledgement,
 }
 
 /// Passes `point`: in a test that asked for it, the process may die here.
@@ -106,6 +108,7 @@ mod enabled {
                 "before-commit" => Self::BeforeCommit,
                 "after-commit" => Self::AfterCommit,
                 "before-answer" => Self::BeforeAnswer,
+                "after-acknowledgement" => Self::AfterAcknowledgement,
                 _ => return None,
             })
         }

@@ -52,8 +52,8 @@ pub trait Outbox: Store {
     /// nothing more. Events that are not there any more are passed over.
     fn settle(&self, lease: Lease, settled: Vec<Settled>) -> BoxFuture<'_, Result<Applied, Error>>;
 
-    /// Waits until a transaction of this process may have committed events since the last wait. Others' commits do not
-    /// end it: a relay also looks at intervals.
+    /// Waits until a transaction of this process has committed events since the last wait; it is told before the commit is
+    /// acknowledged. Commits of other processes do not end the wait: a relay also looks at intervals.
     fn woken(&self) -> BoxFuture<'_, ()>;
 
     /// Ends that wait, in this process. Call it after you have committed events in a transaction of your own.

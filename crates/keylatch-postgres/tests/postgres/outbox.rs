@@ -141,7 +141,7 @@ async fn an_event_is_not_held_behind_one_that_an_operator_lets_go() {
     let mut operator = store.pool().begin().await.unwrap();
     let retry = "SELECT keylatch.release_event($1, $2, true)";
     let place = pending[0].place();
-    let retry = sqlx::query_scalar(retry).bind(place.seq.cast_signed()).bind(place.id.as_bytes().as_slice());
+    let retry = sqlx::query_scalar::<_, bool>(retry).bind(place.seq.cast_signed()).bind(place.id.as_bytes().as_slice());
     assert!(retry.fetch_one(&mut *operator).await.unwrap());
     let relay = store.clone();
     let held = settled(1, Fate::Held);
