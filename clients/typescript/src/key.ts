@@ -1,0 +1,119 @@
+import { randomBytes, sha256 } from "#platform";
+
+import { InvalidKey } from "./errors.js";
+
+/** The longest key: the limit of Stripe, and of servers that follow the IETF draft. */
+export const KEY_CHARS_MAX = 255;
+
+/**
+ * An idempotency key: 1 to 255 visible ASCII characters. Logs do not show it: not `console.log`, not `JSON.stringify`,
+ * not a template string.
+ */
+export class Key {
+  readonly #text: string;
+
+  /** Takes `text` as it is. Throws {@link InvalidKey} if it cannot be a key. */
+  constructor(text: string) {
+    if (text.length > KEY_CHARS_MAX) {
+      throw new InvalidKey(`the key is longer than ${KEY_CHARS_MAX} characters; a UUID has 36`);
+    }
+    if (!/^[!-~]+$/.test(text)) {
+      throw new InvalidKey("a key has 1 to 255 visible ASCII characters, and no spaces");
+    }
+    this.#text = text;
+  }
+
+  /** A new key, for a new intent: a UUID of version 7 (RFC 9562, section 5.7). */
+  static random(): Key {
+    return new Key(uuid7(Date.now(), randomBytes(10)));
+  }
+
+  /**
+   * The key of an intent that `parts` identify: the same in every process, after every restart and in every language.
+   * For example `Key.derive(["order", user, cart])`. Two different lists never have the same key. Convert numbers and
+   * dates to text yourself, always in the same way.
+   *
+   * Throws {@link InvalidKey} if there are no parts, or one is not text.
+   */
+  static derive(parts: readonly string[]): Key {
+    if (!Array.isArray(parts) || parts.length === 0) {
+      throw new InvalidKey("a key is derived from a list of one or more texts");
+    }
+    return new Key(hex(hash("keylatch client key 1", parts.map(utf8OfPart))));
+  }
+
+  /** The key itself. Do not log it. */
+  get text(): string {
+    return this.#text;
+  }
+
+  /** The key as a string of RFC 9651, as the draft wants it. */
+  quoted(): string {
+    return `"${this.#text.replace(/["\\]/g, "\\$&")}"`;
+  }
+
+  toString(): string {
+    return `Key(${this.#text.length} characters)`;
+  }
+}
+
+/**
+ * SHA-256 over `prefix` and fields, each with its length before it, so that no two lists of fields are the same bytes.
+ * An absent field is not an empty one.
+ */
+export function hash(prefix: string, fields: readonly (Uint8Array | undefined)[]): Uint8Array {
+  const start = utf8(prefix);
+  const length = fields.reduce((sum, field) => sum + (field ? 9 + field.length : 1), start.length);
+  const bytes = new Uint8Array(length);
+  const view = new DataView(bytes.buffer);
+  bytes.set(start);
+  let at = start.length;
+  for (const field of fields) {
+    if (!field) {
+      at += 1;
+      continue;
+    }
+    bytes[at] = 1;
+    // The upper half of the length stays 0: no array is so long.
+    view.setUint32(at + 5, field.length);
+    bytes.set(field, at + 9);
+    at += 9 + field.length;
+  }
+  return sha256(bytes);
+}
+
+export function hex(bytes: Uint8Array): string {
+  let digits = "";
+  for (const byte of bytes) digits += HEX[byte];
+  return digits;
+}
+
+const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
+
+const encoder = new TextEncoder();
+
+export function utf8(text: string): Uint8Array {
+  return encoder.encode(text);
+}
+
+function utf8OfPart(part: unknown): Uint8Array {
+  if (typeof part !== "string") {
+    throw new InvalidKey("a part of a key must be text; convert it yourself, always in the same way");
+  }
+  // The encoder would replace it, and two keys could meet.
+  if (/\p{Surrogate}/u.test(part)) {
+    throw new InvalidKey("a part of a key has half of a surrogate pair, which has no UTF-8");
+  }
+  return utf8(part);
+}
+
+/** @internal */
+export function uuid7(unixMs: number, random: Uint8Array): string {
+  const bytes = Uint8Array.from(random);
+  // The version and the variant replace six of the random bits.
+  bytes[0] = (bytes[0]! & 0x0f) | 0x70;
+  bytes[2] = (bytes[2]! & 0x3f) | 0x80;
+  const digits = unixMs.toString(16).padStart(12, "0") + hex(bytes);
+  const group = (from: number, to?: number) => digits.slice(from, to);
+  return `${group(0, 8)}-${group(8, 12)}-${group(12, 16)}-${group(16, 20)}-${group(20)}`;
+}
