@@ -7,6 +7,7 @@
 //! - [`raw`]: a connection that a test can leave in the middle of a request.
 //! - [`postgres`]: a PostgreSQL cluster of a test's own, with standbys, and PgBouncer before it.
 //! - [`certificates`]: an authority of a test's own, and certificates for servers.
+//! - [`faults`]: a network between HTTP clients and a server that loses, delays and repeats what passes.
 //! - [`disk`]: a small disk of its own that can run full or become read-only, without harm to the machine.
 //! - [`syncs`]: a server's syncs that fail.
 //! - [`records`]: the records of a store, for the history checker.
@@ -18,6 +19,7 @@
 pub mod certificates;
 pub mod client;
 pub mod disk;
+pub mod faults;
 pub mod logs;
 pub mod postgres;
 pub mod raw;
