@@ -32,6 +32,14 @@ need_tool() {
     command -v "$tool" >/dev/null || fail "$tool is still missing after installing $*"
 }
 
+# need_venv: installs what python3 needs to make virtual environments. Debian has it in a package of its own.
+need_venv() {
+    python3 -c 'import ensurepip, venv' 2>/dev/null && return
+    say "python3 cannot make virtual environments: installing python3-venv"
+    install_packages python3-venv || fail "python3 cannot make virtual environments; run: apt-get install python3-venv"
+    python3 -c 'import ensurepip, venv' || fail "python3 still cannot make virtual environments after installing python3-venv"
+}
+
 # need_postgres: installs a PostgreSQL server if there is none. Debian does not put its programs on the PATH.
 need_postgres() {
     has_postgres && return
