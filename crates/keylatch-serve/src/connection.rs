@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -78,6 +78,11 @@ pub(crate) trait Transport: Clone + Send + 'static {
     fn certificate(_: &Self::Stream) -> Option<ClientCertificate> {
         None
     }
+
+    /// The version of HTTP on which both sides have agreed; otherwise the first bytes tell which it is.
+    fn agreed(_: &Self::Stream) -> Option<Version> {
+        None
+    }
 }
 
 /// Nothing.
@@ -106,7 +111,7 @@ pub(crate) async fn serve_over<T, S, B>(
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let (stopping, stopped) = watch::channel(());
-    let http = Arc::new(http(&limits));
+    let http = Arc::new(Protocols::new(&limits));
     let places = Arc::new(Semaphore::new(limits.connections_max.clamp(1, Semaphore::MAX_PERMITS)));
     let mut stop = pin!(stop);
     loop {
@@ -123,6 +128,7 @@ pub(crate) async fn serve_over<T, S, B>(
                     match timeout(limits.head_max, transport.begin(stream)).await {
                         Ok(Ok(stream)) => {
                             let (activity, certificate) = (Activity::new(), T::certificate(&stream));
+                            let http = http.builder(T::agreed(&stream));
                             let watched = Watched { service, activity: activity.clone(), peer, certificate };
                             connection(http, Socket::new(stream, place, activity), limits, watched, stopped).await;
                         }
@@ -140,6 +146,38 @@ pub(crate) async fn serve_over<T, S, B>(
     drop((listener, stopped));
     let _ = stopping.send(());
     stopping.closed().await;
+}
+
+/// Speaks HTTP. A client that has agreed on a version gets that version, and nothing that it could take for another.
+struct Protocols {
+    either: Builder<TokioExecutor>,
+    #[cfg(feature = "http2")]
+    http1: Builder<TokioExecutor>,
+    #[cfg(feature = "http2")]
+    http2: Builder<TokioExecutor>,
+}
+
+impl Protocols {
+    fn new(limits: &Limits) -> Self {
+        let either = http(limits);
+        Self {
+            #[cfg(feature = "http2")]
+            http1: either.clone().http1_only(),
+            #[cfg(feature = "http2")]
+            http2: either.clone().http2_only(),
+            either,
+        }
+    }
+
+    fn builder(&self, agreed: Option<Version>) -> &Builder<TokioExecutor> {
+        match agreed {
+            #[cfg(feature = "http2")]
+            Some(Version::HTTP_2) => &self.http2,
+            #[cfg(feature = "http2")]
+            Some(_) => &self.http1,
+            _ => &self.either,
+        }
+    }
 }
 
 fn http(limits: &Limits) -> Builder<TokioExecutor> {
@@ -171,7 +209,7 @@ async fn accept(
 }
 
 async fn connection<T, S, B>(
-    http: Arc<Builder<TokioExecutor>>,
+    http: &Builder<TokioExecutor>,
     socket: Socket<T>,
     limits: Limits,
     service: Watched<S>,

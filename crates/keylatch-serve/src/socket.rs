@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -13,21 +13,32 @@ use crate::activity::Activity;
 pin_project! {
     /// A socket that gives its place back when it is closed, whoever has it by then, and says whether it takes what is
     /// written.
-    pub(crate) struct Socket<T> {
+    pub(crate) struct Socket<T>
+    where
+        T: AsyncWrite,
+    {
         #[pin]
         stream: T,
         place: OwnedSemaphorePermit,
         activity: Activity,
     }
+
+    impl<T: AsyncWrite> PinnedDrop for Socket<T> {
+        // A connection that is given up may not have been shut down. Without this, its client could not tell by TLS whether
+        // it was, or whether somebody has cut it.
+        fn drop(this: Pin<&mut Self>) {
+            let _ = this.project().stream.poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        }
+    }
 }
 
-impl<T> Socket<T> {
+impl<T: AsyncWrite> Socket<T> {
     pub(crate) fn new(stream: T, place: OwnedSemaphorePermit, activity: Activity) -> Self {
         Self { stream, place, activity }
     }
 }
 
-impl<T: AsyncRead> AsyncRead for Socket<T> {
+impl<T: AsyncRead + AsyncWrite> AsyncRead for Socket<T> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.project().stream.poll_read(context, buffer)
     }

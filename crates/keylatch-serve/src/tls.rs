@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 
 use bytes::Bytes;
+use http::Version;
 use http_body::Body;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -42,6 +43,14 @@ impl Transport for Tls {
     async fn begin(self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let acceptor = self.0.borrow().clone();
         acceptor.accept(stream).await
+    }
+
+    fn agreed(stream: &TlsStream<TcpStream>) -> Option<Version> {
+        match stream.get_ref().1.alpn_protocol()? {
+            b"h2" => Some(Version::HTTP_2),
+            b"http/1.1" => Some(Version::HTTP_11),
+            _ => None,
+        }
     }
 
     fn certificate(stream: &TlsStream<TcpStream>) -> Option<ClientCertificate> {

@@ -16,8 +16,6 @@ mod extractors;
 mod fingerprint;
 #[path = "http/key.rs"]
 mod key;
-#[path = "http/large.rs"]
-mod large;
 #[path = "http/layers.rs"]
 mod layers;
 #[path = "http/observe.rs"]
@@ -44,5 +42,10 @@ mod tower_service;
 mod twice;
 #[path = "http/upstream.rs"]
 mod upstream;
-#[path = "http/wire.rs"]
-mod wire;
+
+use testing_contract::wire;
+
+/// The cases that a client sees alike, whatever Keylatch is part of.
+mod layer {
+    testing_contract::cases!(crate::app::Layer::AS_IT_IS);
+}

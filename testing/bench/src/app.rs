@@ -25,6 +25,8 @@ pub(crate) enum App {
     Memory,
     /// The same handler behind the layer; records in SQLite, on leases.
     SqliteLease,
+    /// The same with the guarantee `AtMostOnce`.
+    SqliteAtMostOnce,
     /// The same handler behind the layer; records in Redis, final answers also in the process.
     Redis,
     /// The same, without a cache in the process.
@@ -55,13 +57,14 @@ pub(crate) struct Service {
 }
 
 impl App {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Bare,
         Self::Least,
         Self::Memory,
         Self::Redis,
         Self::RedisAlone,
         Self::SqliteLease,
+        Self::SqliteAtMostOnce,
         Self::SqliteAtomic,
         Self::SqliteOrder,
         Self::SqliteCommitEach,
@@ -76,6 +79,7 @@ impl App {
             Self::Redis => "redis",
             Self::RedisAlone => "redis-alone",
             Self::SqliteLease => "sqlite-lease",
+            Self::SqliteAtMostOnce => "sqlite-at-most-once",
             Self::SqliteAtomic => "sqlite-atomic",
             Self::SqliteOrder => "sqlite-order",
             Self::SqliteCommitEach => "sqlite-commit-each",
@@ -94,7 +98,8 @@ impl App {
 
     /// Whether it answers a repeated request with the answer that it gave.
     pub(crate) const fn replays(self) -> bool {
-        matches!(self, Self::Least | Self::Memory | Self::SqliteLease | Self::SqliteAtomic) || self.needs_redis()
+        matches!(self, Self::Least | Self::Memory | Self::SqliteLease | Self::SqliteAtMostOnce | Self::SqliteAtomic)
+            || self.needs_redis()
     }
 
     pub(crate) const fn needs_redis(self) -> bool {
@@ -120,6 +125,10 @@ impl App {
             Self::SqliteLease => {
                 let store = sqlite::Store::open(file).await?;
                 guarded(plain(), Engine::fenced(store, policy, Limits::default())?)
+            }
+            Self::SqliteAtMostOnce => {
+                let store = sqlite::Store::open(file).await?;
+                guarded(plain(), Engine::at_most_once(store, policy, Limits::default())?)
             }
             Self::SqliteAtomic => {
                 let store = orders_file(file).await?;

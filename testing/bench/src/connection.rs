@@ -94,7 +94,7 @@ fn parse(read: &[u8]) -> io::Result<Option<(Head, usize)>> {
     let invalid = |why: &str| io::Error::new(ErrorKind::InvalidData, why.to_owned());
     let parsed = response.parse(read).map_err(|_| invalid("the server does not speak HTTP"))?;
     let httparse::Status::Complete(length) = parsed else { return Ok(None) };
-    let header = |name: &str| response.headers.iter().find(|header| header.name == name);
+    let header = |name: &str| response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
     let body =
         header("content-length").and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok());
     let end = length + body.ok_or_else(|| invalid("an answer without Content-Length"))?;

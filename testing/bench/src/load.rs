@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use crate::Result;
-use crate::app::App;
 use crate::connection::{Answer, Connection};
 use crate::server::Server;
 
@@ -86,7 +85,7 @@ pub(crate) async fn load(server: &Server, requests: Requests, effort: Effort) ->
         sent += done.keys;
     }
     if latencies.is_empty() {
-        return Err(format!("{} gave no answer in {:?}", server.app().name(), effort.measured).into());
+        return Err(format!("{} gave no answer in {:?}", server.name(), effort.measured).into());
     }
     check_count(server, sent).await?;
     latencies.sort_unstable();
@@ -131,12 +130,12 @@ async fn all<T: Send + 'static>(
 
 /// Each key that was answered has its order, and there is none besides.
 async fn check_count(server: &Server, keys: u64) -> Result<()> {
-    if !server.app().inserts() {
+    if !server.inserts() {
         return Ok(());
     }
     let inserted = Connection::open(server.address(), 0).await?.count().await?;
     if inserted != keys {
-        return Err(format!("{}: {keys} keys, and {inserted} orders", server.app().name()).into());
+        return Err(format!("{}: {keys} keys, and {inserted} orders", server.name()).into());
     }
     Ok(())
 }
@@ -144,7 +143,8 @@ async fn check_count(server: &Server, keys: u64) -> Result<()> {
 /// One client.
 struct Client {
     connection: Connection,
-    app: App,
+    server: &'static str,
+    replays: bool,
     /// The next key. Keys of several clients are interleaved.
     next: u64,
     step: u64,
@@ -161,7 +161,8 @@ struct Done {
 impl Client {
     async fn open(server: &Server, number: usize, clients: usize) -> Result<Self> {
         let connection = Connection::open(server.address(), number).await?;
-        Ok(Self { connection, app: server.app(), next: number as u64, step: clients as u64, keys: 0 })
+        let (server, replays) = (server.name(), server.replays());
+        Ok(Self { connection, server, replays, next: number as u64, step: clients as u64, keys: 0 })
     }
 
     /// Uses the first keys, and learns what they must be answered from then on.
@@ -196,7 +197,7 @@ impl Client {
             }
             begun = done;
         }
-        if self.app.replays() {
+        if self.replays {
             for known in &known {
                 self.replay(known).await?;
             }
@@ -211,7 +212,7 @@ impl Client {
         self.keys += 1;
         match self.connection.ask(key).await? {
             Answer { status: 201, replayed: false, body } if body.starts_with(b"{\"order_id\":") => Ok(body),
-            wrong => Err(format!("{}: a first request got {wrong:?}", self.app.name()).into()),
+            wrong => Err(format!("{}: a first request got {wrong:?}", self.server).into()),
         }
     }
 
@@ -219,7 +220,7 @@ impl Client {
     async fn replay(&mut self, (key, expected): &Known) -> Result<()> {
         match self.connection.ask(*key).await? {
             Answer { status: 201, replayed: true, body } if body == expected => Ok(()),
-            wrong => Err(format!("{}: a replay got {wrong:?}", self.app.name()).into()),
+            wrong => Err(format!("{}: a replay got {wrong:?}", self.server).into()),
         }
     }
 }

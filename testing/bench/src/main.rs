@@ -10,12 +10,14 @@ mod clients;
 mod connection;
 mod cores;
 mod drive;
+mod gateway;
 mod growth;
 mod least;
 mod load;
 mod machine;
 mod orders;
 mod postgres;
+mod proxy;
 mod redis;
 mod report;
 mod rows;
@@ -23,6 +25,7 @@ mod serve;
 mod server;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use app::{App, Setup};
@@ -31,25 +34,33 @@ use server::Launcher;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [growth] [redis] [postgres|postgres=TITLE]
+const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [growth] [gateway|gateway=TITLE] [redis] [postgres|postgres=TITLE]
   rows     ratios to the same service without the layer; with TITLE, those rows whose title begins with it
   clients  64 clients: the rate to that of one commit for each request, and the latency
   growth   the memory of a server over many distinct keys
+  gateway  the gateway beside nginx and a bare proxy, before the same service; needs nginx, Redis and PostgreSQL;
+           with TITLE, those rows whose title begins with it, without latency and memory
   redis    the Redis store beside redis-benchmark, and the latency that it adds; needs Redis, as its rows do
   postgres the PostgreSQL store beside pgbench, and with 10,000,000 records more; needs PostgreSQL;
            with TITLE, those rows whose title begins with it, without the 10,000,000
 All of them without arguments. For the instructions of one request, see instructions.sh.";
 
-const PARTS: [&str; 5] = ["rows", "clients", "growth", "redis", "postgres"];
+const PARTS: [&str; 6] = ["rows", "clients", "growth", "gateway", "redis", "postgres"];
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["serve", app, dir, core, kept_ms] => serve::serve(App::named(app)?, &setup(dir, kept_ms)?, core.parse().ok()),
         ["drive", app, requests, count] => drive::drive(App::named(app)?, Requests::named(requests)?, count.parse()?),
+        ["proxy", port, upstream, redis] => {
+            proxy::serve(port.parse()?, upstream.parse()?, Some(redis).filter(|redis| *redis != "none"))
+        }
+        // Its own command line, in a process of its own.
+        ["gateway", "--listen", ..] => return Ok(keylatch_gateway::main()),
         _ => measure(&args),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 fn setup(dir: &str, kept_ms: &str) -> Result<Setup> {
@@ -63,13 +74,14 @@ fn measure(args: &[&str]) -> Result<()> {
     let names = parts.iter().map(|part| part.split('=').next().unwrap_or_default());
     let titles = |part| parts.iter().filter_map(|given| given.split_once('=')).find(|(of, _)| *of == part);
     let titles = |part| titles(part).map_or("", |(_, titles)| titles);
-    let titled = |part: &&str| part.split_once('=').is_none_or(|(name, _)| name == "rows" || name == "postgres");
+    let titled =
+        |part: &&str| part.split_once('=').is_none_or(|(name, _)| ["rows", "gateway", "postgres"].contains(&name));
     if !parts.iter().all(titled) || names.clone().any(|name| !PARTS.contains(&name)) {
         return Err(format!("cannot measure {parts:?}\n{USAGE}").into());
     }
     let wanted = |part| parts.is_empty() || names.clone().any(|name| name == part);
     let cores = cores::allowed()?;
-    let launcher = Launcher::new(cores.server)?;
+    let launcher = Launcher::new(cores)?;
     cores::pin(cores.load)?;
     println!("{}", machine::describe(&cores, launcher.scratch())?);
     if cfg!(debug_assertions) && !quick {
@@ -88,6 +100,11 @@ fn measure(args: &[&str]) -> Result<()> {
         }
         if wanted("growth") {
             println!("\n{}", growth::measure(&launcher, quick).await?);
+        }
+        if wanted("gateway") {
+            for table in gateway::measure(&launcher, titles("gateway"), quick).await? {
+                println!("\n{table}");
+            }
         }
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
     })?;

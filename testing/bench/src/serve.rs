@@ -29,7 +29,7 @@ pub(crate) fn serve(app: App, setup: &Setup, core: Option<usize>) -> Result<()> 
 }
 
 /// The pipe to standard input closes with the parent, however that ends.
-fn end_with_parent() {
+pub(crate) fn end_with_parent() {
     let _ = io::stdin().read_to_end(&mut Vec::new());
     std::process::exit(0);
 }

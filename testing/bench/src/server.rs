@@ -12,6 +12,8 @@ use testing_support::redis;
 
 use crate::Result;
 use crate::app::App;
+use crate::cores::Cores;
+use crate::gateway::{Front, Place};
 
 /// Starts servers, each with a directory of its own.
 #[derive(Debug)]
@@ -19,6 +21,7 @@ pub(crate) struct Launcher {
     program: PathBuf,
     scratch: TempDir,
     core: Option<usize>,
+    load_core: Option<usize>,
 }
 
 /// Where a server process is told where Redis is.
@@ -34,19 +37,22 @@ pub(crate) fn redis_url() -> Option<String> {
 pub(crate) struct Server {
     child: Child,
     app: App,
+    /// What it is, if it only stands before one.
+    front: Option<Front>,
     address: SocketAddr,
+    /// These are dropped after it.
+    _behind: Option<Box<Self>>,
     _dir: TempDir,
-    /// Dropped after it.
     _redis: Option<redis::Server>,
 }
 
 impl Launcher {
-    /// Starts servers on `core`. Their files are beside this program, which is on a disk, as `/tmp` may not be.
-    pub(crate) fn new(core: Option<usize>) -> Result<Self> {
+    /// Starts servers on their core. Their files are beside this program, which is on a disk, as `/tmp` may not be.
+    pub(crate) fn new(cores: Cores) -> Result<Self> {
         let program = std::env::current_exe()?;
         let beside = program.parent().ok_or("this program is in no directory")?;
         let scratch = tempfile::Builder::new().prefix("bench-").tempdir_in(beside)?;
-        Ok(Self { program, scratch, core })
+        Ok(Self { program, scratch, core: cores.server, load_core: cores.load })
     }
 
     pub(crate) fn scratch(&self) -> &Path {
@@ -59,6 +65,24 @@ impl Launcher {
 
     /// Starts one that keeps answers, and tombstones after them, for `kept`, and sweeps.
     pub(crate) fn start_with(&self, app: App, kept: Option<Duration>) -> Result<Server> {
+        self.start_on(self.core, app, kept)
+    }
+
+    /// Starts `front` on the core of servers, before a bare service on the core of the load. `store` is where it keeps its
+    /// records, if it needs to be told and that is not Redis.
+    pub(crate) fn start_before(&self, front: Front, store: Option<String>) -> Result<Server> {
+        let behind = self.start_on(self.load_core, App::Bare, None)?;
+        let dir = TempDir::new_in(self.scratch.path())?;
+        let redis = front.needs_redis().then(|| redis::Server::start(redis::Config::new()));
+        let store = store.or_else(|| redis.as_ref().map(redis::Server::url));
+        let (core, program) = (self.core, &*self.program);
+        let place = Place { upstream: behind.address, store, dir: dir.path(), core, program };
+        let (child, address) = front.start(&place)?;
+        let behind = Some(Box::new(behind));
+        Ok(Server { child, app: App::Bare, front: Some(front), address, _behind: behind, _dir: dir, _redis: redis })
+    }
+
+    fn start_on(&self, core: Option<usize>, app: App, kept: Option<Duration>) -> Result<Server> {
         let dir = TempDir::new_in(self.scratch.path())?;
         // On the core of the load, whose thread this is; with an append-only file that is synced each second, which is
         // what the manual asks for at least, and what Redis does by default when it has such a file.
@@ -67,7 +91,7 @@ impl Launcher {
             .envs(redis.as_ref().map(|redis| (REDIS, redis.url())))
             .args(["serve", app.name()])
             .arg(dir.path())
-            .arg(self.core.map_or("any".to_owned(), |core| core.to_string()))
+            .arg(core.map_or("any".to_owned(), |core| core.to_string()))
             .arg(kept.map_or("default".to_owned(), |kept| kept.as_millis().to_string()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -75,13 +99,24 @@ impl Launcher {
         let mut port = String::new();
         BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut port)?;
         let port = port.trim().parse().map_err(|_| format!("the server of {} did not start", app.name()))?;
-        Ok(Server { child, app, address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), _dir: dir, _redis: redis })
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Ok(Server { child, app, front: None, address, _behind: None, _dir: dir, _redis: redis })
     }
 }
 
 impl Server {
-    pub(crate) fn app(&self) -> App {
-        self.app
+    pub(crate) fn name(&self) -> &'static str {
+        self.front.map_or(self.app.name(), Front::name)
+    }
+
+    /// Whether it inserts orders, which can then be counted.
+    pub(crate) fn inserts(&self) -> bool {
+        self.front.is_none() && self.app.inserts()
+    }
+
+    /// Whether it answers a repeated request with the answer that it gave.
+    pub(crate) fn replays(&self) -> bool {
+        self.front.map_or(self.app.replays(), Front::replays)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

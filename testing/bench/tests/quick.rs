@@ -15,6 +15,8 @@ fn every_row_runs_and_every_answer_is_right() {
         "Redis, first",
         "Redis, replay from Redis",
         "Keylatch, 512 in flight",
+        "first, AtMostOnce on SQLite",
+        "the gateway, replay",
     ] {
         assert!(printed.contains(&format!("| {row} ")), "no row `{row}` in:\n{printed}");
     }

@@ -38,6 +38,14 @@ impl Upstream {
                 }
                 return Ok(false);
             }
+            "drips-head" => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nX-Drips: ").await?;
+                return drip(stream, b"x").await;
+            }
+            "drips" => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
+                return drip(stream, b"1\r\nx\r\n").await;
+            }
             "reset" => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n").await?;
                 // So that the head is on its way before the reset, which would overtake it.
@@ -103,4 +111,12 @@ impl Upstream {
 async fn respond(stream: &mut TcpStream, status: &str, headers: &str, body: &[u8]) -> io::Result<()> {
     let head = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
     stream.write_all(&[head.as_bytes(), body].concat()).await
+}
+
+/// Sends this again and again, with pauses, until nobody takes it.
+async fn drip(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<bool> {
+    loop {
+        stream.write_all(bytes).await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

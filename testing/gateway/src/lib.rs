@@ -10,6 +10,7 @@
 //! | `/lies` | sends a letter, and says that nothing happened |
 //! | `/nothing` | closes the connection without an answer |
 //! | `/half` | closes it in the middle of an answer; `/stall` falls silent there, `/reset` resets it after the head |
+//! | `/drips-head` | sends its head byte by byte without an end; `/drips` its body |
 //! | `/early` | answers before it has read the body, and closes |
 //! | `/status/NNN` | answers so; `/says/WORD` with `Idempotency-Disposition: WORD` |
 //! | `/large/N` | answers with a body of N bytes |

@@ -1,25 +1,19 @@
 //! A service behind the layer, on a socket.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
-use axum::response::{IntoResponse, Response};
-use axum::routing::any;
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use http::request::Parts;
+use axum::response::IntoResponse;
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
-use keylatch::store::PageRequest;
 use keylatch::{Cleanup, Clock, Engine, Guarantee, Limits, Policy, Record, Timestamp, memory, sqlite};
 use tempfile::TempDir;
+pub(crate) use testing_contract::Seen;
+use testing_contract::{Handler, Running, Subject, nested, records, routes};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::common::faulty::Faulty;
-use crate::wire::Call;
 
 /// When the tests' clocks start: 2023-11-14T22:13:20Z.
 pub(crate) const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
@@ -30,7 +24,7 @@ pub(crate) struct Setup {
     policy: Policy,
     limits: Limits,
     scope: ScopeFrom,
-    layer: Box<dyn FnOnce(IdempotencyLayer) -> IdempotencyLayer>,
+    layer: Box<dyn FnOnce(IdempotencyLayer) -> IdempotencyLayer + Send>,
     outside: fn(Router) -> Router,
     pub(crate) clock: Clock,
     /// The store of leases.
@@ -70,8 +64,10 @@ impl Setup {
         Self { scope, ..self }
     }
 
-    pub(crate) fn layer(self, change: impl FnOnce(IdempotencyLayer) -> IdempotencyLayer + 'static) -> Self {
-        Self { layer: Box::new(change), ..self }
+    /// Changes the layer, after what was changed before.
+    pub(crate) fn layer(self, change: impl FnOnce(IdempotencyLayer) -> IdempotencyLayer + Send + 'static) -> Self {
+        let before = self.layer;
+        Self { layer: Box::new(|layer| change(before(layer))), ..self }
     }
 
     /// What stands outside of the layer.
@@ -86,6 +82,12 @@ impl Setup {
 
     /// Serves `handler` on every route.
     pub(crate) async fn start<R: IntoResponse>(self, handler: impl Handler<R>) -> App {
+        let (routes, runs) = routes(handler);
+        let (address, running) = self.serve(routes).await;
+        App::new(address, runs, running)
+    }
+
+    async fn serve(self, routes: Router) -> (SocketAddr, Behind) {
         let Self { guarantee, policy, limits, scope, layer, outside, clock, store } = self;
         let mut directory = None;
         let engine = match guarantee {
@@ -99,18 +101,9 @@ impl Setup {
             }
         };
         let engine = engine.expect("the policy can be kept").with_cleanup(Cleanup::off());
-        let (run, runs) = watch::channel(0);
-        let run = Arc::new(run);
-        let handler = Arc::new(handler);
-        let handle = any(move |request: Request| handle(run.clone(), handler.clone(), request));
-        let routes = Router::new()
-            .route("/orders", handle.clone())
-            .route("/orders/{id}", handle.clone())
-            .route("/refunds", handle)
-            .layer(layer(IdempotencyLayer::new(engine.clone(), scope)));
-        let app = Router::new().nest("/tenants/{tenant}", routes.clone()).merge(routes);
+        let app = nested(routes.layer(layer(IdempotencyLayer::new(engine.clone(), scope))));
         let (address, server) = serve(outside(app)).await;
-        App { address, engine, clock, store, runs, server, _directory: directory }
+        (address, Behind { engine, clock, store, server, _directory: directory })
     }
 }
 
@@ -122,85 +115,96 @@ pub(crate) async fn serve(app: Router) -> (SocketAddr, JoinHandle<()>) {
     (address, server)
 }
 
-/// What a handler sees of a request.
-pub(crate) struct Seen {
-    /// The number of the run, from 1.
-    pub(crate) nth: usize,
-    pub(crate) parts: Parts,
-    pub(crate) body: Bytes,
-}
+/// A service under test.
+pub(crate) type App = testing_contract::App<Behind>;
 
-/// A handler that answers with something.
-pub(crate) trait Handler<R>: Send + Sync + 'static {
-    fn handle(&self, seen: Seen) -> BoxFuture<'static, R>;
-}
-
-impl<R, H, F> Handler<R> for H
-where
-    H: Fn(Seen) -> F + Send + Sync + 'static,
-    F: Future<Output = R> + Send + 'static,
-{
-    fn handle(&self, seen: Seen) -> BoxFuture<'static, R> {
-        Box::pin(self(seen))
-    }
-}
-
-async fn handle<R: IntoResponse>(
-    run: Arc<watch::Sender<usize>>,
-    handler: Arc<impl Handler<R>>,
-    request: Request,
-) -> Response {
-    let (parts, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, usize::MAX).await.expect("the layer has read it");
-    let mut nth = 0;
-    run.send_modify(|runs| {
-        *runs += 1;
-        nth = *runs;
-    });
-    handler.handle(Seen { nth, parts, body }).await.into_response()
-}
-
-/// A service under test. It stops when it is dropped.
-pub(crate) struct App {
-    pub(crate) address: SocketAddr,
+/// What stands behind it. It stops when this is dropped.
+pub(crate) struct Behind {
     pub(crate) engine: Engine,
     pub(crate) clock: Clock,
     pub(crate) store: Faulty,
-    runs: watch::Receiver<usize>,
     server: JoinHandle<()>,
     _directory: Option<TempDir>,
 }
 
-impl App {
-    /// A request of alice's.
-    pub(crate) fn call(&self, method: &'static str, target: &str) -> Call {
-        Call::new(self.address, method, target).caller("alice")
+impl Running for Behind {
+    async fn records(&self) -> Vec<Record> {
+        records(self.engine.store()).await
     }
 
-    /// A request of alice's to make an order, under the key `k`.
-    pub(crate) fn order(&self) -> Call {
-        self.call("POST", "/orders").key("k").json("{\"item\":1}")
+    fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
-    /// How often the handler was called.
-    pub(crate) fn runs(&self) -> usize {
-        *self.runs.borrow()
-    }
-
-    /// Waits until the handler was called this often.
-    pub(crate) async fn ran(&self, times: usize) {
-        self.runs.clone().wait_for(|runs| *runs >= times).await.expect("the service is there");
-    }
-
-    /// All records.
-    pub(crate) async fn records(&self) -> Vec<Record> {
-        let page = PageRequest { limit: 1_000, ..PageRequest::default() };
-        self.engine.store().list(page).await.expect("the store works").value.records
+    async fn pass(&self, time: Duration) {
+        self.clock.advance(time);
     }
 }
 
-impl Drop for App {
+impl Drop for Behind {
     fn drop(&mut self) {
         self.server.abort();
     }
+}
+
+/// The layer, with a change to every service.
+#[derive(Clone, Copy)]
+pub(crate) struct Layer(pub(crate) fn(Setup) -> Setup);
+
+impl Layer {
+    pub(crate) const AS_IT_IS: Self = Self(|setup| setup);
+}
+
+impl Subject for Layer {
+    type Running = Behind;
+
+    fn guarantees(&self) -> &'static [Guarantee] {
+        &[Guarantee::Atomic, Guarantee::Fenced, Guarantee::AtMostOnce]
+    }
+
+    async fn serve(&self, chosen: testing_contract::Setup, routes: Router) -> (SocketAddr, Behind) {
+        let mut setup = Setup::new(chosen.guarantee);
+        if let Some((retention, tombstone)) = chosen.kept {
+            setup.policy = Policy { retention, tombstone, ..setup.policy };
+        }
+        if let Some(wait_max) = chosen.wait_max {
+            setup.limits.wait_max = wait_max;
+        }
+        let setup = setup.layer(move |layer| layer_of(chosen, layer));
+        (self.0)(setup).serve(routes).await
+    }
+}
+
+fn layer_of(chosen: testing_contract::Setup, mut layer: IdempotencyLayer) -> IdempotencyLayer {
+    if chosen.require_key {
+        layer = layer.require_key();
+    }
+    if chosen.canonical_json {
+        layer = layer.with_canonical_json();
+    }
+    if let Some(methods) = chosen.methods {
+        layer = layer.with_methods(methods);
+    }
+    if let Some(name) = chosen.key_header {
+        layer = layer.with_key_header(name);
+    }
+    if let Some(pointer) = chosen.key_pointer {
+        layer = layer.with_key_pointer(pointer);
+    }
+    if let Some(bytes) = chosen.body_bytes_max {
+        layer = layer.with_body_bytes_max(bytes);
+    }
+    if let Some(stall) = chosen.body_stall_max {
+        layer = layer.with_body_pace(stall, 0);
+    }
+    if let Some(bytes) = chosen.answer_bytes_max {
+        layer = layer.with_answer_bytes_max(bytes);
+    }
+    if let Some(time) = chosen.answer_end_max {
+        layer = layer.with_answer_end_max(time);
+    }
+    if let Some(wait) = chosen.wait {
+        layer = layer.with_wait(wait);
+    }
+    layer
 }

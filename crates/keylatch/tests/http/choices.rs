@@ -9,7 +9,6 @@ use keylatch::http::{IdempotencyLayer, ScopeFrom};
 use keylatch::{Guarantee, Limits, Policy, Run, memory};
 
 use crate::app::{Seen, Setup, serve};
-use crate::common::Gate;
 use crate::wire::Call;
 
 const ALL: [Guarantee; 3] = [Guarantee::Atomic, Guarantee::Fenced, Guarantee::AtMostOnce];
@@ -64,29 +63,6 @@ fn at_most_once_refuses_a_rule_that_could_start_twice() {
 #[should_panic(expected = "cannot free the key")]
 fn a_success_frees_no_key() {
     let _ = layer().free_on([StatusCode::CREATED]);
-}
-
-#[tokio::test]
-async fn a_duplicate_waits_as_long_as_the_layer_says() {
-    let gate = Gate::closed();
-    let passed = gate.clone();
-    let handler = move |_: Seen| {
-        let gate = passed.clone();
-        async move {
-            gate.pass().await;
-            "made"
-        }
-    };
-    let app = Setup::fenced().layer(|layer| layer.with_wait(Duration::from_secs(30))).start(handler).await;
-    let running = app.order().begin().await;
-    app.ran(1).await;
-    // Its own word counts before the layer's.
-    app.order().header("Prefer", "wait=0").send().await.is_problem(409, "IDEMPOTENCY_KEY_IN_PROGRESS");
-    let waiting = app.order().begin().await;
-    gate.open();
-    assert_eq!(running.reply().await.status, 200);
-    let reply = waiting.reply().await;
-    assert_eq!((reply.status, reply.replayed(), reply.text("preference-applied")), (200, true, None));
 }
 
 #[tokio::test]

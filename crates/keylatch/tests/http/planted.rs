@@ -14,12 +14,13 @@ use http::header::{HeaderValue, SET_COOKIE};
 use keylatch::Guarantee;
 use keylatch::http::{Disposition, ScopeFrom};
 use parking_lot::Mutex;
+use testing_contract::cases;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{Seen, Setup};
+use crate::app::{Layer, Seen, Setup};
 use crate::common::Gate;
 use crate::common::faulty::Fault;
-use crate::{answers, clients, fingerprint, recorded, retained};
+use crate::recorded;
 
 #[tokio::test]
 #[should_panic(expected = "it is answered before its record is written")]
@@ -30,7 +31,8 @@ async fn an_answer_before_its_record_is_caught() {
 #[tokio::test]
 #[should_panic(expected = "left: (\"run 1\", true)")]
 async fn a_scope_without_the_caller_is_caught() {
-    fingerprint::callers_never_see_each_other(Setup::fenced().scope(ScopeFrom::shared("anyone"))).await;
+    let anyone = Layer(|setup| setup.scope(ScopeFrom::shared("anyone")));
+    cases::fingerprint::two_callers_with_one_key_never_see_each_other(&anyone).await;
 }
 
 #[tokio::test]
@@ -50,7 +52,8 @@ async fn cookies_kept_with_the_answer_are_caught() {
             std::future::ready(response)
         }))
     }
-    answers::no_private_header_is_kept(Setup::fenced().outside(keeping_cookies)).await;
+    let keeping = Layer(|setup| setup.outside(keeping_cookies));
+    cases::answers::cookies_challenges_and_connection_headers_are_never_kept(&keeping).await;
 }
 
 #[tokio::test]
@@ -61,7 +64,7 @@ async fn a_large_answer_that_frees_its_key_is_caught() {
         response.extensions_mut().insert(Disposition::Free);
         response
     };
-    retained::large_answer_is_not_kept(Guarantee::Fenced, freeing).await;
+    cases::retained::large_answer_is_not_kept(&Layer::AS_IT_IS, Guarantee::Fenced, freeing).await;
 }
 
 #[tokio::test]
@@ -88,5 +91,5 @@ async fn a_handler_that_ends_with_its_client_is_caught() {
         }
     };
     let app = Setup::new(Guarantee::AtMostOnce).outside(telling).start(handler).await;
-    clients::work_goes_on_without_its_client(&app, &gate).await;
+    cases::clients::work_goes_on_without_its_client(&app, &gate).await;
 }

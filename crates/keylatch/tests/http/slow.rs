@@ -36,17 +36,6 @@ async fn a_body_that_trickles_is_408() {
     assert_eq!(call.send().await.body_text(), "run 1", "the key is free");
 }
 
-#[tokio::test]
-async fn a_body_that_does_not_come_is_408() {
-    let setup = Setup::fenced().layer(|layer| layer.with_body_pace(Duration::from_millis(50), 0));
-    let app = setup.start(ok).await;
-    let call = app.order();
-    let reply = call.open(&call.head()).await.reply().await;
-    reply.is_problem(408, "REQUEST_TIMEOUT");
-    assert_eq!((app.runs(), app.records().await.len()), (0, 0));
-    assert_eq!(call.send().await.status, 200, "the key is free, and a body that is there is not too slow");
-}
-
 /// How a request fares that sends pieces of these many bytes after these pauses, and how long it took: on a clock that
 /// jumps whenever nothing else is to do.
 async fn fares(pieces: impl IntoIterator<Item = (Duration, usize)>) -> (u16, Duration) {

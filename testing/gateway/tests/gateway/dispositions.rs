@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::setup::{Pair, gateway};
+use crate::setup::{Answer, Pair, gateway};
 
 pub(crate) const SILENCE: [&str; 2] = ["--upstream-silence-max", "500ms"];
 
@@ -11,6 +11,12 @@ pub(crate) async fn again(pair: &Pair, path: &str, key: &str) -> (u16, u16) {
     let again = pair.post(path, key, "a").await;
     let other = pair.post(path, key, "another").await;
     (again.status, other.status)
+}
+
+/// Checks that a client does not get what the service says of the record.
+#[track_caller]
+pub(crate) fn no_word_on_the_record(answer: &Answer) {
+    assert_eq!(answer.header("idempotency-disposition"), None, "a word on the record: {answer:?}");
 }
 
 #[tokio::test]
@@ -89,6 +95,22 @@ async fn a_service_that_starts_again_is_found_again() {
     }
 }
 
+/// A service that never ends its head, however often it sends another byte of it, is silent. One that drips a body of no
+/// known length holds its key no longer than an answer is waited for.
+#[tokio::test]
+async fn a_service_that_drips_is_given_up_or_recorded() {
+    let pair = Pair::new("at-most-once", &[&SILENCE[..], &["--response-end-max", "1s"]].concat()).await;
+    let answer = pair.post("/drips-head", "head", "a").await;
+    assert_eq!((answer.status, answer.code().as_str()), (504, "UPSTREAM_TIMEOUT"));
+    assert_eq!(pair.post("/drips-head", "head", "a").await.code(), "IDEMPOTENCY_OUTCOME_UNKNOWN");
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let request = client.post(format!("{}/drips", pair.gateway.url())).header("x-user-id", "alice");
+    let mut dripping = request.header("idempotency-key", "body").body("a").send().await.expect("its head comes");
+    assert_eq!(dripping.status(), 200);
+    assert_eq!(pair.post("/drips", "body", "a").await.code(), "IDEMPOTENCY_RESPONSE_NOT_RETAINED");
+    assert!(dripping.chunk().await.expect("it goes on").is_some());
+}
+
 #[tokio::test]
 async fn an_answer_before_the_body_was_read_is_an_answer() {
     let pair = Pair::new("at-most-once", &[]).await;
@@ -114,16 +136,16 @@ async fn the_service_may_say_itself_what_becomes_of_the_record_and_no_client_hea
             let path = format!("/says/{word}");
             let answer = pair.post(&path, word, "a").await;
             assert_eq!((answer.status, &answer.body[..]), (200, &b"said"[..]), "{word}");
-            assert_eq!(answer.header("idempotency-disposition"), None, "{word}");
+            no_word_on_the_record(&answer);
             let again = pair.post(&path, word, "a").await;
             let other = pair.post(&path, word, "another").await;
             assert_eq!((again.status, other.status), expected, "{guarantee}: {word}");
             let replayed = matches!(word, "record" | "nonsense");
             assert_eq!(again.is_replay(), replayed, "{guarantee}: {word}");
-            assert_eq!(again.header("idempotency-disposition"), None, "{word}");
+            no_word_on_the_record(&again);
         }
         let unguarded = pair.send(http::Method::GET, "/says/free", &[], "").await;
-        assert_eq!(unguarded.header("idempotency-disposition"), None);
+        no_word_on_the_record(&unguarded);
     }
 }
 

@@ -15,12 +15,12 @@ use crate::frames::frame;
 use crate::setup::{Pair, SOON, Service, gateway};
 
 /// Files of an authority, and of a certificate of this machine's.
-struct Files {
-    dir: TempDir,
+pub(crate) struct Files {
+    pub(crate) dir: TempDir,
 }
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
         let certificate = authority.certify(&["localhost", "127.0.0.1"]);
         let write = |name: &str, pem: &str| std::fs::write(dir.path().join(name), pem).unwrap();
@@ -36,7 +36,7 @@ impl Files {
 }
 
 /// A gateway before `upstream`, by TLS or not.
-async fn start(upstream: &str, files: &Files, is_tls: bool, more: &[&str]) -> Server {
+pub(crate) async fn start(upstream: &str, files: &Files, is_tls: bool, more: &[&str]) -> Server {
     let (cert, key) = (files.path("cert.pem"), files.path("key.pem"));
     let basic = ["--scope", "header:X-User-Id", "--guarantee", "at-most-once", "--store", "memory:"];
     let tls = if is_tls { vec!["--tls-cert", &cert, "--tls-key", &key] } else { Vec::new() };

@@ -3,10 +3,13 @@
 mod asked_once;
 mod certificates;
 mod command_line;
+mod contract;
 mod crash;
 mod dispositions;
 mod fleet;
 mod frames;
+mod grpc;
+mod h2spec;
 mod headers;
 mod http2;
 mod limits;

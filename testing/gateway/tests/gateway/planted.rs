@@ -4,8 +4,8 @@
 use http::Method;
 use testing_history::{Event, Guarantee, Invariant, What, check, ledger};
 
-use crate::dispositions::{SILENCE, again};
-use crate::setup::Pair;
+use crate::dispositions::{SILENCE, again, no_word_on_the_record};
+use crate::setup::{Answer, Pair};
 
 /// A letter is begun, and then it is said that nothing was sent.
 #[tokio::test]
@@ -31,4 +31,13 @@ async fn a_later_attempt_that_speaks_for_those_before_is_seen_by_another_request
     }
     assert_eq!(again(&pair, "/silent", "/silent").await, (504, 422), "so it is");
     assert_eq!(again(&pair, "/silent/then-free", "/silent/then-free").await, (502, 504), "and here another ran");
+}
+
+/// A client gets the answer without the gateway that would have taken the word out of it.
+#[tokio::test]
+#[should_panic(expected = "a word on the record")]
+async fn a_word_on_the_record_that_reaches_a_client_is_seen() {
+    let pair = Pair::new("fenced", &[]).await;
+    let answer = reqwest::get(format!("{}/says/free", pair.upstream.url)).await.expect("an answer");
+    no_word_on_the_record(&Answer::read(answer).await);
 }

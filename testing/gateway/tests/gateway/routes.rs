@@ -179,6 +179,54 @@ async fn tokens_are_verified_by_a_set_of_public_keys() {
     assert_eq!(send("first", Algorithm::EdDSA, &signing).await.status, 401);
 }
 
+/// Real signatures of each kind of key, in one set. A key verifies only what it has signed, whatever a token says of itself.
+#[tokio::test]
+async fn tokens_are_verified_by_keys_of_every_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let jwt = "[jwt.partners]\njwks = \"keys.json\"\n";
+    let scope = "scope = { jwt = \"partners\", claim = \"sub\" }\nguarantee = \"fenced\"";
+    let path = dir.path().join("keylatch.toml");
+    fs::write(&path, [jwt.to_owned(), route("echo", "/echo", scope)].concat()).unwrap();
+    fs::write(dir.path().join("keys.json"), include_str!("keys/public.json")).unwrap();
+    let upstream = Service::start(&dir.path().join("ledger"), 0).await;
+    let arguments = ["--store", "memory:", "--config", path.to_str().unwrap()];
+    let gateway = gateway(&upstream.url, &arguments).start().await.unwrap_or_else(|error| panic!("{error}"));
+    let pair = Pair::of(gateway, upstream, dir);
+    let rsa = EncodingKey::from_rsa_der(include_bytes!("keys/rsa.der"));
+    let p256 = EncodingKey::from_ec_der(include_bytes!("keys/p256.der"));
+    let signed = |kid: Option<&str>, algorithm: Algorithm, key: &EncodingKey| {
+        let header = Header { kid: kid.map(str::to_owned), ..Header::new(algorithm) };
+        encode(&header, &claims("alice", 60), key).expect("it can be signed")
+    };
+    let send = async |token: &str| {
+        let bearer = format!("Bearer {token}");
+        post(&pair, "/echo", &[("authorization", &bearer), ("idempotency-key", "k")], "").await
+    };
+    let by_rsa = signed(Some("rsa"), Algorithm::RS256, &rsa);
+    let by_p256 = signed(Some("p256"), Algorithm::ES256, &p256);
+    assert_eq!(send(&by_rsa).await.status, 200);
+    assert!(send(&by_p256).await.is_replay(), "of the same caller");
+    assert!(send(&signed(None, Algorithm::ES256, &p256)).await.is_replay(), "the only key of its kind");
+    // The head and the claims of one, with the signature of another, or with one byte of it changed.
+    let parts =
+        |token: &str| token.rsplit_once('.').map(|(signed, by)| (signed.to_owned(), by.to_owned())).expect("a token");
+    let (signed_by_rsa, signature) = parts(&by_rsa);
+    let (signed_by_p256, other) = parts(&by_p256);
+    let changed = signature.replacen(|letter| letter != 'A', "A", 1);
+    for bad in [
+        format!("{signed_by_rsa}.{other}"),
+        format!("{signed_by_p256}.{signature}"),
+        format!("{signed_by_rsa}.{changed}"),
+        format!("{signed_by_rsa}."),
+        signed(Some("p256"), Algorithm::RS256, &rsa),
+        signed(Some("rsa"), Algorithm::ES256, &p256),
+        signed(Some("rsa"), Algorithm::RS384, &rsa),
+        signed(Some("rsa"), Algorithm::PS256, &rsa),
+    ] {
+        assert_eq!(send(&bad).await.status, 401, "{bad}");
+    }
+}
+
 /// New requests all the while, and a new file again and again, every other one with mistakes: no request is lost, and the
 /// routes are always those of the last good file.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -1,6 +1,12 @@
 //! One request in is one request out, written anew; and what can be understood in two ways is refused.
 
-use crate::setup::Pair;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::setup::{Pair, SOON};
 
 /// A request that is refused, and why its like are dangerous.
 const REFUSED: [(&str, &str, &str); 20] = [
@@ -136,6 +142,16 @@ async fn a_head_that_does_not_end_and_a_body_that_does_not_come_are_given_up() {
     let pair = Pair::new("fenced", &arguments).await;
     let slow_head = pair.raw(b"POST /echo HTTP/1.1\r\nHost: a\r\n").await;
     assert!(!slow_head.contains("HTTP/1.1 2"), "{slow_head}");
+    // However often another byte of it comes.
+    let mut drip = TcpStream::connect(pair.gateway.authority()).await.unwrap();
+    let dripping = async {
+        drip.write_all(b"POST /echo HTTP/1.1\r\nHost: a\r\nX-Drip: ").await?;
+        while timeout(Duration::from_millis(100), drip.read_u8()).await.is_err() {
+            drip.write_all(b"x").await?;
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    let _ = timeout(SOON, dripping).await.expect("it is given up");
     let key = "X-User-Id: u\r\nIdempotency-Key: k\r\n";
     for head in ["", key] {
         let head = format!("POST /echo HTTP/1.1\r\nHost: a\r\n{head}Content-Length: 5\r\n\r\nab");

@@ -12,8 +12,8 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A request, header by header.
-#[derive(Clone)]
-pub(crate) struct Call {
+#[derive(Debug, Clone)]
+pub struct Call {
     address: SocketAddr,
     method: &'static str,
     target: String,
@@ -25,68 +25,75 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    pub(crate) fn new(address: SocketAddr, method: &'static str, target: &str) -> Self {
+    /// A request without headers or a body.
+    pub fn new(address: SocketAddr, method: &'static str, target: &str) -> Self {
         let (headers, body) = (Vec::new(), Vec::new());
         let (target, trailers) = (target.to_owned(), String::new());
         Self { address, method, target, headers, body, length: None, chunks: None, trailers }
     }
 
     /// Adds a line, beside those of the same name that are there.
-    pub(crate) fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.headers.push((name.to_owned(), value.as_ref().to_owned()));
         self
     }
 
-    pub(crate) fn key(self, key: impl AsRef<[u8]>) -> Self {
+    /// With this `Idempotency-Key`, beside one that is there.
+    pub fn key(self, key: impl AsRef<[u8]>) -> Self {
         self.header("Idempotency-Key", key)
     }
 
-    pub(crate) fn caller(self, caller: &str) -> Self {
+    /// With this caller in the place of another.
+    pub fn caller(self, caller: &str) -> Self {
         self.without("X-User-Id").header("X-User-Id", caller)
     }
 
-    pub(crate) fn without(mut self, name: &str) -> Self {
+    /// Without the lines of this name.
+    pub fn without(mut self, name: &str) -> Self {
         self.headers.retain(|(there, _)| !there.eq_ignore_ascii_case(name));
         self
     }
 
-    pub(crate) fn wait(self, seconds: u32) -> Self {
+    /// With `Prefer: wait`.
+    pub fn wait(self, seconds: u32) -> Self {
         self.header("Prefer", format!("wait={seconds}"))
     }
 
-    pub(crate) fn json(self, body: &str) -> Self {
+    /// With this body, which is JSON by its type.
+    pub fn json(self, body: &str) -> Self {
         self.header("Content-Type", "application/json").body(body)
     }
 
-    pub(crate) fn body(mut self, body: impl AsRef<[u8]>) -> Self {
+    /// With this body.
+    pub fn body(mut self, body: impl AsRef<[u8]>) -> Self {
         self.body = body.as_ref().to_owned();
         self
     }
 
     /// Promises this many bytes of body in its head.
-    pub(crate) fn length(self, length: usize) -> Self {
+    pub fn length(self, length: usize) -> Self {
         Self { length: Some(length), ..self }
     }
 
     /// Sends the body in these chunks, instead of with a length.
-    pub(crate) fn chunked<'a>(mut self, chunks: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn chunked<'a>(mut self, chunks: impl IntoIterator<Item = &'a str>) -> Self {
         self.chunks = Some(chunks.into_iter().map(|chunk| chunk.as_bytes().to_owned()).collect());
         self
     }
 
     /// Sends it to another server.
-    pub(crate) fn at(self, address: SocketAddr) -> Self {
+    pub fn at(self, address: SocketAddr) -> Self {
         Self { address, ..self }
     }
 
     /// Sends a trailer after a chunked body.
-    pub(crate) fn trailer(mut self, name: &str, value: &str) -> Self {
+    pub fn trailer(mut self, name: &str, value: &str) -> Self {
         self.trailers = format!("{name}: {value}\r\n");
         self
     }
 
     /// The head alone, which promises a body.
-    pub(crate) fn head(&self) -> Vec<u8> {
+    pub fn head(&self) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n", self.method, self.target);
         match &self.chunks {
             Some(_) => head.push_str("Transfer-Encoding: chunked\r\n"),
@@ -116,17 +123,17 @@ impl Call {
     }
 
     /// Sends all of it, and reads the answer to its end.
-    pub(crate) async fn send(&self) -> Reply {
+    pub async fn send(&self) -> Reply {
         self.open(&self.bytes()).await.reply().await
     }
 
     /// Sends all of it, and leaves the answer to be read.
-    pub(crate) async fn begin(&self) -> Exchange {
+    pub async fn begin(&self) -> Exchange {
         self.open(&self.bytes()).await
     }
 
     /// Sends these bytes in the place of the request.
-    pub(crate) async fn open(&self, bytes: &[u8]) -> Exchange {
+    pub async fn open(&self, bytes: &[u8]) -> Exchange {
         let mut stream = TcpStream::connect(self.address).await.expect("the server listens");
         // The server may answer, and close, before it has all.
         let _ = stream.write_all(bytes).await;
@@ -135,19 +142,20 @@ impl Call {
 }
 
 /// A request under way.
-pub(crate) struct Exchange {
+#[derive(Debug)]
+pub struct Exchange {
     stream: TcpStream,
     read: Vec<u8>,
 }
 
 impl Exchange {
     /// The connection, to send more.
-    pub(crate) fn stream(&mut self) -> &mut TcpStream {
+    pub fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream
     }
 
     /// Reads until the answer, so far, has `part` in it. Returns what was read.
-    pub(crate) async fn read_until(&mut self, part: &str) -> String {
+    pub async fn read_until(&mut self, part: &str) -> String {
         loop {
             let read = String::from_utf8_lossy(&self.read).into_owned();
             if read.contains(part) {
@@ -160,14 +168,14 @@ impl Exchange {
     }
 
     /// Reads the answer to its end.
-    pub(crate) async fn reply(mut self) -> Reply {
+    pub async fn reply(mut self) -> Reply {
         let ended = timeout(PATIENCE, self.stream.read_to_end(&mut self.read)).await.expect("an answer in time");
         let reply = Reply::parse(&self.read);
         reply.unwrap_or_else(|| panic!("no answer, but {:?}, {ended:?}", String::from_utf8_lossy(&self.read)))
     }
 
     /// Sends this byte again and again, with pauses, until there is an answer. Returns how often, and the answer.
-    pub(crate) async fn trickle(mut self, byte: u8, pause: Duration) -> (usize, Reply) {
+    pub async fn trickle(mut self, byte: u8, pause: Duration) -> (usize, Reply) {
         for sent in 0.. {
             match timeout(pause, self.stream.read_buf(&mut self.read)).await {
                 Ok(read) => {
@@ -181,26 +189,30 @@ impl Exchange {
     }
 
     /// Says that no more will be sent, and waits until the server has closed the connection.
-    pub(crate) async fn finish(&mut self) {
+    pub async fn finish(&mut self) {
         self.stream.shutdown().await.expect("the connection is there");
         timeout(PATIENCE, self.stream.read_to_end(&mut self.read)).await.expect("an end in time").expect("a clean end");
     }
 
     /// Hangs up in such a way that the server's machine hears of it at once.
-    pub(crate) fn hang_up(self) {
+    pub fn hang_up(self) {
         let _ = self.stream.set_zero_linger();
     }
 }
 
 /// An answer, header by header, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Reply {
-    pub(crate) status: u16,
-    pub(crate) headers: Vec<(String, Vec<u8>)>,
-    pub(crate) body: Vec<u8>,
-    pub(crate) trailers: String,
+pub struct Reply {
+    /// Its status.
+    pub status: u16,
+    /// Its headers, by names in lower case.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// Its body, without chunks.
+    pub body: Vec<u8>,
+    /// Its trailers as they came.
+    pub trailers: String,
     /// Whether the body came to its end.
-    pub(crate) whole: bool,
+    pub whole: bool,
 }
 
 impl Reply {
@@ -241,28 +253,30 @@ impl Reply {
     }
 
     /// All lines of a header, in their order.
-    pub(crate) fn all(&self, name: &str) -> Vec<String> {
+    pub fn all(&self, name: &str) -> Vec<String> {
         let lines = self.headers.iter().filter(|(there, _)| there == name);
         lines.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).collect()
     }
 
     /// A header that has one line at most.
-    pub(crate) fn text(&self, name: &str) -> Option<String> {
+    pub fn text(&self, name: &str) -> Option<String> {
         let mut lines = self.all(name);
         assert!(lines.len() <= 1, "{name} has {} lines", lines.len());
         lines.pop()
     }
 
-    pub(crate) fn body_text(&self) -> &str {
+    /// The body, which is text.
+    pub fn body_text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("text")
     }
 
-    pub(crate) fn replayed(&self) -> bool {
+    /// Whether it says that it is a replay.
+    pub fn replayed(&self) -> bool {
         self.text("idempotent-replayed").is_some_and(|value| value == "true")
     }
 
     /// The problem that it states, every rule for problems checked.
-    pub(crate) fn problem(&self) -> Value {
+    pub fn problem(&self) -> Value {
         assert_eq!(self.text("content-type").as_deref(), Some("application/problem+json"), "{self:?}");
         assert_eq!(self.text("cache-control").as_deref(), Some("no-store"));
         let problem: Value = serde_json::from_slice(&self.body).expect("a problem is JSON");
@@ -280,7 +294,7 @@ impl Reply {
 
     /// Checks that it is this problem, and no other.
     #[track_caller]
-    pub(crate) fn is_problem(&self, status: u16, code: &str) -> Value {
+    pub fn is_problem(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.status, status, "{self:?}");
         let problem = self.problem();
         assert_eq!(problem["code"], code, "{problem}");

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use crate::app::{App, Seen, Setup};
-use crate::wire::Call;
+use crate::wire::{Call, Reply};
+use crate::{Seen, Setup, Subject};
 
 /// Far more than lies in the buffers of a connection.
 const LARGE: usize = 64 << 20;
@@ -15,21 +15,16 @@ async fn ok(seen: Seen) -> String {
     format!("run {}", seen.nth)
 }
 
-async fn app() -> App {
-    Setup::fenced().layer(|layer| layer.require_key()).start(ok).await
-}
-
 /// Sends all of it before it reads.
-async fn send_then_read(call: &Call) -> crate::wire::Reply {
+async fn send_then_read(call: &Call) -> Reply {
     let mut exchange = call.open(&call.head()).await;
     let sent = timeout(Duration::from_secs(60), exchange.stream().write_all(&vec![b'x'; LARGE])).await;
     sent.expect("it is taken in").expect("the connection holds");
     exchange.reply().await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_sends_everything_first_sees_its_refusal() {
-    let app = app().await;
+pub async fn a_client_that_sends_everything_first_sees_its_refusal(at: &impl Subject) {
+    let app = Setup { require_key: true, ..Setup::fenced() }.start(at, ok).await;
     let promised = app.order().length(LARGE);
     send_then_read(&promised).await.is_problem(413, "REQUEST_TOO_LARGE");
     send_then_read(&promised.without("Idempotency-Key")).await.is_problem(400, "IDEMPOTENCY_KEY_REQUIRED");
@@ -37,12 +32,11 @@ async fn a_client_that_sends_everything_first_sees_its_refusal() {
     assert_eq!(app.order().send().await.status, 200, "the key is free");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_of_http_sees_its_refusal_and_goes_on() {
-    let app = app().await;
+pub async fn a_client_of_http_sees_its_refusal_and_goes_on(at: &impl Subject) {
+    let app = Setup { require_key: true, ..Setup::fenced() }.start(at, ok).await;
     let client = reqwest::Client::new();
     let send = async |body: reqwest::Body| {
-        let request = client.post(format!("http://{}/orders", app.address)).header("x-user-id", "alice");
+        let request = client.post(format!("http://{}/orders", app.address())).header("x-user-id", "alice");
         let response = request.header("idempotency-key", "k").body(body).send().await.expect("an answer");
         response.status().as_u16()
     };
@@ -54,9 +48,8 @@ async fn a_client_of_http_sees_its_refusal_and_goes_on() {
 }
 
 /// A client that waits for `100 Continue` gets the refusal instead.
-#[tokio::test]
-async fn a_client_that_waits_to_be_told_to_send_is_not_told() {
-    let app = app().await;
+pub async fn a_client_that_waits_to_be_told_to_send_is_not_told(at: &impl Subject) {
+    let app = Setup { require_key: true, ..Setup::fenced() }.start(at, ok).await;
     let promised = app.order().length(LARGE).header("Expect", "100-continue");
     let reply = promised.open(&promised.head()).await.reply().await;
     reply.is_problem(413, "REQUEST_TOO_LARGE");
