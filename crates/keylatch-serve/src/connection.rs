@@ -4,16 +4,16 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::conn::auto::{Builder, Connection, UpgradeableConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -79,9 +79,9 @@ pub(crate) trait Transport: Clone + Send + 'static {
         None
     }
 
-    /// The version of HTTP on which both sides have agreed; otherwise the first bytes tell which it is.
-    fn agreed(_: &Self::Stream) -> Option<Version> {
-        None
+    /// Whether both sides have agreed on HTTP/2. Otherwise the first bytes tell which version it is.
+    fn is_http2(_: &Self::Stream) -> bool {
+        false
     }
 }
 
@@ -111,7 +111,7 @@ pub(crate) async fn serve_over<T, S, B>(
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let (stopping, stopped) = watch::channel(());
-    let http = Arc::new(Protocols::new(&limits));
+    let (http, http2) = (Arc::new(http(&limits)), Arc::new(http2(&limits)));
     let places = Arc::new(Semaphore::new(limits.connections_max.clamp(1, Semaphore::MAX_PERMITS)));
     let mut stop = pin!(stop);
     loop {
@@ -122,15 +122,24 @@ pub(crate) async fn serve_over<T, S, B>(
         match accepted {
             Ok((stream, address, place)) => {
                 let peer = Peer { address, is_tls: T::IS_TLS };
-                let (http, transport, stopped) = (http.clone(), transport.clone(), stopped.clone());
+                let (http, http2) = (http.clone(), http2.clone());
+                let (transport, stopped) = (transport.clone(), stopped.clone());
                 let service = service.clone();
                 drop(tokio::spawn(async move {
                     match timeout(limits.head_max, transport.begin(stream)).await {
                         Ok(Ok(stream)) => {
                             let (activity, certificate) = (Activity::new(), T::certificate(&stream));
-                            let http = http.builder(T::agreed(&stream));
+                            let is_http2 = T::is_http2(&stream);
                             let watched = Watched { service, activity: activity.clone(), peer, certificate };
-                            connection(http, Socket::new(stream, place, activity), limits, watched, stopped).await;
+                            let socket = Socket::new(stream, place, activity.clone());
+                            let attended = Attended { activity, limits, stopped };
+                            if is_http2 {
+                                let connection = http2.serve_connection(TokioIo::new(socket), watched);
+                                attended.attend(connection, Connection::graceful_shutdown).await;
+                            } else {
+                                let connection = http.serve_connection_with_upgrades(TokioIo::new(socket), watched);
+                                attended.attend(connection, UpgradeableConnection::graceful_shutdown).await;
+                            }
                         }
                         Ok(Err(error)) => tracing::debug!(%error, "a connection could not be secured"),
                         Err(_) => tracing::debug!("a client took too long to secure its connection"),
@@ -146,38 +155,6 @@ pub(crate) async fn serve_over<T, S, B>(
     drop((listener, stopped));
     let _ = stopping.send(());
     stopping.closed().await;
-}
-
-/// Speaks HTTP. A client that has agreed on a version gets that version, and nothing that it could take for another.
-struct Protocols {
-    either: Builder<TokioExecutor>,
-    #[cfg(feature = "http2")]
-    http1: Builder<TokioExecutor>,
-    #[cfg(feature = "http2")]
-    http2: Builder<TokioExecutor>,
-}
-
-impl Protocols {
-    fn new(limits: &Limits) -> Self {
-        let either = http(limits);
-        Self {
-            #[cfg(feature = "http2")]
-            http1: either.clone().http1_only(),
-            #[cfg(feature = "http2")]
-            http2: either.clone().http2_only(),
-            either,
-        }
-    }
-
-    fn builder(&self, agreed: Option<Version>) -> &Builder<TokioExecutor> {
-        match agreed {
-            #[cfg(feature = "http2")]
-            Some(Version::HTTP_2) => &self.http2,
-            #[cfg(feature = "http2")]
-            Some(_) => &self.http1,
-            _ => &self.either,
-        }
-    }
 }
 
 fn http(limits: &Limits) -> Builder<TokioExecutor> {
@@ -197,6 +174,14 @@ fn http(limits: &Limits) -> Builder<TokioExecutor> {
     http
 }
 
+/// For clients that have agreed on HTTP/2: whatever else they send is not answered as HTTP/1.1.
+fn http2(limits: &Limits) -> Builder<TokioExecutor> {
+    let http = http(limits);
+    #[cfg(feature = "http2")]
+    let http = http.http2_only();
+    http
+}
+
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
@@ -208,46 +193,47 @@ async fn accept(
     Ok((stream, address, place))
 }
 
-async fn connection<T, S, B>(
-    http: &Builder<TokioExecutor>,
-    socket: Socket<T>,
+/// A connection, as long as there is one.
+struct Attended {
+    activity: Activity,
     limits: Limits,
-    service: Watched<S>,
-    mut stopped: watch::Receiver<()>,
-) where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Served<B>,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
-    let activity = service.activity.clone();
-    let mut connection = pin!(http.serve_connection_with_upgrades(TokioIo::new(socket), service));
-    // From when it was told that it has been idle.
-    let mut told: Option<Instant> = None;
-    let mut stopping = false;
-    loop {
-        let wake = match (activity.word(&limits), told) {
-            (Word::Stuck, _) => return tracing::debug!("a client did not read its answer; its connection is cut"),
-            (Word::GoOn(until), _) => until,
-            (Word::Idle, Some(told)) if told.elapsed() >= END_MAX => return,
-            (Word::Idle, Some(told)) => told + END_MAX,
-            (Word::Idle, None) => {
-                connection.as_mut().graceful_shutdown();
-                *told.insert(Instant::now()) + END_MAX
-            }
-        };
-        tokio::select! {
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::debug!(error = &*error, "a connection broke off");
+    stopped: watch::Receiver<()>,
+}
+
+impl Attended {
+    /// Drives `connection` until it ends or is cut. `finish` tells it to end with the requests that are under way.
+    async fn attend<C>(mut self, connection: C, finish: fn(Pin<&mut C>))
+    where
+        C: Future<Output = Result<(), Box<dyn Error + Send + Sync>>>,
+    {
+        let mut connection = pin!(connection);
+        // From when it was told that it has been idle.
+        let mut told: Option<Instant> = None;
+        let mut stopping = false;
+        loop {
+            let wake = match (self.activity.word(&self.limits), told) {
+                (Word::Stuck, _) => return tracing::debug!("a client did not read its answer; its connection is cut"),
+                (Word::GoOn(until), _) => until,
+                (Word::Idle, Some(told)) if told.elapsed() >= END_MAX => return,
+                (Word::Idle, Some(told)) => told + END_MAX,
+                (Word::Idle, None) => {
+                    finish(connection.as_mut());
+                    *told.insert(Instant::now()) + END_MAX
                 }
-                return;
+            };
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(error = &*error, "a connection broke off");
+                    }
+                    return;
+                }
+                _ = self.stopped.changed(), if !stopping => {
+                    stopping = true;
+                    finish(connection.as_mut());
+                }
+                () = sleep_until(wake) => {}
             }
-            _ = stopped.changed(), if !stopping => {
-                stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = sleep_until(wake) => {}
         }
     }
 }

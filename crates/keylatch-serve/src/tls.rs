@@ -4,7 +4,6 @@ use std::error::Error;
 use std::io;
 
 use bytes::Bytes;
-use http::Version;
 use http_body::Body;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -45,12 +44,8 @@ impl Transport for Tls {
         acceptor.accept(stream).await
     }
 
-    fn agreed(stream: &TlsStream<TcpStream>) -> Option<Version> {
-        match stream.get_ref().1.alpn_protocol()? {
-            b"h2" => Some(Version::HTTP_2),
-            b"http/1.1" => Some(Version::HTTP_11),
-            _ => None,
-        }
+    fn is_http2(stream: &TlsStream<TcpStream>) -> bool {
+        stream.get_ref().1.alpn_protocol() == Some(b"h2")
     }
 
     fn certificate(stream: &TlsStream<TcpStream>) -> Option<ClientCertificate> {

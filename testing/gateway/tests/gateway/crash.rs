@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use keylatch::sqlite;
 use keylatch::store::Store;
+use keylatch::{postgres, redis, sqlite};
 use rand::Rng;
 use testing_history::{Answer, Guarantee, Log, Reply, Summary, judge, ledger};
 use testing_support::client::{Client, Request, Targets};
+use testing_support::postgres::shared::database;
 use testing_support::records;
+use testing_support::redis::{Config, Server as Redis};
 use testing_support::server::{Program, Server};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -143,11 +145,6 @@ fn letter_in(answer: &Answer) -> Option<String> {
     sent.get("letter")?.as_str().map(str::to_owned)
 }
 
-/// The gateway before `service`, with the records in SQLite.
-fn program(service: &Service, directory: &Path, guarantee: &str) -> Program {
-    program_on(&format!("sqlite:{}", directory.join("keylatch.db").display()), service, guarantee)
-}
-
 /// The gateway before `service`, with a lease so short that tests need not wait for its end.
 pub(crate) fn program_on(store: &str, service: &Service, guarantee: &str) -> Program {
     let given = ["--store", store, "--scope", "header:X-User-Id", "--guarantee", guarantee, "--require-key"];
@@ -156,10 +153,21 @@ pub(crate) fn program_on(store: &str, service: &Service, guarantee: &str) -> Pro
 
 /// A gateway before a service, under load, each of them killed again and again in turn. What clients, service and store say
 /// is judged under `guarantee`. Also returns how many outcomes are unknown, and how many kills met requests under way.
-async fn kill_in_turn(path: &'static str, name: &str, guarantee: Guarantee) -> (Summary, usize, usize) {
-    let directory = tempfile::tempdir().unwrap();
-    let (service, mut upstream) = Service::start(directory.path()).await;
-    let program = program(&service, directory.path(), name);
+///
+/// `store` is what the gateway is told of its store, and `open` opens it after the last kill: an open store would keep SQLite
+/// from recovering its file.
+async fn kill_in_turn<S: Store>(
+    directory: &Path,
+    store: &str,
+    guarantee: Guarantee,
+    open: impl AsyncFnOnce() -> S,
+) -> (Summary, usize, usize) {
+    let (path, name) = match guarantee {
+        Guarantee::AtMostOnce => ("/letters", "at-most-once"),
+        _ => ("/once", "fenced"),
+    };
+    let (service, mut upstream) = Service::start(directory).await;
+    let program = program_on(store, &service, name);
     let mut server = program.start().await.unwrap();
     let targets = Targets::default();
     targets.set([server.url()]);
@@ -178,22 +186,67 @@ async fn kill_in_turn(path: &'static str, name: &str, guarantee: Guarantee) -> (
             upstream = service.start_again().await;
         }
     }
-    let store = sqlite::Store::open(directory.path().join("keylatch.db")).await.unwrap();
-    let (summary, unknown) = load.end(directory.path(), guarantee, &store).await;
-    eprintln!("{} kills of each, {caught} with requests under way: {summary}; {unknown} unknown", kills());
+    let (summary, unknown) = load.end(directory, guarantee, &open().await).await;
+    eprintln!("{store}: {} kills of each, {caught} with requests under way: {summary}; {unknown} unknown", kills());
     drop((server, upstream));
     (summary, unknown, caught)
 }
 
+/// In `AtMostOnce`, no request starts twice.
+async fn never_two_starts<S: Store>(directory: &Path, store: &str, open: impl AsyncFnOnce() -> S) {
+    let (summary, unknown, caught) = kill_in_turn(directory, store, Guarantee::AtMostOnce, open).await;
+    assert!(caught > 0 && unknown > 0 && summary.replays > 0 && summary.failed > 0, "{summary}, {unknown} unknown");
+}
+
+/// In `Fenced`, where the service honours the derived key, each request has its effect once, and none is unknown.
+async fn one_effect<S: Store>(directory: &Path, store: &str, open: impl AsyncFnOnce() -> S) {
+    let (summary, unknown, _) = kill_in_turn(directory, store, Guarantee::Fenced, open).await;
+    assert_eq!((unknown, summary.effects), (0, summary.keys), "{summary}");
+    assert!(summary.starts > summary.effects && summary.replays > 0, "some ran again: {summary}");
+}
+
+/// What the gateway is told of a file in `directory`, and what opens it.
+fn file(directory: &Path) -> (String, impl AsyncFnOnce() -> sqlite::Store) {
+    let file = directory.join("keylatch.db");
+    (format!("sqlite:{}", file.display()), async move || sqlite::Store::open(file).await.unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn i1_never_two_starts_in_at_most_once_when_either_is_killed_at_random() {
-    let (summary, unknown, caught) = kill_in_turn("/letters", "at-most-once", Guarantee::AtMostOnce).await;
-    assert!(caught > 0 && unknown > 0 && summary.replays > 0 && summary.failed > 0, "{summary}, {unknown} unknown");
+    let directory = tempfile::tempdir().unwrap();
+    let (store, open) = file(directory.path());
+    never_two_starts(directory.path(), &store, open).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_never_two_starts_on_postgresql_when_either_is_killed_at_random() {
+    let (directory, url) = (tempfile::tempdir().unwrap(), database().await);
+    never_two_starts(directory.path(), &url, async || postgres::Store::connect(&url).await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_never_two_starts_on_redis_when_either_is_killed_at_random() {
+    let (directory, server) = (tempfile::tempdir().unwrap(), Redis::start(Config::new()));
+    let url = server.url();
+    never_two_starts(directory.path(), &url, async || redis::Store::connect(&url).await.unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i1_one_effect_in_fenced_where_the_service_honours_the_derived_key_when_either_is_killed_at_random() {
-    let (summary, unknown, _) = kill_in_turn("/once", "fenced", Guarantee::Fenced).await;
-    assert_eq!((unknown, summary.effects), (0, summary.keys), "{summary}");
-    assert!(summary.starts > summary.effects && summary.replays > 0, "some ran again: {summary}");
+    let directory = tempfile::tempdir().unwrap();
+    let (store, open) = file(directory.path());
+    one_effect(directory.path(), &store, open).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_one_effect_in_fenced_on_postgresql_when_either_is_killed_at_random() {
+    let (directory, url) = (tempfile::tempdir().unwrap(), database().await);
+    one_effect(directory.path(), &url, async || postgres::Store::connect(&url).await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_one_effect_in_fenced_on_redis_when_either_is_killed_at_random() {
+    let (directory, server) = (tempfile::tempdir().unwrap(), Redis::start(Config::new()));
+    let url = server.url();
+    one_effect(directory.path(), &url, async || redis::Store::connect(&url).await.unwrap()).await;
 }
