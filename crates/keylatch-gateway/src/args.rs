@@ -182,6 +182,9 @@ pub(crate) struct ToClients {
     /// How long nothing may come of a request's body. Requests over HTTP/2 that are not guarded may be silent for longer.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(30)))]
     pub(crate) body_silence_max: Span,
+    /// How much memory the bodies of all guarded requests may take together. One for which there is no room gets a 503.
+    #[arg(long, value_name = "SIZE", default_value_t = Bytes(256 << 20))]
+    pub(crate) held_bytes_max: Bytes,
     /// How long a client may leave an answer unread.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(30)))]
     pub(crate) unread_max: Span,
@@ -222,6 +225,11 @@ impl Gateway {
             if time.0.is_zero() {
                 wrong.push(format!("{name} is zero, so that no request could succeed; give it some time"));
             }
+        }
+        if self.to_clients.held_bytes_max.0 < self.request_body_max.0 {
+            wrong.push(
+                "--held-bytes-max is less than --request-body-max: give room for one body at the least".to_owned(),
+            );
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
     }

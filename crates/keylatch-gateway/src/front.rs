@@ -24,6 +24,7 @@ use crate::access;
 use crate::ahead::Answer;
 use crate::headers::{self, Reserved};
 use crate::problem::Problem;
+use crate::room::{Arriving, Room};
 use crate::routes::Live;
 
 /// The whole gateway, as the server of the clients sees it.
@@ -31,6 +32,7 @@ use crate::routes::Live;
 pub(crate) struct Front {
     routes: Live,
     rules: Arc<Rules>,
+    room: Room,
 }
 
 /// What is done to each request.
@@ -53,8 +55,9 @@ pub(crate) struct WantsUpgrade(pub(crate) HeaderValue);
 pub(crate) struct TakesTrailers;
 
 impl Front {
-    pub(crate) fn new(routes: Live, rules: Rules) -> Self {
-        Self { routes, rules: Arc::new(rules) }
+    /// With `room` for the bodies of guarded requests.
+    pub(crate) fn new(routes: Live, rules: Rules, room: Room) -> Self {
+        Self { routes, rules: Arc::new(rules), room }
     }
 }
 
@@ -77,13 +80,21 @@ impl Service<Request<Incoming>> for Front {
             Ok(()) => routes.choose(&mut parts),
             Err(problem) => (routes.name_of_others.clone(), Err(problem)),
         };
+        let share = self.room.share();
+        parts.extensions.insert(share.clone());
+        let body = Arriving::new(body, share.clone());
         let answering = chosen.map(|mut service| service.call(Request::from_parts(parts, body)));
         let rules = self.rules.clone();
         Box::pin(async move {
+            let own = |problem: Problem| problem.response().map(|body| Either::Left(Full::new(body)));
             let response = match answering {
                 Ok(answering) => answering.await?.map(Either::Right),
-                Err(problem) => problem.response().map(|body| Either::Left(Full::new(body))),
+                Err(problem) => own(problem),
             };
+            // What is left of the body is only read to be rid of it.
+            share.pass();
+            // The layer takes it for a body that broke off.
+            let response = if share.was_refused() { own(Problem::Full) } else { response };
             access::note(&asked, &route, &response, rules.access_log);
             Ok(response)
         })

@@ -19,6 +19,7 @@ mod pool;
 mod problem;
 mod proxy;
 mod reload;
+mod room;
 mod routes;
 mod run;
 mod store;

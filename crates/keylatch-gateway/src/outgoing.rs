@@ -8,17 +8,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use keylatch::http::GuardedBody;
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::room::Arriving;
+
 pin_project! {
     /// The body of a request, on its way to the upstream.
     pub(crate) struct Outgoing {
         #[pin]
-        body: GuardedBody<Incoming>,
+        body: GuardedBody<Arriving>,
         silence_max: Option<Duration>,
         silence: Option<Pin<Box<Sleep>>>,
         progress: Progress,
@@ -62,7 +63,7 @@ impl Progress {
 
 impl Outgoing {
     /// `body`, of which something must come every `silence_max`.
-    pub(crate) fn new(body: GuardedBody<Incoming>, silence_max: Option<Duration>) -> (Self, Progress) {
+    pub(crate) fn new(body: GuardedBody<Arriving>, silence_max: Option<Duration>) -> (Self, Progress) {
         let progress = Progress::new();
         (Self { body, silence_max, silence: None, progress: progress.clone() }, progress)
     }

@@ -14,9 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use http::header::{HOST, TE};
+use http::header::{HOST, TE, TRANSFER_ENCODING};
 use http::uri::Authority;
 use http::{HeaderValue, Request, Response, Uri};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use parking_lot::Mutex;
@@ -263,6 +264,7 @@ impl Sender {
                     uri = uri.path_and_query(path);
                 }
                 *request.uri_mut() = uri.build().expect("all its parts were parsed before");
+                request.headers_mut().remove(TRANSFER_ENCODING);
                 if takes_trailers {
                     request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
                 }
@@ -270,6 +272,10 @@ impl Sender {
             _ => {
                 *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
                 request.headers_mut().remove(TE);
+                if !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
+                    // Otherwise hyper takes a GET for one without a body.
+                    request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
             }
         }
     }

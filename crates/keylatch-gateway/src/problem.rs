@@ -1,7 +1,7 @@
 //! The gateway's own answers, beside those of the layer: `application/problem+json`.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
 /// Why a request got an answer of the gateway's.
@@ -13,6 +13,8 @@ pub(crate) enum Problem {
     TokenInvalid(&'static str),
     /// 405: CONNECT or TRACE.
     MethodRefused,
+    /// 503: there is no room for the body of the request.
+    Full,
     /// 502: nothing was sent to the upstream.
     Unreachable,
     /// 502: the request was sent, and there is no whole answer. The flag says whether it may be sent again.
@@ -32,6 +34,7 @@ impl Problem {
             Self::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unreachable | Self::Failed { .. } => StatusCode::BAD_GATEWAY,
             Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Full => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -40,6 +43,7 @@ impl Problem {
             Self::Refused(_) => "REQUEST_REFUSED",
             Self::TokenInvalid(_) => "TOKEN_INVALID",
             Self::MethodRefused => "METHOD_REFUSED",
+            Self::Full => "GATEWAY_FULL",
             Self::Unreachable => "UPSTREAM_UNREACHABLE",
             Self::Failed { .. } => "UPSTREAM_FAILED",
             Self::TimedOut { .. } => "UPSTREAM_TIMEOUT",
@@ -51,6 +55,7 @@ impl Problem {
             Self::Refused(_) => "Request refused",
             Self::TokenInvalid(_) => "Token missing or invalid",
             Self::MethodRefused => "Method refused",
+            Self::Full => "The gateway has no room for the request",
             Self::Unreachable => "The service cannot be reached",
             Self::Failed { .. } => "The service did not answer",
             Self::TimedOut { .. } => "The service did not answer in time",
@@ -60,7 +65,7 @@ impl Problem {
     fn is_retryable(self) -> bool {
         match self {
             Self::Refused(_) | Self::TokenInvalid(_) | Self::MethodRefused => false,
-            Self::Unreachable => true,
+            Self::Unreachable | Self::Full => true,
             Self::Failed { retryable } | Self::TimedOut { retryable } => retryable,
         }
     }
@@ -72,6 +77,7 @@ impl Problem {
         match self {
             Self::Refused(why) | Self::TokenInvalid(why) => why,
             Self::MethodRefused => "CONNECT and TRACE do not pass this gateway.",
+            Self::Full => "Too many bodies of requests are in memory. Send the request again with the same key.",
             Self::Unreachable => "Nothing was sent to the service. Send the request again with the same key.",
             Self::Failed { retryable: true } | Self::TimedOut { retryable: true } => AGAIN,
             Self::Failed { retryable: false } | Self::TimedOut { retryable: false } => UNKNOWN,
@@ -105,6 +111,7 @@ impl Problem {
             Self::TokenInvalid(_) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
             }
+            Self::Full => drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1"))),
             Self::Unreachable | Self::Failed { .. } | Self::TimedOut { .. } => {}
         }
         response.extensions_mut().insert(self);
@@ -124,7 +131,8 @@ mod tests {
         let next = |problem: &Problem| match problem {
             Problem::Refused(_) => Some(Problem::TokenInvalid("why")),
             Problem::TokenInvalid(_) => Some(Problem::MethodRefused),
-            Problem::MethodRefused => Some(Problem::Unreachable),
+            Problem::MethodRefused => Some(Problem::Full),
+            Problem::Full => Some(Problem::Unreachable),
             Problem::Unreachable => Some(Problem::Failed { retryable: true }),
             Problem::Failed { .. } => Some(Problem::TimedOut { retryable: true }),
             Problem::TimedOut { .. } => None,

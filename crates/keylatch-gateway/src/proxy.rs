@@ -22,6 +22,7 @@ use crate::headers;
 use crate::outgoing::{Broke, Outgoing, Progress};
 use crate::pool::{Failure, Lent, Pool};
 use crate::problem::Problem;
+use crate::room::{Arriving, Share};
 use crate::upgrade;
 
 /// Sends requests to the upstream.
@@ -58,7 +59,7 @@ impl Proxy {
     }
 }
 
-impl Service<Request<GuardedBody<Incoming>>> for Proxy {
+impl Service<Request<GuardedBody<Arriving>>> for Proxy {
     type Response = Response<Answer>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -67,16 +68,21 @@ impl Service<Request<GuardedBody<Incoming>>> for Proxy {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<GuardedBody<Incoming>>) -> Self::Future {
+    fn call(&mut self, request: Request<GuardedBody<Arriving>>) -> Self::Future {
         let inner = self.0.clone();
         Box::pin(async move { Ok(inner.answer(request).await) })
     }
 }
 
 impl Inner {
-    async fn answer(&self, request: Request<GuardedBody<Incoming>>) -> Response<Answer> {
+    async fn answer(&self, request: Request<GuardedBody<Arriving>>) -> Response<Answer> {
         let (mut parts, body) = request.into_parts();
         let run = parts.extensions.remove::<Run>();
+        // The body of a guarded request is held until the end of this.
+        let share = parts.extensions.remove::<Share>();
+        if let (None, Some(share)) = (&run, &share) {
+            share.pass();
+        }
         let asked = Asked { run, method: parts.method.clone() };
         // A request that is guarded is answered, and nothing else.
         let upgrade = if asked.run.is_none() { wanted_upgrade(&mut parts) } else { None };

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::front::{self, Front};
 use crate::layers::{Engines, Layers};
 use crate::reload::Reload;
+use crate::room::Room;
 use crate::routes::Live;
 
 /// Runs the gateway until it is told to stop.
@@ -71,7 +72,7 @@ pub(crate) async fn run(args: Gateway) -> Result<(), Box<dyn Error>> {
         beside.push(tokio::spawn(serving));
     }
     let limits = limits(&args);
-    let front = Front::new(live, rules);
+    let front = Front::new(live, rules, Room::new(args.to_clients.held_bytes_max.0));
     let serving = |stopped: oneshot::Receiver<()>| async move {
         let stop = async {
             stopped.await.unwrap_or_default();

@@ -55,6 +55,9 @@ impl Upstream {
             }
             "early" => {
                 respond(stream, "200 OK", "Connection: close\r\n", b"early").await?;
+                stream.shutdown().await?;
+                // To close it with the body unread would reset it, and the answer would be lost on its way.
+                while stream.read(&mut [0; 1024]).await? > 0 {}
                 return Ok(false);
             }
             "status" => respond(stream, &format!("{argument} So"), "", b"so").await?,

@@ -122,6 +122,19 @@ async fn one_request_in_is_one_request_out_with_one_framing() {
     }
 }
 
+/// Few clients send one, and some services want one.
+#[tokio::test]
+async fn the_body_of_a_get_reaches_the_service() {
+    let pair = Pair::new("fenced", &[]).await;
+    for framed in ["Content-Length: 3\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"] {
+        let answer = pair.raw(format!("GET /echo HTTP/1.1\r\nHost: a\r\n{framed}").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{framed}: {answer:?}");
+        let seen = pair.upstream.upstream.seen();
+        let seen = seen.last().unwrap();
+        assert_eq!((seen.target().0, &seen.body()[..]), ("GET", &b"abc"[..]), "{framed}: {}", seen.head);
+    }
+}
+
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_their_order() {
     let pair = Pair::new("fenced", &[]).await;
