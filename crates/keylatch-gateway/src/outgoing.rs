@@ -79,12 +79,7 @@ impl Body for Outgoing {
             *this.silence = None;
             let mut state = this.progress.0.lock();
             state.moved = Instant::now();
-            return Poll::Ready(frame.map(|frame| {
-                frame.map_err(|error| {
-                    state.broke = Some(Broke::Off);
-                    error.into()
-                })
-            }));
+            return Poll::Ready(frame.map(|frame| frame.inspect_err(|_| state.broke = Some(Broke::Off))));
         }
         let Some(silence_max) = *this.silence_max else { return Poll::Pending };
         let silence = this.silence.get_or_insert_with(|| Box::pin(sleep(silence_max)));
