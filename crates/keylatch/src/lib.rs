@@ -43,6 +43,7 @@
 //! | [`store`] | the contract of a store, and what its author needs; [`memory`], `sqlite`, `postgres` and `redis` implement it, and the suite in `conformance` tests it |
 //! | [`tiered`] | a cache of final outcomes in front of a store |
 //! | [`tx`] | `Atomic`: a handler's transaction |
+//! | [`outbox`] | events that are published if and only if their transaction committed |
 //! | [`Engine`] | claims, runs, records and replays; [`Engine::run`] is the entry point for functions |
 //! | [`http`] | the entry point for HTTP: a layer for any tower service, and extractors for axum |
 //! | [`entry_point`] | what the author of another entry point needs, such as a consumer or a gateway |
@@ -69,12 +70,13 @@ pub mod entry_point;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod manual;
+pub mod outbox;
 pub mod tiered;
 pub mod tx;
 
 #[cfg(feature = "conformance")]
 pub use keylatch_core::{conformance, conformance_atomic, conformance_outbox};
-pub use keylatch_core::{machine, memory, outbox, store};
+pub use keylatch_core::{machine, memory, store};
 #[cfg(feature = "postgres")]
 #[doc(inline)]
 pub use keylatch_postgres as postgres;

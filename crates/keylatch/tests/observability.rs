@@ -2,7 +2,7 @@
 #![cfg(all(feature = "axum", feature = "sqlite"))]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -10,8 +10,10 @@ use axum::http::{Request as HttpRequest, StatusCode};
 use axum::routing::post;
 use common::faulty::{Fault, Faulty, Op};
 use common::{Gate, until};
+use futures_util::future::BoxFuture;
 use keylatch::entry_point::{Answer, Request};
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
+use keylatch::outbox::{Event, Events, Outbox as _, Published, Publisher, Refusals, Relay, Sent};
 use keylatch::tx::Verdict;
 use keylatch::{Cleanup, Clock, Engine, Fingerprint, Key, Limits, Outcome, Policy, Scope, Timestamp, memory, sqlite};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -130,11 +132,49 @@ async fn everything(store: &Faulty, clock: &Clock, engine: &Engine) {
     let atomic = sqlite::Store::open(directory.path().join("k.db")).await.unwrap();
     let atomic = Engine::atomic(atomic, policy, limits).unwrap();
     assert!(ask(&atomic, "kept", "buy", kept()).await.is_some());
+    relay_everything(directory.path()).await;
     clock.advance(policy.retention);
     assert!(ask(engine, "kept", "buy", kept()).await.is_some());
     assert!(engine.sweep(1_000).await.unwrap().tombstoned > 0);
     clock.advance(policy.tombstone);
     assert!(engine.sweep(1_000).await.unwrap().removed > 0);
+}
+
+/// Publishes as the value of an event says.
+#[derive(Debug)]
+struct AsToldByTheEvent;
+
+impl Publisher for AsToldByTheEvent {
+    fn publish<'p>(&'p self, events: &'p [Published], _: Instant) -> BoxFuture<'p, Vec<Sent>> {
+        let sent = |published: &Published| match published.event.value().map(|value| &value[..]) {
+            Some(b"refused") => Sent::Refused("too large".to_owned()),
+            Some(b"later") => Sent::Later("no leader".to_owned()),
+            _ => Sent::Acknowledged,
+        };
+        Box::pin(std::future::ready(events.iter().map(sent).collect()))
+    }
+}
+
+/// Lets everything happen that a relay counts.
+async fn relay_everything(directory: &std::path::Path) {
+    for refusals in [Refusals::HoldBackTheKey, Refusals::SetAside] {
+        let file = directory.join(format!("{refusals:?}.db"));
+        let store = sqlite::Store::open(file).await.unwrap();
+        let write = |_: &rusqlite::Connection, events: &mut Events| {
+            for (key, value) in [("a", "refused"), ("a", ""), ("b", "later"), ("c", "")] {
+                events.publish(Event::new("t").with_key(key).with_value(value)).unwrap();
+            }
+            Ok(())
+        };
+        store.execute_and_publish(write).await.unwrap();
+        let relay = Relay::new(store.clone(), AsToldByTheEvent).with_refusals(refusals).start();
+        until("all have their fates", async || {
+            let backlog = store.backlog(10).await.unwrap().value;
+            backlog.waiting.at_least() == 1 && backlog.refused.at_least() == backlog.held.at_least()
+        })
+        .await;
+        assert!(relay.stop(Duration::from_secs(10)).await);
+    }
 }
 
 /// The value of a gauge.

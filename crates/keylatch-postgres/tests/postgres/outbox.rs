@@ -190,9 +190,9 @@ async fn events_of_an_own_transaction_are_one_with_its_record() {
         let completion = Completion::new(Outcome::bytes("done"), &Policy::default());
         assert!(store.complete_in(&mut tx, entered, completion).await.unwrap().is_some());
         if commits {
-            tx.commit().await.unwrap()
+            tx.commit().await.unwrap();
         } else {
-            tx.rollback().await.unwrap()
+            tx.rollback().await.unwrap();
         }
         let expected: &[&str] = if commits { &["1"] } else { &[] };
         assert_eq!(

@@ -73,9 +73,9 @@ async fn events_of_an_own_transaction_are_one_with_its_record() {
         let completion = Completion::new(Outcome::bytes("done"), &Policy::default());
         assert!(fixture.store.complete_in(&tx, entered, completion).unwrap().is_some());
         if commits {
-            tx.commit().unwrap()
+            tx.commit().unwrap();
         } else {
-            tx.rollback().unwrap()
+            tx.rollback().unwrap();
         }
         let expected: &[&str] = if commits { &["before it", "with the record"] } else { &[] };
         assert_eq!(waiting(&fixture.store).await, expected);

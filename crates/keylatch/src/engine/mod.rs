@@ -24,7 +24,7 @@ mod resolve;
 mod run;
 mod search;
 mod steps;
-mod telemetry;
+pub(crate) mod telemetry;
 mod tracked;
 mod transaction;
 mod withdraw;

@@ -52,7 +52,7 @@ enum Kind {
 }
 
 /// All metrics.
-const METRICS: [Metric; 14] = [
+const METRICS: [Metric; 19] = [
     Metric { name: "keylatch_answers_total", kind: Kind::Counter, help: "Answers to requests, by kind." },
     Metric {
         name: "keylatch_takeovers_total",
@@ -97,6 +97,31 @@ const METRICS: [Metric; 14] = [
         kind: Kind::Histogram,
         help: "Time that the store took, in seconds; for a transaction, including the handler.",
     },
+    Metric {
+        name: "keylatch_events_total",
+        kind: Kind::Counter,
+        help: "Events that a relay has handed out, by what became of them; `held` are those behind a refused one.",
+    },
+    Metric {
+        name: "keylatch_publish_seconds",
+        kind: Kind::Histogram,
+        help: "Time that a publisher took for a batch of events, in seconds.",
+    },
+    Metric {
+        name: "keylatch_relay_active",
+        kind: Kind::Gauge,
+        help: "Whether this process publishes the events of the outbox: 1 or 0.",
+    },
+    Metric {
+        name: "keylatch_outbox_events",
+        kind: Kind::Gauge,
+        help: "Events in the outbox, counted by the active relay up to 10,000 of each state.",
+    },
+    Metric {
+        name: "keylatch_outbox_oldest_seconds",
+        kind: Kind::Gauge,
+        help: "Age of the first event that waits, in seconds.",
+    },
     Metric { name: "keylatch_batch_records", kind: Kind::Histogram, help: "Records in a batch, on PostgreSQL." },
     Metric {
         name: "keylatch_batch_seconds",
@@ -106,7 +131,7 @@ const METRICS: [Metric; 14] = [
 ];
 
 /// Describes all metrics to the installed recorder, once.
-pub(super) fn describe() {
+pub(crate) fn describe() {
     /// The address of the recorder that was last described to.
     static TOLD: AtomicUsize = AtomicUsize::new(0);
     metrics::with_recorder(|recorder| {

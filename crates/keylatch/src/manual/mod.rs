@@ -17,6 +17,9 @@ pub mod defaults {}
 #[doc = include_str!("failures.md")]
 pub mod failures {}
 
+#[doc = include_str!("outbox.md")]
+pub mod outbox {}
+
 #[doc = include_str!("observability.md")]
 pub mod observability {}
 

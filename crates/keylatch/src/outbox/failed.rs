@@ -1,0 +1,43 @@
+//! How a handler of an event fails.
+
+use std::error::Error;
+use std::fmt;
+
+/// Why a handler did not apply an event or a message. What it wrote in its transaction is rolled back.
+///
+/// Any error becomes one with `?`, and means "try again". [`reject`](Self::reject) means "never".
+#[derive(Debug)]
+pub struct Failed {
+    source: Box<dyn Error + Send + Sync>,
+    is_final: bool,
+}
+
+impl Failed {
+    /// It can never be applied, for this reason, which operators see: it must have nothing that may not be logged.
+    pub fn reject(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { source: reason.into(), is_final: true }
+    }
+
+    /// It is to be tried again, for this reason.
+    pub fn again(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { source: reason.into(), is_final: false }
+    }
+
+    /// Whether it can never be applied.
+    pub const fn is_final(&self) -> bool {
+        self.is_final
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.source, f)
+    }
+}
+
+/// For `?` in a handler. It is not an error itself, so that every error can become one.
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self::again(error)
+    }
+}

@@ -1,0 +1,168 @@
+//! One round of a relay: which events are handed out, and what their results mean. Pure.
+
+use std::collections::HashSet;
+
+use super::{Fate, Pending, Published, Refusals, Sent, Settled};
+
+/// The longest reason that is kept.
+const REASON_CHARS_MAX: usize = 500;
+
+/// The events of one read.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    /// Those that may be published, in order.
+    free: Vec<Pending>,
+    /// What to settle: at first those behind a refused event.
+    settled: Vec<Settled>,
+}
+
+/// What a round has come to.
+#[derive(Debug, Default)]
+pub(super) struct Results {
+    /// What to settle.
+    pub(super) settled: Vec<Settled>,
+    /// Those that are published, and those that are to be tried again later.
+    pub(super) went: Vec<Pending>,
+    pub(super) later: Vec<Pending>,
+    /// Why the first of these was not published.
+    pub(super) reason: Option<String>,
+    /// How many results came for events whose key had already stopped.
+    pub(super) out_of_order: usize,
+}
+
+impl Round {
+    pub(super) fn new(pending: Vec<Pending>) -> Self {
+        let (blocked, free): (Vec<_>, Vec<_>) = pending.into_iter().partition(|pending| pending.blocked);
+        let settled = blocked.iter().map(|held| Settled { place: held.place(), fate: Fate::Held }).collect();
+        Self { free, settled }
+    }
+
+    /// The events to publish, in order.
+    pub(super) fn events(&self) -> Vec<Published> {
+        self.free.iter().map(|pending| pending.event.clone()).collect()
+    }
+
+    /// What the publisher's results mean. A result that is missing means "later".
+    ///
+    /// After an event that was not acknowledged, nothing of its key counts: it is handed out again, after it.
+    pub(super) fn end(self, sent: Vec<Sent>, refusals: Refusals) -> Results {
+        let Self { free, settled } = self;
+        let mut results = Results { settled, ..Results::default() };
+        let mut stopped: HashSet<i64> = HashSet::new();
+        let mut sent = sent.into_iter();
+        for pending in free {
+            let key = pending.event.event.key_hash();
+            let sent = sent.next().unwrap_or_else(|| Sent::Later("the publisher did not say".to_owned()));
+            if key.is_some_and(|key| stopped.contains(&key)) {
+                results.out_of_order += usize::from(!matches!(sent, Sent::Later(_)));
+                continue;
+            }
+            if !matches!(sent, Sent::Acknowledged) {
+                stopped.extend(key);
+            }
+            let place = pending.place();
+            let fate = match sent {
+                Sent::Acknowledged => {
+                    results.went.push(pending);
+                    Fate::Acknowledged
+                }
+                Sent::Refused(reason) => match refusals {
+                    Refusals::HoldBackTheKey => Fate::Refused(cut(reason)),
+                    Refusals::SetAside => Fate::SetAside(cut(reason)),
+                },
+                Sent::Later(reason) => {
+                    results.reason.get_or_insert(reason);
+                    results.later.push(pending);
+                    continue;
+                }
+            };
+            results.settled.push(Settled { place, fate });
+        }
+        results
+    }
+}
+
+fn cut(reason: String) -> String {
+    match reason.char_indices().nth(REASON_CHARS_MAX) {
+        Some((end, _)) => reason[..end].to_owned(),
+        None => reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Timestamp;
+    use crate::outbox::{Event, EventId, Place};
+
+    fn pending(seq: u64, key: Option<&str>, blocked: bool) -> Pending {
+        let event = Event::new("t");
+        let event = match key {
+            Some(key) => event.with_key(key.to_owned()),
+            None => event,
+        };
+        let event = Published { id: EventId::from_bytes([u8::try_from(seq).unwrap(); 16]), event };
+        Pending { seq, event, created_at: Timestamp::from_millis(0), blocked }
+    }
+
+    fn settled(seq: u8, fate: Fate) -> Settled {
+        Settled { place: Place { seq: seq.into(), id: EventId::from_bytes([seq; 16]) }, fate }
+    }
+
+    fn no() -> String {
+        "no".to_owned()
+    }
+
+    #[test]
+    fn each_key_goes_on_up_to_its_first_event_that_did_not() {
+        let read = vec![
+            pending(1, Some("a"), false),
+            pending(2, Some("b"), false),
+            pending(3, Some("held"), true),
+            pending(4, None, false),
+            pending(5, Some("a"), false),
+            pending(6, Some("b"), false),
+            pending(7, None, false),
+            pending(8, Some("a"), false),
+        ];
+        let round = Round::new(read);
+        assert_eq!(round.events().len(), 7, "what is held back is not handed out");
+        let sent = vec![
+            Sent::Acknowledged,
+            Sent::Refused(no()),
+            Sent::Later(no()),
+            Sent::Later(no()),
+            // A publisher that does not keep the order is not believed.
+            Sent::Acknowledged,
+            Sent::Acknowledged,
+            Sent::Refused(no()),
+        ];
+        let results = round.end(sent, Refusals::HoldBackTheKey);
+        let expected = [
+            settled(3, Fate::Held),
+            settled(1, Fate::Acknowledged),
+            settled(2, Fate::Refused(no())),
+            settled(7, Fate::Acknowledged),
+        ];
+        assert_eq!(results.settled, expected);
+        assert_eq!(results.later.iter().map(|pending| pending.seq).collect::<Vec<_>>(), [4, 5]);
+        assert_eq!(results.went.iter().map(|pending| pending.seq).collect::<Vec<_>>(), [1, 7]);
+        assert_eq!((results.out_of_order, results.reason), (2, Some(no())));
+    }
+
+    #[test]
+    fn a_refused_event_is_set_aside_by_choice() {
+        let round = Round::new(vec![pending(1, Some("a"), false), pending(2, Some("a"), false)]);
+        let sent = vec![Sent::Refused("é".repeat(REASON_CHARS_MAX + 1)), Sent::Later(no())];
+        let results = round.end(sent, Refusals::SetAside);
+        assert_eq!(results.settled, [settled(1, Fate::SetAside("é".repeat(REASON_CHARS_MAX)))]);
+        assert!(results.later.is_empty(), "the next round has the second");
+    }
+
+    #[test]
+    fn a_missing_result_means_later() {
+        let round = Round::new(vec![pending(1, None, false), pending(2, None, false)]);
+        let results = round.end(vec![Sent::Acknowledged], Refusals::HoldBackTheKey);
+        assert_eq!((results.went.len(), results.later.len()), (1, 1));
+    }
+}
