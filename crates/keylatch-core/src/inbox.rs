@@ -92,7 +92,7 @@ pub trait Inbox: Transactional {
     /// [`ErrorKind::NotKnown`](crate::store::ErrorKind::NotKnown) if the commit may have taken place: then
     /// [`take`](Self::take) the place again, with the same owner, before anything else. Any other kind if it has not. An
     /// error is not a failed try of a message.
-    fn apply(&self, batch: Batch<Self::Database>) -> BoxFuture<'_, Result<At<BatchEnd>, Error>>;
+    fn apply(&self, batch: Batch<Self::Database>) -> BoxFuture<'_, Result<BatchEnd, Error>>;
 
     /// Moves the place without a message's transaction: where its first owner begins, past offsets that have no message,
     /// or after messages that were finished out of order.

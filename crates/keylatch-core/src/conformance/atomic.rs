@@ -111,7 +111,7 @@ pub(super) fn commit(body: &'static str) -> Ending {
 }
 
 /// A handler that writes `effect` and ends with this verdict.
-fn writes<H: AtomicHarness>(
+pub(super) fn writes<H: AtomicHarness>(
     harness: &H,
     effect: &str,
     ending: Ending,
@@ -169,7 +169,7 @@ pub(super) fn committed(transacted: Transacted) -> Record {
     }
 }
 
-fn held(transacted: Transacted) -> Record {
+pub(super) fn held(transacted: Transacted) -> Record {
     match transacted {
         Transacted::Held(Some(record)) => record,
         other => panic!("the key was to be held: {other:?}"),

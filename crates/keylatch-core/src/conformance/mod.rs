@@ -24,6 +24,7 @@ pub mod durability;
 pub mod expiry;
 mod fixture;
 pub mod identity;
+pub mod inbox;
 pub mod lapsed;
 pub mod limits;
 pub mod listing;

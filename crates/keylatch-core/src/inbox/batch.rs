@@ -6,7 +6,7 @@ use std::fmt;
 use super::letter::LetterId;
 use super::place::{Ownership, Place, Step};
 use crate::machine::Claim;
-use crate::store::{Error, ErrorKind};
+use crate::store::{At, Error, ErrorKind};
 use crate::tx::{Database, Entered, Misuse, Work};
 use crate::{Record, RecordId, State, Timestamp};
 
@@ -57,7 +57,7 @@ pub enum BatchEnd {
     },
     /// A handler failed, and nothing is committed. Apply the messages before it as a batch, then this one by itself.
     Failed {
-        /// The first message of the handler's part.
+        /// The first message of the handler's part; 0 if the store cannot tell, because the commit was refused.
         at: usize,
         /// Why.
         why: Why,
@@ -66,11 +66,11 @@ pub enum BatchEnd {
     /// [`decide`](crate::machine::decide) says what the record means for this one: it is running elsewhere (try later), its
     /// id belongs to another message, or its outcome is unknown.
     Held {
-        /// The message.
+        /// The message; 0 if the store cannot tell.
         at: usize,
-        /// The record; `None` if it is in a transaction that is not committed, or an earlier message of this batch has the
-        /// id with another fingerprint: try again, with that message committed.
-        record: Option<Record>,
+        /// The record. `None` if it is in another transaction, or was committed just now, or an earlier message of this
+        /// batch has the id with another fingerprint: once the messages before it are committed, try again.
+        record: Option<At<Record>>,
     },
     /// The place is not the caller's, or not where the step begins; this is the place. Nothing is committed by this call.
     /// An earlier call of the same batch was, if the place is the caller's and stands where the step ends.
@@ -182,7 +182,10 @@ impl Triage {
                                 false
                             }
                             Err(record) if took_effect(&record, claim) => true,
-                            Err(record) => return Err(BatchEnd::Held { at, record: Some(record) }),
+                            Err(record) => {
+                                let record = Some(At { value: record, now });
+                                return Err(BatchEnd::Held { at, record });
+                            }
                         },
                     },
                 };

@@ -113,7 +113,7 @@ impl fmt::Debug for PlaceName {
 }
 
 /// How far a consumer has come in a partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
     /// Whose place it is.
     pub name: PlaceName,
@@ -152,7 +152,7 @@ pub struct Tried {
 }
 
 /// What the owner of a place holds: the condition of all its writes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Ownership {
     /// The place.
     pub place: PlaceName,
@@ -163,7 +163,7 @@ pub struct Ownership {
 }
 
 /// A move of the place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Step {
     /// The next offset before it: a condition. `None` for a place that has none yet.
     pub from: Option<i64>,
@@ -209,20 +209,19 @@ impl Place {
     pub fn is_of(&self, ownership: &Ownership) -> bool {
         self.name == ownership.place && self.epoch == ownership.epoch && self.owner == Some(ownership.owner)
     }
-
-    fn at(&self, now: Timestamp) -> Self {
-        let tried = self.tried.filter(|tried| self.next.is_none_or(|next| next <= tried.offset));
-        Self { tried, changed_at: now, ..self.clone() }
-    }
 }
 
 /// The place once `owner` has taken it. It is as before if that owner already has it.
 pub fn take(previous: Option<&Place>, name: &PlaceName, owner: Owner, now: Timestamp) -> Place {
     match previous {
         Some(place) if place.owner == Some(owner) => place.clone(),
-        Some(place) => {
-            Place { epoch: place.epoch.next(), owner: Some(owner), after_crash: place.owner.is_some(), ..place.at(now) }
-        }
+        Some(place) => Place {
+            epoch: place.epoch.next(),
+            owner: Some(owner),
+            after_crash: place.owner.is_some(),
+            changed_at: now,
+            ..place.clone()
+        },
         None => Place { owner: Some(owner), ..new(name, Epoch::FIRST, now) },
     }
 }
@@ -247,8 +246,13 @@ pub fn advance(place: &Place, ownership: &Ownership, step: &Step, now: Timestamp
         return None;
     }
     if place.next == step.from {
-        let moved = Place { next: Some(step.to), last: step.last.or(place.last), ..place.clone() };
-        return Some(moved.at(now));
+        return Some(Place {
+            next: Some(step.to),
+            last: step.last.or(place.last),
+            tried: place.tried.filter(|tried| step.to <= tried.offset),
+            changed_at: now,
+            ..place.clone()
+        });
     }
     (place.next == Some(step.to) && step.last.is_none_or(|last| place.last == Some(last))).then(|| place.clone())
 }
@@ -276,7 +280,7 @@ pub fn give_back(place: &Place, ownership: &Ownership, now: Timestamp) -> Option
     if place.name == ownership.place && place.epoch == ownership.epoch && place.owner.is_none() {
         return Some(place.clone());
     }
-    place.is_of(ownership).then(|| Place { owner: None, after_crash: false, ..place.at(now) })
+    place.is_of(ownership).then(|| Place { owner: None, after_crash: false, changed_at: now, ..place.clone() })
 }
 
 /// The place after its owner has begun another try of the message at `offset`; `None` if it is not the owner's.
