@@ -51,13 +51,29 @@ impl From<Misuse> for Undone {
 }
 
 impl Lent {
-    /// Runs the handler to its end, and keeps its writes or rolls them back, as its ending says.
+    /// Runs the handler to its end in a unit of its own, and keeps its writes or rolls them back, as its ending says.
     ///
     /// # Errors
     ///
     /// If nothing of it may be committed; then all its writes are rolled back.
     pub(super) fn run(&mut self, db: &mut Db) -> Result<Ending, Fault<Undone>> {
         db.savepoint().map_err(Fault::<Undone>::Batch)?;
+        let ended = self.run_in_unit(db);
+        match &ended {
+            Ok(Ending::Commit(_)) => db.release(),
+            Ok(Ending::RecordOnly(_) | Ending::RollBack) | Err(Fault::Job(_)) => db.abandon(),
+            Err(Fault::Ended(_) | Fault::Batch(_)) => Ok(()),
+        }
+        .map_err(Fault::<Undone>::Batch)?;
+        ended
+    }
+
+    /// Runs the handler to its end, in a unit of the caller's, who keeps its writes or rolls them back.
+    ///
+    /// # Errors
+    ///
+    /// If nothing of it may be committed.
+    pub(super) fn run_in_unit(&mut self, db: &mut Db) -> Result<Ending, Fault<Undone>> {
         let ending = match self.ending.take() {
             Some(ending) => ending,
             None => self.lend(db)?,
@@ -70,8 +86,6 @@ impl Lent {
             }
             _ => None,
         };
-        let kept = undone.is_none() && matches!(ending, Ending::Commit(_));
-        if kept { db.release() } else { db.abandon() }.map_err(Fault::<Undone>::Batch)?;
         undone.map_or(Ok(ending), |undone| Err(Fault::Job(undone)))
     }
 
@@ -91,11 +105,7 @@ impl Lent {
                 return Ok(ending);
             }
         };
-        if !db.in_transaction() {
-            return Err(Fault::Ended(undone));
-        }
-        db.abandon().map_err(Fault::<Undone>::Batch)?;
-        Err(Fault::Job(undone))
+        Err(if db.in_transaction() { Fault::Job(undone) } else { Fault::Ended(undone) })
     }
 
     /// Whether the handler's end of the loan is gone. A handler that has ended may still contain it.

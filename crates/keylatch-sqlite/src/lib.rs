@@ -27,6 +27,7 @@ mod error;
 mod fence;
 mod gate;
 mod guard;
+mod inbox;
 mod job;
 mod lent;
 mod loan;

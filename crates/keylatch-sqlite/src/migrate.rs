@@ -27,6 +27,9 @@ const SCHEMAS: &[Schema] = &[
             include_str!("sql/create_event.sql"),
             include_str!("sql/create_event_stuck.sql"),
             include_str!("sql/create_event_stuck_key.sql"),
+            include_str!("sql/create_place.sql"),
+            include_str!("sql/create_letter.sql"),
+            include_str!("sql/create_letter_wanted.sql"),
         ],
     },
 ];

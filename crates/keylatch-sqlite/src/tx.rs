@@ -41,6 +41,13 @@ pub struct Loaned {
     events: Events,
 }
 
+impl Loaned {
+    /// The handler's end of what `lender` lends, of a transaction with these events so far.
+    pub(super) fn of(lender: &Lender, events: Events) -> Self {
+        Self { session: Session(lender.loan()), events }
+    }
+}
+
 impl Deref for Loaned {
     type Target = Session;
 
@@ -185,7 +192,7 @@ impl Transactional for Store {
     ) -> BoxFuture<'_, Result<At<Transacted>, Error>> {
         Box::pin(async move {
             let lender = Lender::default();
-            let mut work = start(Loaned { session: Session(lender.loan()), events: Events::default() });
+            let mut work = start(Loaned::of(&lender, Events::default()));
             let ending = drive(&mut work, &lender).await;
             let lent = Lent { work: Some(work), ending, lender, runtime: Handle::try_current().ok() };
             let (reply, replied) = oneshot::channel();

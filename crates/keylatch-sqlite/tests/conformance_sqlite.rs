@@ -132,3 +132,9 @@ mod outbox {
 
     keylatch::conformance_outbox!(Sqlite::with_effects().await);
 }
+
+mod inbox {
+    use super::Sqlite;
+
+    keylatch::conformance_inbox!(Sqlite::with_effects().await);
+}

@@ -6,6 +6,8 @@ mod damage;
 mod faults;
 mod fence;
 mod guard;
+#[cfg(feature = "failpoints")]
+mod inbox;
 mod log;
 mod opening;
 mod outbox;

@@ -1,0 +1,13 @@
+-- A page of letters in the order of their places, offsets and digests, after the letter ?6 to ?10. Each of ?1 to ?4 may be
+-- NULL: only those of a consumer, a topic, a partition; only those from an offset on. ?5: only those that are wanted.
+SELECT consumer, topic, partition, message_offset, digest, reason, error, attempts, trace, record, key, message, wanted,
+       buried_at
+FROM keylatch_letter
+WHERE (consumer, topic, partition, message_offset, digest) > (?6, ?7, ?8, ?9, ?10)
+  AND (?1 IS NULL OR consumer = ?1)
+  AND (?2 IS NULL OR topic = ?2)
+  AND (?3 IS NULL OR partition = ?3)
+  AND (?4 IS NULL OR message_offset >= ?4)
+  AND (NOT ?5 OR wanted)
+ORDER BY consumer, topic, partition, message_offset, digest
+LIMIT ?11
