@@ -54,7 +54,7 @@ impl Shared {
             (_, None) => return seen_then(Transacted::Misused(Misuse::NotReturned)),
             (Ending::Commit(completion), Some(transaction)) => {
                 let finish = self.finish(&entered, &completion, true, transaction.events());
-                let ended = transaction.commit(finish).await?;
+                let ended = transaction.commit(finish.into_query()).await?;
                 (completion, ended)
             }
             (Ending::RecordOnly(completion), Some(transaction)) => {
@@ -140,10 +140,10 @@ impl Replaced {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn text_or_null(number: Option<impl ToString>) -> String {
+pub(super) fn text_or_null(number: Option<impl ToString>) -> String {
     number.map_or_else(|| "NULL".to_owned(), |number| number.to_string())
 }

@@ -25,6 +25,7 @@ mod batch;
 mod claim;
 mod complete;
 mod error;
+mod inbox;
 mod key_locks;
 mod link;
 mod locked;

@@ -18,7 +18,7 @@ const VERSIONS: [Version; 2] = [
         min_reader: 1,
         statements: &[include_str!("schema/v1/tables.sql"), include_str!("schema/v1/functions.sql")],
     },
-    Version { min_reader: 1, statements: &[include_str!("schema/v2/outbox.sql")] },
+    Version { min_reader: 1, statements: &[include_str!("schema/v2/outbox.sql"), include_str!("schema/v2/inbox.sql")] },
 ];
 
 /// One version of the schema.

@@ -237,7 +237,7 @@ fn after_bytes(after: Option<&RecordId>) -> &[u8] {
     after.map_or(&[], |after| after.as_bytes())
 }
 
-fn limit_of(limit: usize) -> i64 {
+pub(super) fn limit_of(limit: usize) -> i64 {
     i64::try_from(limit.min(PAGE_RECORDS_MAX)).expect("a page is short")
 }
 

@@ -88,6 +88,18 @@ pub(super) struct Statements {
     pub(super) finish_new: Statement,
     pub(super) finish_over: Statement,
     pub(super) synced: Statement,
+    pub(super) take_place: Statement,
+    pub(super) place_read: Statement,
+    pub(super) places: Statement,
+    pub(super) change_place: Statement,
+    /// Begins a transaction for a batch of messages, and locks the place for it.
+    pub(super) enter_place: Statement,
+    pub(super) find: Statement,
+    pub(super) pass: Statement,
+    pub(super) letters: Statement,
+    pub(super) letter_exists: Statement,
+    pub(super) letter_want: Statement,
+    pub(super) letter_discard: Statement,
     pub(super) publish: Statement,
     pub(super) pending: Statement,
     pub(super) settle: Statement,
@@ -98,13 +110,16 @@ pub(super) struct Statements {
 
 impl Statements {
     pub(super) fn new(options: &Options) -> Self {
-        let statement = |text| Statement::new(text, &options.schema);
+        let statement = |text: &str| Statement::new(text, &options.schema);
         let planned_each_time = |text| Statement::planned_each_time(text, &options.schema);
-        let mut enter = vec![begin(options.handler_pause_max, options.handler_statement_max)];
-        if options.transaction_pooling {
-            enter.push(include_str!("sql/forget_statements.sql").to_owned());
-        }
-        enter.push(include_str!("sql/enter.sql").to_owned());
+        let entering = |enter: &str| {
+            let mut statements = vec![begin(options.handler_pause_max, options.handler_statement_max)];
+            if options.transaction_pooling {
+                statements.push(include_str!("sql/forget_statements.sql").to_owned());
+            }
+            statements.push(enter.to_owned());
+            statement(&statements.join(";\n"))
+        };
         Self {
             claim: statement("SELECT * FROM keylatch.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"),
             renew: statement(include_str!("sql/renew.sql")),
@@ -119,11 +134,24 @@ impl Statements {
             count: planned_each_time(include_str!("sql/count.sql")),
             look: statement("SELECT * FROM keylatch.look($1, $2)"),
             begin: statement(&begin_own(options)),
-            enter: statement(&enter.join(";\n")),
+            enter: entering(include_str!("sql/enter.sql")),
             enter_own: statement(include_str!("sql/enter_own.sql")),
             finish_new: statement(include_str!("sql/finish_new.sql")),
             finish_over: statement(include_str!("sql/finish_over.sql")),
             synced: statement(include_str!("sql/synced.sql")),
+            take_place: statement(
+                "SELECT keylatch.clock() AS clock, p.* FROM keylatch.take_place($1, $2, $3, $4) AS p",
+            ),
+            place_read: statement(include_str!("sql/place_read.sql")),
+            places: planned_each_time(include_str!("sql/places.sql")),
+            change_place: statement(include_str!("sql/change_place.sql")),
+            enter_place: entering(include_str!("sql/enter_place.sql")),
+            find: statement("SELECT * FROM keylatch.find($1)"),
+            pass: statement(include_str!("sql/pass.sql")),
+            letters: planned_each_time(include_str!("sql/letters.sql")),
+            letter_exists: statement(include_str!("sql/letter_exists.sql")),
+            letter_want: statement(include_str!("sql/letter_want.sql")),
+            letter_discard: statement(include_str!("sql/letter_discard.sql")),
             publish: statement(include_str!("sql/publish.sql")),
             pending: statement(include_str!("sql/pending.sql")),
             settle: statement("SELECT clock, applied FROM keylatch.settle_events($1, $2, $3, $4, $5, $6, $7)"),

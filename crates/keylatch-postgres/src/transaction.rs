@@ -8,11 +8,12 @@ use keylatch_core::failpoint::{self, Point};
 use keylatch_core::outbox::Events;
 use keylatch_core::store::ErrorKind;
 use keylatch_core::tx::Misuse;
+use sqlx::postgres::PgRow;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
 use super::error::{Fault, Sent};
-use super::link::Link;
+use super::link::{Link, PgQuery};
 use super::ops::scalar;
 use super::own::client::Call;
 use super::own::instant;
@@ -45,7 +46,7 @@ impl Shared {
         let mut link = self.links.link().await?;
         match self.links.begin(&mut link, sql).await {
             Ok(()) => Ok(Some(Transaction { shared: self, link, events: Events::default(), _turn: turn })),
-            Err(fault) if fault.has_code("KL001") || fault.has_code("KL002") => {
+            Err(fault) if ["KL001", "KL002", "KL003"].iter().any(|code| fault.has_code(code)) => {
                 self.links.rollback(&mut link).await?;
                 Ok(None)
             }
@@ -65,6 +66,11 @@ impl Transaction<'_> {
         (ended, returned.map(|(link, events)| Self { shared, link, events, _turn }))
     }
 
+    /// Runs a statement of the store's own.
+    pub(super) async fn rows(&mut self, query: PgQuery<'_>) -> Result<Vec<PgRow>, Fault> {
+        self.shared.links.rows_inside(&mut self.link, query).await
+    }
+
     /// The events that it publishes.
     pub(super) const fn events(&self) -> &Events {
         &self.events
@@ -78,9 +84,9 @@ impl Transaction<'_> {
     }
 
     /// Records, and commits.
-    pub(super) async fn commit(mut self, record: Call) -> Result<Ended, Fault> {
+    pub(super) async fn commit(mut self, record: PgQuery<'_>) -> Result<Ended, Fault> {
         let links = &self.shared.links;
-        let rows = match links.rows_inside(&mut self.link, record.into_query()).await {
+        let rows = match links.rows_inside(&mut self.link, record).await {
             Ok(rows) => rows,
             Err(fault) if fault.has_code("25P02") => return Ok(Ended::Misused(Misuse::Failed)),
             Err(fault) if fault.has_code("42501") => return Ok(Ended::Misused(Misuse::OtherRole)),

@@ -185,6 +185,12 @@ mod directly {
 
         keylatch::conformance_outbox!(Postgres::with_effects(Way::Directly).await);
     }
+
+    mod inbox {
+        use super::{Postgres, Way};
+
+        keylatch::conformance_inbox!(Postgres::with_effects(Way::Directly).await);
+    }
 }
 
 mod behind_pgbouncer {
@@ -202,5 +208,11 @@ mod behind_pgbouncer {
         use super::{Postgres, Way};
 
         keylatch::conformance_outbox!(Postgres::with_effects(Way::BehindPgBouncer).await);
+    }
+
+    mod inbox {
+        use super::{Postgres, Way};
+
+        keylatch::conformance_inbox!(Postgres::with_effects(Way::BehindPgBouncer).await);
     }
 }

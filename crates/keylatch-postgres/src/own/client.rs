@@ -87,11 +87,18 @@ impl Call {
 
     /// The same for sqlx.
     pub(crate) fn into_query<'q>(self) -> PgQuery<'q> {
-        self.params.into_iter().fold(self.statement.query(self.prepared), |query, param| match param {
-            Param::Bytes(bytes) => query.bind(bytes),
-            Param::Text(text) => query.bind(text),
-            Param::Number(number) => query.bind(number),
-        })
+        self.params.into_iter().fold(self.statement.query(self.prepared), Param::bind)
+    }
+}
+
+impl Param {
+    /// Adds it to `query`.
+    pub(crate) fn bind(query: PgQuery<'_>, param: Self) -> PgQuery<'_> {
+        match param {
+            Self::Bytes(bytes) => query.bind(bytes),
+            Self::Text(text) => query.bind(text),
+            Self::Number(number) => query.bind(number),
+        }
     }
 }
 

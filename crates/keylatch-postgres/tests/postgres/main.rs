@@ -10,6 +10,7 @@ mod failover;
 mod faults;
 mod frozen;
 mod growth;
+mod inbox;
 mod locked;
 mod look;
 mod outbox;

@@ -86,6 +86,13 @@ async fn each_grant_is_needed() {
         "INSERT ON keylatch.event_stuck",
         "UPDATE ON keylatch.event_stuck",
         "DELETE ON keylatch.event_stuck",
+        "SELECT ON keylatch.place",
+        "INSERT ON keylatch.place",
+        "UPDATE ON keylatch.place",
+        "SELECT ON keylatch.letter",
+        "INSERT ON keylatch.letter",
+        "UPDATE ON keylatch.letter",
+        "DELETE ON keylatch.letter",
         "SELECT ON keylatch.event_lane",
         "UPDATE ON keylatch.event_lane",
         "EXECUTE ON ALL FUNCTIONS IN SCHEMA keylatch",
@@ -103,6 +110,7 @@ async fn each_grant_is_needed() {
                     let keylatch::machine::Claimed::Won(record) = store.claim(claim).await?.value else {
                         panic!("it is free")
                     };
+                    crate::inbox::bury_and_discard(&store).await?;
                     crate::outbox::refuse_and_discard(&store, record.lease()).await?;
                     let _ = store.release(record.lease(), keylatch::machine::End::Unknown).await?;
                     store.sweep(1).await

@@ -1,0 +1,16 @@
+-- Replaces a place: see `keylatch.change_place`. With $18 also writes a letter, unless it is there.
+WITH changed AS MATERIALIZED (
+    SELECT keylatch.change_place(
+        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17
+    ) AS applied
+), buried AS (
+    INSERT INTO keylatch.letter (
+        consumer, topic, partition, message_offset, digest, reason, error, attempts, trace, record, key, message, wanted,
+        buried_at
+    )
+    SELECT $1, $2, $3, $18, $19, $20, $21, $22, $23, $24, $25, $26, false, $17
+    FROM changed
+    WHERE changed.applied AND $18::bigint IS NOT NULL
+    ON CONFLICT DO NOTHING
+)
+SELECT applied FROM changed

@@ -1,0 +1,7 @@
+-- Removes a letter; returns whether it was there.
+WITH removed AS (
+    DELETE FROM keylatch.letter AS l
+    WHERE l.consumer = $1 AND l.topic = $2 AND l.partition = $3 AND l.message_offset = $4 AND l.digest = $5
+    RETURNING true
+)
+SELECT EXISTS (SELECT FROM removed)
