@@ -3,6 +3,7 @@
 //!
 //! One transaction at a time has the store, until it ends.
 
+mod inbox;
 mod outbox;
 mod store;
 
@@ -13,10 +14,11 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use keylatch_core::inbox::{Place, PlaceName};
 use keylatch_core::machine::Claim;
 use keylatch_core::outbox::{Events, Publishes};
 use keylatch_core::store::{At, Error};
-use keylatch_core::tx::{Database, Ending, Entered, Misuse, Seen, Start, Transacted, Transactional};
+use keylatch_core::tx::{Database, Ending, Entered, Misuse, Seen, Start, Transacted, Transactional, Work};
 use keylatch_core::{Clock, Record, RecordId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -58,6 +60,20 @@ pub enum Mistake {
     RefusedHoldsBackNothing,
     /// Nobody is told of a commit with events.
     NobodyIsWoken,
+    /// A place is moved in a commit of its own, before the effect's.
+    PlaceMovesAlone,
+    /// A batch is applied for anyone.
+    EpochNotChecked,
+    /// A batch is applied wherever the place is.
+    OffsetNotChecked,
+    /// The ids of messages are not looked up.
+    IdsAreNotLookedUp,
+    /// A try is counted when it has failed.
+    TryIsCountedAfterwards,
+    /// A letter is written although the place is lost.
+    LetterCommitsAlone,
+    /// That a place is given back is not written.
+    ReturnIsForgotten,
 }
 
 /// A database that is a list of texts.
@@ -83,6 +99,10 @@ pub struct Store {
 #[derive(Debug, Default)]
 struct State {
     queue: outbox::Queue,
+    places: BTreeMap<PlaceName, Place>,
+    letters: inbox::Letters,
+    /// The tries that a mistaken store counts later.
+    tried: BTreeMap<PlaceName, Place>,
     records: BTreeMap<RecordId, Record>,
     texts: Vec<String>,
 }
@@ -205,6 +225,20 @@ impl Store {
         Ok(Transacted::Committed(record))
     }
 
+    /// Lends what was written so far to the work of `start`, until that ends.
+    async fn lend(&self, written: Written, start: impl FnOnce(Handle) -> Work) -> (Ending, Option<Written>) {
+        let home = Arc::new(Mutex::new(None));
+        let handle = Handle { written: Some(written), home: home.clone() };
+        let ending = AssertUnwindSafe(start(handle)).catch_unwind().await.unwrap_or_else(|panic| {
+            if self.makes(Mistake::PanicCommits) {
+                self.state.lock().texts.extend(home.lock().take().unwrap_or_default().texts);
+            }
+            resume_unwind(panic)
+        });
+        let returned = home.lock().take();
+        (ending, returned)
+    }
+
     async fn attempt(&self, claim: Claim, seen: At<Option<Record>>, start: Start<Texts>) -> Result<Transacted, Error> {
         let turn = self.transaction.clone().lock_owned().await;
         let mut previous = self.state.lock().records.get(&claim.id()).cloned();
@@ -215,15 +249,7 @@ impl Store {
             Ok(entered) => entered,
             Err(record) => return Ok(Transacted::Held(Some(record))),
         };
-        let home = Arc::new(Mutex::new(None));
-        let handle = Handle { written: Some(Written::default()), home: home.clone() };
-        let ending = AssertUnwindSafe(start(handle)).catch_unwind().await.unwrap_or_else(|panic| {
-            if self.makes(Mistake::PanicCommits) {
-                self.state.lock().texts.extend(home.lock().take().unwrap_or_default().texts);
-            }
-            resume_unwind(panic)
-        });
-        let returned = home.lock().take();
+        let (ending, returned) = self.lend(Written::default(), start).await;
         let written = match (returned, &ending) {
             (Some(written), _) => written,
             (None, Ending::RollBack) => return Ok(Transacted::RolledBack),

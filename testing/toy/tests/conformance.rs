@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
 use keylatch_core::conformance::atomic::{self, AtomicHarness};
-use keylatch_core::conformance::{self, Harness, outbox};
+use keylatch_core::conformance::{self, Harness, inbox, outbox};
 use keylatch_core::{Clock, RecordId, Timestamp, store};
 use testing_toy::{Handle, Mistake, Store};
 
@@ -98,6 +98,12 @@ mod with_events {
     keylatch_core::conformance_outbox!(Toy::new(None));
 }
 
+mod with_places {
+    use super::Toy;
+
+    keylatch_core::conformance_inbox!(Toy::new(None));
+}
+
 /// Each mistake, and the case that must find it.
 macro_rules! finds {
     ($($mistake:ident: $suite:ident::$case:ident;)*) => {
@@ -142,4 +148,11 @@ finds! {
     SettlesByNumber: outbox::another_event_of_the_number_is_not_settled;
     RefusedHoldsBackNothing: outbox::refused_event_holds_back_its_key_alone;
     NobodyIsWoken: outbox::commit_wakes_who_waits;
+    PlaceMovesAlone: inbox::failed_message_takes_everything_back;
+    EpochNotChecked: inbox::stale_owner_starts_nothing;
+    OffsetNotChecked: inbox::nothing_starts_at_another_offset;
+    IdsAreNotLookedUp: inbox::known_message_is_passed;
+    TryIsCountedAfterwards: inbox::tries_are_counted_before_they_start;
+    LetterCommitsAlone: inbox::stale_owner_buries_nothing;
+    ReturnIsForgotten: inbox::given_back_place_has_no_owner;
 }
