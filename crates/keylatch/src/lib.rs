@@ -43,6 +43,7 @@
 //! | [`store`] | the contract of a store, and what its author needs; [`memory`], `sqlite`, `postgres` and `redis` implement it, and the suite in `conformance` tests it |
 //! | [`tiered`] | a cache of final outcomes in front of a store |
 //! | [`tx`] | `Atomic`: a handler's transaction |
+//! | [`inbox`] | the contract of a store that keeps a consumer's place in a log, and applies its messages |
 //! | [`outbox`] | events that are published if and only if their transaction committed |
 //! | [`Engine`] | claims, runs, records and replays; [`Engine::run`] is the entry point for functions |
 //! | [`http`] | the entry point for HTTP: a layer for any tower service, and extractors for axum |
@@ -75,8 +76,8 @@ pub mod tiered;
 pub mod tx;
 
 #[cfg(feature = "conformance")]
-pub use keylatch_core::{conformance, conformance_atomic, conformance_outbox};
-pub use keylatch_core::{machine, memory, store};
+pub use keylatch_core::{conformance, conformance_atomic, conformance_inbox, conformance_outbox};
+pub use keylatch_core::{inbox, machine, memory, store};
 #[cfg(feature = "postgres")]
 #[doc(inline)]
 pub use keylatch_postgres as postgres;
