@@ -63,7 +63,7 @@ impl Config {
         });
         let storage = Storage::read(&mut vars);
         if vars.get(NOT_YET).is_some() {
-            vars.wrong.push(format!("{NOT_YET} must not be set: this version does not publish events"));
+            vars.wrong.push(format!("{NOT_YET} must not be set: this version does not publish to Kafka"));
         }
         let data_dir = vars.get("DATA_DIR").map_or_else(|| DATA_DIR.into(), PathBuf::from);
         if vars.wrong.is_empty() {
@@ -183,7 +183,7 @@ mod tests {
              DB_PORT must be a number from 1 to 65535\n  \
              DB_NAME is missing: DB_PORT, DB_PASSWORD ask for PostgreSQL\n  \
              DB_USER is missing: DB_PORT, DB_PASSWORD ask for PostgreSQL\n  \
-             KAFKA_BROKERS must not be set: this version does not publish events"
+             KAFKA_BROKERS must not be set: this version does not publish to Kafka"
         );
     }
 }

@@ -3,6 +3,7 @@
 
 mod admin;
 mod config;
+mod inventory;
 mod money;
 mod order;
 mod problem;
@@ -72,7 +73,9 @@ async fn serve<D: Orders>(
     admin: Admin,
     metrics: PrometheusHandle,
 ) -> Result<(), Box<dyn Error>> {
-    let Setup { reader, engine, create, storing } = setup;
+    /// How long the relay has to settle what it has handed out, after the requests have ended.
+    const RELAY_END_MAX: Duration = Duration::from_secs(1);
+    let Setup { reader, engine, create, relay, storing } = setup;
     let layer = IdempotencyLayer::new(engine.clone(), ScopeFrom::with(caller)).require_key();
     // A reader of the greeting may stop the process at once.
     let signals = keylatch_serve::Signals::new()?;
@@ -81,7 +84,9 @@ async fn serve<D: Orders>(
     let housekeeping = tokio::spawn(keep_house(metrics.clone()));
     let app = Arc::new(App { reader, engine: engine.clone(), admin, metrics });
     let router = routes::router(app, create.layer(layer));
+    let relay = relay.start();
     serve::until_told(signals, listener, router, &engine).await;
+    relay.stop(RELAY_END_MAX).await;
     housekeeping.abort();
     Ok(())
 }

@@ -57,6 +57,11 @@ impl Money {
         Self::written(sum)
     }
 
+    /// Both together, or the largest amount.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self::written(self.0.saturating_add(other.0))
+    }
+
     /// With the number of decimals in which amounts are written; no significant digit is lost.
     fn written(mut amount: Decimal) -> Self {
         amount.set_sign_positive(true); // there is no -0.00

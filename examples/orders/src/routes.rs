@@ -5,6 +5,7 @@
 //! | `POST /api/orders` | takes an order, once for each `Idempotency-Key` of a caller |
 //! | `GET /api/orders/{id}` | an order |
 //! | `GET /api/orders?user_id=…&limit=…&cursor=…` | a user's orders, a page at a time |
+//! | `GET /api/inventory?limit=…&cursor=…&user_id=…` | the pieces of each product in all orders, a page at a time; what a user has ordered |
 //! | `POST /api/admin/cleanup` | removes Keylatch's expired records |
 //! | `GET /health` | whether the process runs |
 //! | `GET /ready` | whether the stores of orders and records answer |
@@ -28,6 +29,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::admin::{self, Admin};
+use crate::inventory::{self, Product, UserTotal};
 use crate::order::{NewOrder, Order};
 use crate::problem::Problem;
 use crate::store::Orders;
@@ -52,6 +54,7 @@ pub(crate) fn router<D: Orders>(app: Arc<App<D>>, create: MethodRouter<Arc<App<D
     Router::new()
         .route("/api/orders", create.get(page::<D>))
         .route("/api/orders/{id}", get(find::<D>))
+        .route("/api/inventory", get(stock::<D>))
         .route("/api/admin/cleanup", post(cleanup::<D>))
         .route("/health", get(health))
         .route("/ready", get(ready::<D>))
@@ -68,6 +71,7 @@ pub(crate) async fn create<D: Orders>(
     body: Bytes,
 ) -> Result<impl IntoResponse, Problem> {
     let order = D::insert(&mut tx, scope.caller().to_owned(), key, asked_for(&body)?).await?;
+    tx.publish(inventory::created(&order)).map_err(inventory::too_large)?;
     Ok(created(order))
 }
 
@@ -119,14 +123,9 @@ async fn page<D: Orders>(
     State(app): State<Arc<App<D>>>,
     query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Result<Json<Page>, Problem> {
-    let invalid = |field, message: &str| Problem::Query { field, message: message.to_owned() };
-    let Query(query) = query.map_err(|error| invalid("query", &format!("cannot be read: {}", error.body_text())))?;
+    let query = page_query(query)?;
     let user_id = query.user_id.ok_or_else(|| invalid("user_id", "is missing: say whose orders to list"))?;
-    let limit = match query.limit.as_deref().map(str::parse) {
-        None => PAGE_ORDERS,
-        Some(Ok(limit @ 1..=PAGE_ORDERS_MAX)) => limit,
-        Some(_) => return Err(invalid("limit", &format!("must be a number from 1 to {PAGE_ORDERS_MAX}"))),
-    };
+    let limit = limit_of(query.limit.as_deref())?;
     let after = query.cursor.as_deref().map(str::parse).transpose();
     let after = after.map_err(|_| invalid("cursor", "must be `next` of the previous page"))?;
     // One more than requested, to know whether there is a next page.
@@ -136,6 +135,50 @@ async fn page<D: Orders>(
     orders.truncate(limit);
     let next = orders.last().map(|order| order.order_id).filter(|_| more);
     Ok(Json(Page { orders, next }))
+}
+
+fn page_query(query: Result<Query<PageQuery>, QueryRejection>) -> Result<PageQuery, Problem> {
+    let unreadable = |error: QueryRejection| invalid("query", &format!("cannot be read: {}", error.body_text()));
+    query.map(|Query(query)| query).map_err(unreadable)
+}
+
+fn limit_of(limit: Option<&str>) -> Result<u32, Problem> {
+    match limit.map(str::parse) {
+        None => Ok(PAGE_ORDERS),
+        Some(Ok(limit @ 1..=PAGE_ORDERS_MAX)) => Ok(limit),
+        Some(_) => Err(invalid("limit", &format!("must be a number from 1 to {PAGE_ORDERS_MAX}"))),
+    }
+}
+
+fn invalid(field: &'static str, message: &str) -> Problem {
+    Problem::Query { field, message: message.to_owned() }
+}
+
+#[derive(Debug, Serialize)]
+struct Inventory {
+    products: Vec<Product>,
+    /// The `cursor` of the next page; `null` on the last.
+    next: Option<String>,
+    /// What the user has ordered, if one was asked for and has.
+    user: Option<UserTotal>,
+}
+
+async fn stock<D: Orders>(
+    State(app): State<Arc<App<D>>>,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Json<Inventory>, Problem> {
+    let PageQuery { user_id, limit, cursor } = page_query(query)?;
+    let user = match user_id {
+        Some(user_id) => D::user_total(&app.reader, user_id).await?,
+        None => None,
+    };
+    let limit = limit_of(limit.as_deref())?;
+    let mut products = D::products(&app.reader, cursor, limit + 1).await?;
+    let limit = limit as usize;
+    let more = products.len() > limit;
+    products.truncate(limit);
+    let next = products.last().map(|product| product.product_id.clone()).filter(|_| more);
+    Ok(Json(Inventory { products, next, user }))
 }
 
 async fn cleanup<D: Orders>(

@@ -9,17 +9,21 @@
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::routing::{MethodRouter, post};
+use keylatch::outbox::Relay;
 #[cfg(feature = "postgres")]
 use keylatch::postgres::Postgres;
 use keylatch::sqlite::Sqlite;
-use keylatch::{Engine, Limits, Policy};
+use keylatch::tx::Transactional;
+use keylatch::{Engine, InvalidPolicy, Limits, Policy};
 
 #[cfg(feature = "redis")]
 use crate::config::Secret;
 #[cfg(feature = "postgres")]
 use crate::config::Server;
+use crate::inventory;
 use crate::routes::{self, App};
 #[cfg(feature = "postgres")]
 use crate::store::postgres;
@@ -32,8 +36,18 @@ pub(crate) struct Setup<D: Orders> {
     pub(crate) engine: Engine,
     /// What takes an order; the layer goes around it.
     pub(crate) create: MethodRouter<Arc<App<D>>>,
+    /// Hands the events of orders to the inventory.
+    pub(crate) relay: Relay,
     /// Where everything is kept, to show to the operator.
     pub(crate) storing: String,
+}
+
+/// The engine that handles events, on the database of the orders. It remembers each event for longer than a relay takes to
+/// delete it.
+fn counting(store: impl Transactional) -> Result<Engine, InvalidPolicy> {
+    const REMEMBERED: Duration = Duration::from_secs(60 * 60);
+    let policy = Policy { retention: REMEMBERED, tombstone: REMEMBERED, ..Policy::default() };
+    Engine::atomic(store, policy, Limits::default())
 }
 
 /// Records and orders in the SQLite file at `path`.
@@ -41,6 +55,7 @@ pub(crate) async fn sqlite(path: &Path) -> Result<Setup<Sqlite>, Box<dyn Error>>
     let store = sqlite::open(path).await?;
     Ok(Setup {
         engine: Engine::atomic(store.clone(), Policy::default(), Limits::default())?,
+        relay: inventory::relay::<Sqlite>(store.clone(), counting(store.clone())?)?,
         reader: store,
         create: post(routes::create::<Sqlite>),
         storing: format!("{} (SQLite)", path.display()),
@@ -52,11 +67,13 @@ pub(crate) async fn sqlite(path: &Path) -> Result<Setup<Sqlite>, Box<dyn Error>>
 pub(crate) async fn redis_and_sqlite(redis: &Secret, path: &Path) -> Result<Setup<Sqlite>, Box<dyn Error>> {
     /// How long a run holds its key without a renewal: an order takes milliseconds, and after a crash its client waits
     /// no longer than this.
-    const LEASE: std::time::Duration = std::time::Duration::from_secs(5);
+    const LEASE: Duration = Duration::from_secs(5);
     let records = keylatch::redis::Store::connect(redis.reveal()).await?;
     let policy = Policy { lease: LEASE, ..Policy::default() };
+    let orders = sqlite::open(path).await?;
     Ok(Setup {
-        reader: sqlite::open(path).await?,
+        relay: inventory::relay::<Sqlite>(orders.clone(), counting(orders.clone())?)?,
+        reader: orders,
         engine: Engine::fenced(records, policy, Limits::default())?,
         create: post(routes::create_fenced),
         storing: format!("orders in {} (SQLite), records in Redis", path.display()),
@@ -67,8 +84,13 @@ pub(crate) async fn redis_and_sqlite(redis: &Secret, path: &Path) -> Result<Setu
 #[cfg(feature = "postgres")]
 pub(crate) async fn postgres(server: &Server) -> Result<Setup<Postgres>, Box<dyn Error>> {
     let (store, reader) = postgres::open(server).await?;
-    let engine = Engine::atomic(store, Policy::default(), Limits::default())?;
-    Ok(Setup { reader, engine, create: post(routes::create::<Postgres>), storing: server.to_string() })
+    Ok(Setup {
+        reader,
+        relay: inventory::relay::<Postgres>(store.clone(), counting(store.clone())?)?,
+        engine: Engine::atomic(store, Policy::default(), Limits::default())?,
+        create: post(routes::create::<Postgres>),
+        storing: server.to_string(),
+    })
 }
 
 /// Records and orders in PostgreSQL, copies of answers in Redis.
@@ -78,9 +100,11 @@ pub(crate) async fn tiered(server: &Server, redis: &Secret) -> Result<Setup<Post
 
     let (store, reader) = postgres::open(server).await?;
     let cache = Cache::connect(redis.reveal(), Options::default()).await?;
+    let relay = inventory::relay::<Postgres>(store.clone(), counting(store.clone())?)?;
     let store = keylatch::tiered::Tiered::new(store, cache);
     Ok(Setup {
         reader,
+        relay,
         engine: Engine::atomic(store, Policy::default(), Limits::default())?,
         create: post(routes::create::<Postgres>),
         storing: format!("{server}; copies of answers in Redis"),

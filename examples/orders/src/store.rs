@@ -4,10 +4,12 @@
 pub(crate) mod postgres;
 pub(crate) mod sqlite;
 
+use keylatch::outbox::{Failed, Outbox};
 use keylatch::tx::Database;
 use keylatch::{Key, Tx};
 use uuid::Uuid;
 
+use crate::inventory::{OrderCreated, Product, UserTotal};
 use crate::order::Order;
 use crate::problem::Problem;
 
@@ -17,6 +19,9 @@ use crate::problem::Problem;
 pub(crate) trait Orders: Database {
     /// The database for reads.
     type Reader: Clone + Send + Sync + 'static;
+
+    /// The store with the events of orders.
+    type Outbox: Outbox;
 
     /// Writes `order`, which `caller` placed under `key`, and returns it.
     ///
@@ -40,6 +45,22 @@ pub(crate) trait Orders: Database {
         after: Option<Uuid>,
         limit: u32,
     ) -> impl Future<Output = Result<Vec<Order>, Problem>> + Send;
+
+    /// Adds an order to the inventory and to what its user has ordered.
+    fn count(tx: &mut Tx<Self>, order: OrderCreated) -> impl Future<Output = Result<(), Failed>> + Send;
+
+    /// The first `limit` products of the inventory after `after`.
+    fn products(
+        reader: &Self::Reader,
+        after: Option<String>,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<Product>, Problem>> + Send;
+
+    /// What a user has ordered, if anything.
+    fn user_total(
+        reader: &Self::Reader,
+        user_id: String,
+    ) -> impl Future<Output = Result<Option<UserTotal>, Problem>> + Send;
 
     /// Whether the database answers.
     fn ready(reader: &Self::Reader) -> impl Future<Output = Result<(), Problem>> + Send;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use keylatch::outbox::Failed;
 use keylatch::postgres::sqlx::postgres::{PgPool, PgPoolOptions, PgRow};
 use keylatch::postgres::sqlx::{self, Row, query, query_scalar, raw_sql};
 use keylatch::postgres::{CONNECT_MAX, CONNECTIONS_MAX, OpenError, Options, Postgres, Store};
@@ -12,6 +13,7 @@ use uuid::Uuid;
 
 use super::Orders;
 use crate::config::Server;
+use crate::inventory::{OrderCreated, Product, UserTotal};
 use crate::money::Money;
 use crate::order::{Order, Status};
 use crate::problem::Problem;
@@ -28,7 +30,7 @@ const SCHEMA_MAX: Duration = Duration::from_secs(60);
 pub(crate) enum CannotOpen {
     #[error(transparent)]
     Store(#[from] OpenError),
-    #[error("cannot make the table of orders: {0}")]
+    #[error("cannot make the tables: {0}")]
     Schema(sqlx::Error),
 }
 
@@ -40,25 +42,32 @@ pub(crate) async fn open(server: &Server) -> Result<(Store, PgPool), CannotOpen>
     let writers = pool(CONNECTIONS_MAX).test_before_acquire(false).connect_with(server.options()).await;
     let store = Store::with_pool(writers.map_err(OpenError::from)?, Options::default()).await?;
     let readers = pool(READERS_MAX).connect_lazy_with(server.options());
-    match timeout(SCHEMA_MAX, make_table(&readers)).await {
+    match timeout(SCHEMA_MAX, make_tables(&readers)).await {
         Ok(made) => made.map_err(CannotOpen::Schema)?,
         Err(_) => return Err(CannotOpen::Schema(sqlx::Error::PoolTimedOut)),
     }
     Ok((store, readers))
 }
 
-async fn make_table(pool: &PgPool) -> sqlx::Result<()> {
-    if query_scalar(include_str!("postgres/schema_exists.sql")).fetch_one(pool).await? {
-        return Ok(());
+async fn make_tables(pool: &PgPool) -> sqlx::Result<()> {
+    for (exists, schema) in [
+        (include_str!("postgres/schema_exists.sql"), include_str!("postgres/schema.sql")),
+        (include_str!("postgres/inventory_exists.sql"), include_str!("postgres/inventory_schema.sql")),
+    ] {
+        if query_scalar(exists).fetch_one(pool).await? {
+            continue;
+        }
+        let mut tx = pool.begin().await?;
+        query(include_str!("postgres/schema_lock.sql")).execute(&mut *tx).await?;
+        raw_sql(schema).execute(&mut *tx).await?;
+        tx.commit().await?;
     }
-    let mut tx = pool.begin().await?;
-    query(include_str!("postgres/schema_lock.sql")).execute(&mut *tx).await?;
-    raw_sql(include_str!("postgres/schema.sql")).execute(&mut *tx).await?;
-    tx.commit().await
+    Ok(())
 }
 
 impl Orders for Postgres {
     type Reader = PgPool;
+    type Outbox = Store;
 
     async fn insert(tx: &mut Tx<Self>, caller: String, key: Key, order: Order) -> Result<Order, Problem> {
         let items = serde_json::to_string(&order.items).expect("items have nothing that JSON cannot say");
@@ -94,6 +103,36 @@ impl Orders for Postgres {
         let after = after.map(|order_id| order_id.to_string());
         let page = query(include_str!("postgres/page.sql")).bind(user_id).bind(after).bind(i64::from(limit));
         in_time(page.try_map(order).fetch_all(reader)).await
+    }
+
+    async fn count(tx: &mut Tx<Self>, order: OrderCreated) -> Result<(), Failed> {
+        let items = serde_json::to_string(&order.items)?;
+        let count = query(include_str!("postgres/count_items.sql")).bind(items);
+        timeout(STATEMENT_MAX, count.execute(&mut **tx)).await??;
+        let total = order.total_amount.to_string();
+        let count = query(include_str!("postgres/count_user.sql")).bind(order.user_id).bind(total);
+        timeout(STATEMENT_MAX, count.execute(&mut **tx)).await??;
+        Ok(())
+    }
+
+    async fn products(reader: &PgPool, after: Option<String>, limit: u32) -> Result<Vec<Product>, Problem> {
+        // PostgreSQL's texts cannot contain this character.
+        let after = after.map(|after| after.replace('\0', ""));
+        let page = query(include_str!("postgres/products.sql")).bind(after).bind(i64::from(limit));
+        let product = |row: PgRow| Ok(Product { product_id: row.try_get(0)?, ordered: row.try_get(1)? });
+        in_time(page.try_map(product).fetch_all(reader)).await
+    }
+
+    async fn user_total(reader: &PgPool, user_id: String) -> Result<Option<UserTotal>, Problem> {
+        if user_id.contains('\0') {
+            return Ok(None);
+        }
+        let find = query(include_str!("postgres/user_total.sql")).bind(user_id);
+        let total = |row: PgRow| {
+            let total_amount = parsed(&row, 2, Money::from_stored)?;
+            Ok(UserTotal { user_id: row.try_get(0)?, orders: row.try_get(1)?, total_amount })
+        };
+        in_time(find.try_map(total).fetch_optional(reader)).await
     }
 
     async fn ready(reader: &PgPool) -> Result<(), Problem> {

@@ -1,8 +1,10 @@
 //! Kill -9 at every boundary between two phases of a run.
 
 use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
 
 use testing_history::Reply;
+use tokio::time::sleep;
 
 use crate::setup::Setup;
 use crate::shop::{SOON, Shop, order};
@@ -82,6 +84,55 @@ async fn kill_at(setup: Setup, boundary: &str, after: After) {
     assert!(status.success(), "{status}");
 }
 
+/// Time and again a server dies when an order is counted, and its event is still in the outbox: it is handed out again, and
+/// not counted again.
+async fn killed_between_acknowledgement_and_deletion(setup: Setup) {
+    const KILLS: usize = 4;
+    let shop = Shop::new(setup);
+    let victim = shop.program.clone().env("KEYLATCH_FAILPOINT", "after-acknowledgement:1:kill");
+    for kill in 0..KILLS {
+        let server = victim.start().await.unwrap_or_else(|error| panic!("{error}"));
+        shop.targets.set([server.url()]);
+        // It may die before its answer arrives.
+        shop.client.send(&order("user", format!("key-{kill}")), SOON).await;
+        assert_eq!(server.ended().await.signal(), Some(SIGKILL));
+    }
+    let server = shop.open().await;
+    for kill in 0..KILLS {
+        shop.client.insist(&order("user", format!("key-{kill}")), SOON, SOON).await.unwrap();
+    }
+    let summary = shop.judge().await;
+    assert_eq!(summary.effects, KILLS);
+    let (status, _) = server.terminate().await;
+    assert!(status.success(), "{status}");
+}
+
+/// A server stands still when an order is counted, and comes back after another has taken over: what it then writes about
+/// its event changes nothing, and it goes on beside the other.
+async fn i15_paused_between_acknowledgement_and_deletion(setup: Setup) {
+    let shop = Shop::new(setup);
+    let paused = shop.program.clone().env("KEYLATCH_FAILPOINT", "after-acknowledgement:1:pause");
+    let paused = paused.start().await.unwrap_or_else(|error| panic!("{error}"));
+    let survivor = shop.open().await;
+    shop.client.insist(&order("user", "first"), SOON, SOON).await.unwrap();
+    let begun = Instant::now();
+    while !paused.is_paused() {
+        assert!(begun.elapsed() < SOON, "the first server has the outbox, and stops with its first event");
+        sleep(Duration::from_millis(5)).await;
+    }
+    shop.client.insist(&order("user", "second"), SOON, SOON).await.unwrap();
+    // The survivor takes over and counts the second order, and not the first again.
+    assert_eq!(shop.judge().await.effects, 2);
+    paused.resume();
+    shop.targets.set([paused.url()]);
+    shop.client.insist(&order("user", "third"), SOON, SOON).await.unwrap();
+    assert_eq!(shop.judge().await.effects, 3);
+    for server in [paused, survivor] {
+        let (status, _) = server.terminate().await;
+        assert!(status.success(), "{status}");
+    }
+}
+
 tests_on!(sqlite: Sqlite, postgres: Postgres, redis: Redis => [
     killed_before_the_claim,
     killed_after_the_claim,
@@ -89,4 +140,6 @@ tests_on!(sqlite: Sqlite, postgres: Postgres, redis: Redis => [
     killed_before_the_commit,
     killed_after_the_commit,
     killed_before_the_answer,
+    killed_between_acknowledgement_and_deletion,
+    i15_paused_between_acknowledgement_and_deletion,
 ]);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -104,17 +104,40 @@ impl Shop {
     }
 
     /// What is asked of every test at its end: all orders that are there, and all that every client saw, make sense
-    /// together; and each key that was answered has one order, and no other key has any; and no run has failed.
+    /// together; and each key that was answered has one order, and no other key has any; and no run has failed. And each
+    /// order is counted once.
     pub(crate) async fn judge(&self) -> Summary {
         let summary = self.judge_where_runs_may_fail().await;
         assert_eq!(summary.failed, 0, "the server failed: {summary}");
         summary
     }
 
+    /// Waits until each order is in the inventory, once: the relay of a process that died has a lease that must end first.
+    async fn assert_counted(&self, orders: usize) {
+        let (begun, orders) = (Instant::now(), orders as u64);
+        loop {
+            let inventory = self.client.get(&format!("/api/inventory?user_id={USER}"), SOON).await;
+            let inventory = inventory.expect("a server that is well shows its inventory");
+            let inventory: Value = serde_json::from_slice(&inventory.body).expect("an inventory is JSON");
+            let counted = inventory["user"]["orders"].as_u64().unwrap_or(0);
+            assert!(counted <= orders, "{counted} orders are counted, and there are {orders}");
+            if counted == orders {
+                // Each piece costs 10.
+                let pieces = inventory["products"][0]["ordered"].as_f64().unwrap_or(0.0);
+                let amount = inventory["user"]["total_amount"].as_f64().unwrap_or(0.0);
+                assert!((pieces * 10.0 - amount).abs() < 0.001, "{inventory}");
+                return;
+            }
+            assert!(begun.elapsed() < SOON, "only {counted} of {orders} orders are counted");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// The same, where the database may leave a handler in the lurch, whose client is told so with a 503.
     pub(crate) async fn judge_where_runs_may_fail(&self) -> Summary {
         let mut history = self.log.events();
         let orders = self.orders().await;
+        self.assert_counted(orders.len()).await;
         history.extend(orders.into_iter().map(|(scope, key, effect)| Event::now(&scope, &key, What::Found { effect })));
         let guarantee = if self.stores.setup == Setup::Redis { Guarantee::Fenced } else { Guarantee::Atomic };
         let summary = judge(&history, guarantee);

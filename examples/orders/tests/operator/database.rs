@@ -59,7 +59,11 @@ async fn a_role_without_the_right_to_create_is_enough_once_the_tables_are_there(
          GRANT USAGE ON SCHEMA keylatch TO clerk; \
          GRANT SELECT ON keylatch.schema_version TO clerk; \
          GRANT SELECT, INSERT, UPDATE, DELETE ON keylatch.record TO clerk; \
-         GRANT SELECT, INSERT ON orders TO clerk",
+         GRANT SELECT, INSERT, DELETE ON keylatch.event TO clerk; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON keylatch.event_stuck TO clerk; \
+         GRANT SELECT, UPDATE ON keylatch.event_lane TO clerk; \
+         GRANT SELECT, INSERT ON orders TO clerk; \
+         GRANT SELECT, INSERT, UPDATE ON inventory, user_total TO clerk",
     );
     let shop = Shop::start(&stores.program().env("DB_USER", "clerk"), stores).await.expect("it starts");
     let (key, body) = readme_order();

@@ -1,0 +1,3 @@
+-- Adds pieces of a product.
+INSERT INTO inventory (product_id, ordered) VALUES (?1, ?2)
+ON CONFLICT (product_id) DO UPDATE SET ordered = ordered + excluded.ordered
