@@ -8,12 +8,14 @@ with httpx-async, httpx or requests.
 import asyncio
 import itertools
 import os
-import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import httpx
@@ -43,27 +45,38 @@ def check(status: int) -> None:
         raise RuntimeError(f"not taken: {status}")
 
 
-def report(found: dict[str, list[float]]) -> None:
-    median = {name: statistics.median(values) for name, values in found.items()}
-    print(f"bare {LIBRARY} {median['bare']:.0f}/s, client {median['client']:.0f}/s")
-    print(f"client / bare: {median['ratio']:.3f} (median of {ROUNDS} rounds of {CALLS} calls, {IN_FLIGHT} in flight)")
+@dataclass
+class Round:
+    per_second: float
+    cpu_us: float
+    """Microseconds of this process's CPU for each call."""
 
 
-def turns(per_second: Callable[[str], float]) -> None:
-    found: dict[str, list[float]] = {"bare": [], "client": [], "ratio": []}
+@contextmanager
+def measured(rounds: list[Round]) -> Iterator[None]:
+    began, cpu = time.perf_counter(), time.process_time()
+    yield
+    rounds.append(Round(CALLS / (time.perf_counter() - began), (time.process_time() - cpu) / CALLS * 1e6))
+
+
+def turns(run: Callable[[str, list[Round]], None]) -> None:
+    found: dict[str, list[Round]] = {"bare": [], "client": []}
     for number in range(-2, ROUNDS):
-        one = {way: per_second(way) for way in (("bare", "client") if number % 2 else ("client", "bare"))}
+        for way in ("bare", "client") if number % 2 else ("client", "bare"):
+            run(way, found[way])
+    print(f"medians of {ROUNDS} rounds of {CALLS} calls, {IN_FLIGHT} in flight; ratios to the bare library by round")
+    for way, rounds in found.items():
         # The first rounds warm up.
-        if number >= 0:
-            found["bare"].append(one["bare"])
-            found["client"].append(one["client"])
-            found["ratio"].append(one["client"] / one["bare"])
-    report(found)
+        pairs = list(zip(rounds[2:], found["bare"][2:], strict=True))
+        per_second, cpu_us = (median(one.per_second for one, _ in pairs), median(one.cpu_us for one, _ in pairs))
+        speed = median(one.per_second / bare.per_second for one, bare in pairs)
+        cpu = median(one.cpu_us / bare.cpu_us for one, bare in pairs)
+        print(f"{LIBRARY}, {way}: {per_second:.0f}/s ({speed:.3f}), {cpu_us:.0f} us of CPU each ({cpu:.3f})")
 
 
 def with_tasks() -> None:
     limits = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
-    session = httpx.AsyncClient(trust_env=False, limits=limits)
+    session = httpx.AsyncClient(trust_env=False, limits=limits, timeout=60)
     client = keylatch_client.httpx.AsyncClient(session)
 
     async def bare() -> int:
@@ -72,25 +85,24 @@ def with_tasks() -> None:
     async def through_client() -> int:
         return (await client.post(URL, json=order())).status
 
-    async def run(way: str) -> float:
+    async def run(way: str, rounds: list[Round]) -> None:
         left, call = iter(range(CALLS)), bare if way == "bare" else through_client
 
         async def worker() -> None:
             for _ in left:
                 check(await call())
 
-        began = time.perf_counter()
-        await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
-        return CALLS / (time.perf_counter() - began)
+        with measured(rounds):
+            await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
 
     with asyncio.Runner() as runner:
-        turns(lambda way: runner.run(run(way)))
+        turns(lambda way, rounds: runner.run(run(way, rounds)))
 
 
 def with_threads() -> None:
     own = threading.local()
     limits = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
-    shared: Any = httpx.Client(trust_env=False, limits=limits)
+    shared: Any = httpx.Client(trust_env=False, limits=limits, timeout=60)
     client = keylatch_client.httpx.Client(shared)
 
     def mine() -> None:
@@ -110,13 +122,12 @@ def with_threads() -> None:
 
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
 
-        def per_second(way: str) -> float:
-            began = time.perf_counter()
-            for _ in pool.map(call, [way] * CALLS):
-                pass
-            return CALLS / (time.perf_counter() - began)
+        def run(way: str, rounds: list[Round]) -> None:
+            with measured(rounds):
+                for _ in pool.map(call, [way] * CALLS):
+                    pass
 
-        turns(per_second)
+        turns(run)
 
 
 if LIBRARY == "httpx-async":

@@ -26,7 +26,7 @@ from keylatch_client import (
     Request,
     SqliteJournal,
 )
-from keylatch_client.httpx import AsyncClient
+from keylatch_client.httpx import AsyncClient, Client
 from support import KINDS, SOON_S, Either, Fake, Server, serving
 
 UNKNOWN = {
@@ -56,6 +56,27 @@ class Bound(unittest.TestCase):
                 self.assertEqual(len(server.seen), 1)
                 client.post(url, json={"a": 1}, key=key)
                 self.assertEqual(len(server.seen), 2)
+
+    def test_urls_are_those_that_the_library_sends(self) -> None:
+        for kind in KINDS:
+            with self.subTest(kind), serving(kind) as (client, server):
+                # Two spellings of a request are one request.
+                for url in ("/a b?c=d", "/a%20b?c=d"):
+                    client.post(server.url + url, key=Key("a-key"))
+                self.assertEqual([path for _, path, *_ in server.seen], ["/a%20b?c=d"] * 2)
+
+    def test_urls_may_be_relative_to_that_of_the_session(self) -> None:
+        with serving("httpx") as (_, server):
+            for base, url, path in (
+                ("", "/orders", "/orders"),
+                ("/api", "/orders", "/api/orders"),
+                ("/api/", "?x=1", "/api/?x=1"),
+            ):
+                with Client(httpx.Client(base_url=server.url + base, trust_env=False)) as client:
+                    client.post(url)
+                with httpx.Client(base_url=server.url + base, trust_env=False) as bare:
+                    bare.post(url)
+                self.assertEqual([path for _, path, *_ in server.seen[-2:]], [path] * 2)
 
     def test_an_error_does_not_show_the_key(self) -> None:
         for kind in KINDS:

@@ -29,42 +29,46 @@ if (process.send) {
     items: [{ product_id: "prod1", quantity: 2, price: 10.5 }],
   });
   const client = new Client();
+  const bare = async (more) => {
+    const headers = { "content-type": "application/json", "idempotency-key": Key.random().quoted(), prefer: "wait=5" };
+    const response = await fetch(url, { method: "POST", headers, body: JSON.stringify(order()), ...more });
+    await response.arrayBuffer();
+    return response.status;
+  };
   const ways = {
-    bare: async () => {
-      const headers = {
-        "content-type": "application/json",
-        "idempotency-key": Key.random().quoted(),
-        prefer: "wait=5",
-      };
-      const response = await fetch(url, { method: "POST", headers, body: JSON.stringify(order()) });
-      await response.arrayBuffer();
-      return response.status;
-    },
+    "bare fetch": () => bare({}),
+    "fetch with a time-out": () => bare({ signal: AbortSignal.timeout(30_000) }),
     client: async () => (await client.post(url, { json: order() })).status,
   };
-  const perSecond = async (way) => {
+  const names = Object.keys(ways);
+  /** How many calls a second, and microseconds of this process's CPU for each. */
+  const round = async (way) => {
     let left = CALLS;
-    const began = performance.now();
+    const [began, cpu] = [performance.now(), process.cpuUsage()];
     const worker = async () => {
       while (left-- > 0) if ((await ways[way]()) !== 201) throw new Error("not taken");
     };
     await Promise.all(Array.from({ length: IN_FLIGHT }, worker));
-    return (CALLS / (performance.now() - began)) * 1000;
+    const { user, system } = process.cpuUsage(cpu);
+    return { perSecond: (CALLS / (performance.now() - began)) * 1000, cpuUs: (user + system) / CALLS };
   };
-  const median = (values) => values.sort((a, b) => a - b)[values.length >> 1];
-  const found = { bare: [], client: [], ratio: [] };
-  for (let round = -2; round < ROUNDS; round++) {
-    const order = round % 2 ? ["bare", "client"] : ["client", "bare"];
+  const rounds = [];
+  for (let number = -2; number < ROUNDS; number++) {
     const one = {};
-    for (const way of order) one[way] = await perSecond(way);
+    for (const way of number % 2 ? names : [...names].reverse()) one[way] = await round(way);
     // The first rounds warm up.
-    if (round < 0) continue;
-    for (const way of order) found[way].push(one[way]);
-    found.ratio.push(one.client / one.bare);
+    if (number >= 0) rounds.push(one);
   }
-  console.log(`bare fetch ${median(found.bare).toFixed(0)}/s, client ${median(found.client).toFixed(0)}/s`);
+  const median = (of) => rounds.map(of).sort((a, b) => a - b)[ROUNDS >> 1];
   console.log(
-    `client / bare: ${median(found.ratio).toFixed(3)} (median of ${ROUNDS} rounds of ${CALLS} calls, ${IN_FLIGHT} in flight)`,
+    `medians of ${ROUNDS} rounds of ${CALLS} calls, ${IN_FLIGHT} in flight; ratios to ${names[0]} in the same round`,
   );
+  for (const way of names) {
+    const [perSecond, cpuUs] = ["perSecond", "cpuUs"].map((what) => median((one) => one[way][what]).toFixed(0));
+    const [speed, cpu] = ["perSecond", "cpuUs"].map((what) =>
+      median((one) => one[way][what] / one[names[0]][what]).toFixed(3),
+    );
+    console.log(`${way}: ${perSecond}/s (${speed}), ${cpuUs} us of CPU each (${cpu})`);
+  }
   child?.kill();
 }

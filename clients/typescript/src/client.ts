@@ -191,7 +191,7 @@ class Call {
 
   async #untilFinal(): Promise<Answer> {
     this.#signal?.throwIfAborted();
-    await this.#begin();
+    if (this.#options.journal) await this.#begin(this.#options.journal);
     const { policy, clock, profile } = this.#shared;
     const until = clock.now() + policy.timeMsMax;
     for (;;) {
@@ -214,10 +214,9 @@ class Call {
   }
 
   /** Writes the intent down before the first try. */
-  async #begin(): Promise<void> {
+  async #begin(journal: Journal): Promise<void> {
     const { key, request } = this.#entry;
-    const there = await this.#options.journal?.begin(this.#entry);
-    if (!there) return;
+    const there = await journal.begin(this.#entry);
     if (fingerprint(there.request) !== fingerprint(request)) throw new KeyReused(key, 0);
     // The headers of the call, because those of the journal have no credentials.
     this.#entry = { key, request, createdUnixMs: there.createdUnixMs };
@@ -228,7 +227,8 @@ class Call {
   /** Sends the request once, and reads the answer to its end. */
   async #send(timeMsMax: number): Promise<Answer | Lost> {
     const { key, request } = this.#entry;
-    const headers = await this.#headers();
+    const given = this.#options.headers;
+    const headers = this.#headers(typeof given === "function" ? await given() : given);
     const aborting = new AbortController();
     const stop = () => aborting.abort(this.#signal?.reason);
     let silent = false;
@@ -259,11 +259,10 @@ class Call {
     }
   }
 
-  async #headers(): Promise<Record<string, string>> {
-    const { headers: given } = this.#options;
+  #headers(given: HeadersInit | undefined): Record<string, string> {
     const wait = waitS(this.#shared.policy);
     return {
-      ...recordOf(typeof given === "function" ? await given() : given),
+      ...recordOf(given),
       ...this.#entry.request.headers,
       "idempotency-key": this.#shared.profile.header(this.#entry.key),
       ...(wait > 0 && { prefer: `wait=${wait}` }),
@@ -286,7 +285,7 @@ class Call {
 
   async #end(answer: Answer): Promise<Answer> {
     this.#shared.budget.answered();
-    await this.#options.journal?.end(this.#entry.key);
+    if (this.#options.journal) await this.#options.journal.end(this.#entry.key);
     this.#tell("answer", { status: answer.status, replayed: answer.replayed });
     return answer;
   }

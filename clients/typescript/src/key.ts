@@ -39,7 +39,7 @@ export class Key {
     if (!Array.isArray(parts) || parts.length === 0) {
       throw new InvalidKey("a key is derived from a list of one or more texts");
     }
-    return new Key(hex(hash("keylatch client key 1", parts.map(utf8OfPart))));
+    return new Key(hex(hash(DERIVED_KEY, parts.map(utf8OfPart))));
   }
 
   /** The key itself. Do not log it. */
@@ -57,17 +57,19 @@ export class Key {
   }
 }
 
+/** What derived keys begin with, so that no hash is used for two things. */
+const DERIVED_KEY = utf8("keylatch client key 1");
+
 /**
  * SHA-256 over `prefix` and fields, each with its length before it, so that no two lists of fields are the same bytes.
  * An absent field is not an empty one.
  */
-export function hash(prefix: string, fields: readonly (Uint8Array | undefined)[]): Uint8Array {
-  const start = utf8(prefix);
-  const length = fields.reduce((sum, field) => sum + (field ? 9 + field.length : 1), start.length);
+export function hash(prefix: Uint8Array, fields: readonly (Uint8Array | undefined)[]): Uint8Array {
+  const length = fields.reduce((sum, field) => sum + (field ? 9 + field.length : 1), prefix.length);
   const bytes = new Uint8Array(length);
   const view = new DataView(bytes.buffer);
-  bytes.set(start);
-  let at = start.length;
+  bytes.set(prefix);
+  let at = prefix.length;
   for (const field of fields) {
     if (!field) {
       at += 1;
@@ -90,10 +92,8 @@ export function hex(bytes: Uint8Array): string {
 
 const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
 
-const encoder = new TextEncoder();
-
 export function utf8(text: string): Uint8Array {
-  return encoder.encode(text);
+  return new TextEncoder().encode(text);
 }
 
 function utf8OfPart(part: unknown): Uint8Array {

@@ -46,12 +46,15 @@ export function outgoing(method: string, url: string, content: Content, base: st
   return { method: method.toUpperCase(), url: place.href, headers, body };
 }
 
+/** What fingerprints begin with. */
+const FINGERPRINT = utf8("keylatch fingerprint 1");
+
 /** 64 digits that identify the request: its method, URL, content type, content encoding and body. */
 export function fingerprint(request: OutgoingRequest): string {
   const { method, url, headers, body } = request;
   const texts = [method, url, headers["content-type"], headers["content-encoding"]];
   const fields = texts.map((text) => (text === undefined ? undefined : utf8(text)));
-  return hex(hash("keylatch fingerprint 1", [...fields, body]));
+  return hex(hash(FINGERPRINT, [...fields, body]));
 }
 
 /** Headers as a record, with names in lower case. */

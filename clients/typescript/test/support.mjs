@@ -45,6 +45,8 @@ export async function serving(test) {
     response.writeHead(step.status, step.headers);
     response.end(bytesOf(step.body));
   });
+  // Longer than any test: otherwise a slow machine would see connections that close between two tries.
+  http.keepAliveTimeout = 60_000;
   await new Promise((resolve) => http.listen(0, "127.0.0.1", resolve));
   server.url = `http://127.0.0.1:${http.address().port}`;
   test.after(() => {

@@ -19,7 +19,7 @@ from .profile import Meaning, Profile, Reply
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Send:
     """Send the request, with these headers besides its own. Its result is a :class:`Got` or :class:`Lost`."""
 
@@ -27,21 +27,21 @@ class Send:
     time_s_max: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pause:
     """Wait."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Store:
     """Do something that waits for a disk. Its result is that of ``run``."""
 
     run: Callable[[], Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Got(Generic[R]):
     """An answer that was read to its end, and what the client's library calls a response."""
 
@@ -49,7 +49,7 @@ class Got(Generic[R]):
     response: R
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Lost:
     """There is no answer: the connection could not be made or broke (``lost``), or the time was over (``silent``)."""
 

@@ -12,6 +12,7 @@ answer, and is not followed.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
@@ -46,6 +47,7 @@ class Client(Base[httpx.Response]):
     ) -> None:
         super().__init__(journal=journal, profile=profile, policy=policy, observe=observe, clock=clock)
         self._session = session or httpx.Client()
+        self._base_url = str(self._session.base_url)
 
     def post(
         self,
@@ -75,8 +77,7 @@ class Client(Base[httpx.Response]):
         :raises IdempotencyError: if there is no final answer. Each kind says what to do.
         :raises httpx.HTTPError: if httpx cannot send such a request at all.
         """
-        url = str(self._session.build_request(method, url).url)
-        request = Request.of(method, url, headers=headers, content=content, json=json)
+        request = Request.of(method, _absolute(self._base_url, url), headers=headers, content=content, json=json)
         return self._run(key or Key.random(), request)
 
     def resume(self) -> Iterator[Resumed[httpx.Response]]:
@@ -126,6 +127,7 @@ class AsyncClient(Base[httpx.Response]):
     ) -> None:
         super().__init__(journal=journal, profile=profile, policy=policy, observe=observe, clock=clock)
         self._session = session or httpx.AsyncClient()
+        self._base_url = str(self._session.base_url)
 
     async def post(
         self,
@@ -150,8 +152,7 @@ class AsyncClient(Base[httpx.Response]):
         headers: Mapping[str, str] | None = None,
     ) -> Answer[httpx.Response]:
         """As :meth:`Client.request`."""
-        url = str(self._session.build_request(method, url).url)
-        request = Request.of(method, url, headers=headers, content=content, json=json)
+        request = Request.of(method, _absolute(self._base_url, url), headers=headers, content=content, json=json)
         return await self._run(key or Key.random(), request)
 
     async def resume(self) -> AsyncIterator[Resumed[httpx.Response]]:
@@ -190,6 +191,13 @@ class AsyncClient(Base[httpx.Response]):
 
 # What may have reached the server. All others are mistakes in the request, or answers that cannot be decoded.
 _LOST = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
+
+
+@lru_cache(maxsize=256)
+def _absolute(base: str, url: str) -> str:
+    """The URL as httpx makes it of ``url`` and its ``base_url``. A program calls the same few again and again."""
+    given = httpx.URL(url)
+    return str(given if given.is_absolute_url else httpx.URL(f"{base.rstrip('/')}/{url.lstrip('/')}"))
 
 
 def _build(session: httpx.Client | httpx.AsyncClient, request: Request, step: Send) -> httpx.Request:

@@ -30,7 +30,7 @@ class Meaning(StrEnum):
     EXPIRED = "expired"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """An answer, without the library that read it. ``headers`` find a name in lower case."""
 

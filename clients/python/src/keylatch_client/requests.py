@@ -11,6 +11,7 @@ is not followed.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
@@ -76,8 +77,7 @@ class Client(Base[requests.Response]):
         :raises IdempotencyError: if there is no final answer. Each kind says what to do.
         :raises requests.RequestException: if requests cannot send such a request at all.
         """
-        url = requests.Request(method, url).prepare().url or url
-        request = Request.of(method, url, headers=headers, content=content, json=json)
+        request = Request.of(method, _prepared(url), headers=headers, content=content, json=json)
         return self._run(key or Key.random(), request)
 
     def resume(self) -> Iterator[Resumed[requests.Response]]:
@@ -120,3 +120,11 @@ class Client(Base[requests.Response]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@lru_cache(maxsize=256)
+def _prepared(url: str) -> str:
+    """The URL as requests sends it. A program calls the same few again and again."""
+    request = requests.PreparedRequest()
+    request.prepare_url(url, None)
+    return request.url or url

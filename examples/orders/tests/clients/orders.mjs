@@ -12,7 +12,7 @@ const { URL: baseUrl, ORDERS, FIRST, IN_FLIGHT, USERS, JOURNAL } = process.env;
 const policy = {
   triesMax: 100,
   tryMsMax: 3_000,
-  timeMsMax: 100_000,
+  timeMsMax: 250_000,
   pauseMsMax: 500,
   preferWaitS: 1,
   retriesPerS: 1_000,

@@ -26,7 +26,7 @@ USERS = int(os.environ["USERS"])
 NUMBERS = range(int(os.environ["FIRST"]), int(os.environ["ORDERS"]))
 
 # The tests are impatient: a try that hears nothing is given up soon, and retries are not spread.
-POLICY = Policy(tries_max=100, try_s_max=3, time_s_max=100, pause_s_max=0.5, prefer_wait_s=1, retries_per_s=1000)
+POLICY = Policy(tries_max=100, try_s_max=3, time_s_max=250, pause_s_max=0.5, prefer_wait_s=1, retries_per_s=1000)
 JOURNAL = SqliteJournal(os.environ["JOURNAL"]) if "JOURNAL" in os.environ else None
 
 

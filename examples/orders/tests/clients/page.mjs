@@ -21,7 +21,7 @@ setInterval(post, 100);
 const policy = {
   triesMax: 100,
   tryMsMax: 3_000,
-  timeMsMax: 100_000,
+  timeMsMax: 250_000,
   pauseMsMax: 500,
   preferWaitS: 1,
   retriesPerS: 1_000,
