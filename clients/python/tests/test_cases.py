@@ -1,10 +1,13 @@
 """The cases that all clients run: see ``clients/cases``."""
 
+import contextlib
+import tempfile
 import unittest
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from keylatch_client import DRAFT, STRIPE, IdempotencyError, InvalidKey, Key, Policy, Request
+from keylatch_client import DRAFT, STRIPE, IdempotencyError, InvalidKey, Key, Policy, Request, SqliteJournal
 from keylatch_client.key import _uuid7
 from keylatch_client.policy import RetryBudget
 from keylatch_client.profile import Reply
@@ -106,6 +109,17 @@ class Calls(unittest.TestCase):
             for case in cases("calls.json", "calls"):
                 with self.subTest(case["name"], kind=kind):
                     self.check(kind, case)
+
+    def test_journal(self) -> None:
+        for kind in KINDS:
+            for case in cases("calls.json", "journal"):
+                with self.subTest(case["name"], kind=kind), tempfile.TemporaryDirectory() as directory:
+                    with SqliteJournal(Path(directory, "intents.db")) as journal:
+                        with serving(kind, journal=journal, policy=Policy(tries_max=1)) as (client, server):
+                            server.script = [case["server"]]
+                            with contextlib.suppress(IdempotencyError):
+                                client.post(server.url, key=Key("a-key"))
+                        self.assertEqual(len(journal.pending()), int(case["kept"]))
 
     def check(self, kind: str, case: dict[str, Any]) -> None:
         clock = Fake(case["random"])

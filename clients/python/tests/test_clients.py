@@ -108,6 +108,20 @@ class Bound(unittest.TestCase):
         for wrong in ({"tries_max": 0}, {"try_s_max": 0}, {"pause_s_max": -1}, {"retries_per_s": float("nan")}):
             with self.subTest(wrong), self.assertRaises(ValueError):
                 Policy(**wrong)
+        with self.assertRaises(ValueError):
+            Client(policy=Policy(time_s_max=24 * 60 * 60))
+
+    def test_a_pause_that_takes_too_long_leaves_a_try(self) -> None:
+        class Late(Fake):
+            def sleep(self, seconds: float) -> None:
+                super().sleep(seconds + 60)
+
+        for kind in KINDS:
+            with self.subTest(kind), serving(kind, policy=Policy(time_s_max=10), clock=Late()) as (client, server):
+                server.script = ["lost", "silent"]
+                with self.assertRaises(GaveUp) as raised:
+                    client.post(server.url)
+                self.assertEqual((raised.exception.tries, raised.exception.why), (2, "time"))
 
 
 class Journals(unittest.TestCase):

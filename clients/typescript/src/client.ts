@@ -73,10 +73,14 @@ export class Client {
   constructor(options: ClientOptions = {}) {
     const policy = policyWith(options.policy ?? {});
     const clock = options.clock ?? CLOCK;
+    const profile = options.profile ?? DRAFT;
+    if (policy.timeMsMax >= profile.keyMsMax) {
+      throw new RangeError(`timeMsMax must be less than the ${profile.keyMsMax} ms for which the server keeps keys`);
+    }
     const budget = new RetryBudget(policy, clock.now());
     this.#options = options;
     this.#baseUrl = options.baseUrl ?? globalThis.location?.href;
-    this.#shared = { profile: options.profile ?? DRAFT, policy, clock, budget };
+    this.#shared = { profile, policy, clock, budget };
   }
 
   /** {@link request} with the method POST. */
@@ -285,7 +289,9 @@ class Call {
 
   async #end(answer: Answer): Promise<Answer> {
     this.#shared.budget.answered();
-    if (this.#options.journal) await this.#options.journal.end(this.#entry.key);
+    // After a 401 the caller logs in again, and the intent can be resumed. A recorded 401 does not change.
+    const isOver = answer.status !== 401 || answer.replayed;
+    if (this.#options.journal && isOver) await this.#options.journal.end(this.#entry.key);
     this.#tell("answer", { status: answer.status, replayed: answer.replayed });
     return answer;
   }

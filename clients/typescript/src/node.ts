@@ -33,7 +33,10 @@ export class FileJournal implements Journal {
     await mkdir(directory, { recursive: true, mode: 0o700 });
     for (const name of await readdir(directory)) {
       const path = join(directory, name);
-      if (name.endsWith(".new") && Date.now() - (await stat(path)).mtimeMs > LEFT_OVER_MS) await ifThere(unlink(path));
+      if (!name.endsWith(".new")) continue;
+      // Another process may be about to finish it.
+      const written = (await ifThere(stat(path)))?.mtimeMs;
+      if (written !== undefined && Date.now() - written > LEFT_OVER_MS) await ifThere(unlink(path));
     }
     return new FileJournal(directory, { ...JOURNAL_LIMITS, ...limits });
   }

@@ -1,11 +1,15 @@
 // The cases that all clients run: see `clients/cases`.
 
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, test } from "node:test";
 
 import { bytesOf, cases, close, fakeClock, module, policyOf, readme, serving } from "./support.mjs";
 
 const { Client, DRAFT, IdempotencyError, InvalidKey, Key, POLICY, STRIPE } = await module("index.js");
+const { FileJournal } = await module("node.js");
 const { uuid7 } = await module("key.js");
 const { RetryBudget } = await module("policy.js");
 const { isReplay, retryAfterMs } = await module("profile.js");
@@ -73,6 +77,21 @@ describe("budget", () => {
         else if (what === "answered") budget.answered();
         else budget.giveBack(assert.equal(what, "returned"));
       }
+    });
+  }
+});
+
+describe("journal", () => {
+  for (const { name, server: step, kept } of cases("calls.json", "journal")) {
+    test(name, async (t) => {
+      const server = await serving(t);
+      server.script = [step];
+      const directory = mkdtempSync(join(tmpdir(), "keylatch-client-"));
+      t.after(() => rmSync(directory, { recursive: true }));
+      const journal = await FileJournal.open(directory);
+      const client = new Client({ baseUrl: server.url, journal, policy: { triesMax: 1 } });
+      await client.post("/").catch((error) => assert(error instanceof IdempotencyError));
+      assert.equal((await journal.pending()).length, Number(kept));
     });
   }
 });

@@ -123,6 +123,7 @@ test("a policy that cannot be kept is an error", () => {
     { pauseMsMax: -1 },
     { retriesPerS: NaN },
     { timeMsMax: 1e12 },
+    { timeMsMax: 24 * 60 * 60 * 1000 },
     { tries: 1 },
   ]) {
     assert.throws(() => new Client({ policy }), RangeError, JSON.stringify(policy));

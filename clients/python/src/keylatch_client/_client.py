@@ -55,6 +55,10 @@ class Base(Generic[R]):
         :param clock: for tests.
         """
         policy, clock = policy or Policy(), clock or Clock()
+        if policy.time_s_max >= profile.key_s_max:
+            raise ValueError(
+                f"time_s_max must be less than the {profile.key_s_max} seconds for which the server keeps keys"
+            )
         budget = RetryBudget(policy, clock.now())
         self._settings = Settings(profile, policy, budget, clock, journal, observe)
         self._numbers = itertools.count(1)

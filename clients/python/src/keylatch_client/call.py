@@ -69,6 +69,9 @@ class Settings:
     observe: Callable[[Event], None] | None
 
 
+TRY_S_MIN = 0.001
+"""No time-out is shorter: some libraries refuse 0 and less."""
+
 Steps = Generator[Send | Pause | Store, Any, Answer[R]]
 
 _ERRORS: Mapping[Meaning, type[IdempotencyError]] = {
@@ -107,7 +110,9 @@ class _Call(Generic[R]):
         while True:
             self._tries += 1
             self.tell("try")
-            got: Got[R] | Lost = yield Send(headers, min(policy.try_s_max, until - clock.now()))
+            # A pause can take longer than it should.
+            time_s_max = max(TRY_S_MIN, min(policy.try_s_max, until - clock.now()))
+            got: Got[R] | Lost = yield Send(headers, time_s_max)
             if isinstance(got, Lost):
                 pause_s = self._pause_s(until, None, None, got.error)
                 self.tell("pause", why=got.why, pause_s=pause_s)
@@ -159,7 +164,9 @@ class _Call(Generic[R]):
 
     def _end(self, answer: Answer[R]) -> Generator[Store, Any, Answer[R]]:
         self._settings.budget.answered()
-        yield from self._forget()
+        # After a 401 the caller logs in again, and the intent can be resumed. A recorded 401 does not change.
+        if answer.status != 401 or answer.replayed:
+            yield from self._forget()
         self.tell("answer", status=answer.status, replayed=answer.replayed)
         return answer
 
