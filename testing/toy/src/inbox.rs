@@ -233,7 +233,9 @@ impl Store {
         if let Some(letter) = letter {
             state.letters.remove(&name_of(&letter));
         }
-        self.published.notify_one();
+        if !written.events.is_empty() {
+            self.published.notify_one();
+        }
         Ok(BatchEnd::Applied { known: triage.known })
     }
 

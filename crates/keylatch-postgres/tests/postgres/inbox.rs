@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keylatch::inbox::{Batch, BatchEnd, Inbox as _, Ownership, Part, PlaceName, Step};
-use keylatch::inbox::{LetterId, Order, Reason, Trouble};
+use keylatch::inbox::{
+    Batch, BatchEnd, Inbox as _, LetterId, Order, Ownership, Part, PlaceName, Reason, Step, Trouble, Why,
+};
 use keylatch::machine::{Claim, Completion};
+use keylatch::outbox::{Event, Outbox as _, Publishes as _, Skip};
 use keylatch::postgres::sqlx::{query, query_scalar, raw_sql};
 use keylatch::postgres::{Options, Postgres, Store};
 use keylatch::store::{Applied, Error, Owner};
-use keylatch::tx::Ending;
+use keylatch::tx::{Ending, Misuse};
 use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
 use tokio::sync::Notify;
 
@@ -160,6 +162,57 @@ async fn a_batch_is_one_transaction() {
                         SELECT xmin FROM keylatch.record UNION ALL SELECT xmin FROM keylatch.place) AS written";
     assert_eq!(query_scalar::<_, i64>(transactions).fetch_one(store.pool()).await.unwrap(), 1);
     assert_eq!(effects(&store).await.len(), 100);
+}
+
+/// The events of all handlers of a batch are published if and only if it is committed, in their order.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_a_batch_are_one_with_it() {
+    let publishing = |value: &'static str, ending: Ending| Part::<Postgres> {
+        ids: vec![None],
+        start: Box::new(move |mut tx, _| {
+            Box::pin(async move {
+                tx.events().publish(Event::new("orders").with_key("k").with_value(value)).unwrap();
+                ending
+            })
+        }),
+    };
+    let (_, store) = with_effects(Options::default()).await;
+    let (ownership, _) = take(&store).await;
+    let failing = vec![publishing("1", done()), publishing("2", done()), publishing("3", Ending::RollBack)];
+    let failed = BatchEnd::Failed { at: 2, why: Why::Ended };
+    assert_eq!(store.apply(batch(&ownership, 0, failing)).await.unwrap(), failed);
+    assert!(store.pending(10, usize::MAX, Skip::default()).await.unwrap().is_empty());
+    let parts = vec![publishing("1", done()), publishing("2", done())];
+    let (end, ()) = tokio::join!(store.apply(batch(&ownership, 0, parts)), store.woken());
+    assert_eq!(end.unwrap(), BatchEnd::Applied { known: Vec::new() });
+    let pending = store.pending(10, usize::MAX, Skip::default()).await.unwrap();
+    let values: Vec<_> = pending.iter().map(|pending| &pending.event.event.value().unwrap()[..]).collect();
+    assert_eq!(values, [b"1", b"2"]);
+}
+
+/// A handler that swallows the error of a statement has broken the transaction of its whole batch. Nothing is committed.
+/// Applied one by one, it is the message that fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swallowed_error_commits_nothing_of_the_batch() {
+    let (_, store) = with_effects(Options::default()).await;
+    let (ownership, _) = take(&store).await;
+    let swallows = || Part::<Postgres> {
+        ids: vec![None],
+        start: Box::new(|mut tx, _| {
+            Box::pin(async move {
+                query("SELECT 1 / 0").execute(&mut *tx).await.unwrap_err();
+                done()
+            })
+        }),
+    };
+    let broken = |at| BatchEnd::Failed { at, why: Why::Misused(Misuse::Failed) };
+    let end = store.apply(batch(&ownership, 0, vec![message(0), swallows()])).await.unwrap();
+    assert_eq!(end, broken(0), "it cannot tell which");
+    assert!(effects(&store).await.is_empty());
+    let alone = store.apply(batch(&ownership, 0, vec![message(0)])).await.unwrap();
+    assert_eq!(alone, BatchEnd::Applied { known: Vec::new() });
+    assert_eq!(store.apply(batch(&ownership, 1, vec![swallows()])).await.unwrap(), broken(0));
+    assert_eq!(effects(&store).await, [0]);
 }
 
 /// Everything that needs a grant, beside batches.

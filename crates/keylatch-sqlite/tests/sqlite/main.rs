@@ -6,7 +6,6 @@ mod damage;
 mod faults;
 mod fence;
 mod guard;
-#[cfg(feature = "failpoints")]
 mod inbox;
 mod log;
 mod opening;
