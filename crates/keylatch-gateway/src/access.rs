@@ -1,4 +1,4 @@
-//! What is counted and written of each request: never a key, a path, a body or a header.
+//! Metrics and the log of requests. Neither contains a key, a path, a body or a header.
 
 use std::io::Write;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::problem::Problem;
 
-/// What is noted of a request before it is answered.
+/// What is known of a request before it is answered.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) method: Method,
@@ -21,21 +21,22 @@ pub(crate) struct Asked {
     pub(crate) at: Instant,
 }
 
-/// Lines that wait to be written, at the most. Further ones are lost, and counted: no request waits for whoever reads the log.
+/// The most lines that wait to be written. Further lines are dropped and counted: no request waits for the reader of
+/// the log.
 const LINES_MAX: usize = 10_000;
-/// How long the last lines have to be written when the process ends.
+/// How long writing the remaining lines may take when the process ends.
 const END_MAX: Duration = Duration::from_secs(1);
 
-/// What the thread that writes the log gets.
+/// What the writing thread receives.
 enum ToWrite {
     Line(String),
-    /// All before it are written when this is dropped.
+    /// It is dropped once every line before it is written.
     End(oneshot::Sender<()>),
 }
 
 static LOG: OnceLock<SyncSender<ToWrite>> = OnceLock::new();
 
-/// The log of requests, on the standard output.
+/// The log of requests, on standard output.
 fn log() -> &'static SyncSender<ToWrite> {
     LOG.get_or_init(|| {
         let (log, lines) = sync_channel(LINES_MAX);
@@ -48,14 +49,14 @@ fn write(lines: &Receiver<ToWrite>) {
     let mut output = std::io::stdout().lock();
     while let Ok(next) = lines.recv() {
         match next {
-            // Whoever closed the output does not want it.
+            // If the output is closed, nobody wants the line.
             ToWrite::Line(line) => drop(writeln!(output, "{line}")),
             ToWrite::End(written) => drop(written),
         }
     }
 }
 
-/// Waits until all that was noted is written, for a while.
+/// Waits until all lines so far are written, for at most [`END_MAX`].
 pub(crate) async fn written() {
     let Some(log) = LOG.get() else { return };
     let (end, written) = oneshot::channel();
@@ -64,7 +65,7 @@ pub(crate) async fn written() {
     }
 }
 
-/// Counts a request that is answered, and writes it down if `logs` says so.
+/// Counts an answered request, and logs it if `logs` is set.
 ///
 /// `route` is the name of its route.
 pub(crate) fn note<B>(asked: &Asked, route: &Arc<str>, response: &Response<B>, logs: bool) {
@@ -80,7 +81,7 @@ pub(crate) fn note<B>(asked: &Asked, route: &Arc<str>, response: &Response<B>, l
     let line = serde_json::json!({
         "time": jiff::Timestamp::now().to_string(),
         "route": &**route,
-        // One of a client's own invention may say anything.
+        // A method that a client has invented may contain anything.
         "method": if is_known(&asked.method) { asked.method.as_str() } else { "other" },
         "version": format!("{:?}", asked.version),
         "status": response.status().as_u16(),
@@ -93,7 +94,7 @@ pub(crate) fn note<B>(asked: &Asked, route: &Arc<str>, response: &Response<B>, l
     }
 }
 
-/// What became of it, in a word.
+/// What became of the request, in one word.
 fn outcome<B>(response: &Response<B>) -> &'static str {
     let has = |name| response.headers().contains_key(name);
     if code(response).is_some() {
@@ -109,7 +110,7 @@ fn outcome<B>(response: &Response<B>) -> &'static str {
     }
 }
 
-/// The code of an answer of our own.
+/// The code, if this is one of Keylatch's own answers.
 fn code<B>(response: &Response<B>) -> Option<&'static str> {
     let of_gateway = response.extensions().get::<Problem>().map(|problem| problem.code());
     of_gateway.or_else(|| response.extensions().get::<keylatch::http::Problem>().map(keylatch::http::Problem::code))

@@ -1,5 +1,5 @@
-//! What operators and their machines ask: `GET /metrics` (Prometheus), `GET /healthz` (the process lives), `GET /readyz` (the
-//! store answers, and the process is not about to stop).
+//! The routes for operators and monitoring: `GET /metrics` (Prometheus), `GET /healthz` (the process is alive), `GET
+//! /readyz` (the store answers, and the process is not shutting down).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use keylatch::store::Store;
 use keylatch::{Key, RecordId, Scope};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-/// What the answers are made of.
+/// What the answers are made from.
 #[derive(Debug)]
 pub(crate) struct Admin {
     pub(crate) store: Arc<dyn Store>,
@@ -49,9 +49,9 @@ async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
     }
 }
 
-/// Counts from now on.
+/// Installs the recorder of metrics: they are counted from now on.
 pub(crate) fn install_metrics() -> Result<PrometheusHandle, BuildError> {
-    /// From a replay out of memory to an upstream that is waited for.
+    /// From a replay from memory to a wait for a slow upstream.
     const SECONDS: [f64; 12] = [0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0];
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
@@ -69,7 +69,7 @@ pub(crate) fn install_metrics() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
-/// Keeps what is measured from piling up.
+/// Drains the recorded samples at intervals, so that they do not pile up.
 pub(crate) async fn keep_house(metrics: PrometheusHandle) {
     const UPKEEP: Duration = Duration::from_secs(5);
     let mut rounds = tokio::time::interval(UPKEEP);

@@ -1,7 +1,7 @@
-//! The answer of the upstream, and how much of it is read before it is passed on.
+//! The upstream's answer, and how much of it is read before it is passed on.
 //!
-//! The answer to a guarded request is read to its end first, as far as it is of a size that is kept: one that breaks off is
-//! then a 502 or a 504 that says so, and not a 200 with half a body.
+//! The answer to a guarded request is read to its end first, if it is small enough to be kept. So an answer that breaks
+//! off becomes a 502 or a 504, and not a 200 with half a body.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout_at};
 use crate::pool::Lent;
 
 pin_project! {
-    /// The body of an answer: what was read of it, and then the rest.
+    /// The body of an answer: what was read ahead, then the rest.
     pub(crate) struct Answer {
         read: Bytes,
         #[pin]
@@ -29,7 +29,7 @@ pin_project! {
 }
 
 pin_project! {
-    /// A body as it comes from the upstream.
+    /// A body as it arrives from the upstream.
     pub(crate) struct FromUpstream {
         #[pin]
         body: Incoming,
@@ -39,10 +39,10 @@ pin_project! {
     }
 }
 
-/// The body of an answer that ended before it was whole.
+/// The body of an answer ended early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BrokeOff {
-    /// The upstream said nothing for too long.
+    /// The upstream was silent for too long.
     #[error("the upstream fell silent within its answer")]
     Silent,
     /// The connection broke.
@@ -54,12 +54,12 @@ pub(crate) enum BrokeOff {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ahead {
     pub(crate) bytes_max: usize,
-    /// How long the end of an answer of unknown length is waited for.
+    /// How long to wait for the end of an answer of unknown length.
     pub(crate) end_max: Duration,
 }
 
 impl FromUpstream {
-    /// `body`, which has `lent` of the pool until its end, and of which something must come every `silence_max`.
+    /// Passes on `body`. It holds `lent` until its end, and may be silent for `silence_max` at a time.
     pub(crate) fn new(body: Incoming, lent: Lent, silence_max: Option<Duration>) -> Self {
         let mut lent = Some(lent);
         if body.is_end_stream()
@@ -103,27 +103,27 @@ impl Body for FromUpstream {
 }
 
 impl Answer {
-    /// One that is there.
+    /// A complete answer.
     pub(crate) fn whole(bytes: Bytes) -> Self {
         Self { read: bytes, rest: None, trailers: None }
     }
 
-    /// One that is passed on as it comes.
+    /// An answer that is passed on as it arrives.
     pub(crate) fn streamed(body: FromUpstream) -> Self {
         Self { read: Bytes::new(), rest: Some(body), trailers: None }
     }
 
-    /// Reads ahead, as far as `ahead` says.
+    /// Reads ahead as far as `ahead` allows.
     ///
     /// # Errors
     ///
-    /// If it breaks off before that.
+    /// If the body breaks off before that.
     pub(crate) async fn read_ahead(mut body: FromUpstream, ahead: Ahead) -> Result<Self, BrokeOff> {
         let hint = body.size_hint();
         if hint.lower() > ahead.bytes_max as u64 {
             return Ok(Self::streamed(body));
         }
-        // One of a known length is no stream, and is waited for as long as something comes of it.
+        // A body of known length is not a stream: the gateway waits for its end as long as the upstream keeps sending.
         let deadline = if hint.exact().is_some() { None } else { Instant::now().checked_add(ahead.end_max) };
         let (mut read, mut trailers) = (Vec::<Bytes>::new(), None);
         let mut bytes = 0;
@@ -184,7 +184,7 @@ impl Body for Answer {
     fn size_hint(&self) -> SizeHint {
         let read = self.read.len() as u64;
         if self.trailers.is_some() {
-            // With a length, HTTP/1.1 has no place for trailers.
+            // In HTTP/1.1 a body with a known length cannot have trailers.
             let mut hint = SizeHint::new();
             hint.set_lower(read);
             return hint;

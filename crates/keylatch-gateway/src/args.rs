@@ -27,19 +27,19 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// What the program is to do.
+/// What the program does.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// A reverse proxy that makes every request with an Idempotency-Key to the service behind it take effect once.
+    /// A reverse proxy: every request with an Idempotency-Key takes effect once in the service behind it.
     Gateway(Box<Gateway>),
-    /// Look for mistakes in a file of routes: all of them, each with its place and the fix.
+    /// Check a file of routes. Reports all mistakes, each with its place and the fix.
     CheckConfig {
         /// The file, such as keylatch.toml.
         file: PathBuf,
     },
 }
 
-/// How the gateway is set up.
+/// The options of the gateway.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Example:
@@ -49,84 +49,86 @@ Example:
 Durations: 500ms, 30s, 10m, 24h. Sizes: 4096, 64KiB, 1MiB.
 The environment variable RUST_LOG says what is logged, such as RUST_LOG=debug.")]
 pub(crate) struct Gateway {
-    /// Where clients connect. Port 0 is any free one.
+    /// The address for clients. Port 0 is any free port.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
-    /// The service behind the gateway: http://HOST:PORT, https://HOST:PORT (HTTP/2 if it offers that), or h2c://HOST:PORT for
-    /// HTTP/2 without TLS.
+    /// The service behind the gateway: http://HOST:PORT, https://HOST:PORT (HTTP/2 if the service offers it), or
+    /// h2c://HOST:PORT for HTTP/2 without TLS.
     #[arg(long, value_name = "URL")]
     pub(crate) upstream: Upstream,
     /// Where records are kept: memory:, sqlite:FILE, postgres://…, redis://…, rediss://…, redis+cluster://A,B,
-    /// redis+sentinel://A,B/SERVICE. With a password, better in the environment than among the arguments, which every
-    /// user of the machine can see.
+    /// redis+sentinel://A,B/SERVICE. Put a URL with a password into the environment: every user of the machine can see
+    /// a program's arguments.
     #[arg(long, value_name = "URL", env = "KEYLATCH_STORE", hide_env_values = true)]
     pub(crate) store: StoreUrl,
     /// A cache of answers in Redis, in front of the store: redis://… or rediss://….
     #[arg(long, value_name = "URL", env = "KEYLATCH_CACHE", hide_env_values = true)]
     pub(crate) cache: Option<StoreUrl>,
-    /// A file of routes, each with its own scope, guarantee and limits. A request that no route takes passes unguarded. On
-    /// SIGHUP the file is read again; one with mistakes changes nothing. `keylatch check-config FILE` finds them.
+    /// A file of routes, each with its own scope, guarantee and limits. A request that matches no route passes
+    /// unguarded. On SIGHUP the file is read again; if it has mistakes, nothing changes. `keylatch check-config FILE`
+    /// reports them.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["scope", "guarantee", "require_key", "fail_open", "methods"])]
     pub(crate) config: Option<PathBuf>,
-    /// Who calls: header:NAME, a header that something in front of the gateway has verified; or shared:NAME, one scope for
-    /// all, where every caller may see every other's answers.
+    /// Who calls: header:NAME, a header that something in front of the gateway has verified; or shared:NAME, one scope
+    /// for all callers, who can then see each other's answers.
     #[arg(long, value_name = "SCOPE", required_unless_present = "config")]
     pub(crate) scope: Option<Scope>,
-    /// What is promised when a process dies half-way: fenced (a retry runs again: for a service that honours the derived
+    /// What is promised if a process dies half-way: fenced (a retry runs again; for a service that honours the derived
     /// key or the epoch) or at-most-once (never runs twice; the outcome may be unknown).
     #[arg(long, value_name = "GUARANTEE", required_unless_present = "config")]
     pub(crate) guarantee: Option<Guarantee>,
     /// Refuse requests of the guarded methods without a key. Otherwise they pass unguarded.
     #[arg(long)]
     pub(crate) require_key: bool,
-    /// Pass requests on unguarded while the store is unavailable, instead of refusing them with 503. They may take effect
-    /// twice.
+    /// While the store is unavailable, pass requests on unguarded instead of refusing them with 503. They may take
+    /// effect twice.
     #[arg(long)]
     pub(crate) fail_open: bool,
     /// The guarded methods.
     #[arg(long, value_name = "METHODS", value_delimiter = ',', default_value = "POST,PATCH", value_parser = parse::method)]
     pub(crate) methods: Vec<Method>,
-    /// How long a claim holds without a sign of life.
+    /// How long a claim is held if it is not renewed.
     #[arg(long, value_name = "TIME", default_value_t = Span(LEASE))]
     pub(crate) lease: Span,
     /// How long answers are kept.
     #[arg(long, value_name = "TIME", default_value_t = Span(RETENTION))]
     pub(crate) retention: Span,
-    /// How long a key without its answer still refuses to run again after that.
+    /// How long a key is still refused after its answer is no longer kept.
     #[arg(long, value_name = "TIME", default_value_t = Span(TOMBSTONE))]
     pub(crate) tombstone: Span,
     /// How often expired records are removed from the store.
     #[arg(long, value_name = "TIME", default_value_t = Span(CLEANUP_PAUSE))]
     pub(crate) cleanup_every: Span,
-    /// The largest body of a guarded request; a larger one gets a 413. It is held in memory while it is hashed.
+    /// The largest body of a guarded request, which is held in memory while it is hashed. A larger one gets a 413.
     #[arg(long, value_name = "SIZE", default_value_t = Bytes(1 << 20))]
     pub(crate) request_body_max: Bytes,
     /// The largest answer that is kept. A larger one is delivered, and recorded as not retained.
     #[arg(long, value_name = "SIZE", default_value_t = Bytes(1 << 20))]
     pub(crate) response_body_max: Bytes,
-    /// How long the end of an answer of unknown length is waited for. A later one is recorded as not retained.
+    /// How long to wait for the end of an answer of unknown length. If it takes longer, the answer is recorded as not
+    /// retained.
     #[arg(long, value_name = "TIME", default_value_t = Span(ANSWER_END_MAX))]
     pub(crate) response_end_max: Span,
-    /// The longest that a duplicate may wait for the answer of a running request, by `Prefer: wait=N`.
+    /// The longest that a duplicate may wait for a running request, as it asks with `Prefer: wait=N`.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(10)))]
     pub(crate) wait_max: Span,
     /// The address of /metrics, /healthz and /readyz. Anyone who can reach it can read them.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) admin_listen: Option<SocketAddr>,
-    /// How long requests under way have to end after SIGTERM.
+    /// How long running requests have to end after SIGTERM.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(8)))]
     pub(crate) drain_max: Span,
-    /// Write a line of JSON for each request to the standard output: never a key, a path, a body or a header.
+    /// Write one line of JSON per request to standard output. It never contains a key, a path, a body or a header.
     #[arg(long)]
     pub(crate) access_log: bool,
-    /// The certificate for clients, in PEM, with those that lead to its authority. With it, clients connect by TLS.
+    /// The certificate for clients and its chain, in PEM. With it, clients connect by TLS.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub(crate) tls_cert: Option<PathBuf>,
-    /// Its private key, in PEM.
+    /// The private key of the certificate, in PEM.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// Authorities whose certificates clients may show, in PEM: for routes of a file whose callers are the subjects of
-    /// certificates. A client need not show one.
+    /// The authorities of clients' certificates, in PEM: for routes that identify callers by the subjects of their
+    /// certificates. A client need not present one.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_client_ca: Option<PathBuf>,
     #[command(flatten)]
@@ -135,51 +137,52 @@ pub(crate) struct Gateway {
     pub(crate) to_clients: ToClients,
 }
 
-/// What goes to the upstream, and how long it has.
+/// What the upstream gets, and its limits.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "The upstream")]
 pub(crate) struct ToUpstream {
-    /// The Host that the upstream gets, in place of the client's.
+    /// The Host that the upstream gets, instead of the client's.
     #[arg(long, value_name = "HOST")]
     pub(crate) upstream_host: Option<Authority>,
-    /// The authorities that an https upstream is believed by, in PEM, in place of the system's.
+    /// The authorities of an https upstream's certificate, in PEM, instead of the system's.
     #[arg(long, value_name = "FILE")]
     pub(crate) upstream_ca: Option<PathBuf>,
-    /// How long a connection to the upstream may take, its TLS handshake or a free place among them included.
+    /// How long it may take to get a connection to the upstream: to wait for a free one, or to make one, with its TLS
+    /// handshake.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(5)))]
     pub(crate) upstream_connect_max: Span,
-    /// How long the upstream may be silent: before its answer begins, and within it.
+    /// How long the upstream may be silent, before and during its answer.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(60)))]
     pub(crate) upstream_silence_max: Span,
-    /// How long a connection to the upstream is kept without a request. It must be shorter than the upstream's own time for
-    /// this: where both end at once, a request can be lost without a trace, and its outcome is unknown. The default is under
-    /// the shortest of common servers, two seconds.
+    /// How long an unused connection to the upstream is kept. This must be shorter than the upstream's own limit: if
+    /// both sides close a connection at the same moment, a request on it can be lost without a trace, and its outcome
+    /// is unknown. The default is below the shortest limit of common servers, two seconds.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_millis(1500)))]
     pub(crate) upstream_idle_max: Span,
-    /// How many requests may be with the upstream at once.
+    /// The most requests that the upstream has at once.
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000)]
     pub(crate) upstream_requests_max: usize,
-    /// What becomes of Idempotency-Key on its way to the upstream: withheld, received (as the client sent it), or derived:
-    /// the same on every attempt of one request, and different for every caller and request. Idempotency-Derived-Key has
-    /// the derived one in any case.
+    /// What the upstream gets as Idempotency-Key: withheld (none), received (as the client sent it), or derived (the
+    /// same on every attempt of a request, and different for every caller and request). Idempotency-Derived-Key always
+    /// has the derived key.
     #[arg(long, value_name = "WHICH", default_value_t = UpstreamKey::Withheld)]
     pub(crate) upstream_key: UpstreamKey,
-    /// Believe what a client says in Forwarded and X-Forwarded-*: for a gateway behind another proxy.
+    /// Trust Forwarded and X-Forwarded-* of clients: for a gateway behind another proxy.
     #[arg(long)]
     pub(crate) trust_forwarded: bool,
 }
 
-/// What clients may take.
+/// The limits of clients.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "The clients")]
 pub(crate) struct ToClients {
-    /// How long a client may take for the head of a request, and how long its connection may be idle.
+    /// How long a client may take to send the head of a request, and how long its connection may be idle.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(30)))]
     pub(crate) head_time_max: Span,
-    /// How large the head of a request may be; a larger one gets a 431.
+    /// The largest head of a request. A larger one gets a 431.
     #[arg(long, value_name = "SIZE", default_value_t = Bytes(64 << 10))]
     pub(crate) head_bytes_max: Bytes,
-    /// How long nothing may come of a request's body. Requests over HTTP/2 that are not guarded may be silent for longer.
+    /// How long a client may pause within a request's body. An unguarded request over HTTP/2 may pause for longer.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(30)))]
     pub(crate) body_silence_max: Span,
     /// How much memory the bodies of all guarded requests may take together. One for which there is no room gets a 503.
@@ -188,20 +191,20 @@ pub(crate) struct ToClients {
     /// How long a client may leave an answer unread.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(30)))]
     pub(crate) unread_max: Span,
-    /// How many connections there may be at once. The next wait to be taken.
+    /// The most connections at once. Further ones wait to be accepted.
     #[arg(long, value_name = "NUMBER", default_value_t = 20_000)]
     pub(crate) connections_max: usize,
-    /// How many requests may be under way on one connection of HTTP/2.
+    /// The most running requests on one HTTP/2 connection.
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     pub(crate) streams_max: u32,
 }
 
 impl Gateway {
-    /// Everything that does not go together.
+    /// Checks that the options go together.
     ///
     /// # Errors
     ///
-    /// With all of it, not only the first.
+    /// All conflicts, not only the first.
     pub(crate) fn check(&self) -> Result<(), String> {
         let mut wrong = Vec::new();
         if let Err(error) = self.policy().check() {
@@ -234,7 +237,7 @@ impl Gateway {
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
     }
 
-    /// The one route of a command line without a file.
+    /// The only route of a gateway without a file.
     pub(crate) fn route(&self) -> Option<Route> {
         Some(Route {
             name: "all".to_owned(),
@@ -254,11 +257,11 @@ impl Gateway {
         })
     }
 
-    /// TLS for clients, if there is to be any; its files are read anew.
+    /// The TLS configuration for clients, if there is one. Reads its files anew.
     ///
     /// # Errors
     ///
-    /// With the file that cannot be used, and why.
+    /// The file that cannot be used, and why.
     pub(crate) fn acceptor(&self) -> Result<Option<TlsAcceptor>, String> {
         match (&self.tls_cert, &self.tls_key) {
             (Some(certificate), Some(key)) => {

@@ -1,7 +1,7 @@
-//! The way in: what can be understood in two ways is refused, and the rest is written in one way.
+//! The entry: a request that can be read in two ways is refused, and every other is written in one form.
 //!
-//! What comes after this (the layer, which hashes the request and finds its caller, and the upstream) sees the same
-//! headers. So nobody can have the layer guard one request and the upstream run another.
+//! The layer, which hashes the request and finds its caller, and the upstream see the same headers. So nobody can make
+//! the layer guard one request and the upstream run another.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -27,7 +27,7 @@ use crate::problem::Problem;
 use crate::room::{Arriving, Room};
 use crate::routes::Live;
 
-/// The whole gateway, as the server of the clients sees it.
+/// The service for clients: the whole gateway.
 #[derive(Clone)]
 pub(crate) struct Front {
     routes: Live,
@@ -35,22 +35,22 @@ pub(crate) struct Front {
     room: Room,
 }
 
-/// What is done to each request.
+/// How each request is treated.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    /// Whether clients are believed in what they say of themselves.
+    /// Whether to trust what clients say of themselves.
     pub(crate) trust_forwarded: bool,
-    /// The host for clients of HTTP/1.0, which need not name one.
+    /// The host for HTTP/1.0 clients, which need not name one.
     pub(crate) host: HeaderValue,
-    /// Whether each request is written to the standard output.
+    /// Whether to write a line per request to standard output.
     pub(crate) access_log: bool,
 }
 
-/// What a client asks its connection to become: the value of `Upgrade`. In the extensions of its request.
+/// The protocol that the client asks to upgrade to: the value of `Upgrade`. In the extensions of its request.
 #[derive(Debug, Clone)]
 pub(crate) struct WantsUpgrade(pub(crate) HeaderValue);
 
-/// The client takes trailers. In the extensions of its request.
+/// The client accepts trailers. In the extensions of its request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TakesTrailers;
 
@@ -66,7 +66,7 @@ impl Service<Request<Incoming>> for Front {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
-    /// Always: so are the layers, for the proxy is.
+    /// Always ready, as the proxy and so the layers are.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
@@ -102,7 +102,7 @@ impl Service<Request<Incoming>> for Front {
 }
 
 impl Rules {
-    /// Writes the head of a request in the one way in which everyone after this reads it.
+    /// Writes the head of a request in its one form.
     fn write_anew(&self, parts: &mut Parts, reserved: &Reserved) -> Result<(), Problem> {
         if [Method::CONNECT, Method::TRACE].contains(&parts.method) {
             return Err(Problem::MethodRefused);
@@ -130,7 +130,7 @@ impl Rules {
         Ok(())
     }
 
-    /// One host, in `Host`; and only a path, with its query, as the target.
+    /// Leaves one host, in `Host`, and only a path with its query as the target.
     fn write_target(&self, parts: &mut Parts) -> Result<(), Problem> {
         let mut hosts = parts.headers.get_all(HOST).iter();
         let host = hosts.next().cloned();
@@ -173,8 +173,8 @@ impl Rules {
     }
 }
 
-/// hyper has refused what RFC 9112 has it refuse, and reads the body by one framing. A coding below `chunked` would be lost,
-/// for it is said of this hop only.
+/// hyper has refused what RFC 9112 requires it to refuse, and has read the body by one framing. Any coding beside
+/// `chunked` would be lost, because the header applies to this hop only.
 fn check_framing(parts: &Parts) -> Result<(), Problem> {
     let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {

@@ -1,4 +1,4 @@
-//! Headers: what ends at each hop, what only the gateway sets, and what tells the upstream who called.
+//! Headers: those that end at each hop, those that only the gateway sets, and those that tell the upstream who calls.
 
 use http::header::{CONNECTION, COOKIE, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
@@ -8,11 +8,11 @@ use keylatch_serve::Peer;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// Headers of this kind that the gateway does not set, and that a client could say anything in.
+/// The gateway does not set these, and a client could write anything into them.
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// What concerns one connection, whether `Connection` names it or not
+/// Headers of one connection, whether `Connection` names them or not
 /// ([RFC 9110, section 7.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)).
 static OF_ONE_HOP: [HeaderName; 8] = [
     CONNECTION,
@@ -25,7 +25,7 @@ static OF_ONE_HOP: [HeaderName; 8] = [
     HeaderName::from_static("proxy-authorization"),
 ];
 
-/// Takes out what ends at this hop: the headers of one connection, and those that `Connection` names.
+/// Removes the headers that end at this hop: those of one connection, and those that `Connection` names.
 pub(crate) fn end_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
@@ -39,19 +39,18 @@ pub(crate) fn end_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether one of the lines of the header `name` has `token` in its list.
+/// Whether the list in the header `name`, over all its lines, has `token`.
 pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).any(|option| option.trim().eq_ignore_ascii_case(token))
 }
 
-/// Names that a client must not be able to imitate: many servers (CGI, WSGI and their like) take `X_User_Id` for
-/// `X-User-Id`.
+/// Names that a client must not imitate: many servers (CGI, WSGI and the like) take `X_User_Id` for `X-User-Id`.
 #[derive(Debug, Clone)]
 pub(crate) struct Reserved(Vec<HeaderName>);
 
 impl Reserved {
-    /// With `more` names, beside those that the gateway itself sets.
+    /// The names that the gateway itself sets, and `more`.
     pub(crate) fn new(more: impl IntoIterator<Item = HeaderName>) -> Self {
         let own = [
             IDEMPOTENCY_KEY,
@@ -69,7 +68,7 @@ impl Reserved {
         Self(own.into_iter().chain(more).collect())
     }
 
-    /// Takes out what differs from a reserved name only by underscores.
+    /// Removes headers that differ from a reserved name only by underscores.
     pub(crate) fn drop_imitations(&self, headers: &mut HeaderMap) {
         let imitates = |name: &HeaderName| {
             name.as_str().contains('_') && self.0.iter().any(|own| name.as_str().replace('_', "-") == own.as_str())
@@ -81,7 +80,7 @@ impl Reserved {
     }
 }
 
-/// Tells the upstream who called, and by what. What a client says of it is dropped, unless it is to be believed.
+/// Tells the upstream who calls, and over which protocol. Drops what the client says of it, unless `believe` is set.
 pub(crate) fn forward(headers: &mut HeaderMap, peer: Peer, version: Version, believe: bool) {
     let told = |headers: &HeaderMap, name: &HeaderName| believe && headers.contains_key(name);
     let address = peer.address.ip().to_canonical().to_string();
@@ -113,8 +112,8 @@ pub(crate) fn forward(headers: &mut HeaderMap, peer: Peer, version: Version, bel
     headers.append(VIA, HeaderValue::from_static(via));
 }
 
-/// Puts the crumbs of a cookie together, which HTTP/2 may send apart
-/// ([RFC 9113, section 8.2.3](https://www.rfc-editor.org/rfc/rfc9113#section-8.2.3)).
+/// Joins the parts of a cookie, which HTTP/2 may send separately ([RFC 9113, section
+/// 8.2.3](https://www.rfc-editor.org/rfc/rfc9113#section-8.2.3)).
 pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if crumbs.len() > 1

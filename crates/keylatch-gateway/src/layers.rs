@@ -1,4 +1,4 @@
-//! Builds the layers around the proxy, from what the command line and the file say.
+//! Builds the layers around the proxy from the command line and the file.
 
 use std::error::Error;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::routes::{Guarded, Routes, Service, scope_from};
 use crate::tls;
 use crate::upstream::Protocol;
 
-/// The engines, on one store: one for each guarantee.
+/// The engines, one for each guarantee, on one store.
 #[derive(Debug, Clone)]
 pub(crate) struct Engines {
     fenced: Engine,
@@ -27,16 +27,16 @@ pub(crate) struct Engines {
 }
 
 impl Engines {
-    /// On the store that the command line names.
+    /// Opens the store that the command line names.
     ///
     /// # Errors
     ///
-    /// If it cannot be opened.
+    /// If the store cannot be opened.
     pub(crate) async fn open(args: &Gateway) -> Result<Self, Box<dyn Error>> {
         let opened = args.store.open(args.cache.as_ref()).await;
         let store = opened.map_err(|error| format!("the store cannot be used ({}): {error}", args.store))?;
         let (policy, limits) = (args.policy(), Limits { wait_max: args.wait_max.0, ..Limits::default() });
-        // Each cleans the store, for an engine begins to clean with its first run, and one of them may have none.
+        // Both clean the store: an engine begins to clean with its first run, and either may have none.
         let cleanup = Cleanup::every(args.cleanup_every.0);
         Ok(Self {
             fenced: Engine::fenced(store.clone(), policy, limits)?.with_cleanup(cleanup),
@@ -51,17 +51,17 @@ impl Engines {
         }
     }
 
-    /// Starts nothing new, and waits for what is under way. Returns how much was not finished in time.
+    /// Starts nothing new, and waits for running requests. Returns how many were not finished in time.
     pub(crate) async fn shutdown(&self, deadline: Duration) -> usize {
         let (fenced, at_most_once) = tokio::join!(self.fenced.shutdown(deadline), self.at_most_once.shutdown(deadline));
         fenced + at_most_once
     }
 }
 
-/// What requests are called in logs and metrics that no route takes.
+/// The name, in logs and metrics, of requests that match no route.
 const OTHERS: &str = "none";
 
-/// What all layers have in common.
+/// What all layers share.
 pub(crate) struct Layers {
     pub(crate) args: Gateway,
     engines: Engines,
@@ -70,11 +70,11 @@ pub(crate) struct Layers {
 }
 
 impl Layers {
-    /// For what the command line says.
+    /// Builds it from the command line.
     ///
     /// # Errors
     ///
-    /// If what it says of the upstream cannot be used.
+    /// If an option of the upstream cannot be used.
     pub(crate) fn new(args: Gateway, engines: Engines) -> Result<Self, Box<dyn Error>> {
         let to = &args.to_upstream;
         let times = Times {
@@ -91,11 +91,11 @@ impl Layers {
         Ok(Self { args, engines, pool, host })
     }
 
-    /// The routes of the file, which are read anew.
+    /// Reads the file, and returns its routes.
     ///
     /// # Errors
     ///
-    /// With all mistakes in it.
+    /// All mistakes in the file.
     pub(crate) fn read(&self, file: &Path) -> Result<Routes, String> {
         let Config { routes, paths } = Config::read(file, self.args.policy())?;
         if self.args.tls_client_ca.is_none()
@@ -119,7 +119,7 @@ impl Layers {
         Ok(Routes { guarded, paths, others, name_of_others, reserved })
     }
 
-    /// One route for all requests.
+    /// The same route for all requests.
     pub(crate) fn alike(&self, route: &Route) -> Routes {
         Routes::alike(route.name.as_str().into(), self.service(route), Reserved::new(headers_of(route)))
     }
@@ -137,7 +137,7 @@ impl Layers {
             .with_wait(route.wait.map_or(Duration::ZERO, |wait| wait.0))
             .trust_disposition_header()
             .with_upstream_headers(args.to_upstream.upstream_key.into())
-            // The proxy has waited already.
+            // The proxy has already waited.
             .with_answer_end_max(Duration::ZERO);
         match &route.key {
             KeySource::Standard => {}
@@ -157,7 +157,7 @@ impl Layers {
         layer.layer(self.proxy(route.guarantee, answer_bytes_max))
     }
 
-    /// For what no route takes: it passes.
+    /// For requests that match no route: they pass unguarded.
     fn unguarded(&self) -> Service {
         let engine = self.engines.of(Guarantee::Fenced).clone();
         let layer = IdempotencyLayer::new(engine, scope_from(&Caller::Shared("unguarded".to_owned())))
@@ -178,7 +178,7 @@ impl Layers {
     }
 }
 
-/// The headers that say who calls, or which request it is.
+/// The headers that name the caller or the key.
 fn headers_of(route: &Route) -> Vec<HeaderName> {
     let caller = match &route.scope {
         Caller::Header(name) => Some(name.clone()),

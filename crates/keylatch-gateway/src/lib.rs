@@ -1,10 +1,12 @@
-//! Keylatch in front of any service: the program `keylatch`, from its command line to its end.
+//! Keylatch in front of any service: the program `keylatch`.
 //!
-//! `keylatch gateway` is a reverse proxy. [docs/GATEWAY.md](https://github.com/keylatch/keylatch/blob/main/docs/GATEWAY.md)
-//! says how it is run, and which guarantee to choose for a service that one cannot change.
+//! `keylatch gateway` is a reverse proxy.
+//! [docs/GATEWAY.md](https://github.com/keylatch/keylatch/blob/main/docs/GATEWAY.md) says how to run it, and which
+//! guarantee to choose for a service that you cannot change.
 //!
-//! The way of a request: `front` (what is refused, what is written anew) → Keylatch's layer → `proxy` → `pool` → the
-//! upstream. `run` puts it together from the `args`. There is no second path: what the layer promises, the gateway does.
+//! A request passes `front` (refuses it, or writes it in one form) → Keylatch's layer → `proxy` → `pool` → the
+//! upstream. `run` builds all of it from `args`. There is no other path, so the gateway promises what the layer
+//! promises.
 
 mod access;
 mod admin;
@@ -38,7 +40,7 @@ use tracing_subscriber::EnvFilter;
 use crate::args::{Cli, Command};
 use crate::config::Config;
 
-/// Looks for mistakes in the file, and writes all of them down.
+/// Checks the file, and prints its mistakes.
 #[expect(clippy::print_stdout, reason = "it is the answer to the command")]
 fn check_config(file: &Path) -> ExitCode {
     match Config::read(file, Policy::default()) {
@@ -54,7 +56,7 @@ fn check_config(file: &Path) -> ExitCode {
     }
 }
 
-/// Runs the program: reads the command line of the process, does what it says, and ends with what to give to the shell.
+/// Runs the program with the command line of the process, and returns its exit code.
 pub fn main() -> ExitCode {
     let gateway = match Cli::parse().command {
         Command::Gateway(gateway) => gateway,

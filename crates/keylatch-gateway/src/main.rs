@@ -1,4 +1,4 @@
-//! `keylatch`, the program.
+//! The program `keylatch`.
 
 use std::process::ExitCode;
 

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::room::Arriving;
 
 pin_project! {
-    /// The body of a request, on its way to the upstream.
+    /// A request's body on its way to the upstream.
     pub(crate) struct Outgoing {
         #[pin]
         body: GuardedBody<Arriving>,
@@ -26,7 +26,7 @@ pin_project! {
     }
 }
 
-/// How far a request's body has come.
+/// How far a request's body has been sent.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress(Arc<Mutex<State>>);
 
@@ -36,12 +36,12 @@ struct State {
     broke: Option<Broke>,
 }
 
-/// How the body of a request came to an end before it was whole.
+/// Why a request's body ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Broke {
-    /// Its client sent nothing for too long.
+    /// The client sent nothing for too long.
     Silent,
-    /// Its client broke off.
+    /// The client's connection broke.
     Off,
 }
 
@@ -50,12 +50,12 @@ impl Progress {
         Self(Arc::new(Mutex::new(State { moved: Instant::now(), broke: None })))
     }
 
-    /// When the latest of it was taken.
+    /// When a part of it was last taken.
     pub(crate) fn moved(&self) -> Instant {
         self.0.lock().moved
     }
 
-    /// How it broke, if it did.
+    /// Why it ended early, if it did.
     pub(crate) fn broke(&self) -> Option<Broke> {
         self.0.lock().broke
     }

@@ -1,8 +1,8 @@
-//! Connections to the upstream, and what is known of a request that got no answer.
+//! Connections to the upstream, and what is known of a request without an answer.
 //!
-//! A request is sent once. It goes on another connection only if hyper hands it back, which says that not a byte of it was
-//! written. Everything else that goes wrong once it is on a connection counts as sent: the upstream may have it. The one
-//! exception is HTTP/2, where an upstream says itself that it has not looked at a request.
+//! A request is sent once. It goes to another connection only if hyper returns it, which means that none of its bytes
+//! were written. Any other failure on a connection counts as sent: the upstream may have the request. The only
+//! exception is in HTTP/2, where an upstream can say that it has not processed a request.
 
 mod connect;
 mod shared;
@@ -30,22 +30,22 @@ use self::shared::{Shared, Stream};
 use crate::front::TakesTrailers;
 use crate::outgoing::{Outgoing, Progress};
 
-/// Connections to the upstream. A clone is the same.
+/// Connections to the upstream. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Pool(Arc<Inner>);
 
 struct Inner {
     connector: Connector,
     times: Times,
-    /// Those of HTTP/1.1 without a request, the latest last.
+    /// Unused HTTP/1.1 connections, the latest last.
     idle: Mutex<Vec<Idle>>,
-    /// Those of HTTP/2.
+    /// HTTP/2 connections.
     shared: Shared,
-    /// Held by whoever makes a connection that others may share.
+    /// Held while making a connection that others may share.
     connecting: tokio::sync::Mutex<()>,
-    /// The upstream has chosen HTTP/1.1 in TLS.
+    /// Whether the upstream has chosen HTTP/1.1 in TLS.
     chose_http1: AtomicBool,
-    /// Places for requests. There are never more connections than these.
+    /// Permits for requests. There are never more connections than permits.
     places: Arc<Semaphore>,
 }
 
@@ -61,48 +61,48 @@ enum Sender {
     Http1(Http1),
     Http2 {
         sender: Http2,
-        /// Its place on the connection.
+        /// Its place among the streams of the connection.
         _stream: Stream,
     },
 }
 
-/// How long things may take.
+/// Time limits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
-    /// A place and a connection.
+    /// For a permit, and for a connection.
     pub(crate) connect_max: Duration,
-    /// The upstream's silence, before the head of its answer.
+    /// For the upstream's silence before the head of its answer.
     pub(crate) silence_max: Duration,
-    /// A connection without a request.
+    /// For a connection without a request.
     pub(crate) idle_max: Duration,
 }
 
-/// How long a connection of HTTP/2 may be silent before it is asked for a sign of life, and how long it has for that.
+/// How long an HTTP/2 connection may be silent before it is pinged, and how long the reply may take.
 const SIGN_OF_LIFE_MAX: Duration = Duration::from_secs(10);
 
-/// A request that got no head of an answer.
+/// Why a request got no head of an answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Nothing of it was sent, or the upstream says that it has not looked at it.
+    /// None of it was sent, or the upstream says that it has not processed it.
     #[error("nothing was sent: {0}")]
     NotSent(String),
-    /// It was sent, or a part of it.
+    /// All or a part of it was sent.
     #[error("it was sent: {0}")]
     Sent(hyper::Error),
-    /// It was sent, or a part of it, and the upstream was silent for too long.
+    /// All or a part of it was sent, and the upstream was silent for too long.
     #[error("it was sent, and the upstream was silent for too long")]
     TimedOut,
 }
 
-/// What an answer under way has of the pool. Its connection can be used again once the answer was read to its end; one of
-/// HTTP/1.1 is closed if this is dropped before.
+/// What an answer holds of the pool until its end. After that its connection can be used again. If this is dropped
+/// earlier, an HTTP/1.1 connection is closed.
 pub(crate) struct Lent {
     pool: Weak<Inner>,
     sender: Sender,
     place: OwnedSemaphorePermit,
 }
 
-/// How often a request is put on another connection, after it was handed back unsent.
+/// How many connections are tried for a request that is returned unsent.
 const TRIES_MAX: usize = 3;
 
 impl Pool {
@@ -157,12 +157,12 @@ impl Pool {
     }
 }
 
-/// What is known of a request that hyper did not hand back.
+/// What is known of a request that hyper has not returned.
 fn failure(error: hyper::Error) -> Failure {
     let http2 = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
     match http2 {
-        // Neither was looked at, and the upstream says so (RFC 9113, section 8.7). h2 gives the upstream's GOAWAY as the error
-        // of those streams only that are above the last in it, or were not begun.
+        // In both cases the upstream says that it has not processed the request (RFC 9113, section 8.7). h2 reports a
+        // GOAWAY of the upstream only on streams above the last one that it names, and on streams that were not opened.
         Some(error) if error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM) => {
             Failure::NotSent("the upstream refused the stream".to_owned())
         }
@@ -173,7 +173,7 @@ fn failure(error: hyper::Error) -> Failure {
     }
 }
 
-/// Ends when the upstream has said nothing, and taken nothing of the request's body, for `silence_max`.
+/// Ends once the upstream has sent nothing, and taken nothing of the request's body, for `silence_max`.
 async fn silence(progress: &Progress, silence_max: Duration) -> Result<Infallible, Failure> {
     loop {
         let Some(end) = progress.moved().checked_add(silence_max) else { return pending().await };
@@ -185,7 +185,7 @@ async fn silence(progress: &Progress, silence_max: Duration) -> Result<Infallibl
 }
 
 impl Inner {
-    /// A connection for one request: one that is there, or a new one.
+    /// A connection for one request: an existing one, or a new one.
     async fn sender(&self) -> Result<Sender, connect::Error> {
         if let Some(idle) = self.take_idle() {
             return Ok(Sender::Http1(idle));
@@ -197,7 +197,7 @@ impl Inner {
         if let Some(sender) = shared() {
             return Ok(sender);
         }
-        // One connects, and the others share what that gives.
+        // One task connects, and the others use its connection.
         let _connecting = self.connecting.lock().await;
         match shared() {
             Some(sender) => Ok(sender),
@@ -218,7 +218,7 @@ impl Inner {
         let mut idle = self.idle.lock();
         while let Some(Idle { sender, since }) = idle.pop() {
             if since.elapsed() >= self.times.idle_max {
-                // So have all before it.
+                // All connections before it have been idle for longer.
                 idle.clear();
                 return None;
             }
@@ -236,7 +236,7 @@ impl Inner {
     }
 }
 
-/// Closes connections that have been idle for their time.
+/// Closes connections that have been idle for too long.
 async fn close_idle(pool: Weak<Inner>) {
     while let Some(inner) = pool.upgrade() {
         let idle_max = inner.times.idle_max;
@@ -252,7 +252,7 @@ impl Sender {
         Self::Http2 { sender, _stream: stream }
     }
 
-    /// Writes the target in the form of the connection's protocol.
+    /// Writes the target in the form that the connection's protocol needs.
     fn write_target(&self, request: &mut Request<Outgoing>, scheme: &str) {
         let path = request.uri().path_and_query().cloned();
         let takes_trailers = request.extensions().get::<TakesTrailers>().is_some();
@@ -292,7 +292,7 @@ impl Sender {
 }
 
 impl Lent {
-    /// The answer was read to its end: its connection can be used again.
+    /// To be called when the answer has been read to its end: the connection can be used again.
     pub(crate) fn give_back(self) {
         let Self { pool, sender, place } = self;
         let Sender::Http1(mut sender) = sender else { return };
@@ -302,7 +302,7 @@ impl Lent {
             }
             return;
         }
-        // The connection has to notice the end, too.
+        // The connection itself has to reach the end, too.
         drop(tokio::spawn(async move {
             if sender.ready().await.is_ok()
                 && let Some(pool) = pool.upgrade()

@@ -4,12 +4,12 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
-/// Why a request got an answer of the gateway's.
+/// Why the gateway itself answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Problem {
-    /// 400: the request could be understood in two ways, or not at all; with the reason.
+    /// 400: the request can be read in two ways, or not at all; with the reason.
     Refused(&'static str),
-    /// 401: the route wants a token, and there is none that can be believed; with the reason.
+    /// 401: the route requires a token, and there is no valid one; with the reason.
     TokenInvalid(&'static str),
     /// 405: CONNECT or TRACE.
     MethodRefused,
@@ -17,9 +17,9 @@ pub(crate) enum Problem {
     Full,
     /// 502: nothing was sent to the upstream.
     Unreachable,
-    /// 502: the request was sent, and there is no whole answer. The flag says whether it may be sent again.
+    /// 502: the request was sent, and no complete answer came back. The flag says whether it may be sent again.
     Failed { retryable: bool },
-    /// 504: the request was sent, and there was no answer in time. The flag says whether it may be sent again.
+    /// 504: the request was sent, and no answer came in time. The flag says whether it may be sent again.
     TimedOut { retryable: bool },
 }
 
@@ -101,7 +101,7 @@ impl Problem {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match self {
-            // Nothing that follows it on its connection can be trusted.
+            // Whatever follows on its connection cannot be trusted.
             Self::Refused(_) => drop(headers.insert(CONNECTION, HeaderValue::from_static("close"))),
             Self::MethodRefused => {
                 headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
@@ -126,7 +126,7 @@ mod tests {
 
     use super::*;
 
-    /// One of each kind. A new kind does not compile until it is here, and then wants its page.
+    /// One problem of each kind. A new kind does not compile until it is here, and then needs its page.
     fn problems() -> Vec<Problem> {
         let next = |problem: &Problem| match problem {
             Problem::Refused(_) => Some(Problem::TokenInvalid("why")),

@@ -1,5 +1,5 @@
-//! The service that the layer guards: a request goes to the upstream once, and its answer comes back with what is known of
-//! the effect.
+//! The service inside the layer: sends a request to the upstream once, and returns its answer with what is known of the
+//! effect.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -34,16 +34,16 @@ struct Inner {
     rules: Rules,
 }
 
-/// How requests and answers pass.
+/// How requests and answers are passed on.
 #[derive(Debug)]
 pub(crate) struct Rules {
     pub(crate) guarantee: Guarantee,
-    /// The host that the upstream gets, in place of the client's.
+    /// The host that the upstream gets, instead of the client's.
     pub(crate) host: Option<HeaderValue>,
     pub(crate) ahead: Ahead,
-    /// How long the upstream may be silent within an answer.
+    /// How long the upstream may be silent during an answer.
     pub(crate) answer_silence_max: Duration,
-    /// How long a client of HTTP/1.1 may be silent within the body of a request that is not guarded.
+    /// How long an HTTP/1.1 client may pause within the body of an unguarded request.
     pub(crate) body_silence_max: Duration,
 }
 
@@ -84,7 +84,7 @@ impl Inner {
             share.pass();
         }
         let asked = Asked { run, method: parts.method.clone() };
-        // A request that is guarded is answered, and nothing else.
+        // Only an unguarded request may upgrade its connection.
         let upgrade = if asked.run.is_none() { wanted_upgrade(&mut parts) } else { None };
         let silence_max = self.body_silence_max(&asked, &parts);
         self.rules.write_head(&mut parts);
@@ -107,8 +107,8 @@ impl Inner {
         }
     }
 
-    /// How long a client may send nothing. The layer has read what is guarded; and what comes by HTTP/2 may be a call of gRPC
-    /// whose client has nothing to say for long, on a connection that is asked for a sign of life.
+    /// How long the client may pause within the body. The layer has already read the body of a guarded request. Over
+    /// HTTP/2 there is no limit: it may be a gRPC call with long pauses, and the connection is checked by pings.
     fn body_silence_max(&self, asked: &Asked, parts: &Parts) -> Option<Duration> {
         (asked.run.is_none() && parts.version < Version::HTTP_2).then_some(self.rules.body_silence_max)
     }
@@ -118,7 +118,7 @@ impl Inner {
         let length_of_other = asked.method == Method::HEAD || parts.status == StatusCode::NOT_MODIFIED;
         headers::end_hop(&mut parts.headers);
         if !length_of_other {
-            // hyper writes that of the body which it is given.
+            // hyper writes the length of the body that it gets.
             parts.headers.remove(CONTENT_LENGTH);
         }
         let silence_max = (!may_be_silent(&parts.headers)).then_some(self.rules.answer_silence_max);
@@ -140,7 +140,7 @@ impl Inner {
 
     fn without_answer(&self, asked: &Asked, failure: &Failure, progress: &Progress) -> Response<Answer> {
         match (failure, progress.broke()) {
-            // Only a body that streams can break, and so the request is not guarded.
+            // Only a body that is being streamed can break, so the request is not guarded.
             (_, Some(Broke::Silent)) => keylatch::http::Problem::BodyTooSlow.response().map(Answer::whole),
             (_, Some(Broke::Off)) => keylatch::http::Problem::BodyIncomplete.response().map(Answer::whole),
             (Failure::NotSent(why), None) => {
@@ -171,7 +171,7 @@ impl Inner {
         response
     }
 
-    /// What becomes of a guarded request that was sent, and has no whole answer.
+    /// The disposition of a guarded request that was sent and has no complete answer.
     fn perhaps_done(&self) -> Disposition {
         match self.rules.guarantee {
             Guarantee::AtMostOnce => Disposition::Unknown,
@@ -185,7 +185,7 @@ impl Inner {
 }
 
 impl Asked {
-    /// What becomes of a request of which nothing was sent: a later attempt cannot speak for those before it.
+    /// The disposition if nothing was sent. It cannot say that earlier attempts had no effect.
     fn nothing_sent(&self) -> Disposition {
         match &self.run {
             Some(run) if run.attempt() > 1 => Disposition::Retry,
@@ -195,10 +195,10 @@ impl Asked {
 }
 
 impl Rules {
-    /// The head of a request as the upstream gets it.
+    /// Writes the head of a request as the upstream gets it.
     fn write_head(&self, parts: &mut Parts) {
         let headers = &mut parts.headers;
-        // hyper has said `100 Continue` where it is to be said, and writes the framing of the body which it is given.
+        // hyper itself sends `100 Continue` when it is due, and writes the framing of the body that it gets.
         headers.remove(EXPECT);
         headers.remove(CONTENT_LENGTH);
         if let Some(host) = &self.host {
@@ -208,18 +208,18 @@ impl Rules {
     }
 }
 
-/// What the client asks its connection to become, and what becomes of it.
+/// The protocol that the client asks to upgrade to, and its end of the connection.
 fn wanted_upgrade(parts: &mut Parts) -> Option<(HeaderValue, OnUpgrade)> {
     let WantsUpgrade(protocol) = parts.extensions.remove()?;
     Some((protocol, parts.extensions.remove::<OnUpgrade>()?))
 }
 
-/// A stream of events has no end to wait for.
+/// An event stream has no end to wait for.
 fn is_event_stream(headers: &HeaderMap) -> bool {
     has_type(headers, "text/event-stream")
 }
 
-/// Whether an answer of this kind may say nothing for long.
+/// Whether an answer of this type may be silent for long.
 fn may_be_silent(headers: &HeaderMap) -> bool {
     is_event_stream(headers) || has_type(headers, "application/grpc")
 }
@@ -229,7 +229,7 @@ fn has_type(headers: &HeaderMap, wanted: &str) -> bool {
     given.get(..wanted.len()).is_some_and(|start| start.eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
-/// An error of hyper's with what caused it, neither of which has bytes of the request.
+/// A hyper error with its cause. Neither contains bytes of the request.
 fn described(error: &hyper::Error) -> String {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
     format!("{error}{}", cause.unwrap_or_default())

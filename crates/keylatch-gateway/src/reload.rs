@@ -1,5 +1,5 @@
-//! SIGHUP: the file of routes and the certificates are read again, and count from the next request and the next
-//! connection on.
+//! SIGHUP: the file of routes and the certificates are read again. They apply from the next request and the next
+//! connection.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::layers::Layers;
 use crate::routes::{Live, Routes};
 
-/// Reads the files again, whenever it is told to.
+/// Reads the files again on each SIGHUP.
 pub(crate) struct Reload {
     hangups: Signal,
     layers: Arc<Layers>,
@@ -19,7 +19,7 @@ pub(crate) struct Reload {
     acceptors: Option<watch::Sender<TlsAcceptor>>,
 }
 
-/// What was read.
+/// The contents of the files.
 struct Files {
     routes: Option<Routes>,
     acceptor: Option<TlsAcceptor>,
@@ -30,7 +30,7 @@ impl Reload {
     ///
     /// # Errors
     ///
-    /// If the system does not let it.
+    /// If the system refuses it.
     pub(crate) fn new(
         layers: Arc<Layers>,
         live: Live,
@@ -39,11 +39,11 @@ impl Reload {
         Ok(Self { hangups: signal(SignalKind::hangup())?, layers, live, acceptors })
     }
 
-    /// For as long as the process lives.
+    /// Runs until the process ends.
     pub(crate) async fn run(mut self) {
         while self.hangups.recv().await.is_some() {
             let layers = self.layers.clone();
-            // Files are read by a thread that may wait for a disk.
+            // Reading a file may block, so another thread does it.
             let read = tokio::task::spawn_blocking(move || read(&layers)).await;
             match read.map_err(|error| error.to_string()).and_then(|read| read) {
                 Ok(files) => {
@@ -71,7 +71,7 @@ impl Reload {
     }
 }
 
-/// Reads everything before anything is taken: a mistake in one file leaves all as they were.
+/// Reads everything before anything changes: a mistake in one file leaves all as they were.
 fn read(layers: &Layers) -> Result<Files, String> {
     let routes = layers.args.config.as_deref().map(|file| layers.read(file)).transpose();
     let acceptor = layers.args.acceptor();

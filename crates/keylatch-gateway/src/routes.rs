@@ -17,7 +17,7 @@ pub(crate) type Service = Idempotency<Proxy>;
 
 /// How the requests of one route are guarded.
 pub(crate) struct Guarded {
-    /// What it is called in logs and metrics.
+    /// Its name in logs and metrics.
     pub(crate) name: Arc<str>,
     pub(crate) service: Service,
     /// The pattern of its path, which is part of the scope.
@@ -29,31 +29,31 @@ pub(crate) struct Guarded {
 pub(crate) struct Routes {
     pub(crate) guarded: Vec<Guarded>,
     pub(crate) paths: Paths,
-    /// For requests that no route takes.
+    /// For requests that match no route.
     pub(crate) others: Service,
-    /// What those are called in logs and metrics.
+    /// The name of such requests in logs and metrics.
     pub(crate) name_of_others: Arc<str>,
     /// The headers that no client may imitate.
     pub(crate) reserved: Reserved,
 }
 
-/// The routes as they are now. Others take their place while requests are under way, which keep what they have.
+/// The current routes. They can be replaced while requests run, and each of those keeps the routes that it began with.
 #[derive(Clone)]
 pub(crate) struct Live(Arc<RwLock<Arc<Routes>>>);
 
-/// Who calls, by a token or a certificate that was verified. In the extensions of a request.
+/// The caller, from a verified token or certificate. In the extensions of a request.
 #[derive(Debug, Clone)]
 struct Named(String);
 
 impl Routes {
-    /// The same for all requests.
+    /// The same service for all requests.
     pub(crate) fn alike(name: Arc<str>, service: Service, reserved: Reserved) -> Self {
         let (guarded, paths) = (Vec::new(), Paths::default());
         Self { guarded, paths, others: service, name_of_others: name, reserved }
     }
 
-    /// The name of the route that a request with this head takes, and its service, unless the route wants a token and the
-    /// request has none that can be believed. Notes the route and who calls in the head.
+    /// Finds the route of a request: its name, and its service. Fails if the route requires a token and the request has
+    /// no valid one. Adds the route and the caller to the extensions.
     pub(crate) fn choose(&self, parts: &mut Parts) -> (Arc<str>, Result<Service, Problem>) {
         match self.paths.find(&parts.method, parts.uri.path()).map(|nth| &self.guarded[nth]) {
             Some(route) => (route.name.clone(), route.enter(parts)),
@@ -92,7 +92,7 @@ impl Live {
     }
 }
 
-/// Where a layer learns who calls.
+/// Where a layer finds the caller.
 pub(crate) fn scope_from(caller: &Caller) -> ScopeFrom {
     match caller {
         Caller::Header(name) => ScopeFrom::header(name.clone()),

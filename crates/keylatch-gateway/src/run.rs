@@ -1,4 +1,4 @@
-//! Puts the gateway together, and runs it from the first request to the last.
+//! Builds the gateway, and runs it until the process is told to stop.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -29,7 +29,7 @@ use crate::routes::Live;
 /// If it cannot start; each error says what to change.
 pub(crate) async fn run(args: Gateway) -> Result<(), Box<dyn Error>> {
     args.check()?;
-    // Before the engine is built, which makes its counters once.
+    // Before the engine is built, because it registers its counters once.
     let metrics = admin::install_metrics()?;
     let listener = listen("--listen", args.listen).await?;
     let admin_listener = match args.admin_listen {
@@ -37,7 +37,7 @@ pub(crate) async fn run(args: Gateway) -> Result<(), Box<dyn Error>> {
         None => None,
     };
     let (sender, acceptors) = args.acceptor()?.map(watch::channel).unzip();
-    // A file with mistakes is found before anything is opened.
+    // A mistake in the file is reported before anything is opened.
     if let Some(file) = &args.config {
         Config::read(file, args.policy())?;
     }
@@ -56,7 +56,7 @@ pub(crate) async fn run(args: Gateway) -> Result<(), Box<dyn Error>> {
     let live = Live::new(routes);
     let store = engines.of(Guarantee::Fenced).store().clone();
     let admin = Arc::new(Admin { store, metrics: metrics.clone(), stopping: AtomicBool::new(false) });
-    // A reader of the greeting may stop the process at once.
+    // Before the greeting: a script that waits for it may stop the process at once.
     let mut signals = Signals::new()?;
     let has_files = args.config.is_some() || args.tls_cert.is_some();
     let reload = has_files.then(|| Reload::new(layers, live.clone(), sender)).transpose()?;
@@ -106,7 +106,7 @@ fn limits(args: &Gateway) -> keylatch_serve::Limits {
     }
 }
 
-/// Says where the gateway is, and what it does.
+/// Prints where the gateway listens, and what it does.
 fn greet(args: &Gateway, listen: SocketAddr, admin: Option<SocketAddr>) {
     let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
     let guards = match (&args.config, &args.scope, args.guarantee) {

@@ -1,4 +1,4 @@
-//! Where records are kept, by the URL on the command line.
+//! Where records are kept: the URL on the command line.
 
 use std::error::Error;
 use std::fmt;
@@ -10,7 +10,7 @@ use keylatch::store::Store;
 use keylatch::tiered::Tiered;
 use keylatch::{memory, postgres, redis, sqlite};
 
-/// A store that can be opened. It may have a password in it, and never shows itself.
+/// A store that can be opened. Its password is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum StoreUrl {
     Memory,
@@ -51,7 +51,7 @@ impl FromStr for StoreUrl {
     }
 }
 
-/// The URLs of `//user:password@a,b/…`, each with the login and the database.
+/// One URL for each host of `//user:password@a,b/…`, with the login and the database.
 fn nodes(scheme: &str, rest: &str, database: &str) -> Result<Vec<String>, String> {
     let rest = rest.strip_prefix("//").ok_or(WANTED)?;
     let authorities = rest.split('/').next().unwrap_or_default();
@@ -68,11 +68,11 @@ fn nodes(scheme: &str, rest: &str, database: &str) -> Result<Vec<String>, String
 }
 
 impl StoreUrl {
-    /// Whether it can be a cache in front of `store`.
+    /// Checks that it can be a cache in front of `store`.
     ///
     /// # Errors
     ///
-    /// With what to change.
+    /// Says what to change.
     pub(crate) fn check_cache(&self, store: &Self) -> Result<(), String> {
         if !matches!(self, Self::Redis(_)) {
             return Err("--cache is a single Redis: redis://HOST:PORT or rediss://HOST:PORT".to_owned());
@@ -87,7 +87,7 @@ impl StoreUrl {
         }
     }
 
-    /// Opens it, with `cache` in front of it.
+    /// Opens it, with `cache` in front of it if there is one.
     ///
     /// # Errors
     ///
@@ -121,7 +121,7 @@ fn behind<S: Store>(cache: Option<redis::Cache>, store: S) -> Arc<dyn Store> {
     }
 }
 
-/// Without what is secret in it, or could be.
+/// Leaves out everything that is or could be secret.
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,4 +1,4 @@
-//! TLS on both sides, by rustls.
+//! TLS on both sides, with rustls.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sha2::{Digest, Sha256};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// What both sides may speak in TLS, the first before the second.
+/// The protocols that both sides offer in TLS, by preference.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 fn provider() -> Arc<CryptoProvider> {
@@ -24,12 +24,12 @@ fn protocols() -> Vec<Vec<u8>> {
     PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect()
 }
 
-/// TLS for clients, with the certificate and the key in these files. A client may show a certificate of one of the
-/// `authorities`, and need not.
+/// TLS for clients, with the certificate and the key in these files. A client may present a certificate of one of the
+/// `authorities`, but need not.
 ///
 /// # Errors
 ///
-/// With the file that cannot be used, and why.
+/// The file that cannot be used, and why.
 pub(crate) fn for_clients(certificate: &Path, key: &Path, authorities: Option<&Path>) -> Result<TlsAcceptor, String> {
     let chain = certificates("--tls-cert", certificate)?;
     let private = PrivateKeyDer::from_pem_file(key)
@@ -51,8 +51,8 @@ fn verifier(authorities: Option<&Path>) -> Result<Arc<dyn ClientCertVerifier>, S
     verifier.map_err(|error| format!("--tls-client-ca {}: {error}", file.display()))
 }
 
-/// Who a client is by its certificate: the SHA-256 of its subject, byte by byte, which no other spelling can imitate; `None`
-/// if the certificate has no subject.
+/// The caller that a certificate names: the SHA-256 of the bytes of its subject, so that no other spelling of a subject
+/// can imitate it. `None` if the certificate has no subject.
 pub(crate) fn subject(certificate: &ClientCertificate) -> Option<String> {
     let certificate = CertificateDer::from(&*certificate.0);
     let certificate = webpki::EndEntityCert::try_from(&certificate).ok()?;
@@ -60,11 +60,11 @@ pub(crate) fn subject(certificate: &ClientCertificate) -> Option<String> {
     (!subject.is_empty()).then(|| format!("subject sha-256:{:x}", Sha256::digest(subject)))
 }
 
-/// TLS to the upstream, which is believed by the authorities in this file, or by those of the system.
+/// TLS to the upstream, whose certificate must be signed by one of the authorities in this file, or of the system.
 ///
 /// # Errors
 ///
-/// If there is no authority to believe it by.
+/// If there is no authority.
 pub(crate) fn to_upstream(authorities: Option<&Path>) -> Result<TlsConnector, String> {
     let roots = match authorities {
         Some(file) => roots("--upstream-ca", file)?,
@@ -88,12 +88,12 @@ pub(crate) fn to_upstream(authorities: Option<&Path>) -> Result<TlsConnector, St
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// Whether HTTP/2 was chosen.
+/// Whether the connection uses HTTP/2.
 pub(crate) fn chose_http2(chosen: Option<&[u8]>) -> bool {
     chosen == Some(PROTOCOLS[0])
 }
 
-/// The authorities in a file that the argument `name` names.
+/// The authorities in a file; `name` is the argument that names it.
 fn roots(name: &str, file: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(name, file)? {

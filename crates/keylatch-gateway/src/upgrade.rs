@@ -1,4 +1,4 @@
-//! Connections that become something else, such as a websocket: both ends are tied together.
+//! Connections that change their protocol, for example to WebSocket: the gateway connects both ends.
 
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Response};
@@ -17,7 +17,7 @@ pub(crate) fn ask(headers: &mut HeaderMap, protocol: &HeaderValue) {
     headers.insert(UPGRADE, protocol.clone());
 }
 
-/// The upstream's word that it switches, for the client; and from then on what each end sends goes to the other.
+/// The upstream's 101 for the client. From then on, what each side sends is passed to the other.
 pub(crate) fn switch(
     mut response: Response<Incoming>,
     protocol: &HeaderValue,
@@ -41,7 +41,7 @@ pub(crate) fn switch(
         if let Err(error) = tied.await {
             tracing::debug!(error, "an upgraded connection broke off");
         }
-        // Its place with the upstream is taken until then.
+        // It keeps its permit of the pool until then.
         drop(lent);
     }));
     answer

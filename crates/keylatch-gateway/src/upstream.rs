@@ -6,21 +6,21 @@ use std::str::FromStr;
 use http::Uri;
 use http::uri::Authority;
 
-/// Where the service behind the gateway is, and how it is spoken to.
+/// The address of the service behind the gateway, and its protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Upstream {
     pub(crate) protocol: Protocol,
     pub(crate) authority: Authority,
 }
 
-/// What is spoken with it.
+/// The protocol of the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
     /// HTTP/1.1, in clear text.
     Http1,
     /// HTTP/2, in clear text.
     Http2,
-    /// TLS, and in it what the upstream chooses: HTTP/2 or HTTP/1.1.
+    /// TLS. In it the upstream chooses HTTP/2 or HTTP/1.1.
     Tls,
 }
 
@@ -49,7 +49,7 @@ impl FromStr for Upstream {
 }
 
 impl Upstream {
-    /// The host, as names are looked up: IPv6 addresses without brackets.
+    /// The host in the form of a name look-up: IPv6 addresses have no brackets.
     pub(crate) fn host(&self) -> &str {
         self.authority.host().trim_start_matches('[').trim_end_matches(']')
     }

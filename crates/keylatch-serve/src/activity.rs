@@ -1,4 +1,4 @@
-//! What goes on on a connection: whether it is idle, and whether its client reads its answers.
+//! The activity of a connection: whether it is idle, and whether its client reads its answers.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -19,31 +19,31 @@ use tower_service::Service;
 
 use crate::{ClientCertificate, Limits, Peer};
 
-/// What goes on on one connection.
+/// The activity of one connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Activity(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
     under_way: u64,
-    /// When there was last a request under way.
+    /// When a request was last running.
     idle_since: Instant,
-    /// When the latest part of an answer was handed out, if nobody has asked for the next: so it is where a client of HTTP/2
-    /// does not read one of its answers.
+    /// For each answer, when its latest part was handed out, until the next part is requested. This finds an HTTP/2
+    /// client that does not read one of its answers.
     unread: HashMap<u64, Instant>,
-    /// Since when its socket takes nothing.
+    /// Since when the socket has accepted no bytes.
     blocked: Option<Instant>,
     next: u64,
 }
 
-/// What a connection is to be told.
+/// What to do with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Word {
-    /// To go on; and to ask again then.
+    /// Nothing; look again at this instant.
     GoOn(Instant),
-    /// To end: it is idle.
+    /// End it: it is idle.
     Idle,
-    /// To be cut: its client does not read.
+    /// Cut it: its client does not read.
     Stuck,
 }
 
@@ -57,7 +57,7 @@ impl Activity {
         let (state, now) = (self.0.lock(), Instant::now());
         if state.under_way == 0 {
             let end = state.idle_since + limits.head_max;
-            // A request may begin meanwhile, which wakes nobody here.
+            // A request may begin before `end`, and that wakes nobody here.
             return if now >= end { Word::Idle } else { Word::GoOn(end.min(now + limits.unread_max)) };
         }
         match state.unread.values().chain(&state.blocked).min() {
@@ -67,7 +67,7 @@ impl Activity {
         }
     }
 
-    /// Whether the connection's socket took what was last written to it.
+    /// Notes whether the socket accepted the latest write.
     pub(crate) fn wrote(&self, taken: bool) {
         let mut state = self.0.lock();
         if taken {
@@ -85,7 +85,7 @@ impl Activity {
     }
 }
 
-/// A request under way, until its answer is sent or given up.
+/// A running request, until its answer is sent or dropped.
 #[derive(Debug)]
 struct UnderWay {
     activity: Activity,
@@ -113,7 +113,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// A service whose requests are seen by an [`Activity`].
+/// A service that reports its requests to an [`Activity`].
 #[derive(Debug, Clone)]
 pub(crate) struct Watched<S> {
     pub(crate) service: S,
@@ -147,7 +147,7 @@ where
 }
 
 pin_project! {
-    /// The body of an answer that is seen by an [`Activity`].
+    /// The body of an answer that reports its progress to an [`Activity`].
     pub(crate) struct WatchedBody<B> {
         #[pin]
         body: B,
@@ -178,5 +178,5 @@ impl<B: Body<Data = Bytes>> Body for WatchedBody<B> {
     }
 }
 
-/// How long a connection that was told to end has to do so, once nothing is under way on it.
+/// How long a connection may take to close after it was told to, once it is idle.
 pub(crate) const END_MAX: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! Connections: taken one by one, each on a task of its own.
+//! Accepts connections, and serves each of them on its own task.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -24,7 +24,7 @@ use crate::Limits;
 use crate::activity::{Activity, END_MAX, Watched, Word};
 use crate::socket::Socket;
 
-/// Who is at the other end of a request's connection: in the extensions of each request.
+/// The other end of a request's connection: in the extensions of each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
     /// Its address.
@@ -33,12 +33,11 @@ pub struct Peer {
     pub is_tls: bool,
 }
 
-/// The certificate, in DER, that the client has shown, and that the configuration of TLS has verified: in the extensions of
-/// each request on its connection.
+/// The client's certificate, in DER, as TLS has verified it: in the extensions of each request on its connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificate(pub Arc<[u8]>);
 
-/// A service that can be served: any clone answers a request, and none fails.
+/// A service that can be served: every clone can answer a request, and none fails.
 pub trait Served<B>:
     Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send + 'static> + Clone + Send + 'static
 {
@@ -52,11 +51,11 @@ impl<S, B> Served<B> for S where
 {
 }
 
-/// How long to wait for files when there are none left to accept a connection with.
+/// How long to pause if no file handle is left for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Takes connections until `stop`, and ends when the last request on each of them has. A connection that a service has
-/// upgraded is the service's, and counts as one of [`Limits::connections_max`] as long as it is open.
+/// Accepts connections until `stop`, and returns when the last request on each of them has ended. A connection that was
+/// upgraded belongs to the service, and counts towards [`Limits::connections_max`] while it is open.
 pub async fn serve<S, B>(listener: TcpListener, limits: Limits, service: S, stop: impl Future<Output = ()>)
 where
     S: Served<B>,
@@ -66,15 +65,15 @@ where
     serve_over(listener, Plain, limits, service, stop).await;
 }
 
-/// What is spoken below HTTP.
+/// The layer below HTTP.
 pub(crate) trait Transport: Clone + Send + 'static {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     const IS_TLS: bool;
 
-    /// Begins to speak it on a connection that was taken.
+    /// Starts it on an accepted connection.
     fn begin(self, stream: TcpStream) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
-    /// What the client has shown to be who it is.
+    /// The certificate that the client has presented.
     fn certificate(_: &Self::Stream) -> Option<ClientCertificate> {
         None
     }
@@ -85,7 +84,7 @@ pub(crate) trait Transport: Clone + Send + 'static {
     }
 }
 
-/// Nothing.
+/// Plain TCP.
 #[derive(Clone)]
 struct Plain;
 
@@ -168,7 +167,7 @@ fn http(limits: &Limits) -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)
         .max_header_list_size(u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX))
-        // A peer that is gone without a word is found by this, also while it waits for an answer.
+        // This finds a peer that has disappeared without closing the connection, even while it waits for an answer.
         .keep_alive_interval(limits.head_max)
         .keep_alive_timeout(limits.head_max);
     http
@@ -188,7 +187,7 @@ async fn accept(
 ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let place = places.clone().acquire_owned().await.expect("it is never closed");
     let (stream, address) = listener.accept().await?;
-    // An answer is one small write, which must not wait for another.
+    // An answer is one small write, which must not wait for more.
     stream.set_nodelay(true)?;
     Ok((stream, address, place))
 }

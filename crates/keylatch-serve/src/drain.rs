@@ -1,4 +1,4 @@
-//! The end of a process.
+//! An orderly end of the process.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::Signals;
 
-/// How much of the time to drain is kept for work whose clients have gone.
+/// How much of the drain time is reserved for work whose clients have disconnected.
 const WORK_MIN: Duration = Duration::from_secs(2);
 
-/// Serves until a signal; then takes no more connections, and ends when all requests and all work have ended, when
-/// `drain_max` is over, or at a second signal.
+/// Serves until a signal. Then it accepts no more connections, and returns when all requests and all work have ended,
+/// when `drain_max` has passed, or at a second signal.
 ///
-/// `serve` gets what tells it to stop, and ends when its last connection has. `finish` gets the time that is left, and
-/// says how much work was not finished.
+/// `serve` gets the receiver that tells it to stop, and returns when its last connection has ended. `finish` gets the
+/// remaining time, and returns how much work was not finished.
 pub async fn until_told<S, F>(
     signals: &mut Signals,
     drain_max: Duration,

@@ -1,11 +1,11 @@
 //! Serves HTTP: connections within [`Limits`], and an orderly end when the process is told to stop.
 //!
 //! 1. A client that sends nothing, sends slowly, or does not read its answers costs little, and loses its connection.
-//! 2. There are only so many connections at a time; the next wait in the listener's queue.
-//! 3. After SIGTERM or Ctrl-C no more connections are taken, and requests under way end ([`until_told`]).
+//! 2. The number of connections is limited. Further ones wait in the listener's queue.
+//! 3. After SIGTERM or Ctrl-C no more connections are accepted, and running requests end ([`until_told`]).
 //!
-//! The services of a connection find in the extensions of each request who is at its other end: [`Peer`], and its
-//! [`ClientCertificate`] if it has shown one.
+//! The extensions of each request say who is at the other end of its connection: [`Peer`], and [`ClientCertificate`] if
+//! the client has presented one.
 
 mod activity;
 mod connection;

@@ -1,20 +1,20 @@
-//! What a connection may take.
+//! The limits of a connection.
 
 use std::time::Duration;
 
-/// What connections may take, of time and of room.
+/// The limits of connections, in time and size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// How long a client may take for the head of a request (or for the handshake of TLS), and how long a connection may
+    /// How long a client may take for the head of a request (or for the TLS handshake), and how long a connection may
     /// be idle. Default 30 s.
     pub head_max: Duration,
-    /// How large a head may be, in bytes; a larger one gets a 431. Default 64 KiB, 8 KiB at the least.
+    /// The largest head of a request, in bytes; a larger one gets a 431. Default 64 KiB, at least 8 KiB.
     pub head_bytes_max: usize,
     /// How long a client may leave an answer unread. Default 30 s.
     pub unread_max: Duration,
-    /// How many connections there may be at once. Default 20,000. The next wait to be taken.
+    /// The most connections at once. Default 20,000. Further ones wait to be accepted.
     pub connections_max: usize,
-    /// How many requests may be under way on one connection of HTTP/2. Default 100.
+    /// The most running requests on one HTTP/2 connection. Default 100.
     pub streams_max: u32,
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// The signals that ask a process to stop: SIGTERM and Ctrl-C. They count from when this is made; before, they end it.
+/// The signals that ask a process to stop: SIGTERM and Ctrl-C. Before this is created, they end the process.
 #[derive(Debug)]
 pub struct Signals {
     #[cfg(unix)]
@@ -13,17 +13,17 @@ pub struct Signals {
 
 #[cfg(unix)]
 impl Signals {
-    /// Listens for them from now on.
+    /// Listens for the signals from now on.
     ///
     /// # Errors
     ///
-    /// If the system does not let it.
+    /// If the system refuses it.
     pub fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Waits for the next.
+    /// Waits for the next signal.
     pub async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -34,7 +34,7 @@ impl Signals {
 
 #[cfg(not(unix))]
 impl Signals {
-    /// Listens for them from now on.
+    /// Listens for the signals from now on.
     ///
     /// # Errors
     ///
@@ -43,7 +43,7 @@ impl Signals {
         Ok(Self {})
     }
 
-    /// Waits for the next.
+    /// Waits for the next signal.
     pub async fn next(&mut self) {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;

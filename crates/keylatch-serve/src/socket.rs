@@ -1,4 +1,4 @@
-//! A connection's socket, with its place among all connections.
+//! The socket of a connection, with its permit.
 
 use std::io;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! TLS below HTTP, by rustls.
+//! TLS below HTTP, with rustls.
 
 use std::error::Error;
 use std::io;
@@ -13,11 +13,11 @@ use tokio_rustls::server::TlsStream;
 use crate::connection::{Transport, serve_over};
 use crate::{ClientCertificate, Limits, Served};
 
-/// As [`serve`](crate::serve), by TLS. The client chooses among the protocols that the acceptor's configuration offers by
-/// ALPN: `h2` and `http/1.1`.
+/// As [`serve`](crate::serve), over TLS. The client chooses a protocol that the acceptor's configuration offers in
+/// ALPN: `h2` or `http/1.1`.
 ///
-/// A connection that is taken gets the latest of `acceptors`. So a new certificate takes the place of another, while
-/// connections that are open keep theirs.
+/// Each new connection uses the latest of `acceptors`. So a certificate can be replaced, and open connections keep
+/// theirs.
 pub async fn serve<S, B>(
     listener: TcpListener,
     acceptors: watch::Receiver<TlsAcceptor>,

@@ -1,4 +1,4 @@
-//! Values of the command line. What cannot be read says what could.
+//! Values of the command line. The error of each says what is allowed.
 
 use std::fmt;
 use std::str::FromStr;
@@ -95,7 +95,7 @@ impl fmt::Display for Guarantee {
     }
 }
 
-/// What becomes of `Idempotency-Key` on its way to the upstream.
+/// What the upstream gets as `Idempotency-Key`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UpstreamKey {
     Withheld,
@@ -136,12 +136,12 @@ impl From<UpstreamKey> for keylatch::http::UpstreamKey {
     }
 }
 
-/// Who calls.
+/// How a request's caller is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// The value of this header.
     Header(HeaderName),
-    /// One for all.
+    /// All callers share one scope, with this name.
     Shared(String),
 }
 
@@ -187,7 +187,7 @@ impl fmt::Display for Scope {
     }
 }
 
-/// A method, in capitals as HTTP has them.
+/// A method, in capitals.
 pub(crate) fn method(text: &str) -> Result<Method, String> {
     let known = text.bytes().all(|byte| byte.is_ascii_uppercase()).then(|| text.parse::<Method>().ok()).flatten();
     known.ok_or_else(|| "give methods in capitals, with commas between them, such as POST,PATCH".to_owned())

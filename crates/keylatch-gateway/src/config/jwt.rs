@@ -1,4 +1,5 @@
-//! Tokens that say who calls: JWTs ([RFC 7519](https://www.rfc-editor.org/rfc/rfc7519)) in `Authorization: Bearer …`.
+//! Tokens that identify the caller: JWTs ([RFC 7519](https://www.rfc-editor.org/rfc/rfc7519)) in `Authorization: Bearer
+//! …`.
 
 use std::fmt;
 use std::fs;
@@ -15,10 +16,10 @@ use super::mistakes::Mistakes;
 use super::table::Table;
 use crate::args::Span;
 
-/// Verifies tokens of one issuer.
+/// Verifies the tokens of one issuer.
 pub(crate) struct Verifier {
     keys: Vec<VerifyingKey>,
-    /// What is checked of each token; the algorithm is that of its key.
+    /// What is checked in each token. The algorithm is that of its key.
     validation: Validation,
 }
 
@@ -28,20 +29,20 @@ struct VerifyingKey {
     key: DecodingKey,
 }
 
-/// The claims of a token that was verified.
+/// The claims of a verified token.
 pub(crate) struct Claims(Map<String, Value>);
 
-/// A token that cannot be believed, or none at all; with the reason, in which nothing of the token stands.
+/// There is no valid token. The reason contains nothing of the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotVerified(pub(crate) &'static str);
 
-/// Clocks of two machines may differ by so much.
+/// How far the clocks of two machines may differ.
 const LEEWAY: Duration = Duration::from_secs(60);
 /// The shortest secret for HS256 ([RFC 7518, section 3.2](https://www.rfc-editor.org/rfc/rfc7518#section-3.2)).
 const SECRET_BYTES_MIN: usize = 32;
 
 impl Verifier {
-    /// The verifier that a table `[jwt.NAME]` describes. Paths are relative to `directory`.
+    /// Reads the verifier from a table `[jwt.NAME]`. Paths are relative to `directory`.
     pub(crate) fn read(mut table: Table<'_>, directory: &Path, mistakes: &mut Mistakes) -> Option<Self> {
         let sources = ["jwks", "secret-file", "secret-env"];
         let (jwks, secret_file, secret_env) = (
@@ -92,11 +93,11 @@ impl Verifier {
         Some(Self { keys: keys?, validation })
     }
 
-    /// The claims of the token in these headers.
+    /// Verifies the token in these headers, and returns its claims.
     ///
     /// # Errors
     ///
-    /// If there is not exactly one, or it is not signed by one of our keys, or is not for now and for us.
+    /// If there is not exactly one token, no key of ours has signed it, it is not valid now, or it is for someone else.
     pub(crate) fn verify(&self, headers: &HeaderMap) -> Result<Claims, NotVerified> {
         let token = bearer(headers)?;
         let header = decode_header(token).map_err(|_| NotVerified("The token is no JWT."))?;
@@ -114,14 +115,15 @@ impl Verifier {
 }
 
 impl VerifyingKey {
-    /// Whether a token that names this key and algorithm may be verified with it. One that names no key may be signed by any.
+    /// Whether this key may verify a token with this key id and algorithm. A token without an id may be signed by any
+    /// key.
     fn fits(&self, id: Option<&str>, algorithm: Algorithm) -> bool {
         self.algorithm == algorithm && (id.is_none() || self.id.is_none() || id == self.id.as_deref())
     }
 }
 
 impl Claims {
-    /// The value of a claim that names a caller: a text that is not empty, or a whole number.
+    /// The value of a claim that identifies the caller: a string that is not empty, or an integer.
     pub(crate) fn caller(&self, claim: &str) -> Option<String> {
         match self.0.get(claim)? {
             Value::String(text) if !text.is_empty() => Some(text.clone()),
@@ -166,7 +168,7 @@ fn of_secret(secret: &[u8]) -> Result<Vec<VerifyingKey>, String> {
     Ok(vec![VerifyingKey { id: None, algorithm: Algorithm::HS256, key }])
 }
 
-/// The keys of a JWK set ([RFC 7517](https://www.rfc-editor.org/rfc/rfc7517)) that are for signatures.
+/// The signing keys of a JWK set ([RFC 7517](https://www.rfc-editor.org/rfc/rfc7517)).
 fn of_jwks(path: &Path) -> Result<Vec<VerifyingKey>, String> {
     let text = fs::read_to_string(path).map_err(|error| cannot_read(path, &error))?;
     let set: JwkSet = serde_json::from_str(&text).map_err(|error| {
@@ -218,7 +220,7 @@ fn cannot_read(path: &Path, error: &std::io::Error) -> String {
     format!("{} cannot be read: {error}", path.display())
 }
 
-/// Without its keys.
+/// Shows no keys.
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Verifier({} keys)", self.keys.len())
@@ -309,7 +311,7 @@ mod tests {
             }
             assert!(verifier().verify(&headers).is_err(), "{lines:?}");
         }
-        // As a control: the same token, sent once.
+        // The control: the same token, sent once.
         assert!(verify(&whole).is_ok());
     }
 }

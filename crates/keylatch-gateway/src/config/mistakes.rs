@@ -1,13 +1,13 @@
-//! What is wrong in a file, all of it, with the place and the fix.
+//! All mistakes in a file, each with its place and the fix.
 
 use std::fmt::Write;
 use std::ops::Range;
 use std::path::Path;
 
-/// Something in the file that cannot be used.
+/// A part of the file that cannot be used.
 #[derive(Debug)]
 struct Mistake {
-    /// Where it stands, in bytes of the file.
+    /// Its place, in bytes of the file.
     at: Range<usize>,
     what: String,
     fix: String,
@@ -18,7 +18,7 @@ struct Mistake {
 pub(crate) struct Mistakes(Vec<Mistake>);
 
 impl Mistakes {
-    /// Notes `what` is wrong at this place, and how to put it right.
+    /// Adds a mistake: `what` is wrong at this place, and the fix.
     pub(crate) fn add(&mut self, at: &Range<usize>, what: impl Into<String>, fix: impl Into<String>) {
         self.0.push(Mistake { at: at.clone(), what: what.into(), fix: fix.into() });
     }
@@ -27,7 +27,7 @@ impl Mistakes {
         self.0.is_empty()
     }
 
-    /// One line for each, in their order in the file: `FILE:LINE:COLUMN: what is wrong: what to do`.
+    /// One line for each mistake, in the order of the file: `FILE:LINE:COLUMN: what is wrong: what to do`.
     pub(crate) fn lines(&self, file: &Path, text: &str) -> String {
         let mut mistakes: Vec<_> = self.0.iter().collect();
         mistakes.sort_by_key(|mistake| mistake.at.start);
@@ -39,7 +39,7 @@ impl Mistakes {
     }
 }
 
-/// The line and the column of a byte of `text`, both from 1. Columns are characters.
+/// The line and the column of a byte of `text`, from 1. Columns count characters.
 fn place(text: &str, byte: usize) -> (usize, usize) {
     let before = text.get(..byte).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |end| end + 1);

@@ -1,6 +1,7 @@
 //! The file that says which requests are guarded, and how: `--config keylatch.toml`.
 //!
-//! All mistakes of a file are found at once, each with its place and the fix. A file with one is not used at all.
+//! All mistakes in a file are reported at once, each with its place and the fix. A file with a mistake is not used at
+//! all.
 
 mod jwt;
 mod mistakes;
@@ -22,20 +23,20 @@ use self::route::Read;
 pub(crate) use self::route::{Caller, KeySource, Route};
 use self::table::Table;
 
-/// What a file says.
+/// The contents of a file.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) routes: Vec<Route>,
-    /// Which of the routes a request takes.
+    /// Finds the route of a request.
     pub(crate) paths: Paths,
 }
 
 impl Config {
-    /// Reads the file, and those that it names. Where a route does not say how long its answers are kept, `policy` does.
+    /// Reads the file, and the files that it names. `policy` applies to routes that do not set their own retention.
     ///
     /// # Errors
     ///
-    /// With all mistakes, one a line.
+    /// All mistakes, one per line.
     pub(crate) fn read(file: &Path, policy: Policy) -> Result<Self, String> {
         let text =
             fs::read_to_string(file).map_err(|error| format!("{}: it cannot be read: {error}\n", file.display()))?;
@@ -79,7 +80,7 @@ impl Config {
     }
 }
 
-/// What can only be seen of all routes together: whether two share a name, or take the same requests.
+/// Checks what concerns several routes: whether two have the same name, or match the same requests.
 fn together(read: &[Read], mistakes: &mut Mistakes) -> Paths {
     let mut paths = Paths::default();
     for (nth, route) in read.iter().enumerate() {
@@ -101,7 +102,7 @@ mod tests {
 
     use super::*;
 
-    /// What is read of `text`, and its mistakes.
+    /// Parses `text`, and returns its mistakes.
     fn read(text: &str) -> (Config, Vec<String>) {
         let mut mistakes = Mistakes::default();
         let config = Config::parse(text, Path::new("/nowhere"), Policy::default(), &mut mistakes);
@@ -163,7 +164,7 @@ mod tests {
         assert_eq!(config.paths.find(&Method::POST, "/hooks/a/b"), Some(1));
     }
 
-    /// Every mistake of one file, each with its line, its column and the fix.
+    /// All mistakes of one file, each with its line, its column and the fix.
     #[test]
     fn every_mistake_is_found_at_once() {
         let text = r#"colour = "red"

@@ -1,4 +1,4 @@
-//! Which route a request takes.
+//! Finds the route of a request.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,16 +12,16 @@ use super::mistakes::Mistakes;
 /// The routes, by method and path.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Paths {
-    /// One router for each method, so that a pattern of one method never hides that of another.
+    /// One router for each method, so that a pattern for one method never hides a pattern for another.
     routers: HashMap<Method, Router<usize>>,
 }
 
-/// How a pattern is written.
+/// The form of a pattern.
 const PATTERN: &str =
     "write a path that begins with `/`, with {name} for one segment, or {*rest} at its end for all that follow";
 
 impl Paths {
-    /// Adds the route with this number. `name_of` tells the names of those that are there.
+    /// Adds the route with this number. `name_of` returns the name of a route that was added before.
     pub(crate) fn insert<'n>(
         &mut self,
         route: usize,
@@ -41,7 +41,7 @@ impl Paths {
             match router.insert(pattern, route) {
                 Ok(()) => {}
                 Err(InsertError::Conflict { with }) => {
-                    // A conflict is with the same pattern, or with one of another shape at the same place.
+                    // It conflicts with the same pattern, or with one of another shape at the same place.
                     let other = router.at(&sample(&with)).map(|found| *found.value);
                     hidden_by.push((method, other.ok(), with));
                 }
@@ -65,7 +65,7 @@ impl Paths {
     }
 }
 
-/// Why this cannot be a pattern.
+/// Why this is not a valid pattern.
 fn refused(pattern: &str) -> Option<&'static str> {
     if !pattern.starts_with('/') {
         return Some(PATTERN);
@@ -91,9 +91,9 @@ fn sample(pattern: &str) -> String {
     pattern.replace("{*", "").replace(['{', '}'], "")
 }
 
-/// The path in the one form in which it is compared, as [RFC 3986, section 6.2.2](https://www.rfc-editor.org/rfc/rfc3986#section-6.2.2)
-/// has it, with single slashes and none at its end: what a service may take for a guarded path is guarded. The request
-/// itself goes on as it came.
+/// The normal form of a path ([RFC 3986, section 6.2.2](https://www.rfc-editor.org/rfc/rfc3986#section-6.2.2)), with
+/// single slashes and none at its end. Routes are matched on it, so every path that a service may take for a guarded
+/// one is guarded. The request itself is passed on unchanged.
 pub(crate) fn normal(path: &str) -> Cow<'_, str> {
     let plain = !path.contains(['%', '.']) && !path.contains("//") && (path.len() == 1 || !path.ends_with('/'));
     if plain {
@@ -111,7 +111,7 @@ pub(crate) fn normal(path: &str) -> Cow<'_, str> {
     Cow::from(format!("/{}", segments.join("/")))
 }
 
-/// `path` with the characters that need no escape written plainly, and the hexadecimal digits of all others in upper case.
+/// `path` without needless escapes. The hexadecimal digits of the other escapes are in upper case.
 fn decoded(path: &str) -> String {
     let mut text = String::with_capacity(path.len());
     let mut rest = path;

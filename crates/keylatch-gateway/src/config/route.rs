@@ -1,4 +1,4 @@
-//! A route of the file: which requests it takes, and how they are guarded.
+//! A route of the file: which requests it matches, and how they are guarded.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,10 +12,10 @@ use super::mistakes::Mistakes;
 use super::table::{At, Table, nearest};
 use crate::args::{Bytes, Guarantee, Span};
 
-/// How some requests are guarded.
+/// How the requests of a route are guarded.
 #[derive(Debug, Clone)]
 pub(crate) struct Route {
-    /// What it is called in logs and metrics.
+    /// Its name in logs and metrics.
     pub(crate) name: String,
     pub(crate) methods: Vec<Method>,
     pub(crate) path: String,
@@ -23,7 +23,7 @@ pub(crate) struct Route {
     pub(crate) require_key: bool,
     pub(crate) scope: Caller,
     pub(crate) guarantee: Guarantee,
-    /// With its retention and tombstone.
+    /// With the retention and tombstone of this route.
     pub(crate) policy: Policy,
     pub(crate) request_body_max: Option<Bytes>,
     pub(crate) response_body_max: Option<Bytes>,
@@ -34,42 +34,42 @@ pub(crate) struct Route {
     pub(crate) observe_only: bool,
 }
 
-/// What was read of a route, as far as it could be.
+/// The parts of a route that could be read.
 pub(super) struct Read {
-    /// What it is called in a mistake.
+    /// Its name in a mistake.
     pub(super) called: String,
     pub(super) name: Option<At<String>>,
     pub(super) methods: Vec<Method>,
     pub(super) path: Option<At<String>>,
-    /// All of it, if nothing of it is missing.
+    /// The whole route, if it has no mistake.
     pub(super) route: Option<Route>,
 }
 
-/// Where a request's key stands.
+/// Where a request's key is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum KeySource {
     /// In `Idempotency-Key`.
     Standard,
     /// In this header.
     Header(HeaderName),
-    /// At this pointer in its JSON body.
+    /// At this pointer in the JSON body.
     Json(String),
 }
 
-/// Who calls.
+/// How a request's caller is found.
 #[derive(Debug, Clone)]
 pub(crate) enum Caller {
     /// The value of this header.
     Header(HeaderName),
-    /// This claim of a token that was verified.
+    /// This claim of a verified token.
     Claim { verifier: Arc<Verifier>, claim: String },
     /// The subject of the client's certificate, which TLS has verified.
     Subject,
-    /// One for all, by this name.
+    /// All callers share one scope, with this name.
     Shared(String),
 }
 
-/// The verifiers of the file by name; `None` for one that is not usable.
+/// The file's verifiers by name; `None` if one cannot be used.
 pub(super) type Verifiers<'t> = BTreeMap<&'t str, Option<Arc<Verifier>>>;
 
 const SCOPES: &str = "say who calls: scope = { header = \"X-User-Id\" } if something in front has verified it, \
@@ -78,7 +78,7 @@ const SCOPES: &str = "say who calls: scope = { header = \"X-User-Id\" } if somet
                       if all callers may see each other's answers";
 
 impl Route {
-    /// The route that `table` describes, with what the command line says where it says nothing.
+    /// Reads a route from `table`. What it does not set comes from the command line.
     pub(super) fn read(
         mut table: Table<'_>,
         verifiers: &Verifiers<'_>,
@@ -141,7 +141,7 @@ impl Route {
     }
 }
 
-/// Names stand in metrics and logs.
+/// A route's name appears in metrics and logs.
 fn check_name(name: &str, at: &Range<usize>, mistakes: &mut Mistakes) -> bool {
     let fits = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
     let good = (1..=64).contains(&name.len()) && name.chars().all(fits) && name != "none";
@@ -249,7 +249,7 @@ fn scope(table: &mut Table<'_>, verifiers: &Verifiers<'_>, mistakes: &mut Mistak
     header.or(token).or(subject).or(shared).filter(|_| chosen == 1)
 }
 
-/// How long answers are kept.
+/// How long the answers of a route are kept.
 fn kept(table: &mut Table<'_>, policy: Policy, mistakes: &mut Mistakes) -> Policy {
     let retention = table.parsed::<Span>("retention", mistakes).map_or(policy.retention, |span| span.0);
     let tombstone = table.parsed::<Span>("tombstone", mistakes).map_or(policy.tombstone, |span| span.0);

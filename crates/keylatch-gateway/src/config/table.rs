@@ -1,4 +1,4 @@
-//! A table of the file, read key by key. What is not asked for is unknown.
+//! A table of the file, read key by key. A key that nothing has asked for is an unknown one.
 
 use std::ops::Range;
 use std::str::FromStr;
@@ -8,17 +8,17 @@ use toml::de::{DeTable, DeValue};
 
 use super::mistakes::Mistakes;
 
-/// Something in the file, with its place.
+/// A value in the file, with its place.
 #[derive(Debug, Clone)]
 pub(crate) struct At<T> {
     pub(crate) value: T,
     pub(crate) at: Range<usize>,
 }
 
-/// A table, and what was asked of it.
+/// A table, and the keys that were asked for.
 #[derive(Debug)]
 pub(crate) struct Table<'t> {
-    /// What it is called in a mistake, such as ``route `orders` ``.
+    /// Its name in a mistake, such as ``route `orders` ``.
     pub(crate) name: String,
     pub(crate) at: Range<usize>,
     entries: &'t DeTable<'t>,
@@ -36,7 +36,7 @@ impl<'t> Table<'t> {
         self.entries.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
     }
 
-    /// Where the value of `key` stands, or the table if it is not there.
+    /// The place of the value of `key`, or of the table if there is none.
     pub(crate) fn place(&self, key: &str) -> Range<usize> {
         let found = self.entries.iter().find(|(name, _)| name.get_ref() == key);
         found.map_or_else(|| self.at.clone(), |(_, value)| value.span())
@@ -53,7 +53,7 @@ impl<'t> Table<'t> {
         }
     }
 
-    /// The value of `key`, read by `parse`, whose error says what to write.
+    /// The value of `key`, parsed by `parse`, whose error says what to write.
     pub(crate) fn parsed_by<T>(
         &mut self,
         key: &'static str,
@@ -82,7 +82,7 @@ impl<'t> Table<'t> {
         })
     }
 
-    /// One text or a list of them; `None` if it is not there.
+    /// A string or a list of strings; `None` if there is none.
     pub(crate) fn strings(&mut self, key: &'static str, mistakes: &mut Mistakes) -> Option<Vec<At<&'t str>>> {
         let value = self.get(key)?;
         let one = |value: &'t Spanned<DeValue<'t>>| Some(At { value: value.get_ref().as_str()?, at: value.span() });
@@ -96,7 +96,7 @@ impl<'t> Table<'t> {
         all
     }
 
-    /// The table under `key`, called `name` in its mistakes.
+    /// The table under `key`, with `name` for its mistakes.
     pub(crate) fn table(&mut self, key: &'static str, name: String, mistakes: &mut Mistakes) -> Option<Table<'t>> {
         let value = self.get(key)?;
         match value.get_ref() {
@@ -108,7 +108,7 @@ impl<'t> Table<'t> {
         }
     }
 
-    /// Its entries, each of which is a table with a name of the user's choice.
+    /// Its entries, each of which is a table with a name that the user has chosen.
     pub(crate) fn named(&mut self, mistakes: &mut Mistakes, what: &str) -> Vec<(&'t str, Table<'t>)> {
         let mut tables = Vec::new();
         for (name, value) in self.entries {
@@ -127,12 +127,12 @@ impl<'t> Table<'t> {
         tables
     }
 
-    /// Notes that `key` is missing.
+    /// Adds the mistake that `key` is missing.
     pub(crate) fn misses(&self, key: &str, fix: impl Into<String>, mistakes: &mut Mistakes) {
         mistakes.add(&self.at, format!("{} has no `{key}`", self.name), fix);
     }
 
-    /// Notes what nobody has asked for.
+    /// Adds a mistake for each key that nothing has asked for.
     pub(crate) fn end(self, mistakes: &mut Mistakes) {
         for (key, _) in self.entries {
             let name = key.get_ref().as_ref();
@@ -151,9 +151,9 @@ impl<'t> Table<'t> {
     }
 }
 
-/// The known name that someone may have meant.
+/// The known name that was probably meant.
 pub(crate) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
-    /// Under it, two names have little in common.
+    /// Less similar names have little in common.
     const ALIKE_MIN: f64 = 0.75;
     let plain = name.to_lowercase().replace('_', "-");
     let alike = known.iter().map(|known| (strsim::jaro_winkler(&plain, known), *known));

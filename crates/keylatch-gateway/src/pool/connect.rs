@@ -19,13 +19,13 @@ pub(crate) struct Connector {
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
-/// A connection that was just made.
+/// A new connection.
 pub(super) enum Connected {
     Http1(Http1),
     Http2(Http2),
 }
 
-/// A connection that could not be made. Nothing of a request was sent.
+/// The connection failed. Nothing of a request was sent.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("the upstream cannot be reached: {0}")]
@@ -37,11 +37,11 @@ pub(super) enum Error {
 }
 
 impl Connector {
-    /// Connects to `upstream`, by `tls` if it is given.
+    /// Connects to `upstream`, over TLS if `tls` is given.
     ///
     /// # Errors
     ///
-    /// If no certificate can be for its host.
+    /// If no certificate can be valid for its host.
     pub(crate) fn new(upstream: Upstream, tls: Option<TlsConnector>) -> Result<Self, String> {
         let host = upstream.host().to_owned();
         let name = tls.map(|tls| match ServerName::try_from(host) {
@@ -51,12 +51,12 @@ impl Connector {
         Ok(Self { tls: name.transpose()?, upstream })
     }
 
-    /// Whether it may turn out that HTTP/2 is spoken.
+    /// Whether connections may turn out to use HTTP/2.
     pub(super) fn may_be_http2(&self) -> bool {
         self.upstream.protocol != Protocol::Http1
     }
 
-    /// The scheme of what is asked for.
+    /// The scheme of requests.
     pub(super) fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
     }
@@ -93,7 +93,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut http2 = http2::Builder::new(TokioExecutor::new());
-    // An upstream that is gone without a word is found by this.
+    // This finds an upstream that has disappeared without closing the connection.
     http2.timer(TokioTimer::new()).keep_alive_interval(SIGN_OF_LIFE_MAX).keep_alive_timeout(SIGN_OF_LIFE_MAX);
     let (sender, connection) = http2.handshake(TokioIo::new(stream)).await?;
     drop(tokio::spawn(async move {

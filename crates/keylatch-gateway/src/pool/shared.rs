@@ -1,4 +1,4 @@
-//! Connections of HTTP/2, each of which many requests share.
+//! HTTP/2 connections, each shared by many requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,12 +9,11 @@ use tokio::time::Instant;
 
 use super::Http2;
 
-/// How many requests share a connection: as many as every server should take
-/// ([RFC 9113, section 6.5.2](https://www.rfc-editor.org/rfc/rfc9113#section-6.5.2)). Where it takes fewer, the rest wait for
-/// their turn.
+/// How many requests share a connection: as many as every server should allow ([RFC 9113, section
+/// 6.5.2](https://www.rfc-editor.org/rfc/rfc9113#section-6.5.2)). If a server allows fewer, the others wait.
 const STREAMS_MAX: usize = 100;
 
-/// The connections of HTTP/2 that there are.
+/// The open HTTP/2 connections.
 #[derive(Default)]
 pub(super) struct Shared(Mutex<Vec<One>>);
 
@@ -23,17 +22,17 @@ struct One {
     usage: Arc<Usage>,
 }
 
-/// How a connection is used.
+/// The use of a connection.
 struct Usage {
     streams: AtomicUsize,
     ended: Mutex<Instant>,
 }
 
-/// A request on a connection, until its answer was read or given up.
+/// A request on a connection, until its answer has been read or dropped.
 pub(super) struct Stream(Arc<Usage>);
 
 impl Shared {
-    /// A connection with room for one more request. One that nobody has used for `idle_max` is dropped.
+    /// A connection that can take another request. Drops connections that have not been used for `idle_max`.
     pub(super) fn take(&self, idle_max: Duration) -> Option<(Http2, Stream)> {
         let mut all = self.0.lock();
         all.retain(|one| !one.sender.is_closed() && !one.usage.is_idle_for(idle_max));
@@ -42,7 +41,7 @@ impl Shared {
         Some((free.sender.clone(), Stream::new(&free.usage)))
     }
 
-    /// Adds a connection that was just made, with a request on it.
+    /// Adds a new connection, with one request on it.
     pub(super) fn add(&self, sender: Http2) -> (Http2, Stream) {
         let usage = Arc::new(Usage { streams: AtomicUsize::new(0), ended: Mutex::new(Instant::now()) });
         let stream = Stream::new(&usage);
@@ -50,7 +49,7 @@ impl Shared {
         (sender, stream)
     }
 
-    /// Drops what nobody has used for `idle_max`.
+    /// Drops connections that have not been used for `idle_max`.
     pub(super) fn drop_idle(&self, idle_max: Duration) {
         self.0.lock().retain(|one| !one.sender.is_closed() && !one.usage.is_idle_for(idle_max));
     }
