@@ -1,4 +1,4 @@
-//! What must hold of every fingerprint, key, identity and stored byte string.
+//! Properties of all fingerprints, keys, identities and stored bytes.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -15,7 +15,7 @@ use proptest::prelude::*;
 type Fields = Vec<Option<Vec<u8>>>;
 
 fn fields() -> impl Strategy<Value = Fields> {
-    // Few different bytes, the markers of the encoding among them, so that near misses are likely.
+    // Few different bytes, among them the markers of the encoding, so that near misses are likely.
     let byte = prop_oneof![Just(0_u8), Just(1), Just(2), any::<u8>()];
     vec(option::of(vec(byte, 0..12)), 0..6)
 }
@@ -28,7 +28,7 @@ fn fingerprint(fields: &Fields) -> Fingerprint {
     hasher.finish()
 }
 
-/// Field lists that read alike when their bytes are written one after the other.
+/// Lists of fields that look alike when their bytes are joined.
 fn near_misses(fields: &Fields) -> Vec<Fields> {
     let mut near = Vec::new();
     for at in 0..fields.len() {
@@ -59,7 +59,7 @@ fn near_misses(fields: &Fields) -> Vec<Fields> {
 }
 
 proptest! {
-    /// Two requests have one fingerprint if and only if all their fields are the same.
+    /// Two requests have the same fingerprint if and only if all their fields are equal.
     #[test]
     fn fingerprint_tells_any_two_requests_apart(a in fields(), b in fields()) {
         prop_assert_eq!(fingerprint(&a) == fingerprint(&b), a == b);
@@ -72,7 +72,7 @@ proptest! {
         }
     }
 
-    /// Every way to build a fingerprint of the same fields gives the same one.
+    /// Every way to build a fingerprint of the same fields gives the same result.
     #[test]
     fn fingerprint_is_the_same_however_it_is_built(fields in vec(vec(any::<u8>(), 0..12), 0..6)) {
         let optional = fields.iter().cloned().map(Some).collect();
@@ -85,7 +85,7 @@ proptest! {
 // ---- Keys ----------------------------------------------------------------------------------------------
 
 fn key_text() -> impl Strategy<Value = String> {
-    // Quotes and backslashes more often than chance.
+    // Quotes and backslashes are more frequent than by chance.
     let character = prop_oneof![4 => b'!'..=b'~', 1 => Just(b'"'), 1 => Just(b'\\')];
     vec(character, 1..=KEY_BYTES_MAX).prop_map(|bytes| String::from_utf8(bytes).expect("ASCII"))
 }
@@ -100,7 +100,7 @@ fn header() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// The quoted form of a key is that key, and so is the bare form, if it does not look quoted.
+    /// The quoted form of a key is that key; so is the bare form, unless it looks quoted.
     #[test]
     fn bare_and_quoted_key_agree(text in key_text(), before in "[ \t]{0,3}", after in "[ \t]{0,3}") {
         let key = Key::new(&text).expect("visible ASCII");
@@ -113,7 +113,7 @@ proptest! {
         }
     }
 
-    /// Any header value gives a key that is one, or says why not.
+    /// Any header value either gives a valid key, or an error that says why not.
     #[test]
     fn header_is_a_valid_key_or_an_error(value in header()) {
         if let Ok(key) = Key::from_header(&value) {
@@ -124,7 +124,7 @@ proptest! {
         }
     }
 
-    /// A header value that is any bytes between quotes is a key only if they are an escaped one.
+    /// Bytes between quotes are a key only if they are correctly escaped.
     #[test]
     fn quoted_header_is_read_to_its_end(inner in header()) {
         let value = [b"\"", inner.as_slice(), b"\""].concat();
@@ -144,7 +144,7 @@ proptest! {
 // ---- Identities ----------------------------------------------------------------------------------------
 
 fn identity() -> impl Strategy<Value = (Scope, Key)> {
-    // Short texts of few characters, so that they often run together alike.
+    // Short texts of few characters, so that joined ones often look alike.
     ("[ab:/]{1,4}", "[ab:/]{0,4}", "[ab:/]{1,4}").prop_map(|(caller, operation, key)| {
         let scope = Scope::new(&caller).and_then(|scope| scope.for_operation(&operation));
         (scope.expect("a valid scope"), Key::new(&key).expect("a valid key"))
@@ -152,13 +152,13 @@ fn identity() -> impl Strategy<Value = (Scope, Key)> {
 }
 
 proptest! {
-    /// Two records have one identity if and only if caller, operation and key are the same (I8).
+    /// Two records have the same identity if and only if caller, operation and key are equal (I8).
     #[test]
     fn i8_identity_tells_scopes_and_keys_apart(a in identity(), b in identity()) {
         prop_assert_eq!(RecordId::of(&a.0, &a.1) == RecordId::of(&b.0, &b.1), a == b);
     }
 
-    /// The records of a scope, and no others, lie in its range.
+    /// The records of a scope, and no others, are in its range.
     #[test]
     fn range_of_a_scope_holds_its_records_alone(a in identity(), b in identity()) {
         let (low, high) = RecordId::range(&a.0);
@@ -203,7 +203,7 @@ fn notes() -> impl Strategy<Value = Notes> {
     })
 }
 
-/// Bytes that begin as stored ones do.
+/// Bytes that begin like stored ones.
 fn nearly_stored() -> impl Strategy<Value = Vec<u8>> {
     (prop_oneof![Just(1_u8), any::<u8>()], vec(prop_oneof![0_u8..4, any::<u8>()], 0..200))
         .prop_map(|(format, rest)| [&[format], rest.as_slice()].concat())
@@ -220,7 +220,7 @@ proptest! {
         prop_assert_eq!(Notes::decode(notes.encode().as_deref()), Ok(notes));
     }
 
-    /// Nothing that lies in a store makes a reader panic, and what it reads is what was stored.
+    /// No stored bytes make a reader panic, and what it reads is what was stored.
     #[test]
     fn any_bytes_are_an_outcome_or_an_error(stored in nearly_stored()) {
         match Outcome::decode(&stored) {
@@ -239,7 +239,7 @@ proptest! {
         }
     }
 
-    /// Stored bytes that were cut off, or that continue after their end, are never accepted.
+    /// Stored bytes that are cut off, or continue after their end, are never accepted.
     #[test]
     fn cut_or_longer_bytes_are_an_error(outcome in outcome(), notes in notes(), more in vec(any::<u8>(), 1..9)) {
         let stored = outcome.encode();

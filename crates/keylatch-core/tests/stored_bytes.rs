@@ -1,4 +1,4 @@
-//! Every format in which bytes were ever stored still loads: the files in `fixtures` are what was written.
+//! Every format that was ever written can still be read: the files in `fixtures` are stored bytes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ fn with_body(status: StatusCode, body: Body) -> Outcome {
     Outcome { status, headers: Vec::new(), body }
 }
 
-/// What the file of each outcome holds.
+/// The contents of each outcome's file.
 fn outcomes() -> Vec<(&'static str, Outcome)> {
     let every_byte = Body::Kept((0..=u8::MAX).collect());
     let headers = [
@@ -38,7 +38,7 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
     ]
 }
 
-/// What the file of each run's notes holds.
+/// The contents of each file of a run's notes.
 fn notes() -> Vec<(&'static str, Notes)> {
     let step = |name: &str, result: &'static [u8]| (name.to_owned(), Bytes::from_static(result));
     vec![
@@ -89,7 +89,7 @@ fn every_stored_note_still_loads() {
     }
 }
 
-/// Format 1 is written as it always was. When a format 2 comes, its files join these, and this test names it.
+/// Format 1 is still written unchanged. A format 2 adds its files here, and this test names it.
 #[test]
 fn format_1_is_what_is_written() {
     let stored = stored();

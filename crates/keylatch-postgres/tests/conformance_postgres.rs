@@ -21,13 +21,13 @@ fn cluster() -> &'static Cluster {
     CLUSTER.get_or_init(|| Cluster::start(""))
 }
 
-/// Fewer connections than the stores of a case may want.
+/// Fewer connections than the stores of a case may need.
 fn bouncer() -> &'static Bouncer {
     static BOUNCER: OnceLock<Bouncer> = OnceLock::new();
     BOUNCER.get_or_init(|| Bouncer::start(cluster(), 8))
 }
 
-/// How a store gets to the server.
+/// How a store reaches the server.
 #[derive(Debug, Clone, Copy)]
 enum Way {
     Directly,
@@ -37,7 +37,7 @@ enum Way {
 struct Postgres {
     way: Way,
     store: Store,
-    /// For what the store would not do.
+    /// For statements that the store would not send.
     pool: PgPool,
     schema: String,
 }
@@ -48,7 +48,7 @@ impl Postgres {
         let schema = format!("case_{}", CASES.fetch_add(1, Ordering::Relaxed));
         let store = open(way, &schema).await;
         let pool = PgPool::connect(&cluster().url("postgres")).await.expect("the server is there");
-        // The clock of all processes on this schema, which stands still.
+        // The clock of all processes on this schema. It stands still.
         let clock = format!(
             "CREATE TABLE {schema}.still (now_ms bigint); INSERT INTO {schema}.still VALUES (1700000000000); \
              CREATE OR REPLACE FUNCTION {schema}.clock() RETURNS bigint LANGUAGE sql VOLATILE AS \
@@ -79,7 +79,7 @@ impl Harness for Postgres {
         Box::pin(async { Arc::new(open(self.way, &self.schema).await) as Arc<dyn store::Store> })
     }
 
-    /// What this process has is gone with its connections; what the server has is tested where it is killed.
+    /// A process's own state ends with its connections. What the server keeps of it is tested by killing processes.
     fn restart(&self) -> BoxFuture<'_, Arc<dyn store::Store>> {
         self.connect()
     }
@@ -152,7 +152,7 @@ impl AtomicHarness for Postgres {
     }
 }
 
-/// Each batch has a connection while there is work, and gives it back: with one in all, everyone has their turn.
+/// Each batch holds a connection only while there is work: with a single connection, everyone has their turn.
 #[tokio::test]
 async fn one_connection_is_enough() {
     let url = tokio::task::spawn_blocking(|| cluster().url("postgres")).await.expect("the cluster starts");

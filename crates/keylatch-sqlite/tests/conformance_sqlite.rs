@@ -33,7 +33,7 @@ impl Sqlite {
         self.directory.path().join("keylatch.db")
     }
 
-    /// A store with threads and connections of its own: to the file, it is a second process.
+    /// A store with its own threads and connections: for the file, it is a second process.
     fn open_another(&self) -> BoxFuture<'_, Arc<dyn Store>> {
         Box::pin(async { Arc::new(open(self.path(), self.clock.clone()).await) as Arc<dyn Store> })
     }
@@ -52,7 +52,7 @@ impl Harness for Sqlite {
         self.open_another()
     }
 
-    /// The store before it is left as it is, open and in the middle of things.
+    /// The store before it stays as it is: open, and in the middle of its work.
     fn restart(&self) -> BoxFuture<'_, Arc<dyn Store>> {
         self.open_another()
     }

@@ -78,7 +78,8 @@ impl Harness for Case {
         self.connect()
     }
 
-    /// The cache takes the time from the store's latest reply, and this clock jumps without one: the copies go.
+    /// The cache takes the time from the store's latest reply. This clock jumps without a reply, so the copies are
+    /// removed.
     fn advance(&self, by: Duration) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.clock.advance(by);

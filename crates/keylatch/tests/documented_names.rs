@@ -1,19 +1,19 @@
-//! Every Rust name that the documents give in backticks exists in the sources.
+//! Every Rust name in backticks in the documents exists in the sources.
 //!
-//! What looks like a Rust name is checked: a path (`Engine::run`), a call (`require_key()`), and an option (`with_…`). The
-//! code blocks are not: those are run, by rustdoc or by `readme.rs`.
+//! Checked are paths (`Engine::run`), calls (`require_key()`) and options (`with_…`). Code blocks are not: rustdoc or
+//! `readme.rs` runs them.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Methods of other crates that the documents name on purpose: sqlx's.
+/// Methods of other crates that the documents name on purpose: those of sqlx.
 const OTHERS: [&str; 3] = ["extra_float_digits", "persistent", "statement_cache_capacity"];
 
 /// Crates whose own names the documents may give.
 const OTHER_CRATES: [&str; 8] = ["axum", "diesel", "rusqlite", "sea_orm", "sqlx", "std", "tokio", "tokio_postgres"];
 
-/// What a `Tx<Sqlite>` dereferences to: its methods are called on the `Tx`.
+/// What `Tx<Sqlite>` dereferences to: its methods are called on the `Tx`.
 const TX_TARGET: &str = "Session";
 
 fn root() -> PathBuf {
@@ -38,7 +38,7 @@ fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
 
 /// What the library's sources define.
 struct Sources {
-    /// Each file, by the modules that it stands for.
+    /// Each file, with the modules that it is.
     files: Vec<(Vec<String>, String)>,
 }
 
@@ -46,8 +46,8 @@ impl Sources {
     fn read() -> Self {
         let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let read = |path: PathBuf| {
-            // `keylatch-redis/src/options.rs` stands for the modules `redis` and `options`, and the root of that crate for
-            // `redis`. The roots of `keylatch` and `keylatch-core` are one: `lib`.
+            // `keylatch-redis/src/options.rs` is the modules `redis` and `options`, and the root of that crate is
+            // `redis`. The roots of `keylatch` and `keylatch-core` are both `lib`.
             let modules = path.strip_prefix(&crates).unwrap().with_extension("");
             let modules = modules.iter().map(|part| part.to_str().unwrap().trim_start_matches("keylatch-").to_owned());
             let is_root = path.starts_with(crates.join("keylatch")) || path.starts_with(crates.join("keylatch-core"));
@@ -70,7 +70,7 @@ impl Sources {
         self.lines().any(|line| defines(line, &["fn"], name))
     }
 
-    /// Whether `name` is a module, and `item` is defined or passed on in it.
+    /// Whether `name` is a module that defines or exports `item`.
     fn has_in_module(&self, name: &str, item: &str) -> bool {
         let mut lines = self
             .files
@@ -83,11 +83,11 @@ impl Sources {
         })
     }
 
-    /// Whether `name` is a type or a trait, and `item` one of its functions, constants, variants or fields.
+    /// Whether `name` is a type or trait, and `item` is one of its functions, constants, variants or fields.
     fn has_in_type(&self, name: &str, item: &str) -> bool {
         let mut of_type = false;
         for line in self.lines() {
-            // A top-level item begins and ends at the margin.
+            // A top-level item begins and ends without indentation.
             let head = ["impl", "pub struct", "pub enum", "pub trait"].iter().any(|start| line.starts_with(start));
             if head && !line.trim_end().ends_with(';') {
                 of_type = words(line).any(|word| word == name);
@@ -104,7 +104,7 @@ impl Sources {
         false
     }
 
-    /// Whether the root of `keylatch` or `keylatch-core` has `name`: as a module, or passed on from elsewhere.
+    /// Whether the root of `keylatch` or `keylatch-core` has `name`: as a module, or as an export.
     fn has_in_root(&self, name: &str) -> bool {
         let roots = self.files.iter().filter(|(modules, _)| *modules == ["lib"]);
         roots.flat_map(|(_, text)| text.split(';')).any(|item| {
@@ -133,7 +133,7 @@ impl Sources {
     }
 }
 
-/// Whether `line` defines `name` as one of these.
+/// Whether `line` defines `name` as an item of one of these kinds.
 fn defines(line: &str, kinds: &[&str], name: &str) -> bool {
     let mut before = "";
     !line.trim_start().starts_with("//")
@@ -150,13 +150,13 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
     line.split(|letter: char| !(letter.is_alphanumeric() || letter == '_')).filter(|word| !word.is_empty())
 }
 
-/// What stands in backticks in `page`, outside of code blocks.
+/// The text in backticks in `page`, outside of code blocks.
 fn spans(page: &str) -> Vec<&str> {
     let prose = page.split("```").step_by(2);
     prose.flat_map(str::lines).flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
 }
 
-/// The names that `span` says are there, and which of them are not.
+/// The names that `span` mentions, and those of them that do not exist.
 fn missing<'s>(sources: &Sources, span: &'s str) -> (usize, Vec<&'s str>) {
     let mut names: Vec<(&str, bool)> = Vec::new();
     for path in span.split(|letter: char| !(letter.is_alphanumeric() || "_:".contains(letter))) {

@@ -13,7 +13,7 @@ fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The tests that ARCHITECTURE.md names for the invariants exist under those names.
+/// The tests that ARCHITECTURE.md names for the invariants exist.
 #[test]
 fn every_invariant_names_tests_that_exist() {
     let mut sources = String::new();
@@ -36,7 +36,7 @@ fn every_invariant_names_tests_that_exist() {
     assert!(named >= 13, "only {named} tests are named");
 }
 
-/// ARCHITECTURE.md names every module of the library, and the tests that hold stores to the machine.
+/// ARCHITECTURE.md names every module of the library, and the tests that compare stores with the machine.
 #[test]
 fn every_module_has_its_place() {
     let page = read("docs/ARCHITECTURE.md");
@@ -65,7 +65,7 @@ fn every_module_has_its_place() {
     assert!(named >= 6, "only {named} tests are named");
 }
 
-/// What the README shows is what `readme.rs` runs.
+/// The README shows the code that `readme.rs` runs.
 #[test]
 fn the_code_in_the_readmes_is_run() {
     let run: BTreeSet<_> = include_str!("readme.rs").lines().map(str::trim).map(str::to_owned).collect();
@@ -79,11 +79,11 @@ fn the_code_in_the_readmes_is_run() {
     }
 }
 
-/// The versions that the READMEs ask for are those that are tested together.
+/// The versions in the READMEs are those that are tested together.
 #[test]
 fn the_readmes_ask_for_the_versions_of_this_workspace() {
     let workspace = read("Cargo.toml");
-    // Up to the first number that says what is compatible: 0.39 for 0.39.1, 1 for 1.54.
+    // Up to the first number that determines compatibility: 0.39 for 0.39.1, 1 for 1.54.
     let compatible = |version: &str| {
         let numbers = version.split('.').take(if version.starts_with("0.") { 2 } else { 1 });
         numbers.collect::<Vec<_>>().join(".")
@@ -108,7 +108,7 @@ fn quoted(line: &str) -> &str {
     line.split('"').nth(1).unwrap_or_else(|| panic!("no version in {line}"))
 }
 
-/// Links between documents lead somewhere.
+/// Links between documents work.
 #[test]
 fn links_lead_to_files() {
     let pages =

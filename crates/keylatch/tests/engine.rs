@@ -1,4 +1,4 @@
-//! The engine: leases, those who follow a run, faults of the store, and futures that are dropped.
+//! The engine: leases, followers of a run, faults of the store, and futures that are dropped.
 
 mod common;
 

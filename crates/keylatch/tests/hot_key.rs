@@ -1,4 +1,4 @@
-//! A key that everyone asks for at once costs the store one question.
+//! A key that is requested by everyone at once costs the store one call.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ async fn ten_thousand_duplicates_ask_the_store_once() {
     assert_eq!(store.calls(Op::Claim) + store.calls(Op::Read), 1);
 }
 
-/// The cache in the process gives an answer up to its end, and never after.
+/// The cache in the process replays an answer until it expires, and never after.
 #[tokio::test]
 async fn i4_no_answer_outlives_its_retention() {
     let clock = keylatch::Clock::system();

@@ -1,4 +1,4 @@
-//! The manual's page on observability, the recorder and what is counted agree, whenever the recorder is installed.
+//! The manual's page on observability, the recorder and the counts agree, whenever the recorder is installed.
 #![cfg(all(feature = "axum", feature = "sqlite"))]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +31,7 @@ struct Row {
     meaning: &'static str,
 }
 
-/// Those of the page that this test can count: the others need PostgreSQL.
+/// The metrics of the page that this test can count: the others need PostgreSQL.
 fn page() -> BTreeMap<&'static str, Row> {
     let cells = |line: &'static str| line.split('|').map(str::trim).collect::<Vec<_>>();
     let code = |cell: &'static str| cell.split('`').skip(1).step_by(2).collect::<Vec<_>>();
@@ -63,7 +63,7 @@ async fn ask(engine: &Engine, key: &str, what: &str, verdict: Verdict) -> Option
     engine.answer(request(key, what), |_| async { (verdict, ()) }).await.ok()
 }
 
-/// Asks for work that waits for `gate`, and returns once it runs.
+/// Sends a request whose work waits for `gate`, and returns once it runs.
 async fn begin(engine: &Engine, key: &str, gate: &Gate) -> tokio::task::JoinHandle<Answer> {
     let (engine, key, gate) = (engine.clone(), key.to_owned(), gate.clone());
     let (tell, told) = tokio::sync::oneshot::channel();
@@ -86,7 +86,7 @@ async fn post_to(layer: IdempotencyLayer, key: Option<&str>) -> StatusCode {
     app.oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status()
 }
 
-/// Lets everything happen that is counted.
+/// Makes everything happen that is counted.
 async fn everything(store: &Faulty, clock: &Clock, engine: &Engine) {
     let (policy, limits) = (Policy::default(), Limits::default());
     let other = || Engine::fenced(store.clone(), policy, limits).unwrap().with_cleanup(Cleanup::off());
@@ -106,7 +106,7 @@ async fn everything(store: &Faulty, clock: &Clock, engine: &Engine) {
     for verdict in [Verdict::Retry, Verdict::Free] {
         assert!(ask(engine, "retried", "buy", verdict).await.is_some());
     }
-    // A run that is presumed dead, and continues.
+    // A run that is taken for dead, and continues.
     let gate = Gate::closed();
     let late = begin(engine, "late", &gate).await;
     clock.advance(policy.lease);
@@ -197,7 +197,7 @@ async fn the_page_says_what_is_counted() {
     everything(&store, &clock, &engine).await;
     gate.open();
     drop(early.await.unwrap());
-    // What began before the recorder was there is not counted down either.
+    // Events that began before the recorder was installed are not counted down, either.
     until("nothing runs", async || gauge(&prometheus, "keylatch_running") == Some(0.0)).await;
     assert_eq!(gauge(&prometheus, "keylatch_waiters"), Some(0.0));
 

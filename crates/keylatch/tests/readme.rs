@@ -1,4 +1,4 @@
-//! The code of the README, run. `documents.rs` sees to it that the README says the same.
+//! Runs the code of the README. `documents.rs` checks that the README shows the same code.
 #![cfg(all(feature = "axum", feature = "sqlite"))]
 
 use axum::body::Body;
@@ -31,7 +31,7 @@ async fn create_order(mut tx: Tx<Sqlite>, Json(new): Json<NewOrder>) -> Result<i
     Ok((StatusCode::CREATED, Json(order)))
 }
 
-// ---- What it takes for granted -------------------------------------------------------------------------
+// ---- What it presupposes -------------------------------------------------------------------------------
 
 #[derive(Deserialize)]
 struct NewOrder {
@@ -80,7 +80,7 @@ fn insert(db: &Connection, mut order: Order) -> rusqlite::Result<Order> {
 #[tokio::test]
 async fn the_layer_and_its_handler_take_an_order_once() {
     let directory = tempfile::tempdir().unwrap();
-    // The README stores in `data`. This is the only test of its process.
+    // The code of the README stores in `data`. This is the only test of its process.
     std::env::set_current_dir(&directory).unwrap();
     let app = app().await.unwrap();
     let ask = async |key: &str, pieces: i64| {

@@ -1,5 +1,5 @@
 //! No key, scope, body, header or token is ever logged or counted: sentinels are planted everywhere, and all output is
-//! searched.
+//! searched for them.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use testing_support::logs::Logs;
 use tower::ServiceExt;
 
-/// In everything that a client or a handler says.
+/// In everything that a client or a handler sends.
 const SENTINEL: &str = "SENTINEL";
 
-/// How long nothing of a body may come.
+/// How long a client may pause within a body.
 const STALL_MAX: Duration = Duration::from_millis(50);
 
-/// Answers as the body says.
+/// Answers in the way that the body says.
 fn end(body: &str) -> axum::response::Response {
     let status = body.split(' ').next().and_then(|status| status.parse().ok()).unwrap_or(StatusCode::OK);
     let mut response = axum::response::Response::new(Body::from(format!("answer {SENTINEL}")));
@@ -121,7 +121,7 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
         let mut swept = Swept::default();
         for span in [policy.retention, policy.tombstone] {
             clock.advance(span);
-            // The first two have one store.
+            // The first two share a store.
             for engine in &engines {
                 swept += engine.sweep(1_000).await.unwrap();
             }
@@ -130,7 +130,7 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
     });
     drop(runtime);
 
-    // The interesting things did happen.
+    // The interesting events did happen.
     for status in [200, 400, 404, 408, 409, 410, 413, 422, 500] {
         assert!(statuses.contains(&status), "no answer with {status} among {statuses:?}");
     }

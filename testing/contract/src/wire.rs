@@ -1,4 +1,4 @@
-//! An HTTP client that hides nothing: what is sent is written by hand, and what comes is read as it comes.
+//! An HTTP client that hides nothing: requests are written by hand, and answers are read as they arrive.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// No answer of a test takes longer, not even on a busy machine.
+/// No answer of a test takes longer, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A request, header by header.
@@ -135,7 +135,7 @@ impl Call {
     /// Sends these bytes in the place of the request.
     pub async fn open(&self, bytes: &[u8]) -> Exchange {
         let mut stream = TcpStream::connect(self.address).await.expect("the server listens");
-        // The server may answer, and close, before it has all.
+        // The server may answer, and close, before it has everything.
         let _ = stream.write_all(bytes).await;
         Exchange { stream, read: Vec::new() }
     }
@@ -200,7 +200,7 @@ impl Exchange {
     }
 }
 
-/// An answer, header by header, in their order.
+/// An answer, header by header, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     /// Its status.
@@ -292,7 +292,7 @@ impl Reply {
         problem
     }
 
-    /// Checks that it is this problem, and no other.
+    /// Checks that it is exactly this problem.
     #[track_caller]
     pub fn is_problem(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.status, status, "{self:?}");

@@ -25,7 +25,7 @@ pub(crate) struct Broken(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     bug: Option<Bug>,
-    /// Whether it lists backwards, in short and empty pages, and counts a half. All that is allowed.
+    /// Whether it lists backwards, in short pages and empty ones, and counts only half. A store may do all of that.
     loose: bool,
     clock: Clock,
     records: Mutex<BTreeMap<RecordId, Record>>,
@@ -39,7 +39,7 @@ impl Broken {
         Self::empty(bug, false, Clock::manual(Timestamp::from_millis(1_700_000_000_000)))
     }
 
-    /// A store without a bug that takes every liberty which the contract leaves to it.
+    /// A store without a bug that uses every freedom of the contract.
     pub(crate) fn loose() -> Self {
         Self::empty(None, true, Clock::manual(Timestamp::from_millis(1_700_000_000_000)))
     }
@@ -52,7 +52,7 @@ impl Broken {
         self.0.bug == Some(bug)
     }
 
-    /// Makes the change that `decide` wants of a record.
+    /// Applies the change that `decide` returns for a record.
     fn change(&self, lease: Lease, decide: impl FnOnce(&Record, Timestamp) -> Change) -> Result<Applied, Error> {
         let mut records = self.0.records.lock();
         let now = self.0.clock.now();
@@ -74,7 +74,7 @@ impl Broken {
         }
     }
 
-    /// The identity under which a claim looks for its record.
+    /// The identity under which a claim looks up its record.
     fn id(&self, claim: &Claim) -> RecordId {
         if self.has(Bug::OperationIgnored) {
             let scope = Scope::new(claim.scope().caller()).expect("a valid scope");
@@ -87,7 +87,7 @@ impl Broken {
         claim.id()
     }
 
-    /// What a claim leads to, with the bugs that a claim can have.
+    /// The result of a claim, with the bugs that a claim can have.
     fn decide(&self, previous: Option<Record>, mut claim: Claim, now: Timestamp) -> Claimed {
         let phase = machine::phase(previous.as_ref(), now);
         let mut now = now;
@@ -140,7 +140,7 @@ impl Broken {
         claimed
     }
 
-    /// What lies in the store in the place of `outcome`.
+    /// What is stored instead of `outcome`.
     fn stored(&self, mut outcome: Outcome) -> Outcome {
         match (self.0.bug, &outcome.body) {
             (Some(Bug::HeadersSorted), _) => outcome.headers.sort_by(|a, b| a.0.as_str().cmp(b.0.as_str())),
@@ -153,7 +153,7 @@ impl Broken {
         outcome
     }
 
-    /// The records that `wanted` names, in a page.
+    /// A page of the records that `wanted` selects.
     fn page(
         &self,
         after: Option<&Cursor>,
@@ -182,7 +182,7 @@ impl Broken {
         Ok(page)
     }
 
-    /// Backwards, at most two at once, and nothing at all on every other page.
+    /// Backwards, at most two at a time, and every other page is empty.
     fn loose_page(
         &self,
         after: Option<&Cursor>,

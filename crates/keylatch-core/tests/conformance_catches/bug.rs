@@ -1,6 +1,6 @@
-//! What can be wrong with a store.
+//! The bugs that a store can have.
 
-/// What is wrong with the store.
+/// The bug of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bug {
     ClaimTooEarly,

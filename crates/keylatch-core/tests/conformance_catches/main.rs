@@ -1,5 +1,5 @@
-//! Tests of the conformance suite: a store with a planted bug fails the case that is there for it, and the same
-//! store without a bug passes them all.
+//! Tests of the conformance suite: a store with a planted bug fails the case for that bug, and the same store without a
+//! bug passes all cases.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -33,7 +33,7 @@ macro_rules! catches {
                 }
             )*
 
-            /// A bug without a test would not compile: this match would not be whole.
+            /// A bug without a test does not compile: this match would be incomplete.
             #[expect(dead_code, reason = "it is there to be compiled")]
             fn whole(bug: Bug) {
                 match bug {

@@ -26,20 +26,20 @@ enum Says {
 /// What a claim gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gets {
-    /// The record, as it was: someone else's.
+    /// The record, unchanged: another owner has it.
     Held,
-    /// The record, as it was: this claim's own.
+    /// The record, unchanged: this claim has won it before.
     Ours,
     /// A new record.
     First,
-    /// The next attempt of the same request: the next epoch, with the notes.
+    /// The next attempt at the same request: the next epoch, and the notes.
     Next,
-    /// A new request in an old record: the next epoch, without the notes.
+    /// A new request in an old record: the next epoch, and no notes.
     Anew,
 }
 
-/// In order of precedence for each record: a free key runs, then another's key is refused, then the phase counts. The
-/// last two columns: a new claim, and the claim that won the record, sent again.
+/// In order of precedence for each record: a free key runs; then another request's key is refused; then the phase
+/// decides. The last two columns are a new claim, and the claim that won the record, sent again.
 #[rustfmt::skip]
 const DECISIONS: &[(Rec, When, Req, Phase, Says, Gets, Gets)] = &[
     (Absent,    AtOnce,         Req::Same,  Phase::Free,      Says::Run,      Gets::First, Gets::First),
@@ -182,7 +182,7 @@ fn each_claim_gets_what_the_table_says() {
     }
 }
 
-/// A store's claim wins if and only if a reader of the record would be told to run.
+/// A store's claim wins if and only if a reader of the record is told to run.
 #[test]
 fn claim_and_decision_agree() {
     for &(rec, when, req, _, says, by_another, _) in DECISIONS {
@@ -190,7 +190,7 @@ fn claim_and_decision_agree() {
     }
 }
 
-/// I7: while a key is not free, another request neither runs nor gets anything of its answer.
+/// I7: while a key is not free, another request neither runs nor gets any part of its answer.
 #[test]
 fn i7_another_request_only_ever_gets_a_free_key() {
     for &(rec, when, _, phase, says, by_another, _) in DECISIONS.iter().filter(|row| row.2 == Req::Other) {

@@ -12,7 +12,7 @@ use keylatch_core::{Epoch, Fingerprint, Guarantee, Key, Outcome, Policy, Record,
 use Rec::{Absent, Completed, Freed, Leased, Once, Released, Retried, Tombstone};
 use When::{AtExpiry, AtFree, AtLeaseEnd, AtOnce, BeforeExpiry, BeforeFree, BeforeLeaseEnd, YearsLater};
 
-/// What was written to the record last.
+/// What was last written to the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rec {
     Absent,
@@ -22,7 +22,7 @@ pub(crate) enum Rec {
     Once,
     /// A release for a retry.
     Retried,
-    /// A release with an outcome that is not known.
+    /// A release as unknown.
     Released,
     /// A completion.
     Completed,
@@ -32,7 +32,7 @@ pub(crate) enum Rec {
     Freed,
 }
 
-/// An instant that matters, at it or 1 ms before.
+/// An instant that matters, or 1 ms before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum When {
     AtOnce,
@@ -45,14 +45,14 @@ pub(crate) enum When {
     YearsLater,
 }
 
-/// Whose request it is.
+/// Which request a claim is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Req {
     Same,
     Other,
 }
 
-/// Every record, with every instant that matters for it.
+/// Every record at every instant that matters for it.
 pub(crate) const RECORDS: [(Rec, &[When]); 8] = [
     (Absent, &[AtOnce, YearsLater]),
     (Leased, &[AtOnce, BeforeLeaseEnd, AtLeaseEnd, BeforeFree, AtFree, YearsLater]),
@@ -70,9 +70,9 @@ pub(crate) const POLICY: Policy = Policy {
     retention: Duration::from_secs(3_600),
     tombstone: Duration::from_secs(7_200),
 };
-/// How long a released record waits for its retry.
+/// How long a released record is kept for its retry.
 pub(crate) const KEEP: Duration = Duration::from_secs(77);
-/// Terms of a renewal that are no claim's.
+/// The terms of a renewal, which differ from those of every claim.
 pub(crate) const TERMS: Terms = Terms {
     lease: Duration::from_secs(11),
     takeover: Some(Duration::from_secs(12)),
@@ -110,7 +110,7 @@ pub(crate) fn notes(record: &Record) -> Notes {
     }
 }
 
-/// The record of a row, written by hand, in its third epoch: no function of the machine made it.
+/// The record of a row, in its third epoch. It is written by hand: no function of the machine made it.
 pub(crate) fn record(rec: Rec) -> Option<Record> {
     let notes = Notes { steps: vec![("charge".to_owned(), Bytes::from_static(b"paid"))], ..Notes::default() };
     let released = Notes { released: true, ..notes.clone() };

@@ -84,7 +84,7 @@ fn i12_sweep_takes_only_what_is_over() {
         match sweeps {
             Sweeps::Removed => assert_eq!(phase, Phase::Free, "{rec:?} {when:?}"),
             Sweeps::Tombstone => assert_eq!(phase, Phase::Tombstone, "{rec:?} {when:?}"),
-            // Of a key that was freed, the epoch is kept.
+            // A freed key keeps its epoch.
             Sweeps::Stays => assert_eq!(phase == Phase::Free, rec == Freed, "{rec:?} {when:?}"),
         }
     }

@@ -1,4 +1,4 @@
-//! What the writes by lease make of a record.
+//! What writes with a lease make of a record.
 
 use std::time::Duration;
 
@@ -15,38 +15,39 @@ use crate::records::{
     KEEP, POLICY, RECORDS, START, TERMS, answer, assert_one_row_each, instant, instants, notes, record, second_answer,
 };
 
-/// Whose lease it is that a write brings.
+/// The lease of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum By {
     Owner,
-    /// The owner's token, with an epoch from before.
+    /// The owner's token with an earlier epoch.
     StaleEpoch,
-    /// The record's epoch, with another's token.
+    /// The record's epoch with another owner's token.
     OtherOwner,
 }
 
 /// What a write makes of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Makes {
-    /// It changes nothing, and says that the lease is lost.
+    /// Nothing: the lease is lost.
     Lost,
-    /// It changes nothing, and says that it is applied: it was before.
+    /// Nothing: it was applied before.
     Same,
-    /// A running record on the write's terms, with its step noted.
+    /// A running record with the write's terms and its step.
     Renewed,
     /// A record completed with the second outcome.
     Completed,
     /// A record completed with the first outcome.
     First,
-    /// A free key, and its epoch.
+    /// A free key that keeps its epoch.
     Freed,
-    /// A record that waits for its retry.
+    /// A record that is kept for its retry.
     Waiting,
     /// A record that holds the key until it is resolved.
     Unknown,
 }
 
-/// What a write by lease makes of each record. It is the same at every instant: only epoch, owner and state count.
+/// What a write with a lease makes of each record. It does not depend on the instant: only epoch, owner and state
+/// count.
 #[rustfmt::skip]
 const WRITES: &[(Rec, By, [Makes; 6])] = &[
     //                            renew           complete          the first outcome  release: free, retry, unknown
@@ -80,8 +81,8 @@ fn every_write_has_one_row() {
     assert_one_row_each(all, WRITES.iter().map(|row| (row.0, row.1)));
 }
 
-/// What a resolution makes of each record under its own lease, which depends on the instant. Under another lease it makes
-/// nothing of any.
+/// What a resolution with its own lease makes of each record, which depends on the instant. With another lease it
+/// changes nothing.
 #[rustfmt::skip]
 const RESOLUTIONS: &[(Rec, When, [Makes; 3])] = &[
     //                           completed         with the first answer  never happened
@@ -170,7 +171,7 @@ fn applied(written: Option<Record>) -> Change {
     written.map_or(Change::None, Change::Write)
 }
 
-/// Every field of what a write makes.
+/// Every field that a write changes.
 fn expected(record: &Record, makes: Makes, now: Timestamp) -> Change {
     let released = |takeover_at, free_at| {
         let notes = Notes { released: true, ..notes(record) };
@@ -224,7 +225,7 @@ fn step_is_noted_once() {
     assert_eq!(notes(&renewed).steps, notes(&record).steps);
 }
 
-/// Where nobody can have seen the epoch, a key that is freed leaves no record.
+/// If nobody can have seen the epoch, a freed key leaves no record.
 #[test]
 fn epoch_that_need_not_be_kept_is_not() {
     for rec in [Leased, Once, Retried, Released] {

@@ -1,4 +1,4 @@
-//! `Atomic`: what a handler writes, its answer and its record are one.
+//! `Atomic`: a handler's writes, its answer and its record are one unit.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn a_transaction_that_does_not_come_back_is_never_committed() {
         assert_eq!((answer.status, answer.code().as_str()), (500, "HANDLER_FAILED"), "{how}");
         assert_eq!(service.items().await.len(), before, "{how}");
         assert_eq!(service.post("created", &format!("after-{how}"), 0).await.status, 201, "others go on");
-        // The key is free again once the server has ended what idles.
+        // The key is free again once the server has ended the idle transaction.
         let retry = service.post(how, how, 10).await;
         assert_eq!((retry.status, retry.code().as_str()), (500, "HANDLER_FAILED"), "it runs again");
     }
@@ -68,7 +68,7 @@ async fn a_transaction_that_its_handler_ends_has_no_record() {
     assert_eq!(service.post("created", "b", 0).await.status, 201);
 }
 
-/// A handler may take another role, if it gives it back: the record is written with the rights of the pool's.
+/// A handler may change its role, if it changes back: the record is written with the rights of the pool's role.
 #[tokio::test]
 async fn a_role_that_is_not_given_back_is_a_mistake_of_the_handler() {
     let service = service().await;

@@ -30,7 +30,7 @@ async fn two_hundred_at_once_are_one_effect() {
     assert_eq!(service.items().await, ["a", "b"]);
 }
 
-/// The same, by turns on two nodes.
+/// The same, alternating between two nodes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_are_one_effect() {
     let database = database().await;
@@ -49,8 +49,8 @@ async fn two_nodes_are_one_effect() {
     assert_eq!(nodes[0].items().await, ["a", "b"]);
 }
 
-/// Those who wait hold no connection: with two, one of them in the hands of the run that they wait for, others are
-/// served.
+/// Waiting requests hold no connection: with two connections, one of them used by the run that they wait for, other
+/// requests are served.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_wait_hold_no_connection() {
     let database = database().await;
@@ -65,7 +65,7 @@ async fn those_who_wait_hold_no_connection() {
                 let other = timeout(LONG, nodes[at % 2].post("created", &key, 0)).await;
                 assert_eq!(other.expect("others are served").status, 201);
             }
-            // A duplicate that does not wait is told at once, on either node.
+            // A duplicate that does not wait gets its answer at once, on either node.
             for node in &nodes {
                 assert_eq!(node.post("gated", "a", 0).await.code(), "IDEMPOTENCY_KEY_IN_PROGRESS");
             }
@@ -79,8 +79,8 @@ async fn those_who_wait_hold_no_connection() {
     assert_eq!(nodes[0].items().await.len(), 21);
 }
 
-/// A key that is used for another request is refused as that once the run has committed, and not before: until then
-/// the run may come to nothing, and the other request may be the one that takes effect.
+/// A key of another request is refused as reused only after the run has committed. Until then the run may still fail,
+/// and the other request may be the one that takes effect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i7_another_request_is_told_of_reuse_only_after_the_commit() {
     let database = database().await;
@@ -101,7 +101,7 @@ async fn i7_another_request_is_told_of_reuse_only_after_the_commit() {
     assert!(nodes[1].post("gated", "a", 0).await.replayed);
 }
 
-/// When a run that others wait for on another node fails, one of them runs in its place.
+/// If a run fails while requests on another node wait for it, one of them runs instead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failure_one_of_those_who_wait_runs() {
     let database = database().await;
@@ -137,7 +137,7 @@ async fn of_two_requests_with_one_key_the_one_that_runs_is_never_refused() {
     for round in 0..ROUNDS {
         let key = format!("key-{round}");
         let bodies = [format!("{key}-left"), format!("{key}-right")];
-        // Either may be the first to be sent.
+        // Either may be sent first.
         let sent = (0..4).map(|at| (at / 2, (at + round) % 2));
         let answers = join_all(sent.map(|(node, body)| {
             let (node, key, item) = (&nodes[node], &key, &bodies[body]);

@@ -1,4 +1,4 @@
-//! Answers are stored compressed or not, and a reader need not know which.
+//! Answers can be stored compressed or not, and readers read both.
 
 use std::sync::Arc;
 
@@ -56,13 +56,14 @@ async fn either_is_read_by_either() {
     }
 }
 
-/// What has been damaged is neither an answer nor a key that is free.
+/// Damaged bytes are neither an answer nor a free key.
 #[tokio::test]
 async fn damaged_bytes_are_never_an_answer() {
     let store = store_with(&database().await, Options::default()).await;
     let outcome = Outcome::bytes("{\"id\":1}".repeat(1_000));
     for damage in [
-        // The end is missing; a byte in the middle, or in the length, is another; it is empty; it says to be a gigabyte.
+        // The end is missing; a byte in the middle or in the length is changed; it is empty; it claims to be a
+        // gigabyte.
         "substr(outcome, 1, octet_length(outcome) - 1)",
         "set_byte(outcome, octet_length(outcome) / 2, get_byte(outcome, octet_length(outcome) / 2) # 16)",
         "set_byte(outcome, 1, get_byte(outcome, 1) # 1)",

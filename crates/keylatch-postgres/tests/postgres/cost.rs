@@ -1,12 +1,12 @@
-//! What a request costs the server: round trips, and what they are for.
+//! What a request costs the server: its round trips.
 
 use keylatch::postgres::{Options, Store};
 use testing_support::postgres::proxy::Proxy;
 
 use crate::support::{Service, cluster, database};
 
-/// Connections say something of their own when they are made, and when they go back to the pool; and one claim in a
-/// hundred counts its scope first.
+/// Some statements do not belong to a request: a connection sends some when it is made and when it returns to the pool,
+/// and one claim in a hundred counts its scope first.
 fn of_requests(round_trips: Vec<String>) -> Vec<String> {
     let own = |sql: &String| sql.is_empty() || sql.starts_with("PREPARE") || sql.contains("pg_catalog");
     let noise = |sql: &String| own(sql) || sql.contains("Counts the records");
@@ -19,7 +19,7 @@ async fn atomic_takes_two_round_trips_more_than_the_handler() {
     let proxy = Proxy::start(cluster().port()).await;
     let store = Store::connect_with(&proxy.url(&database), Options::default().with_connections_max(1)).await.unwrap();
     let service = Service::start(store).await;
-    // Statements are prepared at their first use.
+    // Statements are prepared when they are first used.
     assert_eq!(service.post("created", "first", 0).await.status, 201);
     proxy.round_trips();
 

@@ -1,4 +1,4 @@
-//! `Durability::Disk`: what is acknowledged is on disk, whatever the role or the database has been told.
+//! `Durability::Disk`: an acknowledged write is on disk, whatever the settings of the role or the database.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ async fn won(store: &Store, key: &str) -> Record {
     }
 }
 
-/// Stops the server as a crash does, which loses what it has not written to disk, and starts it again.
+/// Stops the server as a crash would, so that it loses what is not on disk, and starts it again.
 async fn crash(cluster: &Arc<Cluster>) {
     let cluster = cluster.clone();
     let crashing = move || {
@@ -34,11 +34,11 @@ async fn crash(cluster: &Arc<Cluster>) {
     tokio::task::spawn_blocking(crashing).await.unwrap();
 }
 
-/// With `synchronous_commit = off` for the database, the server says that a commit is done while it is not on disk yet. No
-/// write of the store's is lost so.
+/// With `synchronous_commit = off` for the database, the server acknowledges a commit that is not on disk yet. The
+/// store loses no write to that.
 #[tokio::test]
 async fn commits_are_on_disk_where_the_database_was_told_not_to_wait() {
-    // What is not written at the commit is not written soon.
+    // What is not written at the commit is not written soon after.
     let config = "synchronous_commit = off\nwal_writer_delay = 10s\nwal_writer_flush_after = 1GB\nautovacuum = off";
     let cluster = Arc::new(tokio::task::spawn_blocking(move || Cluster::start(config)).await.unwrap());
     let store = Store::connect(&cluster.url("postgres")).await.unwrap();
@@ -77,7 +77,7 @@ async fn commits_are_on_disk_where_the_database_was_told_not_to_wait() {
     assert_eq!(service.items().await, ["key"]);
 }
 
-/// Where the server does not sync at all, no setting of the store's helps: it says what it can keep.
+/// If the server does not sync at all, no setting of the store helps: it reports what it can promise.
 #[tokio::test]
 async fn a_server_without_fsync_does_not_count_as_a_disk() {
     let cluster = tokio::task::spawn_blocking(|| Cluster::start("fsync = off")).await.unwrap();

@@ -1,4 +1,4 @@
-//! Claims in transactions of each client's: sqlx, tokio-postgres and diesel. All must see the same.
+//! Claims in transactions of different clients: sqlx, tokio-postgres and diesel. All must behave alike.
 
 use std::time::Duration;
 
@@ -24,14 +24,14 @@ enum Client {
 
 const CLIENTS: [Client; 3] = [Client::Sqlx, Client::TokioPostgres, Client::Diesel];
 
-/// What is to be done in a transaction.
+/// What a transaction does.
 #[derive(Default)]
 struct Way<'a> {
     /// A statement before the claim.
     first: Option<&'a str>,
-    /// Waits there once it has the key.
+    /// Waits there after it has claimed the key.
     gate: Option<&'a Gate>,
-    /// Completes in another transaction of the same connection.
+    /// Completes in another transaction on the same connection.
     elsewhere: bool,
     rolls_back: bool,
 }
@@ -41,7 +41,7 @@ struct Gate {
     open: Semaphore,
 }
 
-/// What a transaction found.
+/// The result of a transaction.
 #[derive(Debug)]
 enum Got {
     Ran(At<Record>),
@@ -77,7 +77,7 @@ impl Failed {
     }
 }
 
-/// A transaction of a client's, in which it can run its own statements.
+/// A client's transaction, in which the client can run its own statements.
 trait Sql: OwnTx + Send {
     fn run(&mut self, sql: &str) -> impl Future<Output = Result<(), Failed>> + Send;
 }
@@ -101,7 +101,7 @@ impl Sql for AsyncPgConnection {
     }
 }
 
-/// What every client does between its BEGIN and its COMMIT.
+/// What every client does between BEGIN and COMMIT.
 async fn inside<T: Sql>(tx: &mut T, store: &Store, claim: &Claim, way: &Way<'_>) -> Result<Got, Failed> {
     if let Some(sql) = way.first {
         tx.run(sql).await?;
@@ -125,7 +125,7 @@ async fn inside<T: Sql>(tx: &mut T, store: &Store, claim: &Claim, way: &Way<'_>)
 }
 
 impl Client {
-    /// One transaction on a connection of its own.
+    /// One transaction on its own connection.
     async fn attempt(self, url: &str, store: &Store, claim: &Claim, way: Way<'_>) -> Result<Got, Failed> {
         match self {
             Self::Sqlx => {
@@ -145,7 +145,7 @@ impl Client {
             }
             Self::Diesel => {
                 let mut conn = AsyncPgConnection::establish(url).await.unwrap();
-                // Where the connection has broken, diesel says that it could not roll back, and not why it had to.
+                // If the connection has broken, diesel reports that the rollback failed, and not why it was needed.
                 let mut kind = None;
                 let work = async |conn: &mut AsyncPgConnection| {
                     let got = inside(conn, store, claim, &way).await;
@@ -176,7 +176,7 @@ async fn place() -> (String, Store) {
     (cluster().tcp_url(&database), store(&database).await)
 }
 
-/// What one client writes, each of them reads: the same record, and so the same answer, or none for another request.
+/// Each client reads what the others write: the same record, and so the same answer, or none for another request.
 #[tokio::test]
 async fn a_record_is_the_same_for_every_client() {
     let (url, store) = place().await;
@@ -202,7 +202,7 @@ async fn a_record_is_the_same_for_every_client() {
     assert_eq!(items(&store).await, ["Diesel", "Sqlx", "TokioPostgres"]);
 }
 
-/// A running record, with all that a run can leave in one.
+/// A running record with everything that a run can leave in it.
 #[tokio::test]
 async fn a_lease_is_the_same_for_every_client() {
     let (url, store) = place().await;
@@ -239,7 +239,7 @@ async fn a_rollback_leaves_nothing() {
     assert_eq!((items(&store).await.len(), records(&store).await), (3, 3));
 }
 
-/// While a transaction of one client's has the key, all others are told so, and nobody waits.
+/// While one client's transaction holds the key, the others are told so and do not wait.
 #[tokio::test]
 async fn a_key_in_use_is_busy_for_every_client() {
     let (url, store) = place().await;
@@ -261,7 +261,7 @@ async fn a_key_in_use_is_busy_for_every_client() {
     }
 }
 
-/// A process that stops in the middle keeps the key for no longer than a transaction may pause.
+/// A process that stops half-way holds the key only as long as a transaction may be idle.
 #[tokio::test]
 async fn a_caller_that_falls_silent_loses_the_key() {
     let database = database().await;
@@ -288,7 +288,7 @@ async fn a_caller_that_falls_silent_loses_the_key() {
     assert_eq!((items(&store).await.len(), records(&store).await), (3, 3));
 }
 
-/// A bound that the caller has set stays.
+/// A limit that the caller has set is kept.
 #[tokio::test]
 async fn a_callers_own_bound_stays() {
     let (_, store) = place().await;
@@ -303,7 +303,7 @@ async fn a_callers_own_bound_stays() {
     }
 }
 
-/// A commit or its reply was lost: a new claim tells what became of it.
+/// The commit or its reply was lost: a new claim finds out which.
 #[tokio::test]
 async fn a_lost_commit_is_settled_by_a_claim() {
     let database = database().await;
@@ -318,7 +318,7 @@ async fn a_lost_commit_is_settled_by_a_claim() {
         let failed = client.attempt(&url, &store, &claim, Way::default()).await.unwrap_err();
         assert!(matches!(failed, Failed::Commit), "{client:?} {at:?}: {failed:?}");
         assert_eq!(proxy.cuts_made(), made + 1);
-        // A server that has not heard of the end of the connection yet still has the key.
+        // The server may not have noticed the end of the connection yet, and then the key is still held.
         let settled = async || {
             let got = client.attempt(&direct, &store, &claim, Way::default()).await.unwrap();
             match (got, at) {
@@ -334,7 +334,7 @@ async fn a_lost_commit_is_settled_by_a_claim() {
     assert_eq!((items(&store).await.len(), records(&store).await), (6, 6));
 }
 
-/// A failure means the same to every client.
+/// A failure means the same for every client.
 #[tokio::test]
 async fn failures_are_the_same_for_every_client() {
     let database = database().await;
@@ -351,7 +351,7 @@ async fn failures_are_the_same_for_every_client() {
             for at in [Break::BeforeServer, Break::BeforeReply] {
                 proxy.cut(part, at);
                 let broken = async || match client.attempt(&url, &store, &claim, Way::default()).await {
-                    // A server that has not heard of the end of the connection before still has the key.
+                    // The server may not have noticed the end of the connection before, and then the key is still held.
                     Ok(Got::Busy) => false,
                     Err(failed) => {
                         assert_eq!(failed.kind(), Some(ErrorKind::Unavailable), "{client:?} {part} {at:?}: {failed:?}");
@@ -363,7 +363,7 @@ async fn failures_are_the_same_for_every_client() {
             }
         }
 
-        // A lock that someone holds on the table is waited for no longer than the transaction says.
+        // The transaction waits for a lock on the table only as long as its own limit allows.
         let mut blocker = store.pool().begin().await.unwrap();
         sqlx::raw_sql("LOCK TABLE keylatch.record").execute(&mut *blocker).await.unwrap();
         let bounded = Way { first: Some("SET LOCAL statement_timeout = '100ms'"), ..Way::default() };

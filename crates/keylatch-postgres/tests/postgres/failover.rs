@@ -16,8 +16,8 @@ use tokio::task::JoinHandle;
 
 use crate::support::{Service, fresh, items};
 
-/// What gives the primary its address: new connections go to whichever server it was told last, and those that are open
-/// stay where they are.
+/// Directs the primary's address: new connections go to the server that was named last, and open connections stay where
+/// they are.
 struct Address {
     port: u16,
     leads_to: Arc<AtomicU16>,
@@ -34,7 +34,7 @@ impl Address {
             while let Ok((mut client, _)) = listener.accept().await {
                 let target = target.load(Ordering::SeqCst);
                 tokio::spawn(async move {
-                    // Whichever side ends it, both sockets close.
+                    // If either side ends it, both sockets close.
                     let mut server = TcpStream::connect(("127.0.0.1", target)).await?;
                     copy_bidirectional(&mut client, &mut server).await
                 });
@@ -72,13 +72,13 @@ async fn won(store: &Store, key: &str) -> Record {
     }
 }
 
-/// Everything that a store does is refused, as what it is, and can be asked again elsewhere.
+/// Every call of the store is refused with the right error, and can be repeated elsewhere.
 async fn refuses(store: &Store, held: &Record) {
     let completion = Completion::new(Outcome::bytes("done"), &Policy::default());
     let page = PageRequest { scope: None, after: None, limit: 10 };
     let errors: Vec<Error> = vec![
         store.claim(claim(&fresh("new"))).await.map(drop).unwrap_err(),
-        // Also where nothing would have to be written.
+        // Even if there is nothing to write.
         store.claim(claim(held.key.as_str())).await.map(drop).unwrap_err(),
         store.complete(held.lease(), completion).await.map(drop).unwrap_err(),
         store.renew(held.lease(), claim("any").terms, None).await.map(drop).unwrap_err(),
@@ -95,7 +95,7 @@ async fn refuses(store: &Store, held: &Record) {
     }
 }
 
-/// A switch to the standby and back. What was the primary returns as a standby, to which the address still leads.
+/// A switch to the standby and back. The former primary returns as a standby while the address still leads to it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_store_goes_where_the_primary_goes() {
     let (old, new) = tokio::task::spawn_blocking(|| {
@@ -113,7 +113,7 @@ async fn the_store_goes_where_the_primary_goes() {
     let held = won(&store, "held").await;
     let lost = won(&store, "lost").await;
 
-    // The old primary stops in order, so the standby has all; it comes back as a standby of the new.
+    // The old primary is stopped in order, so the standby has everything; it returns as a standby of the new primary.
     let (old, new) = tokio::task::spawn_blocking(move || {
         old.stop();
         new.promote();
@@ -129,7 +129,7 @@ async fn the_store_goes_where_the_primary_goes() {
         assert_eq!(service.post("created", key, 0).await.code(), "IDEMPOTENCY_STORE_UNAVAILABLE");
     }
 
-    // Connections that still lead to the standby are given up without anyone's noticing.
+    // Connections that still lead to the standby are dropped, and no caller notices.
     let mut left = Vec::new();
     for _ in 0..4 {
         left.push(store.pool().acquire().await.unwrap());
@@ -141,7 +141,7 @@ async fn the_store_goes_where_the_primary_goes() {
     let completion = Completion::new(Outcome::bytes("done"), &Policy::default());
     assert!(matches!(store.complete(held.lease(), completion).await.unwrap(), Applied::Applied(_)));
 
-    // And back, with the connections of the standby still open when it is promoted.
+    // And back, while connections to the standby are still open when it is promoted.
     let caught_up = "SELECT count(*) FROM item";
     eventually(Duration::from_secs(30), "the standby to catch up", async || old.sql("postgres", caught_up) == "2")
         .await;

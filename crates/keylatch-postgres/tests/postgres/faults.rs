@@ -1,4 +1,4 @@
-//! Replies that are lost, servers that stop, and standbys.
+//! Lost replies, servers that stop, and standbys.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ async fn behind_a_proxy() -> (Proxy, Service) {
     (proxy, Service::start(store).await)
 }
 
-/// The connection breaks `at` the commit, which takes place: its client gets its answer, and so does a retry.
+/// The connection breaks `at` the commit, which takes place: the client gets its answer, and so does a retry.
 async fn is_settled(proxy: &Proxy, service: &Service, at: Break) {
     proxy.cut("COMMIT", at);
     let answer = service.post("created", "a", 0).await;
@@ -35,14 +35,14 @@ async fn is_settled(proxy: &Proxy, service: &Service, at: Break) {
     assert_eq!(service.items().await, ["a"]);
 }
 
-/// The reply to a commit is lost: the record says that it took place, and its client gets its answer.
+/// The reply to a commit is lost: the record shows that it took place, and the client gets its answer.
 #[tokio::test]
 async fn a_commit_whose_reply_is_lost_is_settled() {
     let (proxy, service) = behind_a_proxy().await;
     is_settled(&proxy, &service, Break::BeforeReply).await;
 }
 
-/// The commit itself is lost: nothing took place, the client is told to try again, and then it runs.
+/// The commit itself is lost: nothing took place, the client is told to try again, and the retry runs.
 #[tokio::test]
 async fn a_commit_that_never_arrives_is_no_effect() {
     let (proxy, service) = behind_a_proxy().await;
@@ -56,7 +56,7 @@ async fn a_commit_that_never_arrives_is_no_effect() {
     assert_eq!(service.items().await, ["a"]);
 }
 
-/// The connection breaks while the server is at the commit: its client gets its answer once it is known how that ended.
+/// The connection breaks while the server commits: the client gets its answer once the result is known.
 #[tokio::test]
 async fn a_commit_that_is_under_way_is_waited_for() {
     let (proxy, service) = behind_a_proxy().await;
@@ -81,7 +81,8 @@ async fn a_connection_that_breaks_at_rest_is_replaced() {
     assert_eq!(service.items().await.len(), 4);
 }
 
-/// Wherever else the connection breaks, before the server or after it: one effect, and one answer in the end.
+/// The connection breaks at any other point, on either side of the server: there is one effect, and one answer in the
+/// end.
 #[tokio::test]
 async fn a_connection_may_break_anywhere() {
     let (proxy, service) = behind_a_proxy().await;
@@ -119,7 +120,7 @@ async fn a_connection_may_break_anywhere() {
     }
 }
 
-/// On a lease, a claim or a completion whose reply is lost is sent again, and known by its owner.
+/// On a lease, a claim or a completion whose reply was lost is sent again, and the server recognises its owner.
 #[tokio::test]
 async fn a_lease_survives_lost_replies() {
     let (proxy, service) = behind_a_proxy().await;
@@ -149,8 +150,7 @@ async fn a_lease_survives_lost_replies() {
     }
 }
 
-/// A lock that someone holds on the table does not hold the store for ever, and what was asked meanwhile can be asked
-/// again.
+/// A lock on the table does not stop the store for ever, and every call that failed meanwhile can be repeated.
 #[tokio::test]
 async fn every_statement_is_bounded_in_time() {
     let database = database().await;
@@ -170,8 +170,8 @@ async fn every_statement_is_bounded_in_time() {
     assert!(matches!(store.complete(record.lease(), completion).await.unwrap(), Applied::Applied(_)));
 }
 
-/// The server stops as in a crash, during a run, and starts again: 503 meanwhile, in time, and then everything
-/// continues by itself.
+/// The server crashes during a run and starts again: requests get 503 meanwhile, in time, and then everything continues
+/// by itself.
 #[tokio::test]
 async fn a_restart_of_the_server_is_survived() {
     const CONNECT: Duration = Duration::from_millis(500);
@@ -210,7 +210,7 @@ async fn a_restart_of_the_server_is_survived() {
     assert_eq!(service.items().await, ["a", "b", "c"]);
 }
 
-/// How long five calls take that come together, the quickest first, while none of them can be done.
+/// The durations of five simultaneous calls, shortest first, while none of them can succeed.
 async fn five_in_vain(store: &Store) -> Vec<Duration> {
     let mut took = join_all((0..5).map(|_| async {
         let asked = Instant::now();
@@ -222,8 +222,8 @@ async fn five_in_vain(store: &Store) -> Vec<Duration> {
     took
 }
 
-/// While the server is stopped, or where its address leads nobody answers, one caller at a time tries to connect, and
-/// the others are refused at once. As soon as it is back, everything continues.
+/// While the server is stopped, or nobody answers at its address, one caller at a time tries to connect, and the others
+/// are refused at once. Everything continues as soon as it is back.
 #[tokio::test]
 async fn an_outage_holds_up_one_caller_at_a_time() {
     const CONNECT: Duration = Duration::from_secs(1);
@@ -233,13 +233,13 @@ async fn an_outage_holds_up_one_caller_at_a_time() {
     let direct = Store::connect_with(&cluster.tcp_url("postgres"), options()).await.unwrap();
     let led_astray = Store::connect_with(&proxy.url("postgres"), options()).await.unwrap();
 
-    // It accepts connections and never says anything.
+    // It accepts connections and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     proxy.lead_to(silent.local_addr().unwrap().port());
     let server = cluster.clone();
     tokio::task::spawn_blocking(move || server.stop_immediately()).await.unwrap();
     for store in [&direct, &led_astray] {
-        // Those who come before it is known wait as long as they may.
+        // Callers that arrive before this is known wait as long as they may.
         assert!(five_in_vain(store).await[0] >= CONNECT);
         for _ in 0..2 {
             let took = five_in_vain(store).await;
@@ -257,8 +257,8 @@ async fn an_outage_holds_up_one_caller_at_a_time() {
     }
 }
 
-/// A server that falls silent under connections that are open is found out by the first statement that takes too long:
-/// the others are not tried one after the other.
+/// A server stops answering on open connections: the first statement that takes too long shows it, and the other
+/// connections are not tried one by one.
 #[tokio::test]
 async fn a_server_that_falls_silent_is_an_outage() {
     const CONNECT: Duration = Duration::from_secs(1);
@@ -279,7 +279,8 @@ async fn a_server_that_falls_silent_is_an_outage() {
     assert!(store.read(claim("key").id()).await.unwrap().value.is_none());
 }
 
-/// With no connection to be had, the store says so in time, and it is no outage: each waits for one.
+/// If no connection is free, the store says so in time. That is not an outage: each caller waits for its own
+/// connection.
 #[tokio::test]
 async fn a_pool_that_is_used_up_is_unavailable() {
     let database = database().await;
@@ -294,7 +295,7 @@ async fn a_pool_that_is_used_up_is_unavailable() {
     assert!(matches!(store.claim(claim("key")).await.unwrap().value, Claimed::Won(_)));
 }
 
-/// A standby is refused, when a store is opened and afterwards.
+/// A standby is refused, both when a store is opened and later.
 #[tokio::test]
 async fn a_standby_is_refused() {
     let (primary, standby) = tokio::task::spawn_blocking(|| {
@@ -317,7 +318,7 @@ async fn a_standby_is_refused() {
     let caught_up = async || standby.sql("postgres", &replayed) == "t";
     testing_support::eventually(Duration::from_secs(30), "the standby to catch up", caught_up).await;
 
-    // The address leads to the standby: what it has may be old, so it answers nothing.
+    // The address leads to the standby: its data may be old, so it answers nothing.
     proxy.lead_to(standby.port());
     let scope = Scope::new("user").unwrap();
     assert_eq!(store.read(record.id()).await.unwrap_err().kind(), ErrorKind::Unavailable);

@@ -1,5 +1,5 @@
-//! A process that is stopped, or whose machine is gone, in the middle of a transaction: its connection stays open and
-//! says nothing. The server ends the transaction in time, however the store begins it.
+//! A process is stopped, or its machine is gone, in the middle of a transaction: its connection stays open and silent.
+//! The server ends the transaction in time, however the store has begun it.
 
 use std::time::Duration;
 
@@ -14,19 +14,19 @@ use testing_support::postgres::proxy::{Break, Proxy};
 
 use crate::support::{Answer, Service, cluster, database, store};
 
-/// After this time the server ends what says nothing.
+/// After this time the server ends a silent transaction.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
-/// Much longer than that, and than the server takes on a loaded machine.
+/// Much longer than that, even on a loaded machine.
 const LONG: Duration = Duration::from_secs(60);
 
 /// How a store begins its transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// Only those of handlers; a statement by itself is one.
+    /// Explicitly only for handlers; every other statement is its own transaction.
     Plain,
-    /// For each statement, since the default is not READ COMMITTED.
+    /// Explicitly for each statement, because the default is not READ COMMITTED.
     OtherIsolation,
-    /// For each statement, behind PgBouncer.
+    /// Explicitly for each statement, behind PgBouncer.
     Pooled,
 }
 
@@ -48,7 +48,7 @@ async fn peer(mode: Mode) -> Peer {
             (Proxy::start(bouncer.port()).await, options.with_transaction_pooling(), Some(bouncer))
         }
     };
-    // Made beforehand by another, so that the peer only uses it.
+    // Another process has made it, and the peer only uses it.
     drop(store(&database).await);
     if mode == Mode::OtherIsolation {
         let set = format!("ALTER DATABASE {database} SET default_transaction_isolation = 'repeatable read'");
@@ -64,7 +64,7 @@ fn claim() -> Claim {
     Claim::new(scope, key, Fingerprint::of([b"request".as_slice()]), Guarantee::Fenced, &Policy::default())
 }
 
-/// The peer stops between its claim and the commit of it: the row is locked, and nobody can see it.
+/// The peer stops between its claim and the commit: the row is locked, and nobody can see it.
 #[tokio::test]
 async fn a_claim_of_a_frozen_peer_does_not_hold_the_key() {
     for mode in [Mode::OtherIsolation, Mode::Pooled] {
@@ -82,7 +82,7 @@ async fn a_claim_of_a_frozen_peer_does_not_hold_the_key() {
     }
 }
 
-/// The peer stops before the commit of its handler's writes: they are rolled back, and the request runs elsewhere.
+/// The peer stops before it commits its handler's writes: they are rolled back, and the request runs elsewhere.
 #[tokio::test]
 async fn a_handler_of_a_frozen_peer_does_not_hold_the_key() {
     for mode in [Mode::Plain, Mode::OtherIsolation, Mode::Pooled] {
@@ -101,12 +101,12 @@ async fn a_handler_of_a_frozen_peer_does_not_hold_the_key() {
         let (running, retry) = tokio::join!(running, retry);
         assert_eq!((retry.status, retry.body.as_str()), (201, "gated key"), "{mode:?}");
         assert_eq!(other.items().await, ["key"]);
-        // Its client is told to try again, or gets what is there by then.
+        // The client is told to try again, or gets the answer that exists by then.
         assert!(running.status == 503 || running == Answer { replayed: true, ..retry }, "{mode:?}: {running:?}");
     }
 }
 
-/// The peer stops as it looks, before it knows whether the key is free: it has taken nothing.
+/// The peer stops during its look, before it knows whether the key is free: it has taken nothing.
 #[tokio::test]
 async fn a_look_of_a_frozen_peer_takes_nothing() {
     for mode in [Mode::OtherIsolation, Mode::Pooled] {
@@ -124,7 +124,7 @@ async fn a_look_of_a_frozen_peer_takes_nothing() {
     }
 }
 
-/// The peer stops as it migrates, and has the lock of those who do.
+/// The peer stops while it migrates, and holds the lock for that.
 #[tokio::test]
 async fn a_migration_of_a_frozen_peer_is_taken_over() {
     let database = database().await;

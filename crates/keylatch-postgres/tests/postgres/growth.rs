@@ -1,4 +1,4 @@
-//! The table stays small: cleaning keeps up, on every node at once, and what it leaves is used again.
+//! The table stays small: cleaning keeps up, on every node at once, and its free space is reused.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ fn claim(policy: &Policy) -> Claim {
     Claim::new(scope, key, Fingerprint::of([b"request".as_slice()]), Guarantee::Fenced, policy)
 }
 
-/// A claim, a renewal and a completion, with an answer of a usual size.
+/// A claim, a renewal and a completion, with an answer of a typical size.
 async fn request(store: &Store, policy: &Policy) {
     let claim = claim(policy);
     let terms = claim.terms;
@@ -32,14 +32,14 @@ async fn bytes(pool: &PgPool) -> i64 {
     sqlx::query_scalar("SELECT pg_total_relation_size('keylatch.record')").fetch_one(pool).await.unwrap()
 }
 
-/// After ten retention periods under load, the table and its indexes are at most twice what the live rows alone need: the
-/// most that lived at once, for room that was used once stays, to be used again. On a busy machine the load comes unevenly.
+/// After ten retention periods under load, the table and its indexes are at most twice as large as the live rows alone
+/// would be, at the moment with the most live rows: used space is kept for reuse. On a busy machine the load is uneven.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn growth_is_bounded() {
-    // Longer than autovacuum's naps (1 s on this server, 60 s by default), as any in use is.
+    // Longer than autovacuum's pause (1 s on this server, 60 s by default), as any real retention is.
     let policy = Policy { retention: Duration::from_secs(2), tombstone: Duration::from_secs(4), ..Policy::default() };
     const WORKERS: usize = 8;
-    // Of its own: autovacuum visits one database after the other.
+    // A database of its own: autovacuum visits one database after the other.
     let cluster = tokio::task::spawn_blocking(|| Cluster::start("")).await.unwrap();
     let url = cluster.url("postgres");
     let nodes = [Store::connect(&url).await.unwrap(), Store::connect(&url).await.unwrap()];
@@ -52,7 +52,7 @@ async fn growth_is_bounded() {
             while !over() {
                 request(store, policy).await;
                 requests += 1;
-                // Three hundred a second in all, whatever the machine could do.
+                // Three hundred a second in all, even if the machine could do more.
                 let ahead = Duration::from_secs(requests) * 8 / 300;
                 tokio::time::sleep(ahead.saturating_sub(started.elapsed())).await;
             }
@@ -87,7 +87,7 @@ async fn growth_is_bounded() {
         "each went once, or is there"
     );
     assert!(removed > 0 && swept.iter().any(|swept| swept.tombstoned > 0));
-    // Written anew, it has nothing but what is alive.
+    // A rewritten table has nothing but live rows.
     sqlx::raw_sql("VACUUM FULL keylatch.record").execute(pool).await.unwrap();
     let compact = bytes(pool).await;
     let most = most.max(alive);
@@ -97,7 +97,7 @@ async fn growth_is_bounded() {
     );
 }
 
-/// A renewal touches no index, and the version before it makes room for the next in its own page.
+/// A renewal touches no index, and the previous version makes room for the next in its own page.
 #[tokio::test]
 async fn renewals_are_heap_only() {
     const RENEWALS: i64 = 500;
@@ -126,8 +126,7 @@ async fn renewals_are_heap_only() {
     .await;
 }
 
-/// A transaction that is open for long keeps what is removed from being cleaned away. Sweeps do not walk over all of it
-/// again and again.
+/// A long transaction keeps removed rows from being cleaned away. Sweeps do not walk over all of them again and again.
 #[tokio::test]
 async fn under_an_old_snapshot_a_sweep_reads_each_entry_once() {
     const RECORDS: i64 = 6_000;
@@ -141,7 +140,7 @@ async fn under_an_old_snapshot_a_sweep_reads_each_entry_once() {
          sha256(n::text::bytea), 'user', '', n::text FROM generate_series(1, {RECORDS}) AS n"
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(fill)).execute(store.pool()).await.unwrap();
-    // As autovacuum does, once there are so many: from then on it is known how many are due.
+    // As autovacuum does when there are enough rows: from then on the planner knows how many are due.
     sqlx::raw_sql("ANALYZE keylatch.record").execute(store.pool()).await.unwrap();
     let mut old = sqlx::PgConnection::connect(&cluster().url(&database)).await.unwrap();
     let snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM keylatch.record";
@@ -161,7 +160,7 @@ async fn under_an_old_snapshot_a_sweep_reads_each_entry_once() {
     }
     let entries = read().await - before;
     assert!((RECORDS..3 * RECORDS).contains(&entries), "{entries} entries were read for {RECORDS} records");
-    // It begins anew, in case something was passed over, and finds nothing.
+    // It begins again, in case something was skipped, and finds nothing.
     assert_eq!(store.sweep(SLICE).await.unwrap(), Swept::default());
 }
 
@@ -181,7 +180,8 @@ async fn the_table_is_tuned() {
     }
 }
 
-/// Two cleaners at once, while a third party holds some rows: nothing goes twice, nobody waits, nobody fails.
+/// Two cleaners at once, while a third transaction holds some rows: nothing is removed twice, nobody waits, nobody
+/// fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cleaners_do_not_meet() {
     const RECORDS: usize = 5_000;
@@ -196,7 +196,7 @@ async fn cleaners_do_not_meet() {
     let hold = format!("SELECT id FROM keylatch.record ORDER BY id LIMIT {HELD} FOR UPDATE");
     let held = sqlx::query(sqlx::AssertSqlSafe(hold)).fetch_all(&mut *holder).await.unwrap().len();
     assert_eq!(held, HELD);
-    // In portions of less than a transaction's worth, and of more.
+    // In portions smaller than a transaction's, and larger.
     let clean = async |store: &Store, limit: usize| {
         let mut removed = 0;
         loop {

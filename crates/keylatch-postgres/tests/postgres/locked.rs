@@ -1,4 +1,4 @@
-//! I8: a row that another transaction has locked holds up only those who want that row.
+//! I8: a row that another transaction has locked delays only the callers of that row.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use keylatch::{Fingerprint, Guarantee, Key, Lease, Outcome, Policy, Record, Scop
 
 use crate::support::{database, fresh, store_with};
 
-/// Rows that are locked, and calls beside them that are not about those: together a batch.
+/// Locked rows, and calls for other rows in the same batch.
 const LOCKED: usize = 5;
 const OTHERS: usize = 57;
 
@@ -39,7 +39,7 @@ async fn records(store: &Store, lease: Duration) -> Vec<(Claim, Record)> {
     .await
 }
 
-/// A transaction of someone else's, which has locked these.
+/// Another client's transaction that has locked these rows.
 async fn lock(other: &Store, records: &[(Claim, Record)]) -> Transaction<'static, Postgres> {
     let mut holder = other.pool().begin().await.unwrap();
     for (_, record) in records {
@@ -51,8 +51,8 @@ async fn lock(other: &Store, records: &[(Claim, Record)]) -> Transaction<'static
     holder
 }
 
-/// Starts `locked` and `others` together. `others` come to their end while all of `locked` wait, and these once the lock
-/// is gone.
+/// Starts `locked` and `others` together. `others` end while all of `locked` wait, and `locked` end after the lock is
+/// gone.
 async fn apart<T, U>(
     locked: impl IntoIterator<Item = impl Future<Output = T>>,
     others: impl IntoIterator<Item = impl Future<Output = U>>,
@@ -92,7 +92,7 @@ async fn i8_a_locked_row_holds_up_no_other_claim() {
     }
 }
 
-/// A claim that another process has written, and not committed, is a lock too, on a row that nobody can see.
+/// A claim that another process has written and not committed is a lock too, on a row that nobody can see.
 #[tokio::test]
 async fn i8_a_claim_under_way_holds_up_no_other_claim() {
     let (store, other) = stores().await;
@@ -128,7 +128,7 @@ async fn i8_a_locked_row_holds_up_no_other_completion() {
     assert!(locked.into_iter().chain(others).all(|applied| matches!(applied.unwrap(), Applied::Applied(_))));
 }
 
-/// Renewals and releases that wait for a lock hold no connection: there are more of them than connections.
+/// Renewals and releases that wait for a lock hold no connection: more of them can wait than there are connections.
 #[tokio::test]
 async fn i8_a_locked_row_holds_up_no_other_renewal_or_release() {
     let (store, other) = stores().await;
@@ -151,7 +151,7 @@ async fn i8_a_locked_row_holds_up_no_other_renewal_or_release() {
     }
 }
 
-/// A lock that stays is an error in the end, and one that says that nothing was written.
+/// A lock that stays leads to an error, which says that nothing was written.
 #[tokio::test]
 async fn a_lock_that_stays_is_unavailable() {
     let database = database().await;

@@ -8,16 +8,16 @@ use testing_support::eventually;
 use crate::support::{cluster, database, store};
 
 const KEY_LOCK: i64 = 7;
-/// A lock of the test's, which stops the look.
+/// A lock of the test that stops the look.
 const GATE: i64 = 8;
 
-/// A transaction that has the key commits its record while a look is under way. A look that does not say that the key is
-/// in use returns that record.
+/// A transaction that holds the key commits its record during a look. If the look does not report the key as busy, it
+/// returns that record.
 #[tokio::test]
 async fn a_look_returns_what_has_ended_before_it_answers() {
     let database = database().await;
     let store = store(&database).await;
-    // The look stops where it asks for the time: before it reads the record, or in the statement that does.
+    // The look stops where it reads the time: before it reads the record, or in the statement that does.
     let gated = format!(
         "CREATE OR REPLACE FUNCTION keylatch.clock() RETURNS bigint LANGUAGE plpgsql VOLATILE AS
          'BEGIN PERFORM pg_advisory_xact_lock({GATE}); RETURN 1; END'"

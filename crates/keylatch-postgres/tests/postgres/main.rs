@@ -1,4 +1,4 @@
-//! The PostgreSQL store beyond the conformance suite, and what those who run it rely on, on real servers.
+//! The PostgreSQL store beyond the conformance suite, with real servers.
 
 mod atomic;
 mod busy;

@@ -77,7 +77,7 @@ async fn only_the_transaction_that_claimed_completes() {
     assert_eq!(records(&store).await, 0);
 }
 
-/// Two stores in one database, each in a schema of its own, have nothing to do with each other.
+/// Two stores in one database, each in its own schema, are independent.
 #[tokio::test]
 async fn stores_in_two_schemas_have_keys_of_their_own() {
     let database = database().await;
@@ -91,7 +91,7 @@ async fn stores_in_two_schemas_have_keys_of_their_own() {
     assert!(matches!(left.claim_in(&mut beside, &claim("input")).await.unwrap(), InOwn::Busy));
 }
 
-/// A claim on a lease that comes in between wins, and the transaction hears of it.
+/// If a claim on a lease comes between, it wins, and the transaction is told.
 #[tokio::test]
 async fn a_lease_in_between_wins() {
     let store = store(&database().await).await;

@@ -1,4 +1,4 @@
-//! Behind PgBouncer in transaction mode: nothing of a session's lasts from one transaction to the next.
+//! Behind PgBouncer in transaction mode: no session state lasts from one transaction to the next.
 //!
 //! The whole conformance suite runs behind it too: see `conformance_postgres.rs`.
 
@@ -12,7 +12,7 @@ use testing_support::postgres::bouncer::Bouncer;
 
 use crate::support::{Service, cluster, database, items, records};
 
-/// Fewer than the clients: they share them, transaction by transaction.
+/// Fewer than the clients, which share them, transaction by transaction.
 const SERVER_CONNECTIONS: u32 = 4;
 
 async fn bouncer() -> Bouncer {
@@ -24,7 +24,7 @@ async fn store(bouncer: &Bouncer, database: &str) -> Store {
     Store::connect_with(&bouncer.url(database), options).await.expect("the store opens")
 }
 
-/// More transactions at once than there are connections to the server; duplicates by turns on two nodes.
+/// More transactions at once than connections to the server; the duplicates alternate between two nodes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn atomic_works() {
     let (database, bouncer) = (database().await, bouncer().await);
@@ -94,7 +94,7 @@ async fn nothing_is_left_on_a_connection() {
     let service = Service::start(store.clone()).await;
     let keys: Vec<_> = (0..40).map(|at| format!("key-{at}")).collect();
     assert!(join_all(keys.iter().map(|key| service.post("created", key, 0))).await.iter().all(|it| it.status == 201));
-    // All of PgBouncer's connections, each asked while the others are in use.
+    // All of PgBouncer's connections, each used while the others are in use.
     let mut transactions = Vec::new();
     for _ in 0..SERVER_CONNECTIONS {
         transactions.push(store.pool().begin().await.unwrap());
@@ -111,8 +111,8 @@ async fn nothing_is_left_on_a_connection() {
     }
 }
 
-/// Without the option, the store does not open half-way: PgBouncer refuses, or, where it was told to let it pass, the
-/// store sees what it is.
+/// Without the option, the store refuses to open: either PgBouncer refuses, or, if PgBouncer is told to let it pass,
+/// the store recognises it.
 #[tokio::test]
 async fn a_store_that_does_not_know_says_what_to_set() {
     let database = database().await;
@@ -123,7 +123,7 @@ async fn a_store_that_does_not_know_says_what_to_set() {
         assert!(matches!(error, OpenError::Pooler(_)), "{error}");
         assert!(error.to_string().contains("with_transaction_pooling"), "{error}");
     }
-    // In session mode there is nothing to know.
+    // In session mode the option is not needed.
     let session =
         || Bouncer::start_with(cluster(), 20, "pool_mode = session\nignore_startup_parameters = extra_float_digits");
     let bouncer = tokio::task::spawn_blocking(session).await.unwrap();

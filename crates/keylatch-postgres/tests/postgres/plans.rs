@@ -1,5 +1,5 @@
-//! A plan that was made while the table was empty is kept when it no longer is: no statement may then read the whole of
-//! it.
+//! A plan that was made while the table was empty stays in use when the table is large: no statement may then read the
+//! whole table.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
 
 use crate::support::{Service, cluster, database, fresh, records, store_with};
 
-/// After five executions a plan for all parameters may take the place of plans for each.
+/// After five executions a generic plan may replace the plans for each set of parameters.
 const ROUNDS: usize = 12;
 const RECORDS: i64 = 100_000;
 /// `autovacuum_analyze_threshold` of the table.
@@ -30,7 +30,7 @@ pub(crate) fn claim(scope: &Scope, lease: Duration) -> Claim {
     claim
 }
 
-/// Does everything that a store can do, and returns how many statements that were.
+/// Does everything that a store can do, and returns the number of statements.
 async fn everything(service: &Service) -> i64 {
     let store = &service.store;
     let scope = Scope::new(&fresh("scope")).unwrap();
@@ -38,7 +38,7 @@ async fn everything(service: &Service) -> i64 {
         Claimed::Won(record) => record,
         Claimed::Held(record) => panic!("it is free: {record:?}"),
     };
-    // A win, a record that is held, and a takeover.
+    // A win, a held record, and a takeover.
     let first = claim(&scope, Duration::ZERO);
     let record = won(&first).await;
     assert_eq!(store.lapsed(None, 1).await.unwrap().value.records.len(), 1);
@@ -69,17 +69,17 @@ async fn everything(service: &Service) -> i64 {
     assert_eq!(store.list(PageRequest { limit: 10, ..PageRequest::default() }).await.unwrap().value.records.len(), 10);
     assert_eq!(store.count(scope, 10).await.unwrap().at_least(), 4);
     tokio::time::sleep(Duration::from_millis(2)).await;
-    // The one that is past its time, and the one whose retry was not waited for.
+    // An expired record, and one whose retry never came.
     assert_eq!(store.sweep(10).await.unwrap().total(), 2);
 
-    // A first request in `Atomic`, and a replay: a look each, and an entry and a record.
+    // A first request in `Atomic`, and a replay: one look each; the first also enters and writes its record.
     let key = fresh("key");
     assert_eq!(service.post("created", &key, 0).await.status, 201);
     assert!(service.post("created", &key, 0).await.replayed);
     29
 }
 
-/// How many rows have been read in whole-table scans and how many entries in indexes, once this session has said so.
+/// How many rows were read in whole-table scans and how many index entries, after this session has reported its counts.
 async fn read(store: &Store) -> (i64, i64) {
     let counts = "SELECT t.seq_tup_read, (SELECT sum(i.idx_tup_read)::bigint FROM pg_stat_user_indexes AS i \
                   WHERE i.relid = t.relid) FROM pg_stat_user_tables AS t WHERE t.relname = 'record'";
@@ -87,7 +87,7 @@ async fn read(store: &Store) -> (i64, i64) {
     sqlx::query_as(counts).fetch_one(store.pool()).await.unwrap()
 }
 
-/// Adds records numbered from `from` to `to`. They belong to nobody, and come after all others.
+/// Adds records with the numbers from `from` to `to`. They belong to nobody, and sort after all others.
 async fn fill(database: &str, from: i64, to: i64) {
     let fill = format!(
         "INSERT INTO keylatch.record (id, owner, epoch, attempt, guarantee, state, created_at, free_at, expires_at, \
@@ -104,20 +104,20 @@ async fn no_statement_reads_the_whole_table() {
     grows_under_old_plans(0).await;
 }
 
-/// Autovacuum tells the planner that the table is small, as soon as it does at all.
+/// Autovacuum would soon tell the planner that the table is small.
 #[tokio::test]
 async fn no_statement_reads_the_whole_table_that_was_small_when_analyzed() {
     grows_under_old_plans(ANALYZED_FROM).await;
 }
 
-/// Makes plans on a table that has been analyzed with so many records, if with any, and uses them on a large one.
+/// Makes plans on a table that was analyzed with this many records (or never), and uses them on a large table.
 async fn grows_under_old_plans(analyzed: i64) {
     let database = database().await;
     let old = Service::start(store(&database).await).await;
-    // Nothing makes new plans in between.
+    // Nothing makes new plans meanwhile.
     let quiet = "ALTER TABLE keylatch.record SET (autovacuum_enabled = off)";
     sqlx::raw_sql(quiet).execute(old.store.pool()).await.unwrap();
-    // A page of all records is full from the start.
+    // A page of all records is full at once.
     for key in 0..10 {
         assert_eq!(old.post("created", &format!("first-{key}"), 0).await.status, 201);
     }
@@ -141,7 +141,7 @@ async fn grows_under_old_plans(analyzed: i64) {
         let (rows_after, entries_after) = read(&service.store).await;
         assert_eq!(rows_after - rows, 0, "whole-table scans by plans {which}");
         let entries = entries_after - entries;
-        // A page has ten, and there are pages of three kinds; the rest have one or two.
+        // A page has ten records, and there are three kinds of pages; other statements read one or two records.
         assert!(entries > 0 && entries < 10 * statements, "{entries} entries for {statements} statements, {which}");
     }
 }

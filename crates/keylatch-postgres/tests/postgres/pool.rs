@@ -1,4 +1,4 @@
-//! The pool: who gets its connections, and the error if there is none.
+//! The pool: who gets its connections, and the error if there are none.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ fn id() -> RecordId {
     RecordId::of(&Scope::new("user").unwrap(), &Key::new("key").unwrap())
 }
 
-/// Handlers that hold a `Tx` and each ask the pool for one more get it, one after the other: of the pool's connections,
-/// handlers' transactions never take the last.
+/// Handlers that hold a `Tx` each ask the pool for another connection, and each gets one in turn: handlers'
+/// transactions never take the last connection of the pool.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handlers_leave_a_connection_for_those_who_want_one_more() {
     let options = Options::default().with_connections_max(3).with_connect_max(Duration::from_secs(60));
@@ -27,7 +27,7 @@ async fn handlers_leave_a_connection_for_those_who_want_one_more() {
     assert!(answers.iter().all(|answer| answer.status == 201), "{answers:?}");
 }
 
-/// If handlers hold all connections, a request that waits for one in vain gets an error that says so, and what to do.
+/// If handlers hold all connections and a request waits for one in vain, the error says so, and what to do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pool_that_handlers_hold_says_so() {
     let options = Options::default().with_connections_max(1).with_connect_max(Duration::from_millis(200));
@@ -45,7 +45,7 @@ async fn a_pool_that_handlers_hold_says_so() {
     assert_eq!(running.status, 201);
 }
 
-/// A port on which nobody listens is named as that: when a store is opened, and afterwards.
+/// The error names a port on which nobody listens, both when a store is opened and later.
 #[tokio::test]
 async fn a_closed_port_is_told_from_a_busy_pool() {
     let options = || Options::default().with_connect_max(Duration::from_millis(500));
@@ -56,7 +56,7 @@ async fn a_closed_port_is_told_from_a_busy_pool() {
     let database = database().await;
     let proxy = Proxy::start(cluster().port()).await;
     let ours = Store::connect_with(&proxy.url(&database), options()).await.unwrap();
-    // The user's own pool, with its own time limit.
+    // A pool that the user has made, with its own time limit.
     let pool = PgPoolOptions::new().acquire_timeout(Duration::from_millis(300));
     let theirs = Store::with_pool(pool.connect(&proxy.url(&database)).await.unwrap(), options()).await.unwrap();
     drop(proxy);

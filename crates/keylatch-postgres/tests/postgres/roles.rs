@@ -1,4 +1,4 @@
-//! Who may do what: one role migrates, and another, which may do little, runs the service.
+//! Rights: one role migrates, and another with few rights runs the service.
 
 use futures_util::future::join_all;
 use keylatch::postgres::sqlx::{self, AssertSqlSafe, Connection as _, PgConnection, PgPool};
@@ -8,7 +8,7 @@ use keylatch::{Key, RecordId, Scope};
 
 use crate::support::{Service, cluster, database, fresh, items, records};
 
-/// A role that may log in, and use the table of the user's own.
+/// A role that may log in and use the user's own table.
 pub(crate) async fn role(database: &str) -> String {
     let (role, database) = (fresh("role"), database.to_owned());
     let made = role.clone();
@@ -28,7 +28,7 @@ pub(crate) async fn owner(database: &str) -> PgPool {
     PgPool::connect(&cluster().url(database)).await.unwrap()
 }
 
-/// A database that its owner has migrated, in which nothing is left to what everybody may do; and a role without grants.
+/// A database that its owner has migrated, in which PUBLIC has no rights; and a role without grants.
 async fn migrated() -> (String, String, PgPool) {
     let database = database().await;
     let (role, owner) = (role(&database).await, owner(&database).await);
@@ -68,7 +68,7 @@ async fn a_role_with_few_grants_is_enough() {
     }
 }
 
-/// There is no grant too many: without any one of them something fails, and it says why.
+/// No grant is superfluous: without any one of them something fails, and the error says why.
 #[tokio::test]
 async fn each_grant_is_needed() {
     let (database, role, owner) = migrated().await;
@@ -137,7 +137,7 @@ async fn a_role_without_the_right_does_not_migrate() {
         assert!(error.to_string().contains("keylatch::postgres::migrate"), "{error}");
     };
     refused(0).await;
-    // It would not even where it may, if it was told not to.
+    // Nor does a role that may, if it was told not to.
     let options = Options::default().without_migration();
     let error = Store::connect_with(&cluster().url(&database), options).await.expect_err("it was told not to");
     assert!(matches!(error, OpenError::NotMigrated { found: 0, .. }), "{error}");
@@ -148,10 +148,10 @@ async fn a_role_without_the_right_does_not_migrate() {
     migrate(&owner, &Options::default()).await.unwrap();
     grant(&owner, &Options::default(), &role).await.unwrap();
     assert!(Store::connect(&url(&database, &role)).await.is_ok());
-    // As of a release before the first.
+    // As left by a release before the first.
     sqlx::raw_sql("DELETE FROM keylatch.schema_version").execute(&owner).await.unwrap();
     refused(0).await;
-    // And one of a release to come is no business of this one's.
+    // And as left by a later release, which does not concern this one.
     let later = SCHEMA_VERSION + 1;
     let later = format!("INSERT INTO keylatch.schema_version (version, min_reader) VALUES ({later}, {later})");
     sqlx::raw_sql(AssertSqlSafe(later)).execute(&owner).await.unwrap();
@@ -161,7 +161,7 @@ async fn a_role_without_the_right_does_not_migrate() {
     }
 }
 
-/// Many nodes start at once on an empty database: one migrates, and all open.
+/// Many nodes start at once on an empty database: one migrates, and all of them open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_nodes_migrate_once() {
     const NODES: usize = 24;

@@ -1,4 +1,4 @@
-//! The schema: made by hand, and of a version to come.
+//! The schema: made by hand, and of a later version.
 
 use std::process::Command;
 
@@ -16,13 +16,13 @@ async fn dump(database: &str, schema: &str) -> String {
         .output()
         .expect("pg_dump runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // Newer ones print a random word at both ends.
+    // Later versions print a random word at both ends.
     let text = String::from_utf8(output.stdout).unwrap();
     text.lines().filter(|line| !line.contains("restrict")).collect::<Vec<_>>().join("\n")
 }
 
-/// What `schema_sql` prints, applied by hand in one transaction, is what a migration makes. A store whose role may create
-/// nothing finds it there.
+/// The output of `schema_sql`, applied by hand in one transaction, equals a migration. A store whose role may create
+/// nothing can use it.
 #[tokio::test]
 async fn the_schema_can_be_applied_by_hand() {
     for schema in ["keylatch", "kept_elsewhere"] {
@@ -46,7 +46,7 @@ async fn the_schema_can_be_applied_by_hand() {
     assert!(grant_sql("keylatch", "a \"role\"").unwrap().ends_with("TO \"a \"\"role\"\"\";\n"));
 }
 
-/// An invented next version that only adds: processes of this version continue, and restart, on it.
+/// An invented next version that only adds: processes of this version continue with it, and restart on it.
 #[tokio::test]
 async fn the_next_version_can_be_rolled_out_under_this_one() {
     let database = database().await;
@@ -73,7 +73,7 @@ async fn the_next_version_can_be_rolled_out_under_this_one() {
         assert!(service.post("created", &key, 0).await.replayed);
     }
 
-    // And the one after it, which changes what this one relies on.
+    // And the version after it, which changes what this one relies on.
     let after = next + 1;
     let changed = format!("INSERT INTO keylatch.schema_version (version, min_reader) VALUES ({after}, {next})");
     sqlx::raw_sql(AssertSqlSafe(changed)).execute(running.store.pool()).await.unwrap();

@@ -1,4 +1,4 @@
-//! What the tests of the PostgreSQL store have in common: databases, services and their clients.
+//! What the tests of the PostgreSQL store share.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -24,7 +24,7 @@ pub(crate) fn cluster() -> &'static Cluster {
     CLUSTER.get_or_init(|| Cluster::start(""))
 }
 
-/// A name that nothing else on the server has.
+/// A name that is unique on the server.
 pub(crate) fn fresh(what: &str) -> String {
     static NAMES: AtomicU32 = AtomicU32::new(0);
     format!("{what}_{}", NAMES.fetch_add(1, Ordering::Relaxed))
@@ -62,22 +62,22 @@ pub(crate) async fn records(store: &Store) -> i64 {
     sqlx::query_scalar("SELECT count(*) FROM keylatch.record").fetch_one(store.pool()).await.expect("it is there")
 }
 
-/// A service in `Atomic`, whose one route adds items in ways that the path says.
+/// A service in `Atomic`. Its one route adds items in the way that the path says.
 pub(crate) struct Service {
     pub(crate) store: Store,
     pub(crate) gate: Arc<Gate>,
     address: SocketAddr,
 }
 
-/// Holds handlers of `gated` until they are let go.
+/// Holds the handlers of `gated` until they may continue.
 pub(crate) struct Gate {
-    /// Told by a handler that has come to it.
+    /// A handler notifies it when it has arrived.
     pub(crate) reached: Notify,
-    /// One permit for each that may go on.
+    /// One permit for each handler that may continue.
     pub(crate) open: Semaphore,
-    /// Whether they fail then.
+    /// Whether these handlers then fail.
     pub(crate) fails: AtomicBool,
-    /// The pool from which their transactions come.
+    /// The pool of their transactions.
     pub(crate) pool: sqlx::PgPool,
 }
 
@@ -90,7 +90,7 @@ impl Service {
         // Replays come from the store: the cache is tested elsewhere.
         let limits = Limits { cache_bytes_max: 0, ..Limits::default() };
         let engine = Engine::atomic(store.clone(), policy, limits).expect("the policy can be kept");
-        // Tests count what is asked of the server.
+        // Tests count the statements on the server.
         let engine = engine.with_cleanup(Cleanup::off());
         let gate = Arc::new(Gate {
             reached: Notify::new(),
@@ -111,7 +111,7 @@ impl Service {
         self.send(how, key, key, wait).await
     }
 
-    /// Sends one request, to add `item`.
+    /// Sends one request to add `item`.
     pub(crate) async fn send(&self, how: &str, key: &str, item: &str, wait: u32) -> Answer {
         let client = reqwest::Client::builder().no_proxy().build().expect("a plain client");
         let mut request = client
@@ -141,14 +141,14 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The problem's code, if it is one.
+    /// The code of the problem, if it is one.
     pub(crate) fn code(&self) -> String {
         let problem: serde_json::Value = serde_json::from_str(&self.body).unwrap_or_default();
         problem["code"].as_str().unwrap_or_default().to_owned()
     }
 }
 
-/// Adds an item, and then does as the path says.
+/// Adds an item, and then does what the path says.
 async fn add(
     State(gate): State<Arc<Gate>>,
     Path(how): Path<String>,
@@ -169,7 +169,7 @@ async fn add(
             let fails = gate.fails.load(Ordering::Relaxed);
             if fails { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::CREATED }
         }
-        // A statement fails, and nobody cares.
+        // A statement fails, and the handler ignores it.
         "careless" => {
             insert(&mut tx, &item).await.expect_err("there is one already");
             StatusCode::CREATED
@@ -182,7 +182,7 @@ async fn add(
             insert(&mut tx, &format!("{item} too")).await.expect("another name");
             StatusCode::CREATED
         }
-        // It is kept where the layer cannot have it back.
+        // It is kept where the layer cannot take it back.
         "moved" => {
             drop(tokio::spawn(async move {
                 std::future::pending::<()>().await;
@@ -194,12 +194,12 @@ async fn add(
             std::mem::forget(tx);
             StatusCode::CREATED
         }
-        // A savepoint that is never ended.
+        // A savepoint that is never released.
         "open" => {
             std::mem::forget(tx.begin().await.expect("a savepoint"));
             StatusCode::CREATED
         }
-        // It takes another role, and does or does not give it back.
+        // It changes its role, and does or does not change back.
         "another-role" | "role-and-back" => {
             sqlx::raw_sql("SET LOCAL ROLE pg_monitor").execute(&mut *tx).await.expect("it may");
             if how == "role-and-back" {
@@ -216,7 +216,7 @@ async fn add(
             sqlx::raw_sql("COMMIT").execute(&mut *tx).await.expect("it commits");
             StatusCode::CREATED
         }
-        // A constraint that is checked at the end does not hold.
+        // Violates a constraint that is checked at the end.
         "deferred" => {
             let sql = "CREATE TEMPORARY TABLE number (n int UNIQUE DEFERRABLE INITIALLY DEFERRED) ON COMMIT DROP;
                 INSERT INTO number VALUES (1), (1)";

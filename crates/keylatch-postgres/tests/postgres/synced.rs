@@ -1,4 +1,4 @@
-//! `replay = synced`: nothing is answered that a failover might still lose. With two servers, and one that fails.
+//! `replay = synced`: no answer is sent that a failover could still lose. With two servers, one of which fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use testing_support::postgres::Cluster;
 use crate::support::Service;
 
 const SOON: Duration = Duration::from_secs(30);
-/// How long an end is tried to be written, and to be known.
+/// How long the end of a run is written again and looked up again.
 const LEASE: Duration = Duration::from_secs(3);
 
 fn options() -> Options {
     Options::default().with_replay(Replay::Synced)
 }
 
-/// A primary and a standby, and whether commits wait for it.
+/// A primary and a standby. A commit may have to wait for the standby.
 struct Pair {
     primary: Cluster,
     standby: Cluster,
@@ -39,7 +39,7 @@ impl Pair {
         self.primary.sql("postgres", "SELECT pg_reload_conf()");
     }
 
-    /// Cancels the commits that wait for the standby, as an operator might. How many there were.
+    /// Cancels the commits that wait for the standby, as an operator might. Returns their number.
     fn cancel_waits(&self) -> usize {
         let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
         self.primary.sql("postgres", cancel).parse().expect("a count is a number")
@@ -80,7 +80,7 @@ async fn an_answer_is_not_given_before_the_standby_has_it() {
         assert_eq!((answer.status, answer.replayed), (201, replayed));
     }
 
-    // The standby stops. A commit waits for it, until someone cancels that: then the record is there, and may be lost.
+    // The standby stops. A commit waits for it until it is cancelled: then the record exists, and may still be lost.
     let there = pair.clone();
     blocking(move || there.standby.stop()).await;
     let (answer, ()) = tokio::join!(service.post("created", "b", 0), cancel_a_wait(&pair));
@@ -92,7 +92,7 @@ async fn an_answer_is_not_given_before_the_standby_has_it() {
     for (how, key) in [("created", "b"), ("refused", "c"), ("created", "a")] {
         assert_eq!(service.post(how, key, 0).await.code(), "IDEMPOTENCY_STORE_UNAVAILABLE", "{key}");
     }
-    // A store without this option returns it.
+    // A store without this option returns the record.
     let careless = Service::start(Store::connect(&url).await.unwrap()).await;
     assert!(careless.post("created", "b", 0).await.replayed);
 
@@ -105,7 +105,7 @@ async fn an_answer_is_not_given_before_the_standby_has_it() {
     assert_eq!(service.items().await, ["a", "b"]);
 }
 
-/// So it is on a lease: what is recorded is said to be so once the standby has it.
+/// The same on a lease: an outcome is reported as recorded only after the standby has it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outcome_on_a_lease_is_not_known_before_the_standby_has_it() {
     let pair = Arc::new(blocking(Pair::start).await);

@@ -1,4 +1,4 @@
-//! TLS: the server is who its certificate says, or there is no store.
+//! TLS: the server must be the one that its certificate names, or the store does not open.
 
 use std::path::PathBuf;
 
@@ -10,15 +10,15 @@ use testing_support::postgres::Cluster;
 
 use crate::support::Service;
 
-/// An address of this machine that does not look like one.
+/// An address of this machine that does not look local.
 const STRANGER: &str = "0.0.0.0";
 
-/// A server that takes nothing but TLS through TCP, with a certificate for `localhost` and [`STRANGER`].
+/// A server that accepts only TLS over TCP, with a certificate for `localhost` and [`STRANGER`].
 struct Secure {
     cluster: Cluster,
     /// Signed the server's certificate.
     trusted: PathBuf,
-    /// Did not.
+    /// Did not sign it.
     other: PathBuf,
     _dir: TempDir,
 }
@@ -63,7 +63,7 @@ async fn a_server_is_verified() {
     assert_eq!(service.post("created", "a", 0).await.status, 201);
     assert!(service.post("created", "a", 0).await.replayed);
 
-    // Each refusal says what is wrong, and that it is about TLS.
+    // Each error says what is wrong, and that it concerns TLS.
     for (host, mode, authority, expected) in [
         ("localhost", "verify-full", Some(&secure.other), "invalid peer certificate"),
         ("localhost", "verify-ca", Some(&secure.other), "invalid peer certificate"),
@@ -75,7 +75,7 @@ async fn a_server_is_verified() {
         assert!(matches!(error, OpenError::Tls(_)), "{said}");
         assert!(said.contains(expected) && said.contains("sslrootcert"), "{said}");
     }
-    // This mode asks who signed it, and not for whom.
+    // This mode checks who signed the certificate, and not its name.
     assert!(Store::connect(&secure.url("127.0.0.1", "verify-ca", Some(&secure.trusted))).await.is_ok());
 }
 
@@ -84,7 +84,7 @@ async fn a_server_that_wants_tls_gets_nothing_else() {
     let secure = Secure::start().await;
     let error = secure.refusal("127.0.0.1", "disable", None).await;
     assert!(error.to_string().contains("no encryption"), "{error}");
-    // And a store that wants it is not served without.
+    // A store that requires TLS does not use a server without it.
     secure.cluster.write("pg_hba.conf", "local all all trust\nhost all all 127.0.0.1/32 trust\n");
     secure.cluster.configure("ssl = off");
     let error = secure.refusal("localhost", "verify-full", Some(&secure.trusted)).await;
@@ -93,7 +93,7 @@ async fn a_server_that_wants_tls_gets_nothing_else() {
     assert!(Store::connect(&secure.url("localhost", "disable", None)).await.is_ok());
 }
 
-/// How often a store warns of its connection when it is opened.
+/// How many warnings about its connection a store logs when it opens.
 async fn warnings(url: &str) -> usize {
     let log = Logs::default();
     let writer = log.clone();
@@ -105,7 +105,7 @@ async fn warnings(url: &str) -> usize {
     log.text().lines().filter(|line| line.contains("WARN") && line.contains("sslmode=verify-full")).count()
 }
 
-/// On one thread, for the subscriber is its own.
+/// On one thread, because the subscriber is set for a thread.
 #[tokio::test]
 async fn an_unverified_connection_to_another_machine_is_warned_of_once() {
     let secure = Secure::start().await;

@@ -1,4 +1,4 @@
-//! How much each request adds to the server's log, and each record to the table: the figures of the manual.
+//! How much each request adds to the server's log, and each record to the table: the figures in the manual.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -14,9 +14,9 @@ use testing_support::postgres::Cluster;
 use crate::support::Service;
 
 const REQUESTS: u32 = 600;
-/// The length of a UUID, the usual key.
+/// The length of a UUID, the most common key.
 const KEY_BYTES: usize = 36;
-/// A usual answer of an API.
+/// A typical answer of an API.
 const ANSWER_BYTES: usize = 400;
 
 fn key() -> Key {
@@ -39,7 +39,7 @@ async fn complete(store: &Store, claim: Claim, policy: &Policy) {
     assert!(matches!(store.complete(record.lease(), completion).await.unwrap(), Applied::Applied(_)));
 }
 
-/// Bytes of log that `work` makes, for each of `count`.
+/// The bytes of log that `work` writes, divided by `count`.
 async fn log_bytes(store: &Store, count: u32, work: impl Future<Output = ()>) -> u32 {
     let position = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint";
     let position = async || sqlx::query_scalar::<_, i64>(position).fetch_one(store.pool()).await.unwrap();
@@ -50,7 +50,7 @@ async fn log_bytes(store: &Store, count: u32, work: impl Future<Output = ()>) ->
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_costs_what_the_manual_says() {
-    // Nothing else writes here; the pages that the first change after a checkpoint copies whole are not counted.
+    // Nothing else writes here. Full pages, which the first change after a checkpoint logs, are not counted.
     let config = "full_page_writes = off\nautovacuum = off\ncheckpoint_timeout = 1h\nbgwriter_lru_maxpages = 0";
     let cluster = tokio::task::spawn_blocking(|| Cluster::start(config)).await.unwrap();
     cluster.sql("postgres", "CREATE TABLE item (name text NOT NULL UNIQUE)");
@@ -94,7 +94,7 @@ async fn a_request_costs_what_the_manual_says() {
     let absent = absent.await;
     let answered = claim(&policy);
     complete(&store, answered.clone(), &policy).await;
-    // The first reader after a write may leave a note in the page that it is committed.
+    // The first reader after a write may note in the page that it is committed.
     let held = || Claim { owner: Owner::random(), ..answered.clone() };
     assert!(matches!(store.claim(held()).await.unwrap().value, Claimed::Held(_)));
     let replay = log_bytes(&store, REQUESTS, async {
@@ -128,7 +128,7 @@ async fn a_request_costs_what_the_manual_says() {
     let burial = burial.await;
     let tombstone = size(&store).await;
 
-    // What was measured, and a tenth more.
+    // The measured figures, and a tenth more.
     for (what, bytes, most) in [
         ("a request in Atomic, beside its handler's own", atomic, 710),
         ("a request on a lease, alone", alone, 1_720),
@@ -145,7 +145,7 @@ async fn a_request_costs_what_the_manual_says() {
     }
 }
 
-/// Bytes of the table and its indexes, for each record in it, when it is written anew.
+/// The bytes of a freshly written table and its indexes, per record.
 async fn size(store: &Store) -> u32 {
     sqlx::raw_sql("VACUUM FULL keylatch.record").execute(store.pool()).await.unwrap();
     let size = "SELECT pg_total_relation_size('keylatch.record') / (SELECT count(*) FROM keylatch.record)";

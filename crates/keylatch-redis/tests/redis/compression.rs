@@ -1,4 +1,4 @@
-//! Long answers are compressed, by choice; and are read either way.
+//! Long answers are compressed if the option is set, and can be read in either case.
 
 use bytes::Bytes;
 use keylatch::machine::{Claimed, Completion};
@@ -22,7 +22,7 @@ async fn complete(store: &Store, key: &str) -> Record {
     record
 }
 
-/// Where the records are that `server` keeps, and how many bytes each has there.
+/// The keys of the records on `server`, and the size of each in bytes.
 async fn stored(server: &Server) -> Vec<(Vec<u8>, Bytes)> {
     let client = redis::Client::open(server.url()).unwrap();
     let mut raw = client.get_multiplexed_async_connection().await.unwrap();
@@ -60,7 +60,7 @@ async fn an_answer_is_read_whether_it_is_compressed_or_not() {
     }
 }
 
-/// Damage is an error: neither an answer, nor a run.
+/// A damaged value is an error: neither an answer nor a run.
 #[tokio::test]
 async fn damaged_compressed_bytes_are_an_error() {
     let server = Server::start(Config::new());

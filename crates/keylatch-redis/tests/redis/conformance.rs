@@ -15,12 +15,12 @@ use testing_support::redis::{Cluster, Config, Server};
 
 use crate::replicas::Pair;
 
-/// Where all cases of one kind keep their records, each under a prefix of its own.
+/// Where all cases of one kind keep their records, each with its own prefix.
 #[derive(Clone, Copy)]
 enum At {
     Server,
     Cluster,
-    /// A primary, each of whose writes waits for its replica.
+    /// A primary whose every write waits for its replica.
     Replicated,
 }
 
@@ -58,7 +58,7 @@ struct Redis {
 impl Redis {
     async fn new(at: At) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        // In the year 2100: a server's own clock never comes there, so that it removes nothing by itself, and the machine
+        // In the year 2100. A server's own clock never gets there, so it removes nothing by itself, and the machine
         // decides by this clock alone. What the server removes is tested in `expiry`.
         let clock = Clock::manual(Timestamp::from_millis(4_102_444_800_000));
         let prefix = format!("case-{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -66,8 +66,8 @@ impl Redis {
         Self { at, prefix, store: at.connect(&options).await, options, clock }
     }
 
-    /// The key of a record, as the format has it. The records are in 64 buckets, and the tag of a bucket is the lowest number
-    /// whose slot is in the bucket's part of all slots.
+    /// The key of a record in the stored format. The records are in 64 buckets. The tag of a bucket is the lowest
+    /// number whose slot is in the bucket's share of all slots.
     fn key_of(&self, id: RecordId) -> Vec<u8> {
         const BUCKETS: u16 = 64;
         let bucket = u16::from(id.as_bytes()[16]) % BUCKETS;
@@ -113,7 +113,7 @@ impl Harness for Redis {
     }
 }
 
-/// Copies a record with its end.
+/// Copies a record with its time to live.
 async fn copy(server: &mut impl ConnectionLike, from: &[u8], to: &[u8]) {
     let record: Option<Vec<u8>> = cmd("GET").arg(from).query_async(server).await.expect("the server answers");
     let end: i64 = cmd("PEXPIRETIME").arg(from).query_async(server).await.expect("the server answers");
@@ -122,7 +122,7 @@ async fn copy(server: &mut impl ConnectionLike, from: &[u8], to: &[u8]) {
     set.expect("the server answers");
 }
 
-/// The slot of a tag: CRC-16/XMODEM, as the Redis Cluster specification has it.
+/// The slot of a tag: CRC-16/XMODEM, as in the Redis Cluster specification.
 fn slot_of(tag: &str) -> u16 {
     let crc = tag.bytes().fold(0_u16, |crc, byte| {
         let shift = |crc: u16, _| if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };

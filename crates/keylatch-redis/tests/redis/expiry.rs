@@ -1,4 +1,4 @@
-//! What the server removes by itself, on its own clock, with short spans: no sweep is called where none is named.
+//! What the server removes by itself, on its own clock, with short times. No sweep runs unless a test calls it.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ async fn is_gone(store: &Store, record: &Record) {
     eventually(SOON, "the record goes", async || store.read(record.id()).await.unwrap().value.is_none()).await;
 }
 
-/// A claim that anyone may have anew so soon.
+/// A claim whose key anyone may claim again after so short a time.
 fn short(key: &str, free: Duration) -> Claim {
     let mut claim = claim(key);
     claim.terms = Terms { lease: free, takeover: Some(free), free: Some(free) };
@@ -56,7 +56,7 @@ async fn a_tombstone_goes_by_itself() {
     assert_eq!((next.epoch, next.attempt), (record.epoch, 1), "nothing is known of the first");
 }
 
-/// Of a run that did not happen only its epoch is kept, for as long as is asked.
+/// A run that did not happen leaves only its epoch, for the requested time.
 #[tokio::test]
 async fn a_freed_key_keeps_its_epoch_for_a_while() {
     let server = Server::start(Config::new());
@@ -74,7 +74,7 @@ async fn a_freed_key_keeps_its_epoch_for_a_while() {
     assert!(store.read(third.id()).await.unwrap().value.is_none(), "nothing is kept for no time");
 }
 
-/// A run that nobody ended goes when its key is free. What comes later is lost, and says so.
+/// A run that nobody has ended is removed when its key is free. A later write is lost, and says so.
 #[tokio::test]
 async fn an_abandoned_run_goes_by_itself_and_its_late_writes_are_lost() {
     let server = Server::start(Config::new());
@@ -91,7 +91,7 @@ async fn an_abandoned_run_goes_by_itself_and_its_late_writes_are_lost() {
     assert_eq!(store.read(other.id()).await.unwrap().value, Some(other));
 }
 
-/// The end of a key is that of what was written last.
+/// The time to live of a key is that of the latest write.
 #[tokio::test]
 async fn each_write_gives_the_key_its_end() {
     let server = Server::start(Config::new());
@@ -103,13 +103,13 @@ async fn each_write_gives_the_key_its_end() {
     applied(&store.renew(record.lease(), longer, None).await);
     let left = ask::<i64>(&server, "PTTL", &record).await;
     assert!((600_001..=1_200_000).contains(&left), "{left}");
-    // A late completion prolongs it, too.
+    // A late completion extends it, too.
     applied(&store.complete(record.lease(), completion("answer")).await);
     let left = ask::<i64>(&server, "PTTL", &record).await;
     assert!((3 * DAY_MS..=4 * DAY_MS).contains(&left), "{left}");
 }
 
-/// A run that must not be forgotten has a key that stays.
+/// The key of a run that must not be forgotten does not expire.
 #[tokio::test]
 async fn a_run_at_most_once_stays() {
     let server = Server::start(Config::new());
@@ -121,7 +121,7 @@ async fn a_run_at_most_once_stays() {
     assert_eq!((read.takeover_at, read.free_at), (None, None));
 }
 
-/// Its times are the server's, whoever reads them, and whatever this process thinks.
+/// Its times are the server's, whoever reads them, and whatever this process's clock says.
 #[tokio::test]
 async fn a_lease_ends_on_the_servers_clock() {
     let server = Server::start(Config::new());
@@ -135,11 +135,11 @@ async fn a_lease_ends_on_the_servers_clock() {
     let State::Running { lease_ends_at, .. } = read.state else { panic!("it runs") };
     let span = claim.terms.free.unwrap() - claim.terms.lease;
     assert_eq!(lease_ends_at.as_millis() + i64::try_from(span.as_millis()).unwrap(), end);
-    // What the claim was told is that, or a little earlier.
+    // The claim was told this time, or a slightly earlier one.
     assert!(record.takeover_at <= read.takeover_at);
 }
 
-/// A run whose key has no end has no times: it is not guessed at, and never run again.
+/// A run whose key never expires has no times: nothing is guessed, and it is never run again.
 #[tokio::test]
 async fn a_run_whose_key_lost_its_end_is_damaged() {
     let server = Server::start(Config::new());
@@ -149,12 +149,12 @@ async fn a_run_whose_key_lost_its_end_is_damaged() {
     assert_eq!(other.claim(claim("key")).await.unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(other.read(record.id()).await.unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(other.complete(record.lease(), completion("answer")).await.unwrap_err().kind(), ErrorKind::Corrupt);
-    // Its owner knows what it has written, and mends it.
+    // Its owner knows what it has written, and repairs it.
     applied(&store.complete(record.lease(), completion("answer")).await);
     assert!(other.read(record.id()).await.unwrap().value.is_some());
 }
 
-/// A long answer leaves at the end of its retention, and its tombstone stays as long as it is to.
+/// A long answer is removed at the end of its retention, and its tombstone stays for its own time.
 #[tokio::test]
 async fn a_long_answer_is_taken_out_by_a_sweep() {
     let server = Server::start(Config::new());
@@ -172,7 +172,7 @@ async fn a_long_answer_is_taken_out_by_a_sweep() {
     assert_eq!(store.sweep(10).await.unwrap().total(), 0);
 }
 
-/// Keys come and go, and the memory comes back, without a sweep.
+/// Keys come and go, and their memory is freed without a sweep.
 #[tokio::test]
 async fn memory_returns_without_a_sweep() {
     let server = Server::start(Config::new().with("appendonly", "no"));
@@ -184,7 +184,7 @@ async fn memory_returns_without_a_sweep() {
         let completion = Completion { outcome: Outcome::bytes("answer").into(), retention: SHORT, tombstone: SHORT };
         applied(&store.complete(record.lease(), completion).await);
     }
-    // The record that stays, and at the most a set of what runs.
+    // The record that stays, and at most the set of running records.
     let size = || server.ask("DBSIZE").trim().trim_start_matches(':').parse::<usize>().unwrap();
     eventually(SOON, "all others go", async || size() <= 2).await;
 }

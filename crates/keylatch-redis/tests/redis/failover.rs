@@ -1,4 +1,4 @@
-//! Primaries that die, and replicas that take their place.
+//! Primaries that die, and replicas that take over.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(crate) async fn through_nodes(urls: &[String], options: Options) -> Result<S
     Store::connect_cluster(&urls, options).await
 }
 
-/// Whether a claim of a new key is taken, now.
+/// Whether a claim of a new key succeeds now.
 pub(crate) async fn takes_claims(store: &Store, key: &str) -> bool {
     store.claim(claim(key)).await.is_ok()
 }
@@ -44,20 +44,20 @@ async fn a_failover_of_sentinels_is_followed() {
     }
 }
 
-/// Kills the primary, which `store` survives, and starts it again. For keys of its own, by the number of the round.
+/// Kills the primary, checks that `store` recovers, and starts it again. The keys have the number of the round.
 pub(crate) async fn fail_over(group: &mut Sentinels, store: &Store, round: usize) {
     let before = completed(store, &format!("before-{round}")).await;
-    // All replicas have what is looked for afterwards.
+    // All replicas have the records that are checked afterwards.
     group.wait_until_whole();
     let primary = group.primary().expect("there is a primary");
     group.server(primary).kill();
     let key = format!("after-{round}");
     eventually(FAILOVER_MAX, "the next primary", async || takes_claims(store, &key).await).await;
-    // A claim may have been taken just before it died.
+    // The claim may have been granted just before it died.
     group.wait_for_primary_other_than(primary);
     eventually(FAILOVER_MAX, "a claim there", async || takes_claims(store, &format!("there-{round}")).await).await;
     assert_eq!(store.read(before.id()).await.unwrap().value, Some(before));
-    // The old primary comes back as a replica: nobody writes to it.
+    // The old primary returns as a replica: nobody writes to it.
     group.server(primary).start_again();
     group.wait_until_whole();
     completed(store, &format!("whole-{round}")).await;
@@ -71,7 +71,7 @@ async fn a_failover_of_a_cluster_is_followed() {
     fail_over_in_cluster(&mut cluster, &store).await;
 }
 
-/// Kills a primary, which `store` survives, and starts it again.
+/// Kills a primary, checks that `store` recovers, and starts it again.
 pub(crate) async fn fail_over_in_cluster(cluster: &mut Cluster, store: &Store) {
     let mut before = Vec::new();
     for at in 0..64 {
@@ -80,7 +80,7 @@ pub(crate) async fn fail_over_in_cluster(cluster: &mut Cluster, store: &Store) {
     cluster.wait_until_whole();
     let primary = cluster.primaries()[0];
     cluster.node(primary).kill();
-    // Keys of every bucket, so that those of the dead primary are among them.
+    // Keys in every bucket, so that some belong to the dead primary.
     for at in 0..64 {
         let key = format!("after-{at}");
         eventually(FAILOVER_MAX, "the next primary", async || takes_claims(store, &key).await).await;

@@ -1,4 +1,4 @@
-//! Servers that die, hang, forget or are gone: the store's errors, and how it continues.
+//! Servers that die, hang, forget or cannot be reached: the store's errors, and how it continues.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ async fn a_server_that_forgot_the_scripts_is_told_them_again() {
     completed(&store, "after").await;
 }
 
-/// As after a failover to a server that was never told them: each call in turn.
+/// As after a failover to a server that has never seen the scripts: each call in turn.
 #[tokio::test]
 async fn every_call_survives_the_loss_of_the_scripts() {
     let server = Server::start(Config::new());
@@ -60,7 +60,7 @@ async fn nothing_acknowledged_is_lost_when_a_server_that_syncs_is_killed() {
     }
 }
 
-/// Everyone is told at once that there is no server, also when many ask.
+/// If there is no server, every caller is told at once, even if many ask.
 #[tokio::test]
 async fn a_server_that_is_gone_is_noticed_at_once() {
     let mut server = Server::start(Config::new());
@@ -79,7 +79,7 @@ async fn a_server_that_is_gone_is_noticed_at_once() {
     win(&store, &claim("later")).await;
 }
 
-/// A server that hangs makes calls fail in time, as not known, and its late replies reach nobody.
+/// If a server hangs, calls fail in time as not known, and its late replies reach nobody.
 #[tokio::test]
 async fn a_server_that_stands_still_is_not_waited_for() {
     let server = Server::start(Config::new());
@@ -94,13 +94,13 @@ async fn a_server_that_stands_still_is_not_waited_for() {
     assert_eq!(store.claim(claim("another")).await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(started.elapsed() < timeout * 4, "it took {:?}", started.elapsed());
     server.resume();
-    // Whether or not the first was carried out meanwhile: sent again, it is won, once.
+    // Whether or not the first one was carried out meanwhile: when it is sent again it wins, once.
     let record = win(&store, &stuck).await;
     assert_eq!((record.attempt, record.owner), (1, stuck.owner));
     assert_eq!(store.read(done.id()).await.unwrap().value, Some(done));
 }
 
-/// Callers that hang up leave their replies to nobody: each of those that stay gets its own.
+/// The replies to callers that have hung up are dropped: every other caller gets its own reply.
 #[tokio::test]
 async fn replies_of_callers_that_hung_up_reach_nobody() {
     let server = Server::start(Config::new());
@@ -123,7 +123,7 @@ async fn replies_of_callers_that_hung_up_reach_nobody() {
     }
 }
 
-/// A key of the store that someone else has written to is an error, and never a second run.
+/// A key of the store that something else has overwritten is an error, and never a second run.
 #[tokio::test]
 async fn foreign_and_later_values_are_never_taken_for_absent() {
     let server = Server::start(Config::new());
@@ -156,7 +156,7 @@ async fn assert_corrupt(store: &Store, key: &str) {
     assert_eq!(store.list(page).await.unwrap_err().kind(), ErrorKind::Corrupt);
 }
 
-/// Each of two stores on one server sees what the other has written, at once.
+/// Two stores on one server see each other's writes at once.
 #[tokio::test]
 async fn two_processes_share_a_server() {
     let server = Server::start(Config::new());

@@ -1,4 +1,4 @@
-//! What a client of the layer sees when Redis is down, hangs, or dies in the middle of a run.
+//! What a client of the layer sees if Redis is down, hangs, or dies during a run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -93,7 +93,7 @@ async fn redis_that_stands_still_is_a_503_in_time() {
     assert_eq!(service.send("later").await, (StatusCode::CREATED, "run 1".to_owned()));
 }
 
-/// The server dies between a claim and its outcome, and comes back with what it had: the outcome is recorded then.
+/// The server dies between a claim and its outcome, and restarts with its data: then the outcome is recorded.
 #[tokio::test]
 async fn i3_an_outcome_waits_for_redis_to_come_back() {
     let mut server = Server::start(Config::new().with("appendfsync", "always"));
@@ -113,7 +113,7 @@ async fn i3_an_outcome_waits_for_redis_to_come_back() {
     assert_eq!(other.runs.load(Ordering::Relaxed), 0);
 }
 
-/// The replica that each write waits for is gone: what has begun ends once, and nothing begins.
+/// The replica that each write waits for is gone: running requests end once, and nothing begins.
 #[tokio::test]
 async fn i1_nothing_runs_twice_while_the_replica_is_gone() {
     let mut pair = Pair::start();
@@ -128,7 +128,7 @@ async fn i1_nothing_runs_twice_while_the_replica_is_gone() {
     assert_eq!(service.send("new").await.0, StatusCode::SERVICE_UNAVAILABLE);
     service.gate.add_permits(10);
     eventually(SOON, "the end of the run", async || service.runs.load(Ordering::Relaxed) == 1).await;
-    // Another process knows of the run, and not whether its outcome will last.
+    // Another process sees the run, and does not know whether its outcome will last.
     let other = Service::on(pair.connect().await);
     other.gate.add_permits(10);
     assert_eq!(other.send("begun").await.0, StatusCode::SERVICE_UNAVAILABLE);

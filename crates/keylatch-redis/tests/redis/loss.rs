@@ -1,4 +1,4 @@
-//! How much that was acknowledged is lost when a primary dies under load. Measured, for the manual to say so.
+//! How many acknowledged writes are lost when a primary dies under load. Measured for the manual.
 //!
 //! `KEYLATCH_FAILOVERS` sets how many primaries die in each test; the figures are printed (`--nocapture`).
 
@@ -19,23 +19,23 @@ use crate::support::claim;
 
 /// How many clients send requests at once.
 const CLIENTS: usize = 64;
-/// How long the load runs before a primary dies: long enough that replication is at work.
+/// How long the load runs before a primary dies: long enough for replication to be busy.
 const LOAD: Duration = Duration::from_millis(1_000);
 const FAILOVER_MAX: Duration = Duration::from_secs(60);
 
-/// What it is like when the primary dies.
+/// The state of replication when the primary dies.
 #[derive(Clone, Copy)]
 struct Scenario {
     name: &'static str,
     answer_bytes: usize,
-    /// For how long its replicas have received nothing by then, as when they or the network are too busy.
+    /// How long the replicas have received nothing by then, as if they or the network were too busy.
     behind: Duration,
 }
 
-/// The replicas are in step. What the dead process had handed to the kernel still reaches them, for only the process dies,
-/// and not its machine.
+/// The replicas are in step. They still receive what the dead process had handed to the kernel, because only the
+/// process dies, and not its machine.
 const IN_STEP: Scenario = Scenario { name: "replicas in step", answer_bytes: 64, behind: Duration::ZERO };
-/// The replicas are behind. The answers are large, so that the buffers of the kernel do not hide that.
+/// The replicas are behind. The answers are large, so that the kernel's buffers do not hide that.
 const BEHIND: Scenario =
     Scenario { name: "replicas 0.3 s behind", answer_bytes: 64 << 10, behind: Duration::from_millis(300) };
 
@@ -51,7 +51,7 @@ struct Told {
     completed: bool,
 }
 
-/// What became of that.
+/// What happened to it.
 #[derive(Debug, Default)]
 struct Measured {
     failovers: usize,
@@ -66,7 +66,7 @@ fn failovers() -> usize {
     std::env::var("KEYLATCH_FAILOVERS").map_or(1, |number| number.parse().expect("KEYLATCH_FAILOVERS is a number"))
 }
 
-/// Sends requests until it is told to stop; each has a key of its own.
+/// Sends requests until it is told to stop, each with its own key.
 fn load(store: &Store, scenario: Scenario, round: usize, stop: &Arc<AtomicBool>) -> JoinSet<Vec<Told>> {
     let mut clients = JoinSet::new();
     for client in 0..CLIENTS {
@@ -79,7 +79,7 @@ fn load(store: &Store, scenario: Scenario, round: usize, stop: &Arc<AtomicBool>)
                 }
                 let claim = claim(&format!("{round}-{client}-{number}"));
                 let Ok(claimed) = store.claim(claim.clone()).await else {
-                    // As a client does that was told 503.
+                    // Like a client that got 503.
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     continue;
                 };
@@ -95,7 +95,7 @@ fn load(store: &Store, scenario: Scenario, round: usize, stop: &Arc<AtomicBool>)
 }
 
 impl Measured {
-    /// Counts what is missing of that which clients were told.
+    /// Counts what is missing although clients were told of it.
     async fn count(&mut self, store: &Store, scenario: Scenario, told: Vec<Told>) {
         let before = self.claims_lost + self.outcomes_lost;
         for Told { id, completed } in told {
@@ -144,7 +144,7 @@ async fn measure_sentinels(what: &str, scenario: Scenario, options: Options) {
             group.resume_replicas(primary);
         }
         let key = format!("after-{round}");
-        // With a replica short, nothing is acknowledged by both until the old primary is back.
+        // With a replica missing, nothing is acknowledged by both until the old primary is back.
         group.wait_for_primary_other_than(primary);
         group.server(primary).start_again();
         eventually(FAILOVER_MAX, "claims", async || takes_claims(&store, &key).await).await;

@@ -1,4 +1,4 @@
-//! A connection that breaks after the server has executed a call and before its reply arrives, for each call.
+//! For each call: a connection that breaks after the server has executed the call and before its reply arrives.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,10 +12,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{FREE, applied, claim, completion, connect, win};
 
-/// A proxy before a server, which breaks connections in place of a reply.
+/// A proxy in front of a server. It breaks a connection instead of passing on a reply.
 struct Cutting {
     port: u16,
-    /// How many replies pass before one is cut off; [`NONE`] if none is to be.
+    /// How many replies pass before one is cut off; [`NONE`] for no limit.
     passing: Arc<AtomicUsize>,
 }
 
@@ -34,7 +34,7 @@ impl Cutting {
         Self { port, passing }
     }
 
-    /// Cuts off the reply after so many.
+    /// Cuts off the reply after this many.
     fn cut_after(&self, passing: usize) {
         self.passing.store(passing, Ordering::SeqCst);
     }
@@ -55,7 +55,7 @@ async fn pass(client: TcpStream, target: u16, passing: Arc<AtomicUsize>) {
     let asking = tokio::spawn(async move { drop(tokio::io::copy(&mut from_client, &mut to_server).await) });
     let mut bytes = vec![0; 1 << 16];
     while let Ok(read @ 1..) = from_server.read(&mut bytes).await {
-        // The server has answered, so that it has done what it was asked.
+        // The server has answered, so it has executed the call.
         let counted = passing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |passing| match passing {
             NONE => None,
             passing => Some(passing.checked_sub(1).unwrap_or(NONE)),
@@ -106,7 +106,7 @@ async fn each_call_is_sent_again_and_has_no_further_effect() {
     assert!(proxy.has_cut());
     assert!(matches!(held.state, State::Completed { outcome: Some(_), .. }), "{held:?}");
 
-    // A completion by what this process has written.
+    // A completion that uses what this process has written.
     let record = win(&store, &claim("written")).await;
     proxy.cut();
     applied(&store.complete(record.lease(), completion("answer")).await);

@@ -1,4 +1,4 @@
-//! The Redis store, on real servers.
+//! The Redis store, with real servers.
 
 #[path = "../../../keylatch/tests/common/mod.rs"]
 mod common;

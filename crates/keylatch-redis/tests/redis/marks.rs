@@ -1,5 +1,5 @@
-//! What stands beside the records, where processes died at the worst moment: nothing is decided by it, nothing is lost from
-//! sight, and what is too much in it goes.
+//! What is stored beside the records, when processes die at the worst moment: it decides nothing, no run is lost from
+//! sight, and superfluous entries are removed.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::expiry::{key_of, raw};
 use crate::support::{FREE, applied, claim, claim_under, completed, completion, connect, connect_with, win};
 
 const SOON: Duration = Duration::from_secs(30);
-/// Where one server keeps what runs: in the first of the buckets.
+/// Where a server keeps the running records: in the first bucket.
 const RUNNING: &str = "keylatch:{10}:running";
 
 async fn running(server: &Server) -> Vec<RecordId> {
@@ -32,18 +32,18 @@ async fn what_runs_is_known_and_what_has_ended_is_taken_out() {
     let record = win(&store, &claim("key")).await;
     assert_eq!(running(&server).await, [record.id()]);
     applied(&store.complete(record.lease(), completion("answer")).await);
-    // With the next calls, or after a moment without any.
+    // With the next calls, or after a short time without calls.
     eventually(SOON, "it is taken out", async || running(&server).await.is_empty()).await;
-    // Nor does a replay leave anything.
+    // A replay leaves nothing, either.
     let _held = store.claim(claim("key")).await.unwrap();
     eventually(SOON, "it is taken out", async || running(&server).await.is_empty()).await;
-    // A run that was given up is taken out in the same step.
+    // A run that was released is removed in the same step.
     let freed = win(&store, &claim("freed")).await;
     applied(&store.release(freed.lease(), FREE).await);
     assert!(!running(&server).await.contains(&freed.id()));
 }
 
-/// A process that died between writing down that it runs and its claim has left an identity without a record.
+/// A process that died between marking its run and claiming its key has left an identity without a record.
 #[tokio::test]
 async fn an_identity_without_a_record_is_no_run() {
     for sweeps in [false, true] {
@@ -61,7 +61,7 @@ async fn an_identity_without_a_record_is_no_run() {
     }
 }
 
-/// A process that died before it took out a run that it had completed.
+/// A process died before it removed the mark of a run that it had completed.
 #[tokio::test]
 async fn a_completed_run_that_is_still_written_down_is_no_run() {
     let server = Server::start(Config::new());
@@ -74,7 +74,7 @@ async fn a_completed_run_that_is_still_written_down_is_no_run() {
     assert_eq!(store.read(record.id()).await.unwrap().value, Some(record));
 }
 
-/// A value of a later version may run: it stays to be found, and the search says why it ends.
+/// A value of a later version may be running: its mark stays, and the search reports why it ends there.
 #[tokio::test]
 async fn what_cannot_be_read_stays_written_down() {
     let server = Server::start(Config::new());
@@ -87,7 +87,7 @@ async fn what_cannot_be_read_stays_written_down() {
     assert_eq!(running(&server).await, [record.id()]);
 }
 
-/// Another process finds what was abandoned, whatever became of the one that ran it.
+/// Another process finds an abandoned run, whatever happened to its owner.
 #[tokio::test]
 async fn another_process_finds_what_was_abandoned() {
     let server = Server::start(Config::new());
@@ -100,7 +100,7 @@ async fn another_process_finds_what_was_abandoned() {
     assert_eq!(found.iter().map(keylatch::Record::id).collect::<Vec<_>>(), [record.id()]);
 }
 
-/// Records of other prefixes, also of one that is a pattern, are nobody else's.
+/// Records with other prefixes are not touched, even if a prefix is a pattern.
 #[tokio::test]
 async fn prefixes_that_match_each_other_share_nothing() {
     let server = Server::start(Config::new());

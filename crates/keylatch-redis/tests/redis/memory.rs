@@ -1,4 +1,4 @@
-//! How much memory of the server a record takes.
+//! How much of the server's memory a record takes.
 
 use futures_util::future::join_all;
 use keylatch::machine::Completion;
@@ -11,7 +11,7 @@ use crate::support::{applied, claim, connect_with, win};
 
 const RECORDS: usize = 20_000;
 const AT_ONCE: usize = 200;
-/// What an answer of an API commonly takes.
+/// The typical size of an API's answer.
 const BODY: &str = "{\"order_id\":\"0b2f4bb0-6b5e-4a1c-9f0e-2f6f0a1f4f10\",\"status\":\"accepted\",\"total_amount\":\"20.00\",\
                     \"items\":[{\"product_id\":\"prod1\",\"quantity\":2,\"price\":\"10.00\"}],\"user_id\":\"user123\"}";
 
@@ -21,7 +21,7 @@ fn used(server: &Server) -> usize {
     used.trim().parse().expect("a number")
 }
 
-/// A longer answer, in JSON: a page of orders of 4 KiB, no two alike.
+/// A longer answer in JSON: a page of orders of 4 KiB, all different.
 fn page_of_orders(number: usize) -> String {
     let mut page = String::from("[");
     for item in 0.. {

@@ -17,7 +17,7 @@ use crate::support::{applied, claim, completion, win};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// Claims of new keys in one bucket: the byte of an identity by which it is chosen is the same.
+/// Claims of new keys in one bucket: the byte of the identity that selects the bucket is the same.
 fn claims(kind: &str, bucket: u8, count: usize) -> Vec<Claim> {
     let claims = (0..).map(|at| claim(&format!("{kind}-{at}")));
     claims.filter(|claim| claim.id().as_bytes()[16] % 64 == bucket).take(count).collect()
@@ -70,7 +70,7 @@ async fn claims_and_completions_go_on_while_their_slot_moves() {
     target.set_slot(slot, "IMPORTING", &source.id).await;
     source.set_slot(slot, "MIGRATING", &target.id).await;
 
-    // What is still there is completed there; what is new, and what has moved, is written where the slot goes.
+    // A record that is still there is completed there; new and moved ones are written to the slot's new node.
     let moving: Vec<_> = source.keys(slot).await.into_iter().enumerate().filter(|(at, _)| at % 2 == 0).collect();
     for (_, key) in &moving {
         migrate(&mut source, &target, key).await;
@@ -106,7 +106,7 @@ fn assert_answered(claimed: &Claimed) {
     assert!(answered, "{claimed:?}");
 }
 
-/// The slot that has the record, and which of the primaries that is.
+/// The slot of the record, and the number of its primary.
 async fn slot_of(primaries: &mut [Node], id: RecordId) -> (u16, usize) {
     for (at, node) in primaries.iter_mut().enumerate() {
         let keys: Vec<Vec<u8>> = node.ask(cmd("KEYS").arg("keylatch:*")).await;

@@ -1,4 +1,4 @@
-//! Writes that wait for a replica, and what becomes of them when it is gone.
+//! Writes that wait for a replica, also when it is gone.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn start() -> Self {
-        // So that a replica that is new, or back, is not kept waiting for others.
+        // So that a new or returning replica does not wait for others.
         let primary = Server::start(Config::new().with("repl-diskless-sync-delay", "0"));
         let replica = Server::start(Config::new().with("replicaof", format!("127.0.0.1 {}", primary.port())));
         replica.await_primary();
@@ -35,7 +35,7 @@ impl Pair {
         connect_with(&self.primary, Options::default().with_min_replicas(1, WAIT)).await
     }
 
-    /// A store whose writes are acknowledged by now.
+    /// A store whose writes are acknowledged from now on.
     pub(crate) async fn connect_whole(&self) -> Store {
         let store = self.connect().await;
         acknowledged(&store).await;
@@ -46,7 +46,7 @@ impl Pair {
         self.replica.kill();
     }
 
-    /// Starts it again, and waits until it has everything and `store` hears so.
+    /// Starts it again, and waits until it has everything and `store` knows.
     pub(crate) async fn find_replica(&mut self, store: &Store) {
         self.replica.start_again();
         self.replica.await_primary();
@@ -54,15 +54,15 @@ impl Pair {
     }
 }
 
-/// Waits until a write is acknowledged: a replica that has just everything does not answer the primary at once.
+/// Waits until a write is acknowledged: a replica that is complete does not answer the primary at once.
 async fn acknowledged(store: &Store) {
     static CLAIMS: AtomicUsize = AtomicUsize::new(0);
     let new = claim(&format!("acknowledged-{}", CLAIMS.fetch_add(1, Ordering::Relaxed)));
     eventually(SOON, "a write on the replica", async || store.claim(new.clone()).await.is_ok()).await;
 }
 
-/// Every write says that it is not known whether it will last, and stands on the primary; sent again when the replica is
-/// back, it is the same write.
+/// Every write reports that it is not known whether it will last, and it is on the primary. Sent again when the replica
+/// is back, it is the same write.
 #[tokio::test]
 async fn without_its_replica_a_write_is_not_known_and_never_made_twice() {
     let mut pair = Pair::start();
@@ -76,11 +76,11 @@ async fn without_its_replica_a_write_is_not_known_and_never_made_twice() {
     assert_eq!(renewed.unwrap_err().kind(), ErrorKind::NotKnown);
     let completed = store.complete(running.lease(), completion("answer")).await;
     assert_eq!(completed.unwrap_err().kind(), ErrorKind::NotKnown);
-    // Others do not run; nor are they told what may be lost.
+    // Other requests do not run; nor are they told what may be lost.
     for key in ["new", "running"] {
         assert_eq!(store.claim(claim(key)).await.unwrap_err().kind(), ErrorKind::NotKnown, "{key}");
     }
-    // Nor is it acknowledged when it is sent again.
+    // It is not acknowledged when it is sent again, either.
     assert_eq!(store.claim(new.clone()).await.unwrap_err().kind(), ErrorKind::NotKnown);
 
     pair.find_replica(&store).await;
@@ -97,7 +97,8 @@ async fn without_its_replica_a_write_is_not_known_and_never_made_twice() {
     }
 }
 
-/// Calls that come together wait once, not one after the other: each would wait longer than a reply may take.
+/// Calls that come together wait once, and not one after the other: otherwise the wait would be longer than the limit
+/// for a reply.
 #[tokio::test]
 async fn calls_that_come_together_wait_for_replicas_once() {
     let mut pair = Pair::start();
@@ -116,11 +117,11 @@ async fn calls_that_come_together_wait_for_replicas_once() {
         let error = claimed.unwrap_err();
         assert!(error.to_string().contains("only 0 replicas"), "not cut off as slow: {error}");
     }
-    // One batch, or two, if the first went before all had come.
+    // One batch, or two if the first went out before all calls had arrived.
     assert!(waits() - before <= 2, "{} waits for {calls} calls", waits() - before);
 }
 
-/// The replica has what was acknowledged.
+/// The replica has everything that was acknowledged.
 #[tokio::test]
 async fn what_is_acknowledged_is_on_the_replica() {
     let pair = Pair::start();

@@ -1,4 +1,4 @@
-//! What the store asks of a server, and says about it.
+//! What the store requires of a server, and what it says about it.
 
 use std::time::Duration;
 
@@ -30,12 +30,12 @@ async fn durability_is_what_the_server_is_set_to() {
     assert_eq!(connect(&always).await.durability(), Durability::Disk);
     let never = Server::start(Config::new().with("appendonly", "no").with("appendfsync", "always"));
     assert_eq!(connect(&never).await.durability(), Durability::Replica);
-    // It syncs nothing while a child process saves.
+    // It does not sync while a child process saves.
     let mostly = Server::start(Config::new().with("appendfsync", "always").with("no-appendfsync-on-rewrite", "yes"));
     assert_eq!(connect(&mostly).await.durability(), Durability::Replica);
 }
 
-/// Braces in the prefix would decide where a Cluster keeps a key.
+/// Braces in the prefix would determine where a Cluster keeps a key.
 #[tokio::test]
 async fn a_prefix_with_braces_is_refused() {
     let server = Server::start(Config::new());
@@ -45,7 +45,7 @@ async fn a_prefix_with_braces_is_refused() {
     }
 }
 
-/// A server that is set to evict while it is in use is given up, and used again when it no longer is.
+/// If a server is set to evict while it is in use, the store stops using it, and resumes when that is undone.
 #[tokio::test]
 async fn a_server_that_begins_to_evict_is_given_up() {
     const SOON: Duration = Duration::from_secs(20);
@@ -74,7 +74,7 @@ async fn a_replica_is_refused() {
     assert!(matches!(refused, Err(ConnectError::Replica)), "{refused:?}");
 }
 
-/// The rights that the manual asks for are enough, and no others.
+/// The rights in the manual are enough, and no other rights are needed.
 #[tokio::test]
 async fn a_user_needs_few_rights() {
     let server = Server::start(Config::new());
@@ -92,7 +92,7 @@ async fn a_user_needs_few_rights() {
 
     let freed = win(&store, &claim("freed")).await;
     applied(&store.release(freed.lease(), FREE).await);
-    // Records are counted with a few more.
+    // Counting records needs a few more.
     let more = server.ask("ACL SETUSER keylatch +zcard +zremrangebyscore +pexpire");
     assert!(more.starts_with("+OK"));
     let counting = Store::connect_with(&url, Options::default().with_prefix("orders").with_counts()).await.unwrap();
@@ -105,7 +105,7 @@ async fn a_user_needs_few_rights() {
     assert!(!format!("{error} {error:?}").contains("wrong"), "a password is shown: {error:?}");
 }
 
-/// A cache needs fewer rights, for keys of its own.
+/// A cache needs fewer rights, on keys of its own.
 #[tokio::test]
 async fn a_cache_needs_fewer_rights() {
     let server = Server::start(Config::new());
@@ -117,7 +117,7 @@ async fn a_cache_needs_fewer_rights() {
     assert_eq!(cache.find(record.id()).await.unwrap(), Some(record));
 }
 
-/// Wins a key whose lease ends at once, on a server that takes it for the moment.
+/// Wins a key whose lease ends at once, on a server that grants it for now.
 async fn win_short(server: &Server, key: &str) -> Claim {
     assert!(server.ask("CONFIG SET maxmemory 0").starts_with("+OK"));
     let mut claim = claim(key);
@@ -127,7 +127,7 @@ async fn win_short(server: &Server, key: &str) -> Claim {
     claim
 }
 
-/// When the memory is full, nothing new begins, and what has taken effect is still recorded.
+/// If the memory is full, nothing new begins, and outcomes of runs are still recorded.
 #[tokio::test]
 async fn a_full_server_takes_no_claims_and_every_outcome() {
     let server = Server::start(Config::new());
@@ -140,7 +140,7 @@ async fn a_full_server_takes_no_claims_and_every_outcome() {
     applied(&store.renew(running.lease(), terms, None).await);
     applied(&store.complete(running.lease(), completion("answer")).await);
     assert_eq!(store.read(done.id()).await.unwrap().value, Some(done.clone()));
-    // What is there is still replayed, or waited for.
+    // An existing record is still replayed, or waited for.
     for (key, runs) in [("done", false), ("running", false)] {
         match store.claim(claim(key)).await.unwrap().value {
             Claimed::Held(record) => assert_eq!(matches!(record.state, State::Running { .. }), runs, "{key}"),
@@ -149,7 +149,7 @@ async fn a_full_server_takes_no_claims_and_every_outcome() {
     }
     let page = PageRequest { limit: 10, ..PageRequest::default() };
     assert_eq!(store.list(page).await.unwrap().value.records.len(), 2, "the refused claim has left nothing");
-    // Nor is a run taken over: it would begin.
+    // Nor is a run taken over: that would be a beginning.
     let abandoned = win_short(&server, "abandoned").await;
     let taken = store.claim(Claim { owner: Owner::random(), ..abandoned.clone() }).await;
     assert_eq!(taken.unwrap_err().kind(), ErrorKind::Unavailable);

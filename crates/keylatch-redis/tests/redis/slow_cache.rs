@@ -1,4 +1,4 @@
-//! A cache whose connections take longer to make than a look into it may take.
+//! A cache whose connections take longer to open than a look into it may take.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,10 +19,10 @@ use crate::common::faulty::{Faulty, Op};
 use crate::support::{applied, claim, completion};
 
 const SOON: Duration = Duration::from_secs(30);
-/// What the proxy adds to a handshake.
+/// How much the proxy delays a handshake.
 const DELAY: Duration = CACHE_TIMEOUT.saturating_mul(5);
 
-/// A proxy before a server, which lets its clients wait before it passes anything on.
+/// A proxy in front of a server. It delays its clients before it passes anything on.
 struct Slow {
     port: u16,
     connections: Arc<AtomicUsize>,
@@ -80,7 +80,7 @@ async fn a_cache_with_a_slow_handshake_comes_back_and_nobody_waits_for_it() {
     eventually(SOON, "an answer from the cache again", async || {
         let (found, took) = from_cache().await;
         longest = longest.max(took);
-        // One that was lost on the way may be tried once more by its caller.
+        // If one was lost on the way, its caller may try once more.
         found && slow.connections.load(Ordering::SeqCst) > 1
     })
     .await;

@@ -1,4 +1,4 @@
-//! What the tests of the Redis store have in common.
+//! What the tests of the Redis store share.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Redis as a cache in front of a store of truth: it changes no answer, whatever becomes of it.
+//! Redis as a cache in front of a store of truth: it changes no answer, whatever happens to it.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 type Store = Tiered<Faulty, Cache>;
 
-/// A store of truth, and a Redis that may evict and saves nothing.
+/// A store of truth, and a Redis that may evict and does not persist.
 struct Fixture {
     truth: Faulty,
     server: Server,
@@ -33,7 +33,7 @@ impl Fixture {
         Self { truth, server: Server::start(config), clock }
     }
 
-    /// A process of its own.
+    /// Another process.
     async fn process(&self) -> Store {
         let cache = Cache::connect(&self.server.url(), Options::default()).await.expect("a cache may evict");
         Tiered::new(self.truth.clone(), cache)
@@ -70,7 +70,7 @@ fn won(claimed: Claimed) -> Record {
     }
 }
 
-/// The same request, sent again, gets its answer.
+/// The same request, sent again, gets the same answer.
 async fn assert_answer(store: &Store, key: &str) {
     let again: Claim = claim(key);
     match store.claim(again.clone()).await.expect("the truth is there").value {
@@ -91,7 +91,7 @@ async fn answers_come_from_the_cache_without_asking_the_truth() {
     let keys = keys(20);
     fixture.copied(&fixture.process().await, &keys).await;
     let other = fixture.process().await;
-    // A process that has not heard the truth's clock yet asks once.
+    // A process that does not know the time of the store of truth yet asks it once.
     let running = won(other.claim(claim("running")).await.unwrap().value);
     let asked = fixture.truth.calls(Op::Claim) + fixture.truth.calls(Op::Read);
     for key in &keys {
@@ -99,7 +99,7 @@ async fn answers_come_from_the_cache_without_asking_the_truth() {
         assert!(other.read(claim(key).id()).await.unwrap().value.is_some());
     }
     assert_eq!(fixture.truth.calls(Op::Claim) + fixture.truth.calls(Op::Read), asked);
-    // Nothing but final outcomes is there.
+    // It holds only final outcomes.
     let held = other.claim(claim("running")).await.unwrap().value;
     assert_eq!(held, Claimed::Held(running));
     assert_eq!(fixture.copies().await.len(), keys.len());
@@ -114,7 +114,7 @@ async fn i9_wrong_bytes_in_the_cache_are_rejected() {
     let mut raw = fixture.raw().await;
     let places = fixture.copies().await;
     let value: Vec<u8> = redis::cmd("GET").arg(&places[0]).query_async(&mut raw).await.unwrap();
-    // Another record's bytes, cut ones, a later format, nothing, and something else altogether.
+    // Another record's bytes, truncated ones, a later format, nothing, and something unrelated.
     let wrong = [value.clone(), value[..50].to_vec(), [&[9], &value[1..]].concat(), Vec::new(), b"wrong".to_vec()];
     for bytes in wrong {
         for place in &places[1..] {
@@ -133,7 +133,7 @@ async fn i9_wrong_bytes_in_the_cache_are_rejected() {
     }
 }
 
-/// Requests continue while the cache dies, stays down, hangs and comes back empty: no answer changes.
+/// Requests continue while the cache dies, stays down, hangs and returns empty: no answer changes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cache_that_dies_under_load_changes_no_answer() {
     let mut fixture = Fixture::new();
@@ -167,7 +167,7 @@ async fn a_cache_that_dies_under_load_changes_no_answer() {
     fixture.server.resume();
 }
 
-/// An answer is given up to its end and never after, as the truth's clock shows it.
+/// An answer is replayed until it expires, and never after, by the clock of the store of truth.
 #[tokio::test]
 async fn i4_no_answer_outlives_its_retention() {
     let fixture = Fixture::new();

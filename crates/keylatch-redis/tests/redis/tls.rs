@@ -1,4 +1,4 @@
-//! TLS: the server is who its certificate says, or there is no store.
+//! TLS: the server must be the one that its certificate names, or the store does not open.
 
 use keylatch::redis::{ConnectError, Options, Store};
 use keylatch::store::Store as _;
@@ -8,7 +8,7 @@ use testing_support::redis::{Cluster, Config, Sentinels, Server};
 use crate::failover::{fail_over, fail_over_in_cluster, through_nodes, through_sentinels};
 use crate::support::completed;
 
-/// The names under which a test reaches its servers.
+/// The names by which a test reaches its servers.
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 
 fn trusting(authority: &Authority) -> Options {
@@ -25,7 +25,7 @@ async fn a_server_is_verified() {
     let again = Store::connect_with(&url, trusting(&authority)).await.unwrap();
     assert_eq!(again.read(done.id()).await.unwrap().value, Some(done));
 
-    // Each refusal says what is wrong: another authority, none that the machine knows, another name.
+    // Each error says what is wrong: another authority, an unknown authority, another name.
     let other_name = format!("rediss://127.0.0.1:{port}");
     for (url, options, expected) in [
         (&url, trusting(&Authority::new()), "invalid peer certificate"),
@@ -46,7 +46,7 @@ async fn sentinels_and_their_servers_are_verified_through_a_failover() {
 
     refused(through_sentinels(&urls, trusting(&Authority::new())).await, "invalid peer certificate");
     refused(through_sentinels(&urls, Options::default()).await, "invalid peer certificate");
-    // The Sentinels are who they say, and the primary is not: they know it as `localhost`.
+    // The Sentinels have the right names, and the primary does not: they know it as `localhost`.
     group.change_certificate(&authority.certify(&NAMES[1..]));
     refused(through_sentinels(&urls, trusting(&authority)).await, "not valid for name");
 }
@@ -61,7 +61,7 @@ async fn nodes_of_a_cluster_are_verified_through_a_failover() {
 
     refused(through_nodes(&urls, trusting(&Authority::new())).await, "invalid peer certificate");
     refused(through_nodes(&urls, Options::default()).await, "invalid peer certificate");
-    // The first node is who its address says, and then all say of each other that they are `localhost`.
+    // The first node has the right name, and then all nodes refer to each other as `localhost`.
     cluster.change_certificate(&authority.certify(&NAMES[1..]));
     refused(through_nodes(&urls, trusting(&authority)).await, "not valid for that name");
 }
@@ -95,7 +95,7 @@ async fn what_is_no_certificate_is_refused() {
     assert!(matches!(refused, Err(ConnectError::Address(_))), "{refused:?}");
 }
 
-/// Not connected, and told why.
+/// The connection fails, with this reason.
 fn refused(connected: Result<Store, ConnectError>, expected: &str) {
     let error = connected.unwrap_err();
     assert!(matches!(error, ConnectError::Unreachable(_)), "{error:?}");

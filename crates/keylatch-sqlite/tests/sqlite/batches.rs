@@ -1,4 +1,4 @@
-//! Many callers share a commit.
+//! Many callers share one commit.
 
 use std::task::Poll;
 
@@ -25,7 +25,7 @@ async fn what_waits_goes_together() {
     for claimed in join_all(claims).await {
         won(claimed);
     }
-    // The first may have been taken alone, before the others came.
+    // The first job may have been taken alone, before the others arrived.
     let commits = fixture.log().commits() - before;
     assert!((1..=2).contains(&commits), "{commits} commits");
 }

@@ -1,4 +1,4 @@
-//! A caller that goes away, at any point.
+//! Callers that disappear, at any point.
 
 use std::future::{pending, poll_fn};
 use std::pin::pin;
@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, yield_now};
 
 use crate::support::{Fixture, add, claim, committed, keep};
 
-/// Polled at each of its wakes up to so many times, then dropped.
+/// Polled at each wake-up, up to this many times, and then dropped.
 const POLLS_MAX: usize = 40;
 
 /// Polls `attempt`, which does not end, until its handler `has_begun`.
@@ -48,7 +48,7 @@ async fn an_attempt_cut_off_anywhere_happened_or_did_not() {
                 std::thread::yield_now();
             }
             drop(attempt);
-            // A write of our own, after which the cut off one has happened or never will.
+            // Another write: after it, the cancelled one has happened or never will.
             fixture.store.sweep(1).await.unwrap();
             let recorded = fixture.record(&claim).await.is_some();
             assert_eq!(fixture.items().await.contains(&name), recorded, "{name}");
@@ -72,7 +72,7 @@ async fn what_is_left_of_a_cut_off_handler_harms_nobody() {
     let fixture = Fixture::with_items().await;
     let raw = fixture.raw();
     for inside in [false, true] {
-        // The writer waits for the lock, with one attempt in its hands.
+        // The writer waits for the lock, and holds one attempt.
         raw.execute_batch("BEGIN IMMEDIATE").unwrap();
         let mut blocker = pin!(fixture.store.claim(claim(Guarantee::Fenced)));
         assert!(poll!(&mut blocker).is_pending());
@@ -106,7 +106,7 @@ async fn what_is_left_of_a_cut_off_handler_harms_nobody() {
     }
 }
 
-/// A task that was given the transaction, and what came of its use there.
+/// A task that was given the transaction, and the result of using it there.
 fn use_in_a_task(mut tx: Loaned) -> JoinHandle<Result<(), TxError>> {
     tokio::spawn(async move { tx.run(|_| Ok(())).await })
 }

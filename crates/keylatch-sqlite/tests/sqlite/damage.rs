@@ -1,4 +1,4 @@
-//! A record that cannot be read is never taken for absent.
+//! A record that cannot be read never counts as absent.
 
 use std::task::Poll;
 use std::time::Duration;
@@ -117,7 +117,7 @@ async fn other_writes_go_between_the_slices_of_a_sweep() {
         if let Poll::Ready(swept) = poll!(&mut sweep) {
             break swept.unwrap();
         }
-        // It comes after the current slice, and before the next, which nobody has requested yet.
+        // It comes after the current slice, and before the next slice, which nobody has requested yet.
         fixture.win(&claim(Guarantee::Fenced)).await;
         between += 1;
     };

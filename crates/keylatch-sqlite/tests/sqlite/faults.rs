@@ -1,5 +1,4 @@
-//! A disk that is full, a lock that is held: callers get errors, nothing is corrupted, and the store recovers by
-//! itself.
+//! A full disk, a lock that is held: callers get errors, nothing is corrupted, and the store recovers by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -105,7 +104,7 @@ async fn a_lock_held_for_too_long_is_unavailable_until_it_is_gone() {
     fixture.win(&claim(Guarantee::Fenced)).await;
 }
 
-/// Attempts whose handlers count in `begun`. All wait while the writer is held, and so share the next batch, in their
+/// Attempts whose handlers count in `begun`. All wait while the writer is held, so they share the next batch, in their
 /// order.
 async fn in_one_batch<T>(
     fixture: &Fixture,
@@ -136,7 +135,7 @@ async fn in_one_batch<T>(
     done
 }
 
-/// This many jobs at once share commits: none has its own.
+/// This many jobs at once share commits: none has a commit of its own.
 async fn assert_commits_are_shared(fixture: &Fixture) {
     let raw = fixture.raw();
     raw.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -201,7 +200,7 @@ async fn a_deferred_constraint_is_found_on_a_table_of_the_same_moment() {
         db.execute("INSERT INTO late (a) VALUES (1)", [])
     });
     assert!(made.await.unwrap_err().to_string().contains("FOREIGN KEY"));
-    // Another process may make one as well.
+    // Another process may add one as well.
     fixture
         .raw()
         .execute_batch("CREATE TABLE late (a REFERENCES late (b) DEFERRABLE INITIALLY DEFERRED, b UNIQUE)")

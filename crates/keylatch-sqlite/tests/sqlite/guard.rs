@@ -73,7 +73,7 @@ fn assert_denied(result: Result<(), TxError>, sql: &str) {
         other => other.sqlite_error_code(),
     };
     assert_eq!(code, Some(ErrorCode::AuthorizationForStatementDenied), "{sql}: {error}");
-    // It says which rule that is.
+    // The error names the rule.
     assert!(error.to_string().contains("refused: "), "{sql}: {error}");
 }
 
@@ -110,7 +110,7 @@ async fn a_unit_of_the_users_cannot_either() {
 #[tokio::test]
 async fn a_trigger_of_the_users_cannot_write_records() {
     let fixture = Fixture::with_items().await;
-    // Made by another process, where nobody guards.
+    // Made by another process, where nothing guards it.
     fixture
         .raw()
         .execute_batch("CREATE TRIGGER reach AFTER INSERT ON item BEGIN DELETE FROM keylatch_record; END")
@@ -139,7 +139,7 @@ async fn a_query_cannot_write() {
 async fn nothing_is_committed_after_the_transaction_has_ended() {
     let fixture = Fixture::with_items().await;
     fixture.store.execute(|db| db.execute_batch("INSERT INTO item (name) VALUES ('a')")).await.unwrap();
-    // Not even by the very statement with which the store commits.
+    // Not even with the very statement that the store uses for its commit.
     for ends in ["INSERT OR ROLLBACK INTO item (name) VALUES ('a')", include_str!("../../src/sql/commit.sql")] {
         let claim = claim(Guarantee::Atomic);
         let result = fixture
@@ -168,7 +168,7 @@ async fn nothing_is_committed_after_the_transaction_has_ended() {
     fixture.win(&claim(Guarantee::Fenced)).await;
 }
 
-/// Changes to a connection that no statement makes.
+/// Changes to a connection that are not made by a statement.
 const CHANGES: [fn(&rusqlite::Connection) -> rusqlite::Result<()>; 7] = [
     |db| db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false).map(drop),
     |db| db.set_db_config(DbConfig::SQLITE_DBCONFIG_RESET_DATABASE, true).map(drop),
@@ -236,7 +236,7 @@ async fn what_a_closure_watches_ends_with_it() {
     assert_eq!(seen.load(Ordering::SeqCst), 1);
     fixture.store.execute(|db| db.execute("INSERT INTO item (name) VALUES ('b')", [])).await.unwrap();
     assert_eq!(seen.load(Ordering::SeqCst), 1);
-    // The lock of another process is waited for.
+    // The store waits for the lock of another process.
     let raw = fixture.raw();
     raw.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut added = Box::pin(fixture.store.execute(|db| db.execute("INSERT INTO item (name) VALUES ('c')", [])));

@@ -1,4 +1,4 @@
-//! The log is written back without stopping anyone, and does not grow without end.
+//! The log is written back without stopping anyone, and does not grow without limit.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
@@ -74,7 +74,7 @@ async fn after_a_long_read_the_log_gives_its_space_back() {
     }
 }
 
-/// How far the writing in a test has come, and how many reads have begun.
+/// How far a test has written, and how many reads have begun.
 #[derive(Default)]
 struct Progress {
     state: Mutex<(usize, usize)>,
@@ -87,7 +87,7 @@ impl Progress {
         self.changed.notify_all();
     }
 
-    /// Reads on until another read has begun, or so much is written.
+    /// Reads until another read has begun, or this much is written.
     fn read_until_another_has_begun(&self, claims: usize) {
         let mut state = self.state.lock().unwrap();
         state.1 += 1;

@@ -1,4 +1,4 @@
-//! Opening a file, and leaving it.
+//! Opening a file, and closing it.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ async fn what_cannot_be_opened_says_what_to_do() {
     assert!(matches!(error, OpenError::Database { .. }), "{error:?}");
 }
 
-/// What a next version may do to the file.
+/// What the next version may do to the file.
 const NEXT: &str = "
     ALTER TABLE keylatch_record ADD COLUMN region TEXT;
     CREATE TABLE keylatch_next (id BLOB NOT NULL PRIMARY KEY) STRICT;
@@ -48,7 +48,7 @@ const NEXT_BUT_ONE: &str = "
     ALTER TABLE keylatch_record RENAME COLUMN outcome TO answer;
     INSERT INTO keylatch_schema (version, min_reader, applied_at) VALUES (4, 3, 0)";
 
-/// All that a store does with records.
+/// Everything that a store does with records.
 async fn assert_works(fixture: &Fixture) {
     let (completed, running) = (claim(Guarantee::Fenced), claim(Guarantee::Fenced));
     let lease = fixture.win(&completed).await.lease();
@@ -84,7 +84,7 @@ async fn a_schema_that_this_version_may_not_use_is_refused() {
     let error = Store::open(fixture.path()).await.unwrap_err();
     assert!(matches!(error, OpenError::NewerSchema { found: 4, min_reader: 3, known: 2, .. }), "{error:?}");
     assert!(error.to_string().contains("upgrade this process"), "{error}");
-    // One that runs is told as well, and writes nothing.
+    // A running store is told as well, and writes nothing.
     let error = fixture.store.claim(claim(Guarantee::Fenced)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("upgrade this process"), "{error}");
@@ -133,7 +133,7 @@ async fn the_last_clone_takes_the_threads_with_it() {
     drop(store);
     clone.claim(claim(Guarantee::Fenced)).await.unwrap();
     drop(clone);
-    // SQLite removes the log with the last connection.
+    // SQLite removes the log when the last connection closes.
     let log = directory.path().join("keylatch.db-wal");
     let started = Instant::now();
     while log.exists() {

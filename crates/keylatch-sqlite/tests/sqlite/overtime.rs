@@ -1,4 +1,4 @@
-//! A closure that holds the writer for too long is stopped, and only that one.
+//! A closure that holds the writer for too long is stopped, and no other.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use rusqlite::ErrorCode;
 
 use crate::support::{Fixture, add, claim, committed, keep};
 
-/// Short, so that the test is: what is over it has no end.
+/// Short, so that the test is short: a closure that exceeds it never ends by itself.
 const TIME_MAX: Duration = Duration::from_millis(200);
 
 const ENDLESS_READ: &str =
@@ -24,7 +24,7 @@ async fn fixture() -> Fixture {
     fixture
 }
 
-/// All goes on as before.
+/// Everything works as before.
 async fn assert_goes_on(fixture: &Fixture) {
     for name in ["after", "and after"] {
         let result = fixture.attempt(claim(Guarantee::Atomic), async |mut tx| {
@@ -85,7 +85,7 @@ async fn a_closure_that_blocks_is_told_when_it_goes_on() {
     let result = fixture
         .attempt(claim.clone(), async move |mut tx| {
             add(&mut tx, "before").await.unwrap();
-            // Twice the limit, as a call over the network might.
+            // Twice the limit, as a call over the network might take.
             let blocked = tx.run(move |_| Ok(never.recv_timeout(TIME_MAX * 2).is_err())).await;
             assert!(matches!(blocked, Err(TxError::TooLong)), "{blocked:?}");
             let later = add(&mut tx, "later").await;

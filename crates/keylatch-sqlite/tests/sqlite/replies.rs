@@ -1,4 +1,5 @@
-//! How the callers of a batch hear of it: in one task, if all live on one runtime, and from the writer otherwise.
+//! How the callers of a batch get their replies: from one task if they all live on one runtime, and otherwise from the
+//! writer.
 
 use std::sync::mpsc;
 use std::thread;
@@ -19,12 +20,12 @@ use crate::support::{self, Fixture, add, claim, keep, scope, won};
 const CALLERS: usize = 16;
 const THREAD: &str = "callers";
 
-/// A runtime with one thread of its own.
+/// A runtime with one thread.
 fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).thread_name(THREAD).enable_all().build().unwrap()
 }
 
-/// Keeps the one thread of `runtime` from doing anything until the sender is dropped.
+/// Blocks the one thread of `runtime` until the sender is dropped.
 fn hold_thread(runtime: &Runtime) -> mpsc::Sender<()> {
     let (leave, left) = mpsc::channel::<()>();
     let (begin, begun) = mpsc::channel();
@@ -36,7 +37,7 @@ fn hold_thread(runtime: &Runtime) -> mpsc::Sender<()> {
     leave
 }
 
-/// Keeps the writer in a batch of one until the sender is dropped: what is asked for meanwhile is the next batch.
+/// Keeps the writer in a batch of one until the sender is dropped: jobs that arrive meanwhile are the next batch.
 async fn hold_writer(fixture: &Fixture) -> mpsc::Sender<()> {
     let (leave, left) = mpsc::channel::<()>();
     let (begin, begun) = oneshot::channel();
@@ -86,7 +87,7 @@ async fn callers_are_told_on_their_runtime_or_when_it_ends() {
             break;
         }
     }
-    // The batch after theirs, so that theirs has been handed on.
+    // The batch after theirs, so that their replies have been handed on.
     won(fixture.store.claim(claim(Guarantee::Fenced)).await);
     assert_unanswered(&mut claims);
     callers.shutdown_background();
@@ -142,7 +143,7 @@ fn all_hear_of_a_batch_that_failed() {
     });
 }
 
-/// Says where it is dropped, and panics.
+/// Records where it is dropped, and panics.
 struct Spiteful(mpsc::Sender<Option<String>>);
 
 impl Drop for Spiteful {

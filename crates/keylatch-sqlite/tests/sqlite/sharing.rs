@@ -55,7 +55,7 @@ async fn one_of_many_attempts_through_two_stores_commits() {
 const RIVAL: &str = "KEYLATCH_TEST_RIVAL";
 const KEYS: usize = 300;
 
-/// Claims all keys, and says which were won.
+/// Claims all keys, and returns which were won.
 async fn claim_all(store: &Store) -> BTreeSet<usize> {
     let mut won = BTreeSet::new();
     for key in 0..KEYS {

@@ -1,4 +1,4 @@
-//! What the tests of the SQLite store have in common.
+//! What the tests of the SQLite store share.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use keylatch::tx::{Seen, Start, Transacted, Transactional as _, Verdict};
 use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Record, Scope};
 use tempfile::TempDir;
 
-/// A store in a directory of its own.
+/// A store in its own directory.
 pub(crate) struct Fixture {
     pub(crate) store: Store,
     pub(crate) directory: TempDir,
@@ -81,7 +81,7 @@ impl Fixture {
     }
 }
 
-/// One attempt in a transaction, as an engine does it: it starts nothing where a look finds the key held.
+/// One attempt in a transaction, as an engine makes it: it starts nothing if a look finds that the key is held.
 pub(crate) async fn attempt<F>(
     store: &Store,
     claim: Claim,
@@ -141,7 +141,8 @@ pub(crate) fn won(result: Result<At<Claimed>, Error>) -> Record {
     }
 }
 
-/// The bytes of a log: a header, then frames of a header and a page each. See <https://sqlite.org/walformat.html>.
+/// The size of a log in bytes: a header, then frames, each a header and a page. See
+/// <https://sqlite.org/walformat.html>.
 pub(crate) struct Log(Vec<u8>);
 
 impl Log {
@@ -149,12 +150,13 @@ impl Log {
     const FRAME_HEADER_BYTES: usize = 24;
     pub(crate) const PAGE_BYTES: usize = 4_096;
 
-    /// A number that changes whenever the log starts anew.
+    /// A number that changes whenever the log restarts.
     pub(crate) fn salt(&self) -> [u8; 8] {
         self.0[16..24].try_into().unwrap()
     }
 
-    /// How many commits it has since it last started anew. The last frame of each says how large the file is then.
+    /// The number of commits since the log last restarted. The last frame of each commit holds the size of the file
+    /// after it.
     pub(crate) fn commits(&self) -> usize {
         let frames = self.0[Self::HEADER_BYTES..].chunks_exact(Self::FRAME_HEADER_BYTES + Self::PAGE_BYTES);
         frames.take_while(|frame| frame[8..16] == self.salt()).filter(|frame| frame[4..8] != [0; 4]).count()

@@ -1,6 +1,6 @@
-//! What was acknowledged is on the disk: each commit is synced before its callers hear of it.
+//! An acknowledged write is on disk: each commit is synced before its callers get their replies.
 //!
-//! A kill of the process cannot show that, for the kernel keeps what was written. So the calls to the kernel are counted.
+//! Killing the process cannot show that, because the kernel keeps what was written. So the system calls are counted.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use keylatch::{Guarantee, memory};
 use crate::support::{Fixture, claim_of};
 
 const CLAIMS: usize = 20;
-/// Names the store on which a child process claims.
+/// Names the store on which a child process makes claims.
 const CHILD: &str = "KEYLATCH_SYNC_CHILD";
 const TEST: &str = "sync::an_acknowledged_write_is_synced";
 
@@ -28,7 +28,7 @@ fn a_store_that_does_not_sync_is_caught() {
     writes_are_synced("memory");
 }
 
-/// Checks it of this store.
+/// Checks this store.
 fn writes_are_synced(store: &str) {
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace");

@@ -62,7 +62,7 @@ async fn one_whose_record_cannot_be_written_takes_its_writes_back() {
             keep("done")
         })
     };
-    // If they share a batch, it fails as a whole; from then on each is alone.
+    // If they share a batch, the batch fails as a whole; from then on each is alone.
     let (refused, _) = tokio::join!(attempt("refused"), attempt("kept"));
     assert!(refused.is_err());
     assert_eq!(attempt("refused").await.unwrap_err().kind(), ErrorKind::Refused);
@@ -104,7 +104,7 @@ fn assert_awaited_inside(transacted: &Transacted) {
     let Transacted::Misused(misuse @ Misuse::AwaitedInside { after: Some(_) }) = transacted else {
         panic!("{transacted:?}")
     };
-    // It says where.
+    // The error names the place.
     assert!(misuse.to_string().contains("tests/sqlite/"), "{misuse}");
 }
 
@@ -284,7 +284,7 @@ impl From<rusqlite::Error> for Refusal {
     }
 }
 
-/// For handlers that pass all on with `?`.
+/// For handlers that pass every error on with `?`.
 impl From<TxError> for Refusal {
     fn from(error: TxError) -> Self {
         Self::Database(error.into())
@@ -295,7 +295,7 @@ fn count(db: &rusqlite::Connection) -> rusqlite::Result<i64> {
     db.query_row("SELECT count(*) FROM item", [], |row| row.get(0))
 }
 
-/// Each form as a handler has it: nothing here names a type of error.
+/// Each form as a handler uses it: no error type is named here.
 async fn place(tx: &mut Session, name: String) -> Result<i64, Refusal> {
     tx.run(|db| {
         let before = count(db)?;

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use super::{Gate, until};
 
-/// What is asked of a store.
+/// A method of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Op {
     Claim,
@@ -29,28 +29,28 @@ pub(crate) enum Op {
     Other,
 }
 
-/// What goes wrong.
+/// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The store takes no part.
+    /// The store never gets the call.
     Unavailable,
-    /// The store does it, and its reply is lost.
+    /// The store executes the call, and its reply is lost.
     ReplyLost,
-    /// The store does not do it, and sends no reply.
+    /// The store does not execute the call, and never replies.
     RequestLost,
     /// A record exists but cannot be read.
     Corrupt,
-    /// The record that is handed out is another's: that of the first in the store.
+    /// The returned record belongs to another key: it is the first record in the store.
     Misplaced,
     /// It waits until [`Faulty::gate`] is opened.
     Held,
-    /// The store does it, and its reply waits until [`Faulty::gate`] is opened.
+    /// The store executes the call, and its reply waits until [`Faulty::gate`] is opened.
     ReplyHeld,
-    /// Of a completion: the store says that it has done it, and does it when [`Faulty::gate`] is opened.
+    /// For a completion: the store replies at once that it is done, and executes it when [`Faulty::gate`] is opened.
     Early,
 }
 
-/// The memory store, with faults. A clone is the same store.
+/// The memory store with faults. A clone is the same store.
 #[derive(Debug, Clone)]
 pub(crate) struct Faulty(Arc<Inner>);
 
@@ -65,14 +65,14 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Plan {
-    /// Faults of the next calls, the next one last.
+    /// The faults of the next calls. The next one is last.
     next: HashMap<Op, Vec<Fault>>,
-    /// Faults of all calls.
+    /// The faults of all calls.
     always: HashMap<Op, Fault>,
     calls: HashMap<Op, usize>,
-    /// The last claim that was lost on its way.
+    /// The last claim whose call was lost.
     lost_claim: Option<Claim>,
-    /// The records whose renewals never end.
+    /// The records whose renewals hang.
     hung: HashSet<RecordId>,
     /// How often each record was renewed.
     renewed: HashMap<RecordId, usize>,
@@ -83,13 +83,13 @@ impl Faulty {
         Self::with_durability(store, Durability::Process)
     }
 
-    /// A store that says of itself that it is durable, so that the engine keeps a cache.
+    /// A store that claims to be durable, so that the engine keeps a cache.
     pub(crate) fn with_durability(store: memory::Store, durability: Durability) -> Self {
         let clock_uncertainty = Mutex::default();
         Self(Arc::new(Inner { store, durability, clock_uncertainty, gate: Gate::closed(), plan: Mutex::default() }))
     }
 
-    /// From now on it says that its clock is uncertain by so much.
+    /// From now on its clock is uncertain by this much.
     pub(crate) fn has_clock_uncertainty(&self, uncertainty: Duration) {
         *self.0.clock_uncertainty.lock() = uncertainty;
     }
@@ -101,12 +101,12 @@ impl Faulty {
         self.0.plan.lock().next.insert(op, faults);
     }
 
-    /// All calls of `op` have this fault, until it is mended.
+    /// All calls of `op` have this fault, until [`is_mended`](Self::is_mended).
     pub(crate) fn always(&self, op: Op, fault: Fault) {
         self.0.plan.lock().always.insert(op, fault);
     }
 
-    /// The renewals of this record never end.
+    /// The renewals of this record hang.
     pub(crate) fn hang_renewals_of(&self, id: RecordId) {
         self.0.plan.lock().hung.insert(id);
     }
@@ -120,7 +120,7 @@ impl Faulty {
         self.0.plan.lock().renewed.get(&id).copied().unwrap_or(0)
     }
 
-    /// Nothing works any more, until it is mended.
+    /// Every call fails, until [`is_mended`](Self::is_mended).
     pub(crate) fn goes_down(&self) {
         let all =
             [Op::Claim, Op::Renew, Op::Complete, Op::Release, Op::Resolve, Op::Read, Op::Count, Op::Sweep, Op::Other];
@@ -133,28 +133,28 @@ impl Faulty {
         plan.next.clear();
     }
 
-    /// The last claim that was lost on its way reaches the store after all.
+    /// The last claim whose call was lost reaches the store after all.
     pub(crate) async fn lost_claim_arrives(&self) -> Claimed {
         let claim = self.0.plan.lock().lost_claim.take().expect("a claim was lost");
         self.0.store.claim(claim).await.expect("the memory store claims").value
     }
 
-    /// The store behind the faults, for the test itself to look into.
+    /// The store behind the faults, for the test to look into.
     pub(crate) fn faultless(&self) -> &memory::Store {
         &self.0.store
     }
 
-    /// What calls that are held wait for.
+    /// The gate that held calls wait for.
     pub(crate) fn gate(&self) -> &Gate {
         &self.0.gate
     }
 
-    /// Waits until `op` was asked for this often.
+    /// Waits until `op` was called this often.
     pub(crate) async fn called(&self, op: Op, times: usize) {
         until("the store is asked", async || self.calls(op) >= times).await;
     }
 
-    /// How often `op` was asked for.
+    /// How often `op` was called.
     pub(crate) fn calls(&self, op: Op) -> usize {
         self.0.plan.lock().calls.get(&op).copied().unwrap_or(0)
     }

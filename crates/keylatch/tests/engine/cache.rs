@@ -1,4 +1,4 @@
-//! Final outcomes that a process keeps.
+//! Final outcomes that a process keeps in memory.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn durable() -> World {
 #[tokio::test]
 async fn a_kept_answer_is_given_without_asking_the_store() {
     let world = durable();
-    // One that ran it, and one that has read it once.
+    // A process that ran it, and one that has read it once.
     for engine in [world.fenced(), world.fenced()] {
         ask(&engine, request("buy"), answer("bought")).await.unwrap();
         let claims = world.store.calls(Op::Claim);
@@ -43,7 +43,7 @@ async fn nothing_is_kept_where_that_gains_nothing() {
     }
 }
 
-/// Not a moment longer than the store would give it, and as good as up to then.
+/// It is used exactly as long as the store would replay it.
 #[tokio::test]
 async fn a_kept_answer_expires_when_the_stored_one_does() {
     let world = durable();
@@ -69,12 +69,12 @@ async fn a_kept_answer_expires_when_the_stored_one_does() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(replays > 0);
-    // Only in the last moment is the store asked.
+    // Only at the end is the store asked.
     let asked = world.store.calls(Op::Claim) - claims;
     assert!(asked * 2 < replays, "the store was asked {asked} times for {replays} replays");
 }
 
-/// It is bounded in bytes, and what falls out of it is in the store.
+/// Its size in bytes is limited, and an evicted answer comes from the store.
 #[tokio::test]
 async fn i13_the_cache_is_bounded() {
     let world = durable();

@@ -9,7 +9,7 @@ use crate::common::faulty::{Fault, Op};
 use crate::common::until;
 use crate::world::{Expect as _, Work, World, answer, ask, request, under};
 
-/// So short that a test need not wait for it.
+/// Short enough that a test need not wait.
 fn soon() -> Cleanup {
     Cleanup::every(Duration::from_millis(10))
 }
@@ -19,7 +19,7 @@ async fn left(world: &World) -> u64 {
     world.store.faultless().count(request("any").scope, u64::MAX).await.unwrap().at_least()
 }
 
-/// Everything that is recorded so far is over, and what is running is not.
+/// Everything recorded so far has expired, and running records have not.
 fn records_are_over(world: &World) {
     let Policy { retention, tombstone, .. } = Policy::default();
     world.clock.advance(retention + tombstone);
@@ -31,7 +31,7 @@ async fn buys(engine: &Engine, keys: std::ops::Range<u32>) {
     }
 }
 
-/// Waits until a sweep has come to its end in another store, so often that one here would have as well.
+/// Waits until another store has been swept this often, so that a sweep here would have happened, too.
 async fn time_passes() {
     let other = World::new();
     let engine = other.fenced().with_cleanup(soon());
@@ -39,7 +39,7 @@ async fn time_passes() {
     other.store.called(Op::Sweep, 10).await;
 }
 
-/// Nobody calls anything: what is over goes, in several slices, and what is running stays.
+/// No request comes: expired records are removed, in several slices, and running ones stay.
 #[tokio::test]
 async fn an_engine_cleans_by_itself() {
     let world = World::new();
@@ -55,7 +55,7 @@ async fn an_engine_cleans_by_itself() {
     running.ran().await;
 }
 
-/// A store that fails is tried again.
+/// If the store fails, the sweep is tried again.
 #[tokio::test]
 async fn cleaning_goes_on_after_an_error() {
     let world = World::new();
@@ -67,7 +67,7 @@ async fn cleaning_goes_on_after_an_error() {
     assert!(world.store.calls(Op::Sweep) > 2);
 }
 
-/// An engine that is told not to clean does not, whenever it is told so.
+/// An engine that was told not to clean does not, whenever it was told.
 #[tokio::test]
 async fn cleaning_can_be_left_to_others() {
     let world = World::new();
@@ -86,7 +86,7 @@ async fn cleaning_can_be_left_to_others() {
     assert_eq!(world.store.calls(Op::Sweep), calls);
 }
 
-/// Cleaning ends with its engine, and with a shutdown.
+/// Cleaning ends with its engine, and at a shutdown.
 #[tokio::test]
 async fn cleaning_ends_with_the_engine() {
     let world = World::new();
@@ -100,7 +100,7 @@ async fn cleaning_ends_with_the_engine() {
             assert_eq!(engine.shutdown(Duration::ZERO).await, 0);
         }
         drop(engine);
-        // One may be under way.
+        // One may be running.
         time_passes().await;
         let calls = world.store.calls(Op::Sweep);
         time_passes().await;

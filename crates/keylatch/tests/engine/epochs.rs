@@ -1,4 +1,4 @@
-//! Epochs rise from run to run of a key, also when it was free in between.
+//! Epochs rise from run to run of a key, even if it was free in between.
 
 use keylatch::machine::Phase;
 use keylatch::store::Store as _;
@@ -9,7 +9,7 @@ use crate::common::faulty::{Fault, Op};
 use crate::common::until;
 use crate::world::{Expect as _, Work, World, answer, ask, request};
 
-/// The epoch that a run gets now. It frees its key again.
+/// The epoch that a run gets now. The run frees its key again.
 async fn epoch(engine: &Engine, what: &str) -> Epoch {
     let (tell, told) = tokio::sync::oneshot::channel();
     let work = move |handed: keylatch::entry_point::RunOrTx| {
@@ -20,7 +20,7 @@ async fn epoch(engine: &Engine, what: &str) -> Epoch {
     told.await.unwrap()
 }
 
-/// A resource that fences sees no lower epoch while it has to remember the one before.
+/// A resource that fences never sees an epoch below one that it must still remember.
 #[tokio::test]
 async fn a_freed_key_goes_on_with_the_next_epoch() {
     let world = World::new();
@@ -38,7 +38,7 @@ async fn a_freed_key_goes_on_with_the_next_epoch() {
     }
 }
 
-/// A claim that is withdrawn has shown its epoch to nobody. What runs before it have shown stays known.
+/// Nobody has seen the epoch of a withdrawn claim. The epochs of earlier runs stay known.
 #[tokio::test]
 async fn a_withdrawn_claim_forgets_only_its_own_epoch() {
     let world = World::new();
@@ -61,7 +61,7 @@ async fn a_withdrawn_claim_forgets_only_its_own_epoch() {
     assert!(epoch(&engine, "buy").await > Epoch::FIRST);
 }
 
-/// A late run whose key was freed by an operator changes nothing, and its client is told to ask again.
+/// A late run whose key was freed by an operator changes nothing, and its client is told to try again.
 #[tokio::test]
 async fn a_late_run_finds_its_key_free() {
     for (verdict, has_run) in [(answer("late"), false), (Verdict::Free, true)] {

@@ -42,7 +42,7 @@ async fn a_claim_that_is_never_heard_of_is_withdrawn() {
         let world = World::new();
         let engine = if at_most_once { world.at_most_once() } else { world.fenced() };
         world.store.next(Op::Claim, [Fault::ReplyLost, Fault::ReplyLost]);
-        // The withdrawal, too, has to try more than once.
+        // The withdrawal, too, needs more than one try.
         world.store.next(Op::Read, [Fault::Unavailable]);
         world.store.next(Op::Release, [Fault::RequestLost]);
         let unheard = ask(&engine, request("buy"), answer("never")).await;
@@ -52,7 +52,7 @@ async fn a_claim_that_is_never_heard_of_is_withdrawn() {
     }
 }
 
-/// The withdrawal looks before the claim arrives, as it does if a server hangs with the claim in its socket.
+/// The withdrawal looks before the claim arrives, as happens if a server hangs with the claim in its socket.
 #[tokio::test]
 async fn a_claim_that_arrives_late_is_withdrawn() {
     for at_most_once in [false, true] {
@@ -77,12 +77,12 @@ async fn a_claim_that_was_not_taken_is_not_withdrawn() {
     for _ in 0..100 {
         assert_eq!(kind(ask(&engine, request("buy"), answer("never")).await), ErrorKind::Unavailable);
     }
-    // A withdrawal would be waited for.
+    // A shutdown would wait for a withdrawal.
     assert_eq!(engine.shutdown(Duration::from_secs(20)).await, 0);
     assert_eq!((world.store.calls(Op::Claim), world.store.calls(Op::Read)), (200, 0));
 }
 
-/// A withdrawal is part of what a shutdown waits for.
+/// A shutdown waits for withdrawals.
 #[tokio::test]
 async fn a_shutdown_waits_for_withdrawals() {
     let world = World::new();
@@ -100,7 +100,7 @@ async fn a_shutdown_waits_for_withdrawals() {
     assert!(world.record().await.is_none());
 }
 
-/// An attempt that never was must not make the next one forget what an earlier one did, nor that it died.
+/// A withdrawn attempt must not make the next one forget what an earlier one did, nor that it died.
 #[tokio::test]
 async fn an_uncertain_takeover_forgets_nothing() {
     let world = World::new();
@@ -145,7 +145,7 @@ async fn a_record_that_cannot_be_read_is_an_error() {
     assert!(world.record().await.is_none());
 }
 
-/// A store that hands out another's record is not believed.
+/// The engine does not use a record of another key.
 #[tokio::test]
 async fn i9_a_record_of_another_key_answers_nothing() {
     let world = World::new();
@@ -154,7 +154,7 @@ async fn i9_a_record_of_another_key_answers_nothing() {
     world.store.always(Op::Claim, Fault::Misplaced);
     world.store.always(Op::Read, Fault::Misplaced);
     assert_eq!(kind(ask(&engine, request("buy"), answer("never")).await), ErrorKind::Corrupt);
-    // Also where the record is read without a claim.
+    // Nor if the record is read without a claim.
     let closing = world.fenced();
     closing.shutdown(Duration::ZERO).await;
     assert_eq!(kind(ask(&closing, request("buy"), answer("never")).await), ErrorKind::Corrupt);
@@ -191,7 +191,7 @@ async fn a_store_that_is_down_when_a_run_ends_is_waited_for() {
     assert_eq!(world.recorded().await, "bought");
 }
 
-/// Longer than a lease it is not: then the next attempt follows one that died.
+/// It is not longer than a lease: then the next attempt counts as one after a crash.
 #[tokio::test]
 async fn a_store_that_stays_down_leaves_the_run_to_the_next_attempt() {
     let world = World::new();
@@ -211,7 +211,7 @@ async fn a_store_that_stays_down_leaves_the_run_to_the_next_attempt() {
     assert_eq!(world.recorded().await, "bought");
 }
 
-/// The end was not accepted, and the record that would say why cannot be read: nobody is told anything wrong.
+/// The end was not accepted, and the record that would say why cannot be read: no client is told anything wrong.
 #[tokio::test]
 async fn a_late_run_whose_winner_cannot_be_read_is_an_error() {
     let world = World::new();

@@ -28,7 +28,7 @@ async fn followers_get_the_answer_without_asking_the_store() {
     assert_eq!((work.runs(), world.store.calls(Op::Claim), world.store.calls(Op::Read)), (1, 1, 0));
 }
 
-/// Another process may have the outcome from the store before this one hears that it is there.
+/// Another process may get the outcome from the store before this one learns that it is recorded.
 #[tokio::test]
 async fn i4_an_answer_that_another_process_gives_is_given_here_too() {
     let world = World::new();
@@ -59,7 +59,7 @@ async fn patience_ends_when_the_request_says_so() {
     first.ran().await;
 }
 
-/// The longest of all waits is no overflow.
+/// The longest wait does not overflow.
 #[tokio::test]
 async fn patience_may_be_endless() {
     let world = World::new();
@@ -91,7 +91,7 @@ async fn only_two_wait(world: &World, limits: Limits) {
     assert!(futures_util::poll!(&mut one).is_pending() && futures_util::poll!(&mut two).is_pending());
     let refused = async || ask(&engine, patient("buy"), answer("never")).await.unwrap().refused();
     assert_eq!(refused().await, Refused::InProgress, "at once");
-    // One that goes away leaves its place.
+    // A request that ends leaves its place.
     drop(one);
     let mut third = wait();
     assert!(futures_util::poll!(&mut third).is_pending());
@@ -103,7 +103,7 @@ async fn only_two_wait(world: &World, limits: Limits) {
     }
 }
 
-/// The first fails; of those who waited for it one runs, and the others wait for that one.
+/// The first run fails; one of its followers runs, and the others follow that one.
 #[tokio::test]
 async fn a_follower_leads_when_its_leader_has_failed() {
     let world = World::new();
@@ -111,7 +111,7 @@ async fn a_follower_leads_when_its_leader_has_failed() {
     let first = failing.ask(&engine, request("buy"), Verdict::Retry);
     failing.started(1).await;
     let following: Vec<_> = (0..20).map(|_| work.ask(&engine, patient("buy"), answer("bought"))).collect();
-    // All of them have found the one that runs.
+    // All of them have found the run.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -128,7 +128,8 @@ async fn a_follower_leads_when_its_leader_has_failed() {
     assert_eq!(world.record().await.unwrap().attempt, 2);
 }
 
-/// Of many who wait for a run that fails, one runs it again. If that fails too, the others come back later.
+/// If a run with many followers fails, one of them runs again. If that fails too, the others are told to come back
+/// later.
 #[tokio::test]
 async fn a_failing_run_is_run_once_more_for_all_who_wait() {
     let world = World::new();
@@ -154,7 +155,7 @@ async fn a_failing_run_is_run_once_more_for_all_who_wait() {
     assert!(ask(&engine, request("buy"), answer("bought")).await.unwrap().is_run());
 }
 
-/// One caller cannot take every place: another may wait.
+/// One caller cannot take every place of followers: another caller may wait.
 #[tokio::test]
 async fn i13_waiters_are_bounded_for_each_caller() {
     let world = World::new();
@@ -200,7 +201,7 @@ async fn followers_of_a_late_run_get_the_winners_answer() {
     let follower = work.ask(&late, patient("buy"), answer("never"));
     world.clock.advance(policy.lease);
     ask(&world.fenced(), request("buy"), answer("winner")).await.unwrap().ran();
-    // The next renewal is refused.
+    // The next renewal fails.
     assert_eq!(follower.replayed().await, "winner");
     assert!(!hanging.is_over());
     work.gate.open();
@@ -223,9 +224,9 @@ async fn a_run_in_another_process_is_waited_for() {
     assert_eq!((waiting.replayed().await, work.runs()), ("bought".to_owned(), 1));
 }
 
-// ---- While the one that is met has yet to look into the store --------------------------------------------
+// ---- While the run that is met has not looked into the store yet ------------------------------------------
 
-/// An engine that has answered nothing yet, on a store that holds the answer to `what`, and holds up claims.
+/// An engine without answers in memory, on a store that holds the answer to `what`, and delays claims.
 async fn engine_with_answer_to(world: &World, what: &str) -> Engine {
     ask(&world.fenced(), request(what), answer("bought")).await.unwrap().ran();
     world.store.always(Op::Claim, Fault::Held);
@@ -243,7 +244,7 @@ async fn i4_it_gets_the_answer_that_is_there() {
     assert_eq!(first.replayed().await, "bought");
 }
 
-/// Another request under the key, however early, does not come between a client and its answer.
+/// Another request with the key, however early, does not keep a client from its answer.
 #[tokio::test]
 async fn i7_it_gets_the_answer_that_is_there_although_the_other_asks_for_something_else() {
     let world = World::new();
@@ -263,7 +264,7 @@ async fn it_is_refused_where_nothing_is_there_yet() {
     world.store.called(Op::Claim, 2).await;
     let refused = async |what: &str| ask(&engine, under("another-key", what), answer("")).await.unwrap().refused();
     assert_eq!(refused("buy").await, Refused::InProgress);
-    // The claim may still be lost to another process, which asks for this.
+    // The claim may still be lost to another process, whose client has sent this request.
     assert_eq!(refused("sell").await, Refused::InProgress);
     world.store.gate().open();
     work.started(1).await;

@@ -17,7 +17,7 @@ async fn a_request_that_was_never_polled_is_nothing() {
     assert_eq!((world.store.calls(Op::Claim), engine.shutdown(Duration::ZERO).await), (0, 0));
 }
 
-/// The claim may have been granted: so it is seen through to its end.
+/// The claim may have been granted, so the run continues to its end.
 #[tokio::test]
 async fn a_request_dropped_while_it_claims_runs_to_its_end() {
     let world = World::new();
@@ -73,7 +73,7 @@ tokio::task_local! {
     static OF_CALLER: &'static str;
 }
 
-/// What a layer outside has left on the caller's task is never there for the work: not only from when the caller goes.
+/// The work never sees what an outer layer has set on the caller's task, even while the caller waits.
 #[tokio::test]
 async fn task_locals_of_the_caller_are_never_seen() {
     for hangs_up in [false, true] {
@@ -105,7 +105,7 @@ async fn task_locals_of_the_caller_are_never_seen() {
     }
 }
 
-/// One that waits for another process holds nothing that stays behind.
+/// A request that waits for another process leaves nothing behind.
 #[tokio::test]
 async fn a_request_dropped_while_it_waits_leaves_nothing() {
     let world = World::new();

@@ -1,4 +1,4 @@
-//! Runs whose lease ends although they are alive: the store cannot be reached, or its renewals hang.
+//! Runs whose lease ends while they are alive: the store cannot be reached, or its renewals hang.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use crate::world::{Asked, Expect, START, Work, World, answer, ask, patient, requ
 const SHORT: Policy =
     Policy { lease: Duration::from_millis(300), retention: keylatch::RETENTION, tombstone: keylatch::TOMBSTONE };
 
-/// A run of `engine` whose lease has ended, here and in the store, as no renewal gets through.
+/// A run of `engine` whose lease has ended, here and in the store, because no renewal succeeds.
 async fn lapsed(world: &World, engine: &Engine, work: &Work) -> Asked {
     let asked = work.ask(engine, request("buy"), answer("bought"));
     work.started(1).await;
@@ -29,7 +29,7 @@ async fn lapsed(world: &World, engine: &Engine, work: &Work) -> Asked {
     asked
 }
 
-/// A resolver that takes every run for one that never happened, and counts.
+/// A resolver that takes every run for one that never happened, and counts its calls.
 #[derive(Debug, Clone, Default)]
 struct NeverHappened(Arc<AtomicUsize>);
 
@@ -74,7 +74,7 @@ async fn nobody_is_asked_what_became_of_a_run_that_is_alive() {
     let resolved = engine.resolve(id, Resolution::NeverHappened).await.unwrap();
     assert_eq!(resolved, Resolved::NotUnknown(Phase::Running));
     assert_eq!((again().await, resolver.0.load(Ordering::Relaxed)), (Refused::InProgress, 0));
-    // Another process cannot know better.
+    // Another process cannot know that.
     assert_eq!(ask(&world.at_most_once(), request("buy"), answer("")).await.unwrap().refused(), Refused::Unknown);
     work.gate.open();
     asked.ran().await;
@@ -82,7 +82,7 @@ async fn nobody_is_asked_what_became_of_a_run_that_is_alive() {
     assert_eq!(world.recorded().await, "bought");
 }
 
-/// Where another process has taken over meanwhile, duplicates learn of it from the store, and the run is lost.
+/// If another process has taken over, duplicates learn of it from the store, and the run is lost.
 #[tokio::test]
 async fn duplicates_of_a_run_that_was_taken_over_get_the_winners_answer() {
     for wait in [false, true] {
@@ -110,7 +110,7 @@ async fn duplicates_of_a_run_that_was_taken_over_get_the_winners_answer() {
     }
 }
 
-/// Cut off from the store, a run cannot know any more that it is the only one.
+/// Without the store, a run cannot know that it is still the only one.
 #[tokio::test]
 async fn a_lease_that_ends_unrenewed_is_told_to_its_run() {
     let world = World::new();
@@ -130,7 +130,7 @@ async fn a_lease_that_ends_unrenewed_is_told_to_its_run() {
     assert_eq!(world.recorded().await, "bought", "nobody took over, so its end counts");
 }
 
-/// However many renewals hang, the others are in time.
+/// However many renewals hang, the others are on time.
 #[tokio::test]
 async fn renewals_that_hang_do_not_starve_the_others() {
     const HUNG: usize = 400;
@@ -146,7 +146,7 @@ async fn renewals_that_hang_do_not_starve_the_others() {
             world.store.hang_renewals_of(RecordId::of(&asking.scope, &asking.key));
         }
         let (work, tell) = (work.clone(), tell.clone());
-        // The token is there before the gate is passed.
+        // The token exists before the gate opens.
         let engine = engine.clone();
         tokio::spawn(async move {
             let start = move |given: keylatch::entry_point::RunOrTx| {
@@ -173,7 +173,7 @@ async fn renewals_that_hang_do_not_starve_the_others() {
     }
 }
 
-/// The owner counts on its lease as ever; whoever would take over waits for longer.
+/// The owner counts on its lease as usual; a takeover has to wait longer.
 #[tokio::test]
 async fn on_an_uncertain_clock_every_lease_ends_later_in_the_store() {
     const UNCERTAIN: Duration = Duration::from_secs(7);

@@ -59,7 +59,7 @@ async fn the_client_of_a_late_run_waits_for_the_winner_if_it_may() {
     }
 }
 
-/// A run that was told that it is late usually ends in an error. Its client still gets the winner's answer.
+/// A run that was told that its lease is lost usually ends in an error. Its client still gets the winner's answer.
 #[tokio::test]
 async fn the_client_of_a_late_run_that_failed_gets_the_winners_answer() {
     for verdict in [Verdict::Retry, Verdict::Free, Verdict::Unknown] {
@@ -100,7 +100,7 @@ async fn a_lost_lease_is_told_to_its_run() {
     assert!(matches!(step, Err(StepError::LeaseLost)));
 }
 
-/// The store's clock moves almost a lease between two renewals: without them it would have ended.
+/// The store's clock moves by almost a lease between two renewals: without them the lease would have ended.
 #[tokio::test]
 async fn renewals_keep_a_long_run_alive() {
     let world = World::new();
@@ -119,7 +119,7 @@ async fn renewals_keep_a_long_run_alive() {
     assert_eq!(ask(&other, request("buy"), answer("never")).await.unwrap().replayed(), "bought");
 }
 
-/// A renewal that hangs keeps no other from being renewed.
+/// A renewal that hangs does not delay the others.
 #[tokio::test]
 async fn one_renewal_that_hangs_does_not_end_all_leases() {
     let world = World::new();
@@ -129,7 +129,7 @@ async fn one_renewal_that_hangs_does_not_end_all_leases() {
     let work = Work::new();
     let asked = [under("a", "buy"), under("b", "buy")].map(|request| work.ask(&engine, request, answer("bought")));
     work.started(2).await;
-    // The first is given up, and both are renewed again and again.
+    // The engine gives up the first try, and both leases are renewed again and again.
     world.store.called(Op::Renew, 8).await;
     work.gate.open();
     for asked in asked {
@@ -152,7 +152,7 @@ async fn a_renewal_that_fails_does_not_end_the_lease() {
     assert_eq!(world.recorded().await, "bought");
 }
 
-/// Renewals end with the runtime in which they began, and begin again in the next.
+/// Renewals end with the runtime in which they began, and continue in the next one.
 #[test]
 fn an_engine_may_outlive_its_runtime() {
     let world = World::new();
@@ -172,12 +172,12 @@ fn an_engine_may_outlive_its_runtime() {
 
 // ---- From attempt to attempt ---------------------------------------------------------------------------
 
-/// What a run says of itself.
+/// What a run reports of itself.
 fn facts(run: &Run) -> (u32, Epoch, bool) {
     (run.attempt(), run.epoch(), run.after_crash())
 }
 
-/// Runs `request` to this verdict, and says what its run said of itself.
+/// Runs `request` to this verdict, and returns what its run reports.
 async fn attempt(engine: &Engine, verdict: Verdict) -> (u32, Epoch, bool) {
     let (tell, told) = oneshot::channel();
     let start = |handed: keylatch::entry_point::RunOrTx| {
@@ -188,7 +188,7 @@ async fn attempt(engine: &Engine, verdict: Verdict) -> (u32, Epoch, bool) {
     told.await.unwrap()
 }
 
-/// Runs `request` in a process that dies at work.
+/// Runs `request` in a process that dies during the work.
 async fn dies(engine: &Engine) -> (u32, Epoch, bool) {
     let (work, (tell, told)) = (Work::new(), oneshot::channel());
     work.gate.open();
@@ -219,7 +219,7 @@ async fn an_attempt_knows_whether_the_one_before_it_died() {
 async fn a_step_is_called_once_over_all_attempts() {
     let world = World::new();
     let calls = Arc::new(AtomicUsize::new(0));
-    // One ends by its word, one dies, one succeeds.
+    // One ends with a verdict, one dies, one succeeds.
     let ends = [Some(Verdict::Retry), None, Some(answer("bought"))];
     let mut keys = Vec::new();
     for end in ends {
@@ -255,7 +255,8 @@ async fn a_step_is_called_once_over_all_attempts() {
     assert_eq!(world.recorded().await, "bought");
 }
 
-/// Also where a key was freed and is used for another request: what is called would otherwise take it for the first.
+/// Even if a key was freed and is used for another request: otherwise the called service would take it for the first
+/// request.
 #[tokio::test]
 async fn derived_keys_differ_by_name_key_scope_and_request() {
     let world = World::new();
@@ -278,7 +279,7 @@ async fn derived_keys_differ_by_name_key_scope_and_request() {
     assert_eq!(keys.len(), 10);
 }
 
-/// Two calls for one name at once are one call, and its result is for both; if it fails, the other calls.
+/// Two simultaneous calls of one step are one call, and both get its result; if it fails, the other one calls.
 #[tokio::test]
 async fn a_step_that_is_asked_for_twice_at_once_is_called_once() {
     let world = World::new();
@@ -309,7 +310,7 @@ async fn a_step_that_is_asked_for_twice_at_once_is_called_once() {
     assert_eq!(calls.load(Ordering::Relaxed), 4);
 }
 
-/// As many steps as may be, also if all are begun at once.
+/// As many steps as allowed, even if all are begun at once.
 #[tokio::test]
 async fn i13_steps_at_once_are_bounded() {
     let world = World::new();
@@ -358,7 +359,7 @@ async fn a_step_that_cannot_be_recorded_is_an_error() {
     asked.ran().await;
 }
 
-/// What must never start twice does not, and its late end counts while nobody has said otherwise.
+/// A run that must never start twice does not, and its late end counts unless it was resolved before.
 #[tokio::test]
 async fn a_late_end_in_at_most_once_counts() {
     let world = World::new();
@@ -373,7 +374,7 @@ async fn a_late_end_in_at_most_once_counts() {
     assert_eq!(ask(&other, request("buy"), answer("never")).await.unwrap().replayed(), "bought");
 }
 
-/// An operator's word and a late end: the first counts, for both.
+/// A resolution and a late end: the first one counts, for both.
 #[tokio::test]
 async fn i2_a_late_run_gives_the_answer_that_an_operator_has_written() {
     for verdict in [answer("late"), Verdict::Unknown, Verdict::Free] {

@@ -1,4 +1,4 @@
-//! How much may run, and how many records there may be.
+//! How many runs and how many records there may be.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn of(scope: &str, key: usize) -> Request {
     Request { scope: Scope::new(scope).expect("a scope"), ..under(&format!("key-{key}"), "buy") }
 }
 
-/// Exactly as many as may, however many come at once.
+/// Exactly as many as allowed run, however many come at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i13_only_so_many_run_at_once() {
     for (per_caller, quota) in [(true, Quota::RunningPerCaller), (false, Quota::Running)] {
@@ -50,7 +50,7 @@ async fn i13_only_so_many_run_at_once() {
     }
 }
 
-/// A limit of nothing lets nothing run, and leaves nothing behind.
+/// A limit of zero lets nothing run, and leaves nothing behind.
 #[tokio::test]
 async fn a_limit_of_zero_refuses_all() {
     let world = World::new();
@@ -81,7 +81,7 @@ async fn a_record_is_replayed_past_a_full_quota() {
     assert_eq!(ask(&engine, of("one", 1), answer("never")).await.unwrap().replayed(), "bought");
     let full = Refused::Quota(Quota::Running);
     assert_eq!(ask(&engine, of("one", 3), answer("never")).await.unwrap().refused(), full);
-    // When the store hangs, they do not pile up.
+    // If the store hangs, they do not pile up.
     world.store.next(Op::Read, [Fault::Held]);
     let hanging = work.ask(&engine, of("one", 1), answer("never"));
     world.store.called(Op::Read, 3).await;
@@ -107,7 +107,7 @@ async fn i13_a_scope_has_only_so_many_records() {
     assert_eq!(ask(&engine, of("one", 1), answer("never")).await.unwrap().replayed(), "bought");
     ask(&engine, of("two", 5), answer("bought")).await.unwrap().ran();
     assert!(ask(&engine, of("one", 0), answer("bought")).await.unwrap().ran().expires_at.is_some(), "no record more");
-    // Callers by the thousand do not make it forget who is full.
+    // Thousands of callers do not make it forget which scope is full.
     for scope in 0..10_100 {
         ask(&engine, of(&format!("scope-{scope}"), 0), answer("bought")).await.unwrap().ran();
     }
@@ -123,7 +123,7 @@ async fn a_large_scope_is_counted_now_and_then() {
     let mut claimed = 0;
     while ask(&engine, of("one", claimed), Verdict::Unknown).await.unwrap().is_run() {
         claimed += 1;
-        // That no claim among thousands counts happens less than once in a billion times.
+        // The probability that no claim among thousands counts is less than one in a billion.
         assert!(claimed < 5_000, "the limit does not hold");
         if claimed == 1_000 {
             assert!(world.store.calls(Op::Count) < 50, "{} counts", world.store.calls(Op::Count));

@@ -1,4 +1,4 @@
-//! Resolutions, and owners that come back meanwhile.
+//! Resolutions, and owners that return meanwhile.
 
 use futures_util::future::BoxFuture;
 use keylatch::machine::{Phase, Terms};
@@ -55,7 +55,7 @@ async fn a_resolution_sent_again_has_no_further_effect() {
     }
 }
 
-/// A resolver that is asked, and finds that an operator is faster.
+/// A resolver that is asked, while an operator is faster.
 #[derive(Debug)]
 struct Slow(Engine);
 

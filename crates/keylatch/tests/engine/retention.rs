@@ -12,7 +12,7 @@ use crate::world::{Expect as _, START, Work, World, answer, ask, request, under}
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const LONG: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// What the engine says, and a handle that keeps answers and tombstones for an hour each.
+/// The engine's own handle, and one that keeps answers and tombstones for an hour each.
 fn with_short(engine: &Engine) -> Engine {
     engine.clone().with_retention(HOUR, HOUR).expect("it can be kept")
 }
@@ -30,7 +30,7 @@ async fn each_handle_keeps_its_answers_for_its_own_time() {
     assert_eq!(run(&engine, "usual").await, START + usual);
     assert_eq!(run(&short, "short").await, START + HOUR);
 
-    // Whichever handle asks, the time is that of the run.
+    // Whichever handle asks, the retention is that of the run.
     world.clock.advance(HOUR);
     for engine in [&engine, &short] {
         let asked = async |key: &str| ask(engine, under(key, "buy"), answer("again")).await.unwrap();
@@ -42,7 +42,7 @@ async fn each_handle_keeps_its_answers_for_its_own_time() {
     assert_eq!(removed, 1, "its tombstone has ended too");
 }
 
-/// Another handle's policy must not shorten what a run leaves, nor lengthen it.
+/// Another handle's policy neither shortens nor extends what a run leaves.
 #[tokio::test]
 async fn a_renewal_keeps_to_the_policy_of_its_run() {
     let world = World::new();
@@ -63,7 +63,7 @@ async fn a_renewal_keeps_to_the_policy_of_its_run() {
         let record = async || world.store.faultless().read(id).await.unwrap().value.expect("it is there");
         let free_at = || Some(world.clock.now() + policy.lease + keep);
         assert_eq!(record().await.free_at, free_at(), "as it was claimed");
-        // By the task that renews all leases; then by the run itself.
+        // First by the task that renews all leases; then by the run itself.
         world.clock.advance(Duration::from_millis(100));
         until("its lease is renewed", async || record().await.free_at == free_at()).await;
         world.clock.advance(Duration::from_millis(100));

@@ -1,4 +1,4 @@
-//! A store, and processes on it.
+//! A store, and processes that use it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +26,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// On a clock that stands still until it is moved.
+    /// With a clock that stands still until the test moves it.
     pub(crate) fn new() -> Self {
         Self::on(Clock::manual(START), Durability::Process)
     }
@@ -36,7 +36,7 @@ impl World {
         Self { store, clock }
     }
 
-    /// A process.
+    /// Another process.
     pub(crate) fn fenced(&self) -> Engine {
         self.fenced_with(Policy::default(), Limits::default())
     }
@@ -59,14 +59,14 @@ impl World {
         self.clock.advance(Policy::default().lease);
     }
 
-    /// The record of the key that all requests here have.
+    /// The record of the key that all requests here use.
     pub(crate) async fn record(&self) -> Option<Record> {
         let Request { scope, key, .. } = request("any");
         let At { value, .. } = self.store.faultless().read(RecordId::of(&scope, &key)).await.expect("the store reads");
         value
     }
 
-    /// The recorded answer, once there is one.
+    /// The recorded answer, as soon as there is one.
     pub(crate) async fn recorded(&self) -> String {
         until("an answer is recorded", async || matches!(self.state().await, Some(State::Completed { .. }))).await;
         match self.state().await {
@@ -80,7 +80,7 @@ impl World {
     }
 }
 
-/// An engine without background work, so that tests see only what they caused.
+/// An engine without background work, so that tests see only their own calls.
 fn at_rest(engine: Result<Engine, keylatch::InvalidPolicy>) -> Engine {
     engine.expect("the policy can be kept").with_cleanup(Cleanup::off())
 }
@@ -99,7 +99,7 @@ pub(crate) fn under(key: &str, what: &str) -> Request {
     }
 }
 
-/// The same, ready to wait.
+/// The same request, but it waits.
 pub(crate) fn patient(what: &str) -> Request {
     Request { wait: Duration::from_secs(20), ..request(what) }
 }
@@ -115,12 +115,12 @@ pub(crate) fn text(outcome: &Outcome) -> String {
     }
 }
 
-/// Asks for work that gives this verdict at once.
+/// Sends a request whose work returns this verdict at once.
 pub(crate) async fn ask(engine: &Engine, request: Request, verdict: Verdict) -> Result<Answer<()>, Error> {
     engine.answer(request, |_| async { (verdict, ()) }).await
 }
 
-/// What is known of work that waits for its gate.
+/// Work that waits for its gate.
 #[derive(Clone)]
 pub(crate) struct Work {
     pub(crate) gate: Gate,
@@ -132,7 +132,7 @@ impl Work {
         Self { gate: Gate::closed(), started: Arc::new(AtomicUsize::new(0)) }
     }
 
-    /// How often it was started.
+    /// How often the work was started.
     pub(crate) fn runs(&self) -> usize {
         self.started.load(Ordering::Relaxed)
     }
@@ -141,12 +141,12 @@ impl Work {
         until("the work is started", async || self.runs() >= times).await;
     }
 
-    /// Asks for it, in a task.
+    /// Sends a request for it, in a task.
     pub(crate) fn ask(&self, engine: &Engine, request: Request, verdict: Verdict) -> Asked {
         self.ask_for(engine, request, |_| async { verdict })
     }
 
-    /// Asks for it and then for `rest`, in a task.
+    /// Sends a request for it and then for `rest`, in a task.
     pub(crate) fn ask_for<F>(
         &self,
         engine: &Engine,
@@ -160,7 +160,7 @@ impl Work {
         Asked(tokio::spawn(async move { engine.answer(request, start).await }))
     }
 
-    /// It, and then `rest`, as what an engine starts.
+    /// The work and then `rest`, in the form that the engine starts.
     pub(crate) fn start<R, F>(
         &self,
         rest: R,
@@ -181,7 +181,7 @@ impl Work {
     }
 }
 
-/// A current request. It continues if this is dropped.
+/// A running request. It continues if this is dropped.
 pub(crate) struct Asked(JoinHandle<Result<Answer<()>, Error>>);
 
 impl Asked {

@@ -27,8 +27,8 @@ async fn refused(engine: &Engine, text: &str) -> Refused {
     }
 }
 
-/// A run that has not committed may die with its process, and the other request may be the one that takes effect. So
-/// nothing final is said of the key before the commit.
+/// A run that has not committed may die with its process, and then the other request may take effect. So nothing final
+/// is said of the key before the commit.
 #[tokio::test]
 async fn i7_another_request_is_told_of_reuse_only_after_the_commit() {
     let (_directory, engine) = engine().await;

@@ -30,7 +30,7 @@ impl Fixture {
         Engine::at_most_once(self.store.clone(), Policy::default(), Limits::default()).unwrap()
     }
 
-    /// Past the end of every lease.
+    /// After the end of every lease.
     fn lease_ends(&self) {
         self.clock.advance(Policy::default().lease + Duration::from_millis(1));
     }
@@ -48,7 +48,7 @@ fn input(text: &str) -> Fingerprint {
     Fingerprint::of([text.as_bytes()])
 }
 
-/// A process that starts something and dies: everything that it was doing is gone, and nothing was said.
+/// A process that starts something and dies: everything that it was doing is gone, and it reported nothing.
 fn dies_while<F: Future<Output = ()> + Send + 'static>(doing: F) {
     let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     process.block_on(doing);

@@ -38,7 +38,7 @@ fn completed(value: u8) -> Resolution {
     Resolution::Completed(Outcome::bytes(value.to_string()))
 }
 
-/// Runs `test` in a runtime of its own, beside those that die.
+/// Runs `test` in its own runtime, beside those that die.
 fn block_on(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
 }
@@ -81,7 +81,7 @@ fn what_is_not_unknown_is_not_resolved() {
     });
 }
 
-/// A provider that knows of even keys, and counts how often it is asked.
+/// A provider that knows the even keys, and counts its calls.
 #[derive(Debug, Clone, Default)]
 struct Provider(Arc<AtomicU32>);
 

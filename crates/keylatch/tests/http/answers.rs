@@ -9,7 +9,7 @@ use testing_contract::cases;
 
 use crate::app::{Layer, Setup};
 
-/// What an answer always has besides that of its handler.
+/// What an answer always has beside the handler's own parts.
 const ADDED: [&str; 6] =
     ["idempotency-key", "idempotency-expires", "idempotent-replayed", "connection", "content-length", "date"];
 
@@ -29,7 +29,7 @@ async fn a_header_of_the_connection_is_not_kept_even_by_choice() {
     cases::answers::cookies_challenges_and_connection_headers_are_never_kept(&keeping).await;
 }
 
-/// An outcome that a resolver or an operator has written may have any header.
+/// An outcome from a resolver or an operator may have any header.
 #[tokio::test]
 async fn what_is_never_kept_is_not_replayed_whoever_wrote_it() {
     let unknown = |_| async {

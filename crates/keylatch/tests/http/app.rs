@@ -18,7 +18,7 @@ use crate::common::faulty::Faulty;
 /// When the tests' clocks start: 2023-11-14T22:13:20Z.
 pub(crate) const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
-/// What is chosen of a service.
+/// The options of a service.
 pub(crate) struct Setup {
     guarantee: Guarantee,
     policy: Policy,
@@ -27,7 +27,7 @@ pub(crate) struct Setup {
     layer: Box<dyn FnOnce(IdempotencyLayer) -> IdempotencyLayer + Send>,
     outside: fn(Router) -> Router,
     pub(crate) clock: Clock,
-    /// The store of leases.
+    /// The store with leases.
     pub(crate) store: Faulty,
 }
 
@@ -37,7 +37,7 @@ impl Setup {
         Self {
             guarantee,
             policy: Policy::default(),
-            // Only what the store says counts: the cache has the machine's clock.
+            // So that only the store's time counts: the cache uses the machine's clock.
             limits: Limits { cache_bytes_max: 0, ..Limits::default() },
             scope: ScopeFrom::header("x-user-id"),
             layer: Box::new(|layer| layer),
@@ -70,12 +70,12 @@ impl Setup {
         Self { layer: Box::new(|layer| change(before(layer))), ..self }
     }
 
-    /// What stands outside of the layer.
+    /// Layers outside of Keylatch's.
     pub(crate) fn outside(self, outside: fn(Router) -> Router) -> Self {
         Self { outside, ..self }
     }
 
-    /// Another process on the same store, where there is one.
+    /// Another process on the same store, if the store allows it.
     pub(crate) fn beside(self, other: &App) -> Self {
         Self { clock: other.clock.clone(), store: other.store.clone(), ..self }
     }

@@ -1,4 +1,4 @@
-//! What a layer is told to do otherwise.
+//! The options of a layer.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn layer() -> IdempotencyLayer {
     IdempotencyLayer::fenced(memory::Store::new(), ScopeFrom::header("x-user-id"))
 }
 
-/// Says no to the first.
+/// Refuses the first request.
 async fn no_then_yes(seen: Seen) -> StatusCode {
     if seen.nth == 1 { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::CREATED }
 }
@@ -28,7 +28,7 @@ async fn a_status_frees_the_key_where_the_layer_says_so() {
         let app = Setup::new(guarantee).layer(|layer| layer.free_on([400, 422])).start(no_then_yes).await;
         let first = app.order().send().await;
         assert_eq!((first.status, first.text("idempotency-expires")), (422, None), "{guarantee:?}");
-        // Another request, for the key is free for any.
+        // Another request, because the key is free for any.
         let mended = app.call("POST", "/orders").key("k").json("{\"item\":2}").send().await;
         assert_eq!((mended.status, mended.replayed(), app.runs()), (201, false, 2), "{guarantee:?}");
     }

@@ -41,7 +41,7 @@ async fn a_shutdown_drains_and_starts_nothing_new() {
     assert_eq!((app.runs(), app.records().await.len()), (1, 1));
 }
 
-/// A run whose client is gone is waited for as well.
+/// A shutdown also waits for a run whose client has disconnected.
 #[tokio::test]
 async fn a_shutdown_drains_what_has_lost_its_client() {
     let gate = Gate::closed();

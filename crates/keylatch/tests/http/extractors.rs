@@ -1,4 +1,4 @@
-//! What axum handlers may ask for, and what they get where their route has none to give.
+//! What axum handlers may ask for, and what they get if their route does not provide it.
 
 use axum::Router;
 use axum::body::Body;
@@ -37,7 +37,7 @@ async fn two(first: Tx<Sqlite>, _second: Tx<Sqlite>) {
     drop(first);
 }
 
-/// Holds the one writer while it waits.
+/// Holds the only writer while it waits.
 async fn waits(mut tx: Tx<Sqlite>) -> impl IntoResponse {
     tx.run(|db| db.execute("INSERT INTO effect DEFAULT VALUES", [])).await.expect("it is written");
     tokio::time::sleep(std::time::Duration::from_millis(1)).await;
@@ -74,7 +74,7 @@ async fn on_a_lease() {
     assert_eq!(ask(app.clone(), "/who/7", Some("\"k\"")).await.body_text(), "k alice POST /who/{}");
     assert_eq!(ask(app.clone(), "/whoever", Some("k")).await.body_text(), "k");
     assert_eq!(ask(app.clone(), "/run", Some("k")).await.body_text(), "attempt 1");
-    // Without a key the request is not guarded.
+    // A request without a key is not guarded.
     assert_eq!(ask(app.clone(), "/whoever", None).await.body_text(), "-");
     is_not_set_up(&ask(app.clone(), "/who/7", None).await);
     is_not_set_up(&ask(app.clone(), "/run", None).await);
@@ -104,7 +104,7 @@ async fn in_a_transaction() {
     assert_eq!(effects.await.unwrap(), 1, "what was misused is not committed");
 }
 
-/// What a handler asks for, why it does not get it, and what the log says to do.
+/// What a handler asks for, why it does not get it, and the fix that the log names.
 #[tokio::test]
 async fn a_forgotten_set_up_is_named() {
     async fn maybe_tx(tx: Option<Tx<Sqlite>>) -> String {
@@ -137,7 +137,7 @@ async fn a_forgotten_set_up_is_named() {
         routes().layer(IdempotencyLayer::atomic(store, scope()).skip_if(|head| head.uri.query() == Some("dry")));
     let bare = routes();
     let rows = [
-        // The layer, what is asked, whether with a key, why it is not there, and the fix.
+        // The layer, the extractor, whether there is a key, why there is nothing to extract, and the fix.
         (&bare, "POST /tx", true, Err((Unguarded::NoLayer, "`IdempotencyLayer::atomic`"))),
         (&bare, "POST /maybe-tx", true, Err((Unguarded::NoLayer, "`.layer(…)`"))),
         (&bare, "POST /run", true, Err((Unguarded::NoLayer, "`IdempotencyLayer::fenced`"))),
@@ -178,7 +178,7 @@ async fn a_forgotten_set_up_is_named() {
     }
 }
 
-/// A handler that was never called has had no effect, whatever the guarantee: its key is not lost to the mistake.
+/// A handler that was never called has had no effect, under any guarantee: the mistake does not cost the key.
 #[tokio::test]
 async fn a_forgotten_set_up_leaves_no_record() {
     for layer in [IdempotencyLayer::fenced, IdempotencyLayer::at_most_once] {

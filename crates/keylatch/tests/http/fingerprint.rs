@@ -55,7 +55,7 @@ async fn the_boundary_of_a_form_does_not_count_by_choice() {
         assert_eq!(reply.status, 422, "{what}");
     }
 
-    // What cannot be split without doubt counts by its bytes, and the content type as it is.
+    // A form that cannot be split without doubt is compared by its bytes, and the content type as it is.
     let padded = |boundary: &str| {
         let body = format!("--{boundary} \r\n{NAME}\r\n--{boundary}--\r\n");
         form(&app, boundary, &[]).without("Idempotency-Key").key("padded").body(body)

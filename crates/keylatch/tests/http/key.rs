@@ -24,7 +24,7 @@ async fn trace_passes_unguarded() {
     assert_eq!((app.runs(), app.records().await.len()), (2, 0));
 }
 
-/// What only this side says. The first five are between the layer and the service inside.
+/// Only the service's side may set these headers. The first five are between the layer and the service inside.
 const INTERNAL: [&str; 8] = [
     "Idempotency-Epoch",
     "Idempotency-Attempt",
@@ -55,7 +55,7 @@ async fn internal_headers_of_a_client_are_dropped_whether_its_request_is_guarded
     assert_eq!((first.body_text(), first.replayed()), ("idempotency-key", false));
 }
 
-/// Guarded or not, recorded or not: what a handler says to its layer is for the layer.
+/// Guarded or not, recorded or not: the headers from a handler to its layer do not reach the client.
 #[tokio::test]
 async fn internal_headers_of_a_handler_never_reach_a_client() {
     async fn says(seen: Seen) -> Response {

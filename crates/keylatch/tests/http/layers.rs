@@ -1,4 +1,4 @@
-//! Which layers go outside and which inside: what the page of the manual says, tried with those of tower-http.
+//! Which layers go outside and which inside: what the manual says, tried with the layers of tower-http.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -81,7 +81,7 @@ async fn a_time_out_outside_ends_the_wait_and_not_the_run() {
         .layer(guard())
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, Duration::from_millis(100)));
     let served = Served::new(app).await;
-    // On a busy machine time may be over before the handler has begun, and then nothing runs.
+    // On a busy machine the time may be over before the handler has begun, and then nothing runs.
     until("the handler runs", async || {
         assert_eq!(served.call().wait(60).send().await.status, 408);
         starts.count() > 0
@@ -122,7 +122,7 @@ async fn a_time_out_inside_ends_the_run() {
 
 // ---- Limits --------------------------------------------------------------------------------------------
 
-/// Whether the limit is told by the length or found while the body is read: nothing runs, and nothing is recorded.
+/// Whether the length says that the body is too large, or reading it: nothing runs, and nothing is recorded.
 #[tokio::test]
 async fn a_body_limit_outside_refuses_before_anything_is_recorded() {
     let layer = guard().require_key();
@@ -136,7 +136,7 @@ async fn a_body_limit_outside_refuses_before_anything_is_recorded() {
     assert_eq!((within.status, within.body_text(), within.replayed()), (200, "1234567890", false));
 }
 
-/// The handler's answer is one like any other: the same request is too large every time.
+/// The handler's answer is recorded like any other: the same request is too large every time.
 #[tokio::test]
 async fn a_body_limit_inside_is_recorded() {
     let app = Router::new().route("/orders", post(|body: String| async { body }));
@@ -157,7 +157,7 @@ fn long() -> String {
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
 
-/// Each client gets the answer in a form that it reads, and that form is not part of the record.
+/// Each client gets the answer in an encoding that it accepts, and the encoding is not part of the record.
 #[tokio::test]
 async fn compression_outside_suits_each_client() {
     let app = Router::new().route("/orders", post(|| async { long() })).layer(guard());
@@ -198,7 +198,7 @@ fn cors() -> CorsLayer {
 
 const ALLOWED: HeaderName = http::header::ACCESS_CONTROL_ALLOW_ORIGIN;
 
-/// Each answer is for the origin that asks, refusals and replays among them.
+/// Each answer allows the origin of its own request, including refusals and replays.
 #[tokio::test]
 async fn cors_outside_answers_each_origin() {
     let app = Router::new().route("/orders", post(|| async { "made" })).layer(guard().require_key());
@@ -212,8 +212,8 @@ async fn cors_outside_answers_each_origin() {
     assert_eq!(refused.text(ALLOWED.as_str()).as_deref(), Some("https://one.example"));
 }
 
-/// A replay has no such header, because it belonged to another request, so a browser does not show the answer to its
-/// page.
+/// A replay has no such header, because the header belonged to another request. So a browser does not show the answer
+/// to its page.
 #[tokio::test]
 async fn cors_inside_is_missing_from_replays() {
     let app = Router::new().route("/orders", post(|| async { "made" }));
@@ -226,7 +226,7 @@ async fn cors_inside_is_missing_from_replays() {
 
 // ---- Tracing -------------------------------------------------------------------------------------------
 
-/// Outside it sees every answer; inside only those of handlers.
+/// Outside, it sees every answer; inside, only the handlers' answers.
 #[tokio::test]
 async fn tracing_outside_sees_replays_and_refusals() {
     let (outside, inside) = (Starts::default(), Starts::default());
@@ -252,7 +252,7 @@ tokio::task_local! {
     static CONTEXT: u32;
 }
 
-/// Outside it is another task's. An extension is the request's.
+/// Outside, the task is another one. An extension belongs to the request.
 #[tokio::test]
 async fn a_task_local_inside_reaches_the_handler() {
     async fn with_context(mut request: Request<Body>, next: Next) -> Response<Body> {

@@ -1,4 +1,5 @@
-//! A layer that observes: what reaches the service and the client is as without it, and what would have been is counted.
+//! A layer that only observes: the service and the client get what they would get without it, and the layer counts what
+//! it would have answered.
 
 use std::time::Duration;
 
@@ -24,12 +25,12 @@ fn observing(guarantee: Guarantee) -> Setup {
     Setup::new(guarantee).layer(IdempotencyLayer::observe)
 }
 
-/// Counts what happens on this thread: a test's runtime has no other.
+/// Counts events on this thread: a test's runtime has no other.
 fn recorder() -> &'static PrometheusRecorder {
     Box::leak(Box::new(PrometheusBuilder::new().build_recorder()))
 }
 
-/// What was counted, by the answer that would have been given.
+/// The counts, by the answer that would have been given.
 fn counted(recorder: &PrometheusRecorder) -> Vec<(String, u64)> {
     let rendered = recorder.handle().render();
     let series = rendered.lines().filter_map(|line| line.strip_prefix("keylatch_observed_total{answer=\""));
@@ -48,7 +49,7 @@ fn listening() -> (&'static PrometheusRecorder, LocalRecorderGuard<'static>) {
     (recorder, set_default_local_recorder(recorder))
 }
 
-/// Checks that it is the service's answer, and that the layer has added nothing.
+/// Checks that this is the service's answer, and that the layer has added nothing.
 #[track_caller]
 fn is_plain(reply: &Reply, status: u16, body: &str) {
     assert_eq!((reply.status, reply.body_text()), (status, body), "{reply:?}");
@@ -70,11 +71,11 @@ async fn what_would_be_a_replay_or_a_422_runs_and_changes_no_record() {
         assert_eq!(app.records().await, records, "the record stays that of the first run");
         let expected = [("IDEMPOTENCY_KEY_REUSED".to_owned(), 1), ("replay".to_owned(), 2)];
         assert_eq!(counted(recorder), expected, "{guarantee:?}");
-        // What clients got is what was counted: four runs, of which one was the run of its key.
+        // The clients' answers agree with the counts: four runs, of which one was the run of its key.
         let rendered = recorder.handle().render();
         let answers: Vec<_> = rendered.lines().filter(|line| line.starts_with("keylatch_answers_total{")).collect();
         assert_eq!(answers, ["keylatch_answers_total{answer=\"run\"} 1"]);
-        // Once the layer does not only observe, the first answer is the answer.
+        // Once the layer no longer only observes, the first answer is replayed.
         let enforcing = Setup::new(guarantee).beside(&app).start(nth).await;
         let replay = enforcing.order().send().await;
         assert_eq!((replay.replayed(), replay.body_text()), (true, "run 1 of 10 bytes"));
@@ -112,7 +113,7 @@ async fn what_would_be_in_progress_runs_at_once() {
     assert_eq!((replay.replayed(), replay.body_text()), (true, "run 1"));
 }
 
-/// A refusal before the claim passes on with its whole body.
+/// A refusal before the claim still passes on the whole body.
 #[tokio::test]
 async fn what_would_be_refused_before_its_claim_passes_whole() {
     let (recorder, _listening) = listening();
@@ -167,7 +168,7 @@ async fn a_store_that_fails_is_counted_and_keeps_nobody_from_an_answer() {
     assert_eq!(counted(recorder), [("IDEMPOTENCY_STORE_UNAVAILABLE".to_owned(), 3)]);
 }
 
-/// A run that another has taken over gives its own answer, as it would without the layer.
+/// A run that was taken over gives its own answer, as it would without the layer.
 #[tokio::test]
 async fn a_run_that_lost_its_lease_gives_its_own_answer() {
     let (recorder, _listening) = listening();
@@ -212,7 +213,7 @@ async fn unknown_expired_and_full_pass_too() {
     assert_eq!(counted(recorder), expected.map(|(answer, count)| (answer.to_owned(), count)));
 }
 
-/// A service finds its run if there is one, and otherwise is told why there is none.
+/// A service gets its run if there is one, and otherwise is told why there is none.
 #[tokio::test]
 async fn a_service_is_told_what_it_gets() {
     async fn told(seen: Seen) -> String {
@@ -243,7 +244,7 @@ async fn axum_handlers_may_ask_for_what_may_not_be_there() {
     server.abort();
 }
 
-/// A run is not ended, and a run that has no answer gets the one that it would get otherwise.
+/// A run is not stopped, and a run without an answer gets the answer that it would get otherwise.
 #[tokio::test]
 async fn a_run_is_not_ended_and_a_panic_is_an_answer() {
     let gate = Gate::closed();

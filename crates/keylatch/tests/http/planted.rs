@@ -1,7 +1,7 @@
-//! Tests of the tests: a mistake is planted around the layer, and the check that is there for it fails.
+//! Tests of the tests: a mistake is planted around the layer, and the check for it fails.
 //!
-//! Mistakes of a store are planted in `conformance_catches`, those of the protocol in `testing/search`, and a store that
-//! does not sync in the test of SQLite's syncs.
+//! Mistakes in a store are planted in `conformance_catches`, those in the protocol in `testing/search`, and a store
+//! that does not sync in the test of SQLite's syncs.
 
 use std::sync::Arc;
 
@@ -70,7 +70,7 @@ async fn a_large_answer_that_frees_its_key_is_caught() {
 #[tokio::test]
 #[should_panic(expected = "left: (500, \"\", true)")]
 async fn a_handler_that_ends_with_its_client_is_caught() {
-    /// Tells the handler when its client has gone.
+    /// Tells the handler when its client has disconnected.
     fn telling(app: Router) -> Router {
         app.layer(from_fn(async |mut request: Request, next: Next| {
             let gone = CancellationToken::new();

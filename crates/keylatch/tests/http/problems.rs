@@ -1,4 +1,4 @@
-//! Answers of our own, as a service that has a format for errors sees them.
+//! Keylatch's own answers in a service that has its own format for errors.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ async fn ask(app: &Router, key: Option<&str>, body: &'static str) -> Response {
     app.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap()
 }
 
-/// Code around the layer can tell Keylatch's answers from the handler's, and give them in its own format.
+/// Code around the layer can tell Keylatch's answers from the handler's, and format them.
 #[tokio::test]
 async fn an_answer_of_ours_carries_its_problem() {
     let layer = IdempotencyLayer::fenced(memory::Store::new(), scope()).require_key();
@@ -75,7 +75,7 @@ async fn a_service_says_every_problem_in_its_own_words() {
     assert_eq!(text(response).await, own(1, "IDEMPOTENCY_KEY_REUSED", "/orders"));
     assert_eq!(text(ask(&app, None, "one").await).await, own(2, "IDEMPOTENCY_KEY_REQUIRED", "/orders"));
 
-    // A handler that its layer does not suit, for a request that passes.
+    // A handler that does not fit its layer, for an unguarded request.
     let request = Request::post("/run").header("x-user-id", "alice").body(Body::empty()).unwrap();
     let response = routes.layer(layer).oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
@@ -98,7 +98,7 @@ async fn a_recorded_failure_is_said_once() {
     }
 }
 
-/// An answer of the layer must not wait for anything.
+/// An answer of the layer must not have to wait for anything.
 #[tokio::test]
 async fn words_that_are_not_there_at_once_are_ours() {
     let layer = IdempotencyLayer::fenced(memory::Store::new(), scope()).require_key();

@@ -1,4 +1,4 @@
-//! What is recorded of an answer: by its status, by the guarantee, and by the handler's own word.
+//! What is recorded of an answer: by its status, by the guarantee, and by the handler's own disposition.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,18 +25,18 @@ use crate::wire::Call;
 
 const ALL: [Guarantee; 3] = [Guarantee::Atomic, Guarantee::Fenced, Guarantee::AtMostOnce];
 
-/// What a second request finds.
+/// What a second request gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
     /// The same answer again.
     Replay,
     /// A new run.
     Runs,
-    /// Nobody knows.
+    /// The outcome is unknown.
     Unknown,
 }
 
-/// Sends the same request twice to a service that answers so the first time, and then with 299.
+/// Sends the same request twice to a service that gives this answer the first time, and then 299.
 async fn second(guarantee: Guarantee, answer: fn() -> Response) -> (u16, Then) {
     let handler = move |seen: Seen| async move {
         if seen.nth == 1 { answer() } else { StatusCode::from_u16(299).expect("a status").into_response() }
@@ -73,8 +73,8 @@ async fn a_panic_counts_as_500() {
     assert_eq!((again.problem(), again.replayed()), (first.problem(), true));
 }
 
-/// Its handler had given a status before, so in `AtMostOnce` nobody knows what happened: not even its own client is told
-/// anything else.
+/// Its handler had given a status before, so in `AtMostOnce` nobody knows what happened, and even its own client is
+/// told so.
 #[tokio::test]
 async fn a_body_that_breaks_off_is_a_failure_or_unknown() {
     fn broken() -> Response {
@@ -89,8 +89,8 @@ async fn a_body_that_breaks_off_is_a_failure_or_unknown() {
     app.order().send().await.is_problem(409, "IDEMPOTENCY_OUTCOME_UNKNOWN");
 }
 
-/// Whatever status it breaks off after, and in whatever way: at once, later, or by a panic. No 500 is recorded that nobody
-/// has answered.
+/// Whatever the status, and however the body breaks off: at once, later, or by a panic. No 500 is recorded that nobody
+/// has sent.
 #[tokio::test]
 async fn no_way_of_breaking_off_is_recorded_as_an_answer() {
     fn frames(status: u16, last: fn() -> Result<Bytes, std::io::Error>) -> Response {
@@ -148,7 +148,7 @@ async fn a_large_answer_that_breaks_off_later_took_effect_all_the_same() {
     }
 }
 
-/// A time-out layer inside drops the handler half-way, and says 408.
+/// A time-out layer inside drops the handler half-way, and answers 408.
 #[tokio::test]
 async fn i1_a_run_that_timed_out_never_starts_again_in_at_most_once() {
     let starts = Arc::new(AtomicUsize::new(0));
@@ -201,7 +201,7 @@ async fn the_handlers_word_counts_against_the_rule() {
     }
 }
 
-/// `Retry` keeps the key for the same request, where there is a record to keep it; `Free` gives it away.
+/// `Retry` keeps the key for the same request, if there is a record; `Free` frees it for any.
 #[tokio::test]
 async fn a_freed_key_is_free_for_any_request() {
     async fn app(disposition: Disposition) -> crate::app::App {
@@ -276,7 +276,7 @@ async fn i3_the_answer_waits_for_its_record() {
     answer_waits_for_its_record(Fault::Held).await;
 }
 
-/// Checks it on a store that completes like this.
+/// Checks a store that completes in this way.
 pub(crate) async fn answer_waits_for_its_record(completes: Fault) {
     let app = Setup::fenced().start(|_| async { "made" }).await;
     app.store.always(Op::Complete, completes);

@@ -1,4 +1,4 @@
-//! Every refusal: when it happens, what it says, and that it leaves no record.
+//! Every refusal: when it happens, its content, and that it leaves no record.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ async fn an_outcome_that_nobody_knows_is_409() {
     let other = Setup::new(Guarantee::AtMostOnce).beside(&app).start(ok).await;
     let _running = app.order().begin().await;
     app.ran(1).await;
-    // Its process is as good as dead: the lease ends without a word.
+    // Its process is as good as dead: the lease ends without a release.
     app.clock.advance(Policy::default().lease);
     for _ in 0..2 {
         let reply = app.order().at(other.address()).wait(1).send().await;
@@ -146,7 +146,7 @@ async fn too_many_records_are_429() {
         let app = Setup::new(guarantee).limits(|limits| limits.records_per_scope_max = 3).start(failing).await;
         let order = |key: &str| app.order().without("Idempotency-Key").key(key);
         if guarantee == Guarantee::Fenced {
-            // A record that waits for its retry is a record.
+            // A record that is kept for its retry counts.
             assert_eq!(order("c").header("X-Fail", "1").send().await.status, 500);
         }
         for key in ["a", "b"] {
@@ -165,7 +165,7 @@ async fn too_many_records_are_429() {
         app.clock.advance(retention + tombstone);
         while app.engine.sweep(100).await.unwrap().more {}
         assert!(app.records().await.is_empty());
-        // That the scope was full is remembered for a second.
+        // The engine remembers for a second that the scope was full.
         crate::common::until("there is room", async || order("d").send().await.status == 200).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Behind a router that is not axum's: the pattern that it leaves is the route.
+//! Behind a router other than axum's: the pattern that it reports is the route.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tower::{Layer, Service, ServiceExt};
 
 type Guarded = BoxCloneSyncService<Request<Full<Bytes>>, Response<GuardedBody<Full<Bytes>>>, Infallible>;
 
-/// A router of the kind that a proxy has: it matches a path, leaves the pattern, and hands the request on.
+/// A router as in a proxy: it matches a path, reports the pattern, and passes the request on.
 #[derive(Clone)]
 struct Patterns {
     router: Arc<Router<&'static str>>,
@@ -95,7 +95,7 @@ async fn the_pattern_is_the_operation_and_each_pattern_has_its_own_keys() {
     }
 }
 
-/// So that a quota of records in one scope holds for a pattern, and not for each path under it.
+/// So that a quota of records applies to a pattern, and not to each path under it.
 #[tokio::test]
 async fn all_paths_of_a_pattern_are_one_scope() {
     let app = App::new(&["/orders/{id}/pay"], Limits::default());

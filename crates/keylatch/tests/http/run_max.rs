@@ -1,4 +1,4 @@
-//! Handlers that take longer than their layer lets them run.
+//! Handlers that take longer than their layer allows.
 
 use std::convert::Infallible;
 use std::future::{Ready, pending, ready};
@@ -22,7 +22,7 @@ use crate::app::{Seen, Setup, serve};
 use crate::common::until;
 use crate::wire::Call;
 
-/// How long handlers that never end may run. The others answer when they are first polled, however busy the machine is.
+/// How long handlers that never end may run. The others answer when they are first polled, even on a busy machine.
 const RUN_MAX: Duration = Duration::from_millis(200);
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn a_run_that_takes_too_long_is_rolled_back_in_atomic() {
     other.abort();
 }
 
-/// A service that takes no request.
+/// A service that accepts no request.
 #[derive(Clone)]
 struct Full;
 
@@ -127,7 +127,7 @@ impl Service<Request<GuardedBody<Body>>> for Full {
     }
 }
 
-/// Nothing has happened, and the key is free for any request, also in `AtMostOnce`.
+/// Nothing has happened, and the key is free for any request, even in `AtMostOnce`.
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_cannot_start_in_time_has_had_no_effect() {
     let engine = Engine::at_most_once(memory::Store::new(), Policy::default(), Limits::default()).unwrap();
@@ -136,7 +136,7 @@ async fn a_handler_that_cannot_start_in_time_has_had_no_effect() {
         let request = Request::post("/").header("x-user-id", "alice").header("idempotency-key", "k");
         request.body(Body::empty()).unwrap()
     };
-    // Not asked whether it is ready: what is outside of it may have reserved its place.
+    // It is not asked whether it is ready: something outside may have reserved its place.
     let refused = layer.clone().with_run_max(RUN_MAX).layer(Full).call(request()).await.unwrap();
     assert_eq!(refused.status(), 500);
     let served =

@@ -1,4 +1,4 @@
-//! Clients that are slow to send their bodies.
+//! Clients that send their bodies slowly.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -21,7 +21,7 @@ async fn ok(seen: Seen) -> String {
 
 #[tokio::test]
 async fn a_body_that_trickles_is_408() {
-    // It never stalls, and is far slower than it must be.
+    // It never stalls, and is far slower than the limit.
     let setup = Setup::fenced().layer(|layer| layer.with_body_pace(Duration::from_millis(500), 1_000));
     let app = setup.start(ok).await;
     let call = app.order().body("x".repeat(1_000));
@@ -56,7 +56,7 @@ async fn fares(pieces: impl IntoIterator<Item = (Duration, usize)>) -> (u16, Dur
 }
 
 const SECOND: Duration = Duration::from_secs(1);
-/// What a timer may be late by.
+/// How late a timer may be.
 const TICK: Duration = Duration::from_millis(2);
 
 #[tokio::test(start_paused = true)]
@@ -64,7 +64,7 @@ async fn a_large_upload_over_a_slow_link_is_read() {
     let piece = BODY_BYTES_PER_SECOND_MIN as usize + 1;
     let (status, took) = fares((0..1_000).map(|_| (SECOND, piece))).await;
     assert_eq!((status, took.as_secs()), (200, 1_000));
-    // A pause is made up for by what came before it, or after it.
+    // Earlier or later bytes make up for a pause.
     let paused = [(SECOND, 40 * piece), (BODY_STALL_MAX - SECOND, 1), (BODY_STALL_MAX - SECOND, 1)];
     assert_eq!(fares(paused).await.0, 200);
     let late = [(BODY_STALL_MAX - SECOND, 40 * piece), (BODY_STALL_MAX - SECOND, 1)];
@@ -73,7 +73,7 @@ async fn a_large_upload_over_a_slow_link_is_read() {
 
 #[tokio::test(start_paused = true)]
 async fn the_time_that_a_body_has_is_bounded() {
-    // Nothing at all; nothing more; too little.
+    // Nothing at all; nothing after the first bytes; too little.
     let never = Duration::from_secs(1_000_000);
     let (status, took) = fares([(never, 1)]).await;
     assert!(status == 408 && took >= BODY_STALL_MAX && took <= BODY_STALL_MAX + TICK, "{status} after {took:?}");
@@ -82,7 +82,7 @@ async fn the_time_that_a_body_has_is_bounded() {
     assert!(status == 408 && took >= stalled && took <= stalled + TICK, "{status} after {took:?}");
     let half = BODY_BYTES_PER_SECOND_MIN as usize / 2;
     let (status, took) = fares((0..1_000_000).map(|_| (SECOND, half))).await;
-    // As much time as the bytes that came are good for: t = 30 + t / 2, from the first second on.
+    // As much time as the received bytes are worth: t = 30 + t / 2, from the first second on.
     assert!(
         status == 408 && took >= 2 * BODY_STALL_MAX - 2 * SECOND && took <= 2 * BODY_STALL_MAX + SECOND,
         "{took:?}"

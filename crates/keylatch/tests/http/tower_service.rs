@@ -1,4 +1,4 @@
-//! Without axum: any tower service, with bodies and errors of its own.
+//! Without axum: any tower service, with its own bodies and errors.
 
 use std::convert::Infallible;
 use std::marker::PhantomPinned;
@@ -33,7 +33,7 @@ use crate::common::faulty::{Fault, Faulty, Op};
 struct Broken(&'static str);
 
 pin_project! {
-    /// A body that cannot be moved once it is polled, and whose errors are the user's.
+    /// A body that cannot be moved once it is polled, and whose errors are the user's own.
     struct Pinned {
         #[pin]
         body: Full<Bytes>,
@@ -65,14 +65,14 @@ impl Body for Pinned {
     }
 }
 
-/// A service that insists on being asked whether it is ready, and answers with what it was sent.
+/// A service that must be asked whether it is ready, and answers with what it was sent.
 #[derive(Debug, Default)]
 struct Echo {
     ready: bool,
     calls: Arc<AtomicUsize>,
 }
 
-/// A clone is not ready, as the contract of tower has it.
+/// A clone is not ready, as the contract of tower says.
 impl Clone for Echo {
     fn clone(&self) -> Self {
         Self { ready: false, calls: self.calls.clone() }
@@ -119,7 +119,7 @@ async fn bodies_and_errors_may_be_of_any_type() {
     let echo = Echo::default();
     let layer = IdempotencyLayer::fenced(memory::Store::new(), ScopeFrom::shared("one"));
     let mut service = layer.layer(echo.clone());
-    // Unguarded, for the method or for want of a key.
+    // Unguarded, because of the method or because there is no key.
     for (method, key) in [("GET", Some("k")), ("POST", None)] {
         let answer = service.ready().await.unwrap().call(request(method, key, Pinned::new("secret"))).await.unwrap();
         assert_eq!(answer.status(), StatusCode::CREATED);
@@ -162,7 +162,7 @@ async fn a_service_that_was_ready_takes_the_request_that_bypasses_the_store() {
     assert_eq!(text(answer.into_body()).await, "body");
 }
 
-/// An error of the service is no answer: the same request may run again, but not where it must not start twice.
+/// An error of the service is not an answer: the same request may run again, except where it must not start twice.
 #[tokio::test]
 async fn an_error_of_the_service_is_handed_on() {
     for (guarantee, expected) in [(Guarantee::Fenced, 2), (Guarantee::AtMostOnce, 1)] {
@@ -191,7 +191,7 @@ async fn an_error_of_the_service_is_handed_on() {
     }
 }
 
-/// A service with one place, which is taken when it is found ready, as `ConcurrencyLimit` of tower takes it.
+/// A service with one place, which is taken when it is asked whether it is ready, like tower's `ConcurrencyLimit`.
 struct OnePlace {
     places: PollSemaphore,
     place: Option<OwnedSemaphorePermit>,
@@ -227,7 +227,7 @@ impl Service<Request<GuardedBody<Sent>>> for OnePlace {
     }
 }
 
-/// A client that is slow to send, or has not sent anything, takes no place of those whose requests run.
+/// A client that sends slowly, or has not sent anything, takes no place from requests that run.
 #[tokio::test]
 async fn a_place_inside_is_not_taken_while_a_body_is_read() {
     let places = Arc::new(Semaphore::new(1));
@@ -284,7 +284,7 @@ async fn a_service_that_does_not_become_ready_has_not_run() {
     }
 }
 
-/// What axum's extractors read lies in the request's extensions for any other service.
+/// What axum's extractors read is in the request's extensions for any other service.
 #[tokio::test]
 async fn a_service_without_axum_finds_its_run() {
     let inner = tower::service_fn(|request: Request<GuardedBody<Pinned>>| async move {

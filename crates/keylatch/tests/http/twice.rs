@@ -25,7 +25,7 @@ fn engine(guarantee: Guarantee) -> Engine {
     engine.expect("the default policy can be kept")
 }
 
-/// By mistake, such as a layer on the router and one more on the route. Which of the two is meant nobody can know.
+/// By mistake, such as one layer on the router and another on the route. Nobody can know which of the two is meant.
 #[tokio::test]
 async fn two_layers_on_one_route_fail_loudly_and_record_no_answer() {
     for guarantee in [Guarantee::Fenced, Guarantee::AtMostOnce] {
@@ -42,10 +42,10 @@ async fn two_layers_on_one_route_fail_loudly_and_record_no_answer() {
                 false,
                 "{guarantee:?}"
             );
-            // Without a key neither has anything to do.
+            // Without a key, both layers do nothing.
             assert_eq!(call.clone().without("Idempotency-Key").send().await.body_text(), "made");
             server.abort();
-            // Once the mistake is mended: the failure is not the request's answer.
+            // Once the mistake is fixed: the failure is not the request's answer.
             let layer = IdempotencyLayer::new(outer, scope());
             let (address, server) = serve(Router::new().route("/orders", post(|| async { "made" })).layer(layer)).await;
             let again = call.at(address).send().await;
@@ -58,7 +58,7 @@ async fn two_layers_on_one_route_fail_loudly_and_record_no_answer() {
     }
 }
 
-/// Two keys for two purposes, such as that of a delivery and that of an order, are no mistake.
+/// Two keys for two purposes, such as a delivery and an order, are no mistake.
 #[tokio::test]
 async fn two_layers_with_a_key_each_both_count() {
     let (runs, ran) = watch::channel(0);
@@ -80,7 +80,7 @@ async fn two_layers_with_a_key_each_both_count() {
     server.abort();
 }
 
-/// "In progress" is not the answer to a request for ever.
+/// "In progress" does not remain the answer to a request for ever.
 #[tokio::test]
 async fn a_problem_of_ours_that_passes_through_a_handler_is_not_recorded() {
     let gate = Gate::closed();

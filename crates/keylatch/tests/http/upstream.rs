@@ -1,4 +1,4 @@
-//! A service inside without extractors: the headers that it gets, and the one that it sends.
+//! A service inside that uses no extractors: the headers that it gets, and the one that it sends.
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
@@ -9,14 +9,14 @@ use tempfile::TempDir;
 use crate::app::{Seen, Setup};
 use crate::common::faulty::{Fault, Op};
 
-/// What a service is told.
+/// The headers that a service gets.
 #[derive(Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct Told {
     epoch: Option<String>,
     attempt: Option<String>,
     derived: Option<String>,
     key: Option<String>,
-    /// What the layer says it should be.
+    /// What the layer says that they should be.
     expected: Option<String>,
     connection: Option<String>,
 }
@@ -86,7 +86,7 @@ async fn each_attempt_has_a_higher_epoch_and_the_same_derived_key() {
     assert!(keys.iter().all(|key| *key == keys[0]));
 }
 
-/// What is not guarded has no epoch, and a client's own key does not pass for a derived one.
+/// An unguarded request has no epoch, and a client's own key does not pass for a derived one.
 #[tokio::test]
 async fn what_is_not_guarded_is_told_nothing() {
     for (choice, key) in
@@ -104,7 +104,7 @@ async fn what_is_not_guarded_is_told_nothing() {
     }
 }
 
-/// So that its retry, once the store is back, is the same request to a service that honours the derived key.
+/// So that its retry, once the store is back, is the same request for a service that honours the derived key.
 #[tokio::test]
 async fn a_request_that_bypasses_the_store_has_the_derived_key_of_its_runs() {
     let setup = Setup::fenced().layer(|layer| layer.fail_open().with_upstream_headers(UpstreamKey::Derived));
@@ -137,7 +137,7 @@ async fn atomic_has_nothing_to_tell() {
     let _ = layer.with_upstream_headers(UpstreamKey::Derived);
 }
 
-// ---- What the service says -----------------------------------------------------------------------------
+// ---- What the service answers --------------------------------------------------------------------------
 
 /// The status of each of two tries, and how often the service was called.
 async fn two(guarantee: Guarantee, trusted: bool, status: u16, said: &'static [&'static str]) -> ([u16; 2], usize) {
@@ -177,7 +177,7 @@ async fn a_service_says_what_becomes_of_its_answer() {
     assert_eq!(two(Guarantee::Atomic, true, 200, &["record"]).await, ([200; 2], 1));
 }
 
-/// A word that is not understood never lets a request run again that would not have anyway.
+/// An unknown disposition never lets a request run again that would not have run anyway.
 #[tokio::test]
 async fn what_is_not_understood_leaves_the_rule_for_the_status() {
     use Guarantee::{AtMostOnce, Fenced};
@@ -200,7 +200,7 @@ async fn a_word_that_is_not_trusted_means_nothing() {
     }
 }
 
-/// A proxy knows more than the service: its own word, in the extensions, counts.
+/// A proxy knows more than the service: its own disposition, in the extensions, counts.
 #[tokio::test]
 async fn the_extension_comes_before_the_header() {
     let answer = |_| async {

@@ -1,4 +1,4 @@
-//! Clients whose bodies are refused unread: they see why, although they send all of it first.
+//! Clients whose bodies are refused unread: they get the reason, although they send the whole body first.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use crate::wire::{Call, Reply};
 use crate::{Seen, Setup, Subject};
 
-/// Far more than lies in the buffers of a connection.
+/// Far more than the buffers of a connection hold.
 const LARGE: usize = 64 << 20;
 
 async fn ok(seen: Seen) -> String {
