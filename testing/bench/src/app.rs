@@ -39,14 +39,14 @@ pub(crate) enum App {
     SqliteCommitEach,
 }
 
-/// How to set a service up.
+/// How to set up a service.
 #[derive(Debug)]
 pub(crate) struct Setup {
     /// Where it keeps its files.
     pub(crate) dir: PathBuf,
     /// How long answers are kept, and tombstones after them; the defaults if `None`.
     pub(crate) kept: Option<Duration>,
-    /// Where Redis is, for those that keep their records there.
+    /// The address of Redis, for services that keep their records there.
     pub(crate) redis: Option<String>,
 }
 
@@ -96,7 +96,7 @@ impl App {
         matches!(self, Self::SqliteAtomic | Self::SqliteOrder | Self::SqliteCommitEach)
     }
 
-    /// Whether it answers a repeated request with the answer that it gave.
+    /// Whether it answers a repeated request with the recorded answer.
     pub(crate) const fn replays(self) -> bool {
         matches!(self, Self::Least | Self::Memory | Self::SqliteLease | Self::SqliteAtMostOnce | Self::SqliteAtomic)
             || self.needs_redis()
@@ -155,9 +155,9 @@ impl App {
     }
 }
 
-/// Where orders are taken.
+/// The path that takes orders.
 pub(crate) const PATH: &str = "/api/orders";
-/// Where the orders that were inserted are counted.
+/// The path that counts the inserted orders.
 pub(crate) const COUNT_PATH: &str = "/count";
 
 impl Setup {

@@ -17,7 +17,7 @@ const ROWS: [(&str, App); 3] = [
 const CLIENTS: usize = 64;
 const ROUNDS: usize = 3;
 
-/// Measures the rows by turns, each long enough for several checkpoints of SQLite.
+/// Measures the rows in turns, each long enough for several checkpoints of SQLite.
 pub(crate) async fn measure(launcher: &Launcher, quick: bool) -> Result<Table> {
     let (rounds, warm_up, measured) = if quick { (1, 50, 500) } else { (ROUNDS, 500, 6_000) };
     let (warm_up, measured) = (Duration::from_millis(warm_up), Duration::from_millis(measured));

@@ -1,4 +1,4 @@
-//! A client's connection: with as little work as possible, so that the server is measured.
+//! A client's connection. It does as little work as possible, so that the server is measured.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::app::{COUNT_PATH, PATH};
 
-/// A connection that sends one order again and again, under one key or another.
+/// A connection that sends the same order again and again, with different keys.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
@@ -17,7 +17,7 @@ pub(crate) struct Connection {
     read: Vec<u8>,
 }
 
-/// An answer, as it lies in the connection's buffer.
+/// An answer, in the connection's buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer<'a> {
     pub(crate) status: u16,
@@ -25,10 +25,10 @@ pub(crate) struct Answer<'a> {
     pub(crate) body: &'a [u8],
 }
 
-/// What is sent: the order of the README.
+/// The order of the README.
 pub(crate) const ORDER: &str = r#"{"user_id":"user123","cart_id":"cart456","items":[{"product_id":"prod1","quantity":2,"price_cents":1000},{"product_id":"prod2","quantity":1,"price_cents":500}]}"#;
 
-/// The prefix of a key, which makes it as long as a UUID.
+/// The prefix of a key. It makes the key as long as a UUID.
 pub(crate) const KEY_PREFIX: &str = "benchmark-of-orders-";
 const KEY_DIGITS: usize = 16;
 
@@ -46,7 +46,7 @@ impl Connection {
         Ok(Self { stream, request, key_at, read: Vec::with_capacity(4096) })
     }
 
-    /// Sends the order under the key of number `key`, and reads the whole answer.
+    /// Sends the order with the key of this number, and reads the whole answer.
     pub(crate) async fn ask(&mut self, key: u64) -> io::Result<Answer<'_>> {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         let digits = &mut self.request[self.key_at..][..KEY_DIGITS];
@@ -87,7 +87,7 @@ struct Head {
     replayed: bool,
 }
 
-/// The head of the answer and the end of its body, once all of it is there.
+/// The head of the answer, and where its body ends, once all of it has arrived.
 fn parse(read: &[u8]) -> io::Result<Option<(Head, usize)>> {
     let mut headers = [httparse::EMPTY_HEADER; 16];
     let mut response = httparse::Response::new(&mut headers);

@@ -1,15 +1,15 @@
-//! Which core does what.
+//! Which core is used for what.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::Result;
 
-/// A core each for the server and the load; `None` on a machine, or in a container, that has only one.
+/// One core each for the server and the load; `None` on a machine or in a container with only one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cores {
     pub(crate) server: Option<usize>,
     pub(crate) load: Option<usize>,
-    /// How many this process may use.
+    /// How many cores this process may use.
     pub(crate) count: usize,
 }
 

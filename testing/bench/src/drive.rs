@@ -18,7 +18,7 @@ use crate::connection::{KEY_PREFIX, ORDER};
 use crate::load::Requests;
 use crate::server;
 
-/// Requests under way at once, as in the rows.
+/// Running requests at once, as in the rows.
 const AT_ONCE: usize = 50;
 
 /// Sends `count` requests to `app`.
@@ -30,7 +30,7 @@ pub(crate) fn drive(app: App, requests: Requests, count: usize) -> Result<()> {
             app.service(&Setup { dir: scratch.path().to_owned(), kept: None, redis: server::redis_url() }).await?;
         let mut answered = stream::iter(0..count)
             .map(|number| {
-                // Replays ask for the first keys again and again.
+                // Replays use the first keys again and again.
                 let replay = requests == Requests::Replay && number >= AT_ONCE;
                 let key = if replay { number % AT_ONCE } else { number };
                 let router = service.router.clone();

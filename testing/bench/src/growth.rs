@@ -11,12 +11,13 @@ use crate::server::Launcher;
 const ROWS: [(&str, App); 2] = [("memory", App::Memory), ("SQLite Atomic", App::SqliteAtomic)];
 const CLIENTS: usize = 50;
 const KEYS: u64 = 1_000_000;
-/// How long an answer, and then its tombstone, is kept.
+/// How long an answer is kept, and then its tombstone.
 const KEPT: Duration = Duration::from_secs(1);
-/// How much more memory may be used at the end than after half of the keys. Anything that is kept for each key shows.
+/// How much more memory may be used at the end than after half of the keys. It shows whether something is kept for each
+/// key.
 const GROWTH_MAX: f64 = 1.5;
 
-/// Asks for many keys, with short retention and a sweeper, and looks at the memory meanwhile.
+/// Sends many keys, with short retention and a sweeper, and observes the memory.
 pub(crate) async fn measure(launcher: &Launcher, quick: bool) -> Result<Table> {
     let keys = if quick { 2_000 } else { KEYS };
     let step = keys / 10;

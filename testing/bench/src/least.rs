@@ -1,4 +1,4 @@
-//! The least that a layer which answers repeated requests from memory can do: the comparison for Keylatch's layer.
+//! The least that a layer can do that answers repeated requests from memory: the comparison for Keylatch's layer.
 //!
 //! It has no guarantee, lease, epoch, retention, limit, followers or telemetry, and its run dies with its client. If a
 //! run is cut off, its key stays blocked.
@@ -20,7 +20,7 @@ const CALLER: HeaderName = HeaderName::from_static("x-user-id");
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// What there is, by caller, operation and key.
+/// The answers, by caller, operation and key.
 #[derive(Clone, Default)]
 pub(crate) struct Answers(Arc<Mutex<HashMap<[u8; 32], Kept>>>);
 

@@ -1,4 +1,4 @@
-//! The load: clients that each wait for one answer before they send the next request. Every answer is checked.
+//! The load: each client waits for its answer before it sends the next request. Every answer is checked.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ impl Requests {
     }
 }
 
-/// How long, and how much.
+/// The number of clients, and for how long they send.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Effort {
     pub(crate) clients: usize,
@@ -35,7 +35,7 @@ pub(crate) struct Effort {
     pub(crate) measured: Duration,
 }
 
-/// What was measured of one load.
+/// The measurements of one load.
 #[derive(Debug)]
 pub(crate) struct Measured {
     /// Answers a second.
@@ -47,7 +47,7 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// The latency that this part of the requests stays under.
+    /// The latency below which this share of the requests stays.
     pub(crate) fn percentile(&self, part: f64) -> Duration {
         let at = (self.latencies.len() as f64 * part) as usize;
         Duration::from_micros(self.latencies.get(at).copied().unwrap_or(0).into())
@@ -61,10 +61,10 @@ impl Measured {
 /// A key, and the answer that every later request with it must get.
 type Known = (u64, Vec<u8>);
 
-/// How many keys of each client are asked for again: during a load of replays, or after one of first requests.
+/// How many keys of each client are sent again: during a load of replays, or after a load of first requests.
 const KNOWN_KEYS: u64 = 10;
 
-/// Puts the load on `server`, and checks that it did what it was to do.
+/// Puts the load on `server`, and checks the result.
 pub(crate) async fn load(server: &Server, requests: Requests, effort: Effort) -> Result<Measured> {
     let clients = clients(server, effort.clients).await?;
     let ready = all(clients.into_iter().map(Client::learn)).await?;
@@ -93,8 +93,7 @@ pub(crate) async fn load(server: &Server, requests: Requests, effort: Effort) ->
     Ok(Measured { rate: f64::from(count) / effort.measured.as_secs_f64(), cpu: cpu / count, latencies })
 }
 
-/// Sends `keys` requests, each with a key of its own, as fast as they are answered; calls `seen` after each `step`
-/// of them.
+/// Sends `keys` requests with different keys, as fast as they are answered. Calls `seen` after each `step` of them.
 pub(crate) async fn distinct_keys(
     server: &Server,
     count: usize,
@@ -121,14 +120,14 @@ async fn clients(server: &Server, count: usize) -> Result<Vec<Client>> {
     Ok(clients)
 }
 
-/// What all of these come to, at once.
+/// The results of all of these, run at once.
 async fn all<T: Send + 'static>(
     work: impl Iterator<Item = impl Future<Output = Result<T>> + Send + 'static>,
 ) -> Result<Vec<T>> {
     work.collect::<JoinSet<_>>().join_all().await.into_iter().collect()
 }
 
-/// Each key that was answered has its order, and there is none besides.
+/// Each answered key has its order, and there are no others.
 async fn check_count(server: &Server, keys: u64) -> Result<()> {
     if !server.inserts() {
         return Ok(());
@@ -165,7 +164,7 @@ impl Client {
         Ok(Self { connection, server, replays, next: number as u64, step: clients as u64, keys: 0 })
     }
 
-    /// Uses the first keys, and learns what they must be answered from then on.
+    /// Uses the first keys, and remembers their answers.
     async fn learn(mut self) -> Result<(Self, Vec<Known>)> {
         let mut known = Vec::new();
         for _ in 0..KNOWN_KEYS {
@@ -216,7 +215,7 @@ impl Client {
         }
     }
 
-    /// Sends one again: it must get the same bytes.
+    /// Sends a request again: it must get the same bytes.
     async fn replay(&mut self, (key, expected): &Known) -> Result<()> {
         match self.connection.ask(*key).await? {
             Answer { status: 201, replayed: true, body } if body == expected => Ok(()),

@@ -1,8 +1,8 @@
 //! Measures Keylatch, and prints tables. `cargo run --release -p bench` measures everything, in some minutes;
 //! `-- --quick` takes seconds, tries every row once, and checks only that every answer is right.
 //!
-//! The server is a process on one core, the load another on the other core. Each row is compared with the same
-//! service without the layer, in alternating rounds, so that a noisy machine is as noisy for both.
+//! The server is a process on one core, and the load another on the other core. Each row is compared with the same
+//! service without the layer, in alternating rounds, so that noise of the machine affects both.
 #![expect(clippy::print_stdout, reason = "it prints tables")]
 
 mod app;
@@ -109,14 +109,14 @@ fn measure(args: &[&str]) -> Result<()> {
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
     })?;
     if wanted("redis") {
-        // The same for redis-benchmark.
+        // A separate runtime for redis-benchmark, too, where nothing else keeps its core busy.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         for table in runtime.block_on(redis::measure(cores, quick))? {
             println!("\n{table}");
         }
     }
     if wanted("postgres") {
-        // In a runtime of its own, where nothing keeps pgbench's core busy.
+        // A separate runtime, where nothing keeps pgbench's core busy.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         for table in runtime.block_on(postgres::measure(cores, titles("postgres"), quick))? {
             println!("\n{table}");
@@ -126,10 +126,10 @@ fn measure(args: &[&str]) -> Result<()> {
 }
 
 /// Keeps the load's core from sleeping. Otherwise each answer would cost the server the time to wake that core up, and
-/// more so for a slow server: a slow row would look slower than it is.
+/// more often so for a slow server: a slow row would look slower than it is.
 async fn stay_awake() {
     loop {
-        // Redis, where there is one, is on the same core, and goes first.
+        // Redis, if there is one, is on the same core, and goes first.
         std::thread::yield_now();
         tokio::task::yield_now().await;
     }

@@ -1,4 +1,4 @@
-//! The handlers: the same order in, the same order out. They differ in what they do in between.
+//! The handlers: the same order in, the same answer out. They differ in what they do in between.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ fn insert_order(conn: &Connection, order: &Order) -> rusqlite::Result<()> {
 
 type Answer = std::result::Result<(StatusCode, Json<Order>), StatusCode>;
 
-/// Only answers.
+/// Answers, and does nothing else.
 pub(crate) async fn answer(State(numbers): State<Numbers>, Json(new): Json<NewOrder>) -> Answer {
     Ok((StatusCode::CREATED, Json(Order::new(&numbers, new))))
 }
@@ -111,7 +111,7 @@ fn failed(error: impl std::fmt::Display) -> StatusCode {
 
 // ---- One commit for each request -----------------------------------------------------------------------
 
-/// A connection of its own, as careful as the store's: WAL and `synchronous=FULL`.
+/// A separate connection, as durable as the store's: WAL and `synchronous=FULL`.
 #[derive(Debug, Clone)]
 pub(crate) struct OwnConnection(Arc<Mutex<Connection>>);
 
@@ -126,9 +126,9 @@ impl OwnConnection {
     }
 }
 
-/// Inserts the order and, under its key, the answer: what a service does that has its own table of keys.
+/// Inserts the order and, under its key, the answer: what a service does with its own table of keys.
 ///
-/// It blocks its thread. On one core that is its fastest form: a thread for each waiting request would only add
+/// It blocks its thread. On one core this is its fastest form: a thread for each waiting request would only add
 /// switches between them.
 pub(crate) async fn insert_and_commit(
     State((conn, numbers)): State<(OwnConnection, Numbers)>,

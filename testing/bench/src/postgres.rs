@@ -1,6 +1,6 @@
 //! PostgreSQL: Keylatch and pgbench on the same server, in turns.
 //!
-//! The server is on one core; the load, be it pgbench or Keylatch's engine, on the other.
+//! The server is on one core, and the load (pgbench or Keylatch's engine) on the other.
 
 mod contest;
 
@@ -15,7 +15,7 @@ use crate::Result;
 use crate::cores::{Cores, started_on};
 use crate::report::{Table, median};
 
-/// What is measured, and against which of the rows before it.
+/// What is measured, and the earlier row that it is compared with.
 struct Row {
     title: &'static str,
     clients: usize,
@@ -41,20 +41,20 @@ const ROWS: [Row; 11] = [
     pgbench("pgbench: insert, then update", 64, "insert_then_update", INSERT_THEN_UPDATE),
     ours("leases: claim, then complete", 64, Contestant::First(Mode::Leases), (4, 5.0)),
     pgbench("pgbench: insert, then update", 1, "insert_then_update", INSERT_THEN_UPDATE),
-    // As fast means the latency; so many times as long is one over it in rate.
+    // For latency: if a request may take n times as long, the rate may be 1/n.
     ours("leases: claim, then complete", 1, Contestant::First(Mode::Leases), (6, 1.0 / 1.3)),
     pgbench("pgbench: select by primary key", 16, "select", include_str!("postgres/select.sql")),
     ours("Atomic, replay from the record", 16, Contestant::Replay(Mode::Atomic), (8, 0.8)),
     ours("leases, replay from the record", 16, Contestant::Replay(Mode::Leases), (8, 0.8)),
 ];
 
-/// Those that are measured again on a full table.
+/// The rows that are measured again on a full table.
 const AGAIN: [usize; 4] = [1, 5, 9, 10];
 const FULL_GOAL: f64 = 0.8;
 const MILLIONS: u64 = 10;
 
 const ROUNDS: usize = 3;
-/// Beside fsync, which is on: memory for what is hot, and checkpoints that do not fall into one row rather than another.
+/// Besides fsync, which is on: memory for hot data, and checkpoints that do not burden one row more than another.
 const CONFIG: &str = "shared_buffers = 1GB\nmax_wal_size = 16GB\ncheckpoint_timeout = 30min\nwal_compression = off";
 
 /// Measures every row; or those whose title begins with `titles`, and the rows that they are compared with.
@@ -86,7 +86,7 @@ pub(crate) async fn measure(cores: Cores, titles: &str, quick: bool) -> Result<V
     Ok(tables)
 }
 
-/// What one row made.
+/// The measurements of one row.
 #[derive(Debug, Clone, Copy)]
 struct Made {
     rate: f64,
@@ -94,7 +94,7 @@ struct Made {
     commits: f64,
 }
 
-/// Measures these rows by turns; for each the median of each figure.
+/// Measures these rows in turns. Returns the medians of each.
 async fn rounds(arena: &Arena<'_>, rows: &[usize], quick: bool) -> Result<Vec<Made>> {
     let (rounds, time) = if quick { (1, Duration::from_secs(1)) } else { (ROUNDS, Duration::from_secs(4)) };
     let mut made: Vec<Vec<Made>> = rows.iter().map(|_| Vec::new()).collect();
@@ -123,9 +123,9 @@ async fn rounds(arena: &Arena<'_>, rows: &[usize], quick: bool) -> Result<Vec<Ma
         .collect())
 }
 
-/// Bytes of write-ahead log, and transactions, since the server was made.
+/// Bytes of write-ahead log, and transactions, since the server was created.
 fn written(cluster: &Cluster) -> (f64, f64) {
-    // Counts of other sessions arrive when these are idle, within a second.
+    // The counts of other sessions arrive within a second after these are idle.
     thread::sleep(Duration::from_millis(1_100));
     let sql = format!(
         "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn, xact_commit FROM pg_stat_database WHERE datname = '{DATABASE}'"

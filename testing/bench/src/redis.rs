@@ -1,7 +1,7 @@
-//! Redis: Keylatch and redis-benchmark on the same server, in turns: redis-benchmark with the same commands, //! and
-//! with the scripts of the previous layout, which are the baseline.
+//! Redis: Keylatch and redis-benchmark on the same server, in turns. redis-benchmark sends the same commands, or the
+//! scripts of the previous layout, which are the baseline.
 //!
-//! The server is on one core; the load, be it redis-benchmark or Keylatch's store, on the other.
+//! The server is on one core, and the load (redis-benchmark or Keylatch's store) on the other.
 
 use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
@@ -23,8 +23,8 @@ use crate::cores::{Cores, started_on};
 use crate::report::{Table, median};
 
 const IN_FLIGHT: usize = 512;
-/// redis-benchmark's connections. Each has its part of what is in flight in one pipeline, which suits both it and the server:
-/// a connection for each call would be the slower by far.
+/// redis-benchmark's connections. Each has its share of the calls in flight in one pipeline, which suits both it and
+/// the server: a connection for each call would be far slower.
 const CONNECTIONS: usize = 8;
 const BASELINE_REACH: f64 = 3.0;
 const COMMANDS_REACH: f64 = 0.85;
@@ -40,7 +40,7 @@ struct Effort {
 
 /// Pairs of claim and completion per second.
 struct Rates {
-    /// redis-benchmark, with the scripts of the layout before.
+    /// redis-benchmark, with the scripts of the previous layout.
     before: f64,
     /// redis-benchmark, with the commands that the store sends.
     commands: f64,
@@ -53,7 +53,7 @@ pub(crate) async fn measure(cores: Cores, quick: bool) -> Result<[Table; 2]> {
     } else {
         (ROUNDS, Effort { pairs: 100_000, alone: 10_000 })
     };
-    // Each has a server of its own, so that none finds what another has left.
+    // Each has its own server, so that none finds what another has left.
     let server = || started_on(cores.server, || Server::start(Config::new()));
     let (mut rates, mut latencies) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
@@ -74,7 +74,7 @@ pub(crate) async fn measure(cores: Cores, quick: bool) -> Result<[Table; 2]> {
 
 // ---- Keylatch's store ----------------------------------------------------------------------------------
 
-/// Claims and completes `pairs` keys, so many at once; the pairs per second.
+/// Claims and completes `pairs` keys, this many at once. Returns the pairs per second.
 async fn at_once(store: &Store, pairs: usize) -> Result<f64> {
     let started = Instant::now();
     try_join_all((0..IN_FLIGHT).map(|first| async move {
@@ -87,7 +87,7 @@ async fn at_once(store: &Store, pairs: usize) -> Result<f64> {
     Ok(pairs as f64 / started.elapsed().as_secs_f64())
 }
 
-/// The median time that claim and completion take together, where nothing else is under way, in microseconds.
+/// The median time of claim and completion together, in microseconds, if nothing else is in flight.
 async fn one_after_the_other(store: &Store, pairs: usize) -> Result<f64> {
     let mut took = Vec::with_capacity(pairs);
     for number in 0..pairs {
@@ -116,23 +116,23 @@ async fn pair(store: &Store, user: &str, number: usize) -> Result<()> {
 
 // ---- redis-benchmark, and PING -------------------------------------------------------------------------
 
-/// What it replaces by random digits, each time anew.
+/// It replaces this by random digits, new ones each time.
 const RANDOM: &str = "__rand_int__";
-/// So many keys are claimed for each that is completed: few of those that it picks are completed already.
+/// This many keys are claimed for each one that is completed: few of the keys that it picks are already completed.
 const CLAIMED_FOR_EACH: usize = 10;
-/// Out of so many keys, hardly any is picked twice.
+/// It picks from this many keys, so hardly any is picked twice.
 const NEW_KEYS: usize = 100_000_000_000;
 
-/// A script of the store as it was before its records had a time to live: with three indexes, and Lua that puts a record
-/// together. The baseline.
+/// A script of the store as it was before its records had a time to live: with three indexes, and Lua that builds a
+/// record. The baseline.
 macro_rules! script {
     ($name:literal) => {
         concat!(include_str!("redis/lua/prelude.lua"), include_str!(concat!("redis/lua/", $name, ".lua")))
     };
 }
 
-/// The pairs per second of the two scripts, as the store sent them: of as many bytes, and with as much to do. Identities
-/// are random, so that hardly any is claimed twice, and 19 of 20 completions find a running record.
+/// The pairs per second of the two scripts, as the store sent them: as many bytes, and as much work. Identities are
+/// random, so that hardly any is claimed twice, and 19 of 20 completions find a running record.
 fn of_before(server: &Server, pairs: usize) -> Result<f64> {
     let claim = load_script(server, script!("claim"))?;
     let complete = load_script(server, script!("complete"))?;
@@ -140,7 +140,7 @@ fn of_before(server: &Server, pairs: usize) -> Result<f64> {
     let keys = [format!("keylatch:{{0}}:{id}"), "ids".to_owned(), "due".to_owned(), "leases".to_owned()];
     let text = |text: &str| OsString::from(text);
     let owned = "e".repeat(24);
-    // Format 1, running, a revision; epoch and owner; fingerprint. Behind the instants an identity.
+    // Format 1, running, a revision; epoch and owner; fingerprint. An identity follows the instants.
     let head = OsString::from_vec([b"\x01R1111", owned.as_bytes(), &[b'f'; 32]].concat());
     let tail = OsString::from_vec([b"\x01\x01".as_slice(), &[b'i'; 66]].concat());
     let spans = ["30000", "30000", "691200000"].map(text);
@@ -153,7 +153,7 @@ fn of_before(server: &Server, pairs: usize) -> Result<f64> {
     run_pairs(server, pairs, &call(&claim, &keys, &claiming), &call(&complete, &keys, &completing))
 }
 
-/// The same of the two commands that the store sends now, without what it sends once for a whole batch.
+/// The same for the two commands that the store sends now, without those that it sends once per batch.
 fn of_now(server: &Server, pairs: usize) -> Result<f64> {
     let replace = load_script(server, include_str!("../../../crates/keylatch-redis/src/lua/replace.lua"))?;
     let key = format!("keylatch:{{0}}:{:0>20}{RANDOM}", "");
@@ -188,16 +188,16 @@ fn load_script(server: &Server, script: &str) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-/// Claims as many keys, and completes some: the pairs per second.
+/// Claims this many keys, and completes some. Returns the pairs per second.
 fn run_pairs(server: &Server, pairs: usize, claiming: &[OsString], completing: &[OsString]) -> Result<f64> {
     let new_keys = run(server, pairs, NEW_KEYS, claiming)?;
-    // Keys of which nearly all are claimed, and few of them completed so far.
+    // Nearly all of these keys are claimed, and few of them are completed so far.
     run(server, pairs * 3, pairs, claiming)?;
     let completions = run(server, pairs / CLAIMED_FOR_EACH, pairs, completing)?;
     Ok(1.0 / (1.0 / new_keys + 1.0 / completions))
 }
 
-/// Sends the command `count` times with identities out of `range`; times per second.
+/// Sends the command `count` times, with identities from `range`. Returns times per second.
 fn run(server: &Server, count: usize, range: usize, command: &[OsString]) -> Result<f64> {
     let count = count.max(1);
     let output = Command::new("redis-benchmark")
@@ -211,7 +211,7 @@ fn run(server: &Server, count: usize, range: usize, command: &[OsString]) -> Res
     if !output.status.success() || said.contains("ERR") || complaints.contains("Error") {
         return Err(format!("redis-benchmark: {said}{complaints}").into());
     }
-    // The test's name, which has quotes and commas of the arguments in it, and then the figures, the rate first.
+    // The name of the test, which contains quotes and commas of the arguments, and then the figures, first the rate.
     let rate = said.lines().last().and_then(|line| line.rsplit(',').nth(6)?.trim_matches('"').parse().ok());
     rate.ok_or_else(|| format!("redis-benchmark: {said}{complaints}").into())
 }

@@ -46,7 +46,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// The middle one.
+/// The middle value.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

@@ -13,7 +13,7 @@ struct Row {
     title: &'static str,
     app: App,
     requests: Requests,
-    /// The ratio that must be reached, and the one that is aimed at.
+    /// The ratio to reach, and the ratio to aim at.
     goal: Option<(f64, f64)>,
 }
 
@@ -41,7 +41,7 @@ const ROWS: [Row; 12] = [
 const ROUNDS: usize = 3;
 const CLIENTS: usize = 50;
 
-/// Measures each row whose title begins with `titles`, and the bare service, by turns.
+/// Measures each row whose title begins with `titles`, and the bare service, in turns.
 pub(crate) async fn measure(launcher: &Launcher, titles: &str, quick: bool) -> Result<Table> {
     let rows: Vec<&Row> = ROWS.iter().filter(|row| row.title.starts_with(titles)).collect();
     let (rounds, warm_up, measured) = if quick { (1, 20, 100) } else { (ROUNDS, 500, 3_000) };

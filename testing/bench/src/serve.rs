@@ -36,7 +36,7 @@ pub(crate) fn end_with_parent() {
 
 /// Sweeps as a service does, often enough for its short retention.
 async fn sweep(engine: Engine) {
-    /// Small, for a sweep is one write, and others wait for it.
+    /// Small, because a sweep is one write, and other writes wait for it.
     const RECORDS: usize = 500;
     const PAUSE: Duration = Duration::from_millis(100);
     loop {

@@ -15,7 +15,7 @@ use crate::app::App;
 use crate::cores::Cores;
 use crate::gateway::{Front, Place};
 
-/// Starts servers, each with a directory of its own.
+/// Starts servers, each in its own directory.
 #[derive(Debug)]
 pub(crate) struct Launcher {
     program: PathBuf,
@@ -24,10 +24,10 @@ pub(crate) struct Launcher {
     load_core: Option<usize>,
 }
 
-/// Where a server process is told where Redis is.
+/// The variable that tells a server process the address of Redis.
 const REDIS: &str = "KEYLATCH_BENCH_REDIS";
 
-/// Where this process was told that Redis is.
+/// The address of Redis that this process was given.
 pub(crate) fn redis_url() -> Option<String> {
     std::env::var(REDIS).ok()
 }
@@ -63,7 +63,7 @@ impl Launcher {
         self.start_with(app, None)
     }
 
-    /// Starts one that keeps answers, and tombstones after them, for `kept`, and sweeps.
+    /// Starts a server that keeps answers for `kept`, then tombstones for as long, and sweeps.
     pub(crate) fn start_with(&self, app: App, kept: Option<Duration>) -> Result<Server> {
         self.start_on(self.core, app, kept)
     }
@@ -84,8 +84,8 @@ impl Launcher {
 
     fn start_on(&self, core: Option<usize>, app: App, kept: Option<Duration>) -> Result<Server> {
         let dir = TempDir::new_in(self.scratch.path())?;
-        // On the core of the load, whose thread this is; with an append-only file that is synced each second, which is
-        // what the manual asks for at least, and what Redis does by default when it has such a file.
+        // On the core of the load, to which this thread belongs. It has an append-only file that is synced each second:
+        // the least that the manual asks for, and Redis's default for such a file.
         let redis = app.needs_redis().then(|| redis::Server::start(redis::Config::new()));
         let mut child = Command::new(&self.program)
             .envs(redis.as_ref().map(|redis| (REDIS, redis.url())))
@@ -126,7 +126,7 @@ impl Server {
     /// The processor time that it has used.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name, in parentheses, may have spaces. After it the 12th and 13th are the user's and the system's time.
+        // The name, in parentheses, may contain spaces. The 12th and 13th fields after it are the user and system time.
         let fields = stat.rsplit_once(')').ok_or("an unknown form of /proc/PID/stat")?.1;
         let ticks: u64 = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse().unwrap_or(0)).sum();
         Ok(Duration::from_secs(ticks) / u32::try_from(clock_ticks_per_second())?)

@@ -1,4 +1,4 @@
-//! Keylatch beside sqlx with its SQLite driver, and beside what its user reads with serde_json.
+//! Keylatch in one build with sqlx and its SQLite driver, and with a user of serde_json.
 
 use std::process::Command;
 
@@ -16,8 +16,8 @@ async fn sqlx_reads_the_file_that_keylatch_writes() {
     assert_eq!((version.split('.').next(), records), (Some("3"), 0));
 }
 
-/// With `arbitrary_precision`, serde_json cannot read a number in a tagged or flattened value as an `f64`. Cargo gives
-/// everyone in a build the features that anyone in it asks for, so Keylatch must not ask for this one.
+/// With `arbitrary_precision`, serde_json cannot read a number in a tagged or flattened value as an `f64`. In one
+/// build, a feature that any crate asks for is on for all, so Keylatch must not ask for this one.
 #[test]
 fn no_feature_of_keylatch_changes_how_its_user_reads_json() {
     let tree = ["tree", "--package", env!("CARGO_PKG_NAME"), "--edges", "normal,features", "--locked", "--offline"];

@@ -1,10 +1,9 @@
-//! Sends letters. A letter in the post can neither be taken back nor recognised as a duplicate, so this is
-//! `AtMostOnce`.
+//! Sends letters. A posted letter can neither be taken back nor be recognised as a duplicate, so this is `AtMostOnce`.
 //!
-//! `POST /letters` sends one, and writes its start and its effect into a ledger that never merges two. With
-//! `"hold": true` in its body it starts and never ends. `POST /resolve` is an operator's resolution of a letter whose
-//! outcome is unknown. `PORT`, `DATA_DIR`; the ledger is `DATA_DIR/ledger`, the records are in `DATA_DIR/letters.db`,
-//! on PostgreSQL if `DATABASE_URL` is set, or in Redis if `REDIS_URL` is.
+//! `POST /letters` sends one, and writes its start and its effect into a ledger that never merges two. With `"hold":
+//! true` in its body it starts and never ends. `POST /resolve` is an operator's resolution of a letter whose outcome is
+//! unknown. The environment is `PORT` and `DATA_DIR`; the ledger is `DATA_DIR/ledger`. The records are in
+//! `DATA_DIR/letters.db`, or on PostgreSQL if `DATABASE_URL` is set, or in Redis if `REDIS_URL` is.
 
 use std::error::Error;
 use std::io::Write;
@@ -25,10 +24,10 @@ use testing_history::ledger::Ledger;
 use testing_history::{Event, What};
 use tokio::net::TcpListener;
 
-/// Short, so that tests need not wait long for an outcome to be unknown.
+/// Short, so that tests need not wait long until an outcome is unknown.
 const LEASE: Duration = Duration::from_secs(1);
 
-/// How long it takes to send a letter: long enough that a random kill finds one half sent.
+/// How long it takes to send a letter: long enough for a random kill to find one half sent.
 const SENDING: Duration = Duration::from_millis(10);
 
 #[derive(Deserialize)]
@@ -42,12 +41,12 @@ struct Sent {
     letter: String,
 }
 
-/// An operator's resolution of the letter of a key.
+/// An operator's resolution of the letter with a key.
 #[derive(Deserialize)]
 struct Word {
     scope: String,
     key: String,
-    /// Which letter was sent; `None` if none ever was.
+    /// The letter that was sent; `None` if none was.
     letter: Option<String>,
 }
 

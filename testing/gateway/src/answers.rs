@@ -1,4 +1,4 @@
-//! What the service answers, or fails to.
+//! What the service answers, or fails to answer.
 
 use std::future::pending;
 use std::io;
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use crate::{Seen, Upstream};
 
 impl Upstream {
-    /// Answers `request`. Says whether the connection can serve another.
+    /// Answers `request`. Returns whether the connection can serve another.
     pub(crate) async fn answer(&self, stream: &mut TcpStream, request: &Seen) -> io::Result<bool> {
         let target = request.target().1;
         let path = target.split('?').next().unwrap_or_default();
@@ -48,7 +48,7 @@ impl Upstream {
             }
             "reset" => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n").await?;
-                // So that the head is on its way before the reset, which would overtake it.
+                // So that the head is sent before the reset, which would overtake it.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 stream.set_zero_linger()?;
                 return Ok(false);

@@ -1,4 +1,4 @@
-//! A service for the gateway's tests: it writes down every byte that reaches it, and every start and effect, and it can
+//! A service for the gateway's tests: it records every byte that reaches it, and every start and effect, and it can
 //! fail in every way in which a service fails.
 //!
 //! | path | what it does |
@@ -49,15 +49,15 @@ struct Inner {
     connections: Mutex<u64>,
 }
 
-/// How long it takes to send a letter: so long that a kill at random finds one half sent.
+/// How long it takes to send a letter: long enough for a random kill to find one half sent.
 const SENDING: Duration = Duration::from_millis(10);
 
 impl Upstream {
-    /// A service that writes into `ledger`, which is the file at `path`, and goes on from what stands there.
+    /// A service that writes into `ledger`, the file at `path`, and continues from its contents.
     ///
     /// # Panics
     ///
-    /// If that cannot be read.
+    /// If the file cannot be read.
     pub fn new(ledger: Ledger, path: &Path) -> Self {
         let before = ledger::read(path).expect("the ledger is whole");
         let effects = before.into_iter().filter_map(|event| match event.what {
@@ -81,7 +81,7 @@ impl Upstream {
         }
     }
 
-    /// All requests that were read to the end of their heads so far.
+    /// All requests so far whose heads were read to the end.
     pub fn seen(&self) -> Vec<Seen> {
         self.0.seen.lock().clone()
     }
@@ -110,7 +110,7 @@ impl Upstream {
         }
     }
 
-    /// Sends a letter: once for each derived key if it is to be `honoured`.
+    /// Sends a letter: if `honoured`, once for each derived key.
     async fn send(&self, request: &Seen, honoured: bool) -> String {
         let (scope, key) = (request.header("x-user-id"), request.header("idempotency-key"));
         let epoch = request.header("idempotency-epoch").and_then(|epoch| epoch.parse().ok());

@@ -1,4 +1,4 @@
-//! A request as it came over the wire.
+//! A request as it arrived.
 
 use std::io;
 
@@ -9,16 +9,16 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 pub struct Seen {
     /// The head, with the empty line at its end.
     pub head: String,
-    /// The body as it came, with its chunks.
+    /// The body as it arrived, with its chunks.
     pub raw_body: Vec<u8>,
     /// Which connection it came on, from 1.
     pub connection: u64,
 }
 
-/// What was read of a request.
+/// A request that was read, or a part of it.
 pub(crate) struct Read {
     pub(crate) seen: Seen,
-    /// Whether all of it came.
+    /// Whether all of it arrived.
     pub(crate) whole: bool,
 }
 
@@ -35,11 +35,11 @@ impl Seen {
         lines.filter(|(of, _)| of.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned()).collect()
     }
 
-    /// The value of a header that is there once at most.
+    /// The value of a header that has at most one line.
     ///
     /// # Panics
     ///
-    /// If it is there more than once.
+    /// If it has more than one line.
     pub fn header(&self, name: &str) -> Option<String> {
         let mut values = self.headers(name);
         assert!(values.len() <= 1, "{name}: {values:?}");
@@ -70,7 +70,7 @@ impl Seen {
     }
 }
 
-/// Reads the next request; `None` if there is none. It is strict: what is not a request by RFC 9112 makes it panic.
+/// Reads the next request; `None` if there is none. It panics on anything that RFC 9112 does not accept as a request.
 pub(crate) async fn read<S>(stream: &mut S, buffer: &mut Vec<u8>, connection: u64) -> io::Result<Option<Read>>
 where
     S: AsyncRead + Unpin,
@@ -118,7 +118,7 @@ where
     Ok(Some(Read { seen, whole }))
 }
 
-/// Where a chunked body ends, if all of it is there: the gateway writes neither extensions nor, here, trailers.
+/// Where a chunked body ends, once all of it has arrived: the gateway writes no extensions and, here, no trailers.
 fn end_of_chunks(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {

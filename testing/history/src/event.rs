@@ -27,11 +27,11 @@ pub enum What {
         /// The same for identical requests, and different for different ones.
         request: String,
     },
-    /// The client learns how it ended. A request without this event is still running, or its client died.
+    /// The client learns the result. A request without this event is still running, or its client died.
     Reply {
         /// The number of the request.
         call: u64,
-        /// What came back.
+        /// The result.
         reply: Reply,
     },
     /// A store has granted a claim, and says that it is durable.
@@ -43,7 +43,7 @@ pub enum What {
     },
     /// A handler starts.
     Start {
-        /// The fencing number that it was given; `None` if there is none.
+        /// The fencing number that it got; `None` if there is none.
         epoch: Option<u64>,
     },
     /// An effect has happened, now.
@@ -53,8 +53,7 @@ pub enum What {
         /// The fencing number of the effect, if there is one.
         epoch: Option<u64>,
     },
-    /// An effect that exists at the end; the time at which it happened is not known. For tables that are read at the
-    /// end.
+    /// An effect that exists at the end; when it happened is not known. For tables that are read at the end.
     Found {
         /// Its identity.
         effect: String,
@@ -90,7 +89,7 @@ pub enum Reply {
         /// The status.
         status: u16,
     },
-    /// Nothing: the connection broke, or the client gave up. The effect may have happened.
+    /// No reply: the connection broke, or the client gave up. The effect may have happened.
     Nothing,
 }
 
@@ -117,7 +116,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Whether it is the same answer, byte for byte, whether replayed or not.
+    /// Whether it is the same answer, byte for byte. Only one of the two may say that it is a replay.
     pub fn agrees_with(&self, other: &Self) -> bool {
         (self.status, &self.headers, &self.body) == (other.status, &other.headers, &other.body)
     }

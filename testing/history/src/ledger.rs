@@ -1,7 +1,7 @@
 //! An append-only file of events that survives a kill -9 of its writer, and never merges two events.
 //!
 //! One line of JSON per event, written in one `write` to a file opened for appending: lines of many threads and
-//! processes do not mix, and what is written is in the page cache, which survives the death of a process.
+//! processes do not mix, and written lines are in the page cache, which survives the death of a process.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use crate::Event;
 pub struct Ledger(File);
 
 impl Ledger {
-    /// Opens the ledger at `path`; creates it if it is not there.
+    /// Opens the ledger at `path`, and creates it if necessary.
     ///
     /// # Errors
     ///
@@ -42,7 +42,7 @@ impl Ledger {
 ///
 /// # Errors
 ///
-/// If the file cannot be read, or a line in it is no event.
+/// If the file cannot be read, or contains a line that is not an event.
 pub fn read(path: &Path) -> io::Result<Vec<Event>> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

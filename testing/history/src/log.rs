@@ -1,4 +1,4 @@
-//! The log in which the clients of a test write down what they see.
+//! The log of what the clients of a test see.
 
 use std::sync::Arc;
 
@@ -31,25 +31,25 @@ impl Log {
         Call { log: self.clone(), scope: scope.to_owned(), key: key.to_owned(), call }
     }
 
-    /// Notes anything else.
+    /// Notes any other event.
     pub fn note(&self, scope: &str, key: &str, what: What) {
         // The instant is read under the lock: the order of the log is the order of its instants.
         let mut inner = self.0.lock();
         inner.events.push(Event::now(scope, key, what));
     }
 
-    /// Current requests: without a reply so far.
+    /// Requests that have no reply so far.
     pub fn open_calls(&self) -> usize {
         self.0.lock().open
     }
 
-    /// All that was noted so far.
+    /// All events so far.
     pub fn events(&self) -> Vec<Event> {
         self.0.lock().events.clone()
     }
 }
 
-/// A current request.
+/// A request without a reply so far.
 #[derive(Debug)]
 pub struct Call {
     log: Log,
@@ -59,7 +59,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// Notes how it ended.
+    /// Notes its reply.
     pub fn reply(self, reply: Reply) {
         self.log.0.lock().open -= 1;
         self.log.note(&self.scope, &self.key, What::Reply { call: self.call, reply });
@@ -67,13 +67,13 @@ impl Call {
 }
 
 impl Event {
-    /// It happens now.
+    /// An event that happens now.
     pub fn now(scope: &str, key: &str, what: What) -> Self {
         Self { at: monotonic_ns(), scope: scope.to_owned(), key: key.to_owned(), what }
     }
 }
 
-/// The clock of all events: nanoseconds since the machine started, the same in all its processes.
+/// The clock of all events: nanoseconds since the machine started, the same in all processes.
 pub fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     u64::try_from(i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec))

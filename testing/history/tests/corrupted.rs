@@ -1,8 +1,8 @@
-//! The judge is judged: a sound history passes, and each way to corrupt it is found, under the right name.
+//! Tests of the judge: a sound history passes, and each way to corrupt it is found, with the right name.
 
 use testing_history::{Answer, Event, Guarantee, Invariant, Reply, Summary, What, check};
 
-/// A run on a lease that dies, a second that completes, its late first owner, and clients that retry.
+/// A run on a lease that dies, a second one that completes, the late first owner, and clients that retry.
 fn sound() -> Vec<Event> {
     vec![
         at(10, invoke(1, "buy")),
@@ -221,9 +221,9 @@ fn a_reply_without_its_request_is_no_history() {
     let _ = check(&without(10), Guarantee::Fenced);
 }
 
-// ---- Words for events ----------------------------------------------------------------------------------
+// ---- Shorthands for events ------------------------------------------------------------------------------
 
-/// `history` breaks exactly this invariant, once, in this way.
+/// `history` breaks exactly this invariant, once, with this proof.
 fn broken(history: impl AsRef<[Event]>, invariant: Invariant, why: &str) {
     let violations = check(history.as_ref(), Guarantee::Fenced).expect_err("it is corrupted");
     let [violation] = violations.as_slice() else { panic!("not one violation: {violations:?}") };

@@ -9,26 +9,26 @@ use crate::config::{Config, Resource};
 use crate::state::{Attempt, Ending, State, Step};
 use crate::store;
 
-/// One thing that happens. Processes are named by their place.
+/// One thing that happens. Processes are numbered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// A millisecond passes.
     Tick,
-    /// A sweep comes.
+    /// A sweep runs.
     Sweep,
     /// The late call arrives.
     Arrive,
-    /// An operator says that the unknown run took effect, and how.
+    /// An operator resolves the unknown run as completed, with this outcome.
     ResolveCompleted,
-    /// An operator says that the unknown run never started.
+    /// An operator resolves the unknown run as never started.
     ResolveNeverHappened,
-    /// An operator says that the unknown run took effect, and the call is late.
+    /// An operator resolves the unknown run as completed, and the call is late.
     ResolveCompletedLate,
     /// A client sends this request to this process.
     Send(usize, u8),
     /// This process dies.
     Crash(usize),
-    /// This process dies while its call is on its way.
+    /// This process dies while its call is in flight.
     CrashInCall(usize),
     /// This process calls the store, and the call has this fate.
     Call(usize, Fate),
@@ -40,7 +40,7 @@ pub enum Action {
     Effect(usize),
     /// This process renews its lease.
     Renew(usize),
-    /// This process sends a renewal, which is late.
+    /// This process sends a renewal that arrives late.
     RenewLate(usize),
     /// The handler of this process ends.
     End(usize, Verdict),
@@ -64,9 +64,9 @@ pub enum Fate {
 pub enum Verdict {
     /// With an outcome.
     Keep,
-    /// With an outcome, its writes rolled back.
+    /// With an outcome, and its writes are rolled back.
     KeepOutcomeOnly,
-    /// Without.
+    /// Without an outcome.
     Not(Ending),
 }
 
@@ -94,7 +94,7 @@ pub fn actions(state: &State, config: &Config) -> Vec<Action> {
     for process in 0..state.processes.len() {
         match state.processes[process] {
             None => {
-                // Two idle processes are alike.
+                // Two idle processes are interchangeable.
                 if process == 0 || state.processes[0].is_some() {
                     let requests = (0..3_u8).filter(|request| state.sends[usize::from(*request)] > 0);
                     actions.extend(requests.map(|request| Action::Send(process, request)));
@@ -185,7 +185,7 @@ fn may_tick(state: &State, config: &Config) -> bool {
     }
 }
 
-/// Whether an honest operator can say so: the owner of the lease is gone, and never started.
+/// Whether an honest operator can say that: the owner of the lease is gone, and never started.
 fn may_resolve_as_never_happened(state: &State) -> bool {
     let Some(record) = &state.record else { return false };
     let holds = |attempt: &Attempt| crate::state::owner(attempt.owner) == record.owner;

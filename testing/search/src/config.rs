@@ -19,72 +19,72 @@ pub struct Config {
     pub sends: [u8; 3],
     /// How often a process dies.
     pub crashes: u8,
-    /// How often a call to the store is lost, before it or after it.
+    /// How often a call to the store is lost, or its reply.
     pub losses: u8,
-    /// Whether a lost call may arrive late, after its sender has given up or died. One is on its way at a time.
+    /// Whether a lost call may arrive late, after its sender has given up or died. Only one at a time.
     pub late: bool,
-    /// Whether time passes while a process is at work, for one attempt up to [`Config::attempt_age_max`].
+    /// Whether time passes while a process is working, for one attempt up to [`Config::attempt_age_max`].
     pub pauses: bool,
     /// Whether an operator resolves unknown outcomes.
     pub resolves: bool,
-    /// What is wrong, to see whether it is found.
+    /// A planted bug, to see whether the search finds it.
     pub bug: Option<Bug>,
 }
 
-/// What a handler calls, and how it tells that it was called before.
+/// What a handler calls, and how that recognises a repeated call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource {
-    /// It keeps the derived key of each effect, and does not repeat one.
+    /// It keeps the derived key of each effect, and does not repeat an effect.
     DerivedKey,
-    /// It has one row for the key, and refuses a write whose epoch is lower than the row's.
+    /// It has one row for the key, and refuses a write with an epoch below the row's.
     Epoch,
-    /// It does what it is told, each time.
+    /// It does as it is told, every time.
     Plain,
 }
 
-/// A fault in store or protocol, which the search must find.
+/// A bug in the store or the protocol that the search must find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
     /// The store completes a record without looking at epoch and owner.
     NoEpochInComplete,
-    /// The store lets a second outcome take the place of the first.
+    /// The store lets a second outcome replace the first.
     OutcomeReplaced,
-    /// The store takes any fingerprint for the record's.
+    /// The store accepts any fingerprint as the record's.
     FingerprintIgnored,
-    /// The store sweeps a record that is running.
+    /// The store sweeps a running record.
     SweepOfRunning,
-    /// A lease is taken over also where nothing may run twice.
+    /// A lease can be taken over even where nothing may run twice.
     TakeoverInAtMostOnce,
     /// A process takes a lost reply for a failure: a claim that was not granted, a completion that was not written.
     LostReplyIsFailure,
-    /// A process frees the key once it has completed, and the store does it.
+    /// A process frees the key after completing it, and the store allows that.
     ReleaseAfterComplete,
     /// A process answers before the outcome is in the store.
     AnswerBeforeRecord,
     /// A process starts its handler before its claim is in the store.
     StartBeforeClaim,
-    /// A claim that may have been granted is withdrawn as if nobody had run before it.
+    /// A claim that may have been granted is withdrawn as if there had been no earlier run.
     WithdrawForgets,
     /// A takeover keeps the epoch.
     EpochStays,
-    /// A transaction commits without claiming the key in it: it was free when the process looked.
+    /// A transaction commits without claiming the key inside it: the key was free when the process looked.
     CommitWithoutClaim,
-    /// A completion that finds another outcome under its own epoch is told that it was written.
+    /// A completion that finds another outcome with its own epoch is told that it was written.
     ForeignOutcomeIsOurs,
-    /// A key that is freed leaves no record, and so no epoch.
+    /// A freed key leaves no record, and so no epoch.
     FreeForgetsEpoch,
     /// The store writes a resolution although the owner has renewed its lease.
     ResolutionIgnoresLease,
 }
 
 impl Config {
-    /// This search, with a bug.
+    /// This search with a bug.
     #[must_use]
     pub const fn with(self, bug: Bug) -> Self {
         Self { bug: Some(bug), ..self }
     }
 
-    /// Whether this is what is wrong.
+    /// Whether this is the planted bug.
     pub fn has(&self, bug: Bug) -> bool {
         self.bug == Some(bug)
     }
@@ -94,14 +94,14 @@ impl Config {
         self.policy.retention + self.policy.tombstone
     }
 
-    /// How old an attempt may get: a process that is paused for longer than its key is kept is outside of what is
-    /// promised.
+    /// How old an attempt may become. A process that is paused for longer than its key is kept is outside of the
+    /// promises.
     pub fn attempt_age_max(&self) -> Duration {
         self.policy.lease + self.keep() - Duration::from_millis(1)
     }
 }
 
-/// A policy in ticks: the lease, the answer, the tombstone.
+/// A policy in ticks: the lease, the retention, the tombstone.
 pub const fn policy(lease: u64, retention: u64, tombstone: u64) -> Policy {
     Policy {
         lease: Duration::from_millis(lease),

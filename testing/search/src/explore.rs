@@ -1,4 +1,4 @@
-//! The search itself: breadth first, every state once.
+//! The search itself: breadth first, each state once.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
@@ -10,14 +10,14 @@ use crate::ghost::Violation;
 use crate::protocol::after;
 use crate::state::State;
 
-/// A search that is over.
+/// The result of a search.
 #[derive(Debug)]
 pub struct Explored {
-    /// How many states there are.
+    /// The number of states.
     pub states: usize,
-    /// How many steps lead from one to another.
+    /// The number of steps from one to another.
     pub steps: usize,
-    /// How many steps it takes to the farthest.
+    /// The number of steps to the farthest state.
     pub depth: usize,
     /// How often the interesting things happened, so that an empty search is noticed.
     pub seen: Seen,
@@ -47,7 +47,7 @@ pub struct Seen {
 pub struct Found {
     /// Which invariant, and what happened.
     pub violation: Violation,
-    /// What happened before, the violation's step last.
+    /// The steps before it; the violating step is last.
     pub trace: Vec<Action>,
     /// How many states were visited until then.
     pub states: usize,
@@ -60,18 +60,18 @@ impl fmt::Display for Found {
     }
 }
 
-/// More states than this are too many for one search.
+/// The limit of states for one search.
 const STATES_MAX: usize = 50_000_000;
 
 /// Visits every state that can be reached.
 ///
 /// # Errors
 ///
-/// If an invariant does not hold in one of them: the first that was found, which is one of the nearest.
+/// If an invariant does not hold in one of them. It is the first one found, so no other is nearer.
 ///
 /// # Panics
 ///
-/// If there is no end to the states.
+/// If there are too many states.
 pub fn explore(config: &Config) -> Result<Explored, Box<Found>> {
     let start = State::new(config);
     let mut visited: HashSet<u128, BuildHasherDefault<Fold>> = HashSet::default();
@@ -116,7 +116,7 @@ fn trace(came_by: &[CameBy], mut at: u32, last: Action) -> Vec<Action> {
     trace
 }
 
-/// A hasher for keys that are hashes already.
+/// A hasher for keys that are already hashes.
 #[derive(Default)]
 struct Fold(u64);
 

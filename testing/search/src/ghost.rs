@@ -66,7 +66,7 @@ impl Until {
 /// An invariant that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Its name in the design.
+    /// Its name in docs/ARCHITECTURE.md.
     pub invariant: &'static str,
     /// What happened.
     pub what: &'static str,
@@ -94,7 +94,7 @@ impl Ghost {
         let effect = self.effect(now);
         check(effect.is_none_or(|effect| effect.same == same), "I1", "another request runs after an effect")?;
         if self.answer.is_some() {
-            // Its tombstone has ended: what follows is a new start.
+            // Its tombstone has ended: this is a new start.
             self.started = false;
         }
         self.said_unknown = false;
@@ -170,7 +170,7 @@ impl Ghost {
         }
     }
 
-    /// The effect of the run that ends is protected for as long as its key is.
+    /// The effect of the run that ends is protected as long as its key is held.
     fn protect_effect(&mut self, until: Until, now: Timestamp) {
         let same = self.bound.map(|bound| bound.same);
         if let Some(effect) = self.effect(now).filter(|effect| Some(effect.same) == same) {
@@ -202,7 +202,7 @@ impl Ghost {
         Ok(())
     }
 
-    /// A handler calls its resource; `false` if that refuses.
+    /// A handler calls its resource; `false` if the resource refuses.
     pub fn takes_effect(&mut self, attempt: &Attempt, now: Timestamp, config: &Config) -> Checked<bool> {
         let same = is_same(attempt.request);
         let before = self.effect(now);
@@ -222,7 +222,7 @@ impl Ghost {
         Ok(true)
     }
 
-    /// A transaction commits what its handler wrote.
+    /// A transaction commits its handler's writes.
     pub fn commits_effect(&mut self, request: u8, owner: u8, now: Timestamp, config: &Config) -> Checked {
         check(self.effect(now).is_none(), "I1", "a second effect is committed")?;
         let until = Until(Some(now + config.keep()));
@@ -230,14 +230,14 @@ impl Ghost {
         Ok(())
     }
 
-    /// A request gets an answer that is final.
+    /// A request gets a final answer.
     pub fn answers(&self, request: u8, outcome: u8) -> Checked {
         let Some(answer) = self.answer else { return check(false, "I3", "an answer is not in the store") };
         check(answer.same == is_same(request), "I7", "a request gets another request's answer")?;
         check(answer.outcome == outcome, "I2", "two final answers differ")
     }
 
-    /// A request is told what becomes of it.
+    /// A request gets its decision.
     pub fn decides(&self, request: u8, decision: &Decision<'_>, now: Timestamp, config: &Config) -> Checked {
         let same = is_same(request);
         if self.bound(now).is_some_and(|bound| bound.same != same) {
@@ -259,12 +259,12 @@ impl Ghost {
         }
     }
 
-    /// Whether that owner's claim was written.
+    /// Whether this owner's claim was written.
     pub fn has_granted(&self, owner: u8) -> bool {
         self.granted & 1 << owner != 0
     }
 
-    /// Whether a handler was started that has not said that nothing happened.
+    /// Whether a handler was started and has not said that nothing happened.
     pub fn has_started(&self) -> bool {
         self.started
     }
@@ -274,7 +274,7 @@ impl Ghost {
         self.said_unknown
     }
 
-    /// Whether the answer, or its tombstone, has not ended.
+    /// Whether the answer or its tombstone has not ended.
     fn is_remembered(&self, now: Timestamp, config: &Config) -> bool {
         self.answer.is_some_and(|answer| now < answer.at + config.keep())
     }
@@ -287,7 +287,7 @@ impl Ghost {
         self.effect.filter(|effect| !effect.until.is_past(now))
     }
 
-    /// Adds everything that affects what can follow.
+    /// Adds everything that affects later steps.
     pub(crate) fn encode(&self, now: Timestamp, config: &Config, bytes: &mut Vec<u8>, name: &mut dyn FnMut(u8) -> u8) {
         let left = |until: Until| until.0.map_or(u8::MAX, |until| millis(now.until(until)));
         match self.answer {

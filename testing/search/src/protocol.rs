@@ -1,4 +1,4 @@
-//! What the processes do: the engine's protocol, a step at a time.
+//! What the processes do: the engine's protocol, step by step.
 
 use keylatch::machine::{self, Decision};
 use keylatch::{Epoch, Guarantee, Record};
@@ -98,7 +98,7 @@ fn begin(state: &mut State, process: usize, request: u8, config: &Config) {
     });
 }
 
-/// The lease is held: nothing starts under one that may have ended since it was asked for.
+/// The lease is held. Nothing starts under a lease that may have ended since it was requested.
 fn start(state: &mut State, process: usize, config: &Config, seen: &mut Seen) -> Result<(), Violation> {
     let mut attempt = at_work(state, process);
     if attempt.since.until(state.now) >= config.policy.lease {
@@ -116,7 +116,7 @@ fn start(state: &mut State, process: usize, config: &Config, seen: &mut Seen) ->
 fn end(state: &mut State, process: usize, verdict: Verdict, config: &Config) -> Result<(), Violation> {
     let attempt = at_work(state, process);
     let step = match (attempt.step, verdict) {
-        // The transaction is gone, and nothing of it was ever in the store.
+        // The transaction is gone, and no part of it was ever in the store.
         (Step::TxRun, Verdict::Not(_)) => {
             state.processes[process] = None;
             return Ok(());
@@ -251,7 +251,7 @@ fn withdraw(state: &State, attempt: Attempt, config: &Config) -> Option<Attempt>
     Some(Attempt { epoch: record.epoch, step: Step::Release(ending), ..attempt })
 }
 
-/// The request gets what the record says.
+/// The request gets what the record decides.
 fn conclude(
     state: &State,
     attempt: &Attempt,

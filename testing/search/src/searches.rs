@@ -1,10 +1,10 @@
-//! The searches that are made.
+//! The searches that the test runs.
 
 use keylatch::Guarantee;
 
 use crate::config::{Config, Resource, policy};
 
-/// What every search starts from: nothing fails.
+/// The start of every search: nothing fails.
 const CALM: Config = Config {
     name: "",
     guarantee: Guarantee::Fenced,
@@ -19,7 +19,7 @@ const CALM: Config = Config {
     bug: None,
 };
 
-/// What may fail in most.
+/// The faults of most searches.
 const STORMY: Config =
     Config { policy: policy(1, 1, 1), sends: [2, 1, 1], crashes: 1, losses: 1, late: true, pauses: true, ..CALM };
 
@@ -34,18 +34,18 @@ pub const FENCED_BY_EPOCH: Config = Config { name: "fenced, epoch", resource: Re
 pub const FENCED_LONG: Config =
     Config { name: "fenced, long lease", policy: policy(2, 1, 1), late: false, ..FENCED_BY_EPOCH };
 
-/// `Fenced`, no tombstone: the key soon comes free, again and again.
+/// `Fenced`, no tombstone: the key soon becomes free, again and again.
 pub const FENCED_SHORT: Config =
     Config { name: "fenced, no tombstone", policy: policy(1, 1, 0), sends: [2, 1, 2], late: false, ..FENCED_BY_EPOCH };
 
-/// `Fenced`, a resource that knows nothing: as long as no process dies or pauses, there is still one effect.
+/// `Fenced`, a resource without protection: if no process dies or pauses, there is still one effect.
 pub const FENCED_CALM: Config = Config { name: "fenced, no crash", losses: 3, ..CALM };
 
 /// `AtMostOnce`, with an operator.
 pub const AT_MOST_ONCE: Config =
     Config { name: "at most once", guarantee: Guarantee::AtMostOnce, losses: 2, resolves: true, ..STORMY };
 
-/// `AtMostOnce`: as long as no process dies or pauses, nothing is unknown.
+/// `AtMostOnce`: if no process dies or pauses, no outcome is unknown.
 pub const AT_MOST_ONCE_CALM: Config =
     Config { name: "at most once, no crash", guarantee: Guarantee::AtMostOnce, losses: 3, ..CALM };
 

@@ -23,9 +23,9 @@ pub struct State {
     pub processes: [Process; 2],
     /// How often each request may still be sent.
     pub sends: [u8; 3],
-    /// How many crashes may still come.
+    /// How many crashes are left.
     pub crashes: u8,
-    /// How many losses may still come.
+    /// How many losses are left.
     pub losses: u8,
     /// A call whose sender no longer waits for it.
     pub late: Option<Call>,
@@ -35,7 +35,7 @@ pub struct State {
     pub ghost: Ghost,
 }
 
-/// A process: idle, or at one attempt.
+/// A process: idle, or working on one attempt.
 pub type Process = Option<Attempt>;
 
 /// One attempt of a process at a request.
@@ -51,7 +51,7 @@ pub struct Attempt {
     pub tries: u8,
     /// The epoch of its lease, once it has one.
     pub epoch: Epoch,
-    /// Whether it is the first attempt at its request, as far as the store knows.
+    /// Whether the store says that this is the first attempt at its request.
     pub first: bool,
     /// Whether its handler has had its effect.
     pub effect: bool,
@@ -97,7 +97,7 @@ pub enum Ending {
     Unknown,
 }
 
-/// A write on its way to the store.
+/// A write in flight to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     /// The claim of this request by this owner.
@@ -118,7 +118,7 @@ pub enum Call {
 pub const OPERATOR: u8 = 15;
 
 impl State {
-    /// Before anything has happened.
+    /// The state before anything has happened.
     pub fn new(config: &Config) -> Self {
         Self {
             now: Timestamp::from_millis(0),
@@ -133,8 +133,8 @@ impl State {
         }
     }
 
-    /// A hash of everything that affects what can follow. Two states that differ only in what is past, in the names of
-    /// owners, in the order of the processes, or in which of the two same requests it is, are the same.
+    /// A hash of everything that affects later steps. Two states are the same if they differ only in the past, in the
+    /// names of owners, in the order of the processes, or in which of the two same requests it is.
     pub fn fingerprint(&self, config: &Config) -> u128 {
         let mut names = Names::default();
         let mut bytes = Vec::with_capacity(96);
@@ -215,7 +215,7 @@ impl State {
         [step, detail, u8::from(is_same(attempt.request)), age, attempt.tries, epoch(attempt.epoch), flags, 1]
     }
 
-    /// How long it is until then. An instant is past when it is reached, whenever that was.
+    /// The time left until then; zero for every past instant.
     fn left(&self, instant: Timestamp) -> u8 {
         millis(self.now.until(instant))
     }
@@ -225,7 +225,7 @@ impl State {
     }
 }
 
-/// Owners by the order in which they come up.
+/// Owners in the order in which they appear.
 #[derive(Default)]
 struct Names(Vec<u8>);
 
@@ -239,7 +239,7 @@ impl Names {
     }
 }
 
-/// Two hashes in one: of millions of states, no two share it by chance.
+/// Two hashes in one: so among millions of states no two collide by chance.
 fn hash(bytes: &[u8]) -> u128 {
     let half = |seed: u64| {
         let mut hasher = DefaultHasher::new();

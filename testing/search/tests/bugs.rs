@@ -1,11 +1,11 @@
-//! Tests of the search: each planted bug is found, as the breach that it is.
+//! Tests of the search: it finds each planted bug, as a violation of the right invariant.
 
 use testing_search::searches::{
     AT_MOST_ONCE, AT_MOST_ONCE_CALM, ATOMIC, FENCED_BY_EPOCH, FENCED_BY_KEY, FENCED_CALM, FENCED_SHORT,
 };
 use testing_search::{Bug, Config, explore};
 
-/// The search finds `bug`, and breaches `invariant` by it.
+/// The search finds `bug` as a violation of `invariant`.
 fn finds(config: Config, bug: Bug, invariant: &str) {
     match explore(&config.with(bug)) {
         Ok(explored) => panic!("{bug:?} is not found in {} states of {:?}", explored.states, config.name),

@@ -1,4 +1,4 @@
-//! Makes every search, or those whose names contain an argument, and prints how many states each has visited.
+//! Runs every search, or those whose names contain an argument, and prints how many states each has visited.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,7 +45,7 @@ fn main() {
     assert!(found.is_empty(), "an invariant does not hold: {found:?}");
 }
 
-/// What should have happened in this search and never did: a search of nothing finds nothing.
+/// What should have happened in this search and never did: a search in which nothing happens proves nothing.
 fn missed(config: &Config, seen: &Seen) -> Vec<&'static str> {
     let (fenced, atomic) = (config.guarantee == Guarantee::Fenced, config.guarantee == Guarantee::Atomic);
     let tombstone = !config.policy.tombstone.is_zero();

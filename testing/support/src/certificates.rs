@@ -1,8 +1,8 @@
-//! Certificates for servers and clients of a test, made when they are needed.
+//! Certificates for the servers and clients of tests, made when they are needed.
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 
-/// An authority that signs certificates. Each is another one.
+/// An authority that signs certificates. Each one is different.
 #[derive(Debug)]
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -22,7 +22,7 @@ impl Authority {
     ///
     /// # Panics
     ///
-    /// If there is no randomness.
+    /// If there is no source of randomness.
     pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -36,11 +36,11 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// A certificate for a client of this name. Each is another one, with the same subject.
+    /// A certificate for a client of this name. Each one is different, and has the same subject.
     ///
     /// # Panics
     ///
-    /// If there is no randomness.
+    /// If there is no source of randomness.
     pub fn certify_client(&self, name: &str) -> Certificate {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);

@@ -1,4 +1,4 @@
-//! A realistic client: it gives up, it loses connections, and it tries again with the same key.
+//! A realistic client: it gives up, loses connections, and tries again with the same key.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use rand::Rng;
 use testing_history::{Answer, Log, Reply};
 
-/// Where the servers are now. Shared by all clients of a test, which ask any of them at random.
+/// The current addresses of the servers, which all clients of a test share. Each request goes to a random one.
 #[derive(Debug, Clone, Default)]
 pub struct Targets(Arc<RwLock<Vec<String>>>);
 
@@ -82,7 +82,7 @@ impl Client {
         self.look(request, patience).await.0
     }
 
-    /// As [`send`](Self::send), with the answer as it came.
+    /// As [`send`](Self::send), but returns the answer as it came.
     pub async fn look(&self, request: &Request, patience: Duration) -> (Reply, Option<Raw>) {
         let call = self.log.invoke(&request.scope, &request.key, &request.identity());
         let raw = self.ask(request, patience).await;
@@ -91,7 +91,7 @@ impl Client {
         (reply, raw)
     }
 
-    /// Sends `request` with `patience` until the answer is final, for `in_all` at most.
+    /// Sends `request` with `patience` until the answer is final, for at most `in_all`.
     ///
     /// # Errors
     ///
@@ -103,13 +103,13 @@ impl Client {
         }
     }
 
-    /// Sends `request` with `patience` until there is a reply that is accepted, for `in_all` at most.
+    /// Sends `request` with `patience` until a reply is accepted, for at most `in_all`.
     ///
-    /// It pauses for milliseconds where `Retry-After` asks for a second, to test impatient clients.
+    /// If `Retry-After` asks for a second, it pauses for milliseconds: this tests impatient clients.
     ///
     /// # Errors
     ///
-    /// If there is none by then.
+    /// If there is no such reply by then.
     pub async fn until(
         &self,
         request: &Request,
@@ -136,17 +136,17 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// If there is no whole answer within `patience`.
+    /// If there is no complete answer within `patience`.
     pub async fn get(&self, path: &str, patience: Duration) -> reqwest::Result<Raw> {
         let url = self.targets.any().unwrap_or_default() + path;
         Raw::read(self.http.get(url).timeout(patience).send().await?).await
     }
 
-    /// Sends `body`, without a key and without a note of it.
+    /// Sends `body` without a key, and does not log it.
     ///
     /// # Errors
     ///
-    /// If there is no whole answer within `patience`.
+    /// If there is no complete answer within `patience`.
     pub async fn post(&self, path: &str, body: &serde_json::Value, patience: Duration) -> reqwest::Result<Raw> {
         let url = self.targets.any().unwrap_or_default() + path;
         Raw::read(self.http.post(url).timeout(patience).json(body).send().await?).await
@@ -204,7 +204,7 @@ impl Raw {
         Ok(Self { status, headers, body: response.bytes().await? })
     }
 
-    /// The headers that a record keeps, in their order.
+    /// The headers that a record keeps, in order.
     fn kept(&self) -> Vec<(String, String)> {
         const KEPT: [&str; 8] = [
             "content-type",

@@ -1,5 +1,5 @@
-//! A small disk that a test may fill up or make read-only: a tmpfs in a mount namespace that only the processes
-//! started [on](Disk::start_on) it see.
+//! A small disk that a test can fill or make read-only: a tmpfs in a mount namespace that only the processes started
+//! [on](Disk::start_on) it see.
 //!
 //! It needs Linux with util-linux (`unshare`, `nsenter`, `mount`), and either root or user namespaces.
 
@@ -13,10 +13,10 @@ use rustix::process::geteuid;
 
 use crate::server::Program;
 
-/// The disk. Gone when dropped, once the processes on it have ended.
+/// The disk. It is removed when this is dropped and the processes on it have ended.
 #[derive(Debug)]
 pub struct Disk {
-    /// Keeps the name space: it reads from a pipe that ends with the test, however the test ends.
+    /// Holds the namespace: it reads from a pipe that ends with the test, however the test ends.
     holder: Child,
     mount_point: PathBuf,
 }
@@ -26,7 +26,7 @@ impl Disk {
     ///
     /// # Panics
     ///
-    /// If the machine does not let this user make one, with what to do about it.
+    /// If this user may not make one on this machine; the message says what to do.
     pub fn new(mount_point: &Path, bytes: u64) -> Self {
         let script = "mount -t tmpfs -o size=\"$1\",mode=0777 keylatch-test \"$2\" && echo ready && exec cat";
         let mut holder = Command::new("unshare")
@@ -47,13 +47,13 @@ impl Disk {
         Self { holder, mount_point: mount_point.to_owned() }
     }
 
-    /// `program`, started where this disk is mounted.
+    /// `program`, started in the namespace of this disk.
     #[must_use]
     pub fn start_on(&self, program: Program) -> Program {
         program.through(self.enter())
     }
 
-    /// What a file on the disk is called for the test itself, which sees another file system there.
+    /// The path of a file on the disk for the test itself, which has another file system there.
     pub fn outside(&self, name: &str) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
         root.join(self.mount_point.strip_prefix("/").expect("it is absolute")).join(name)
@@ -63,10 +63,10 @@ impl Disk {
     ///
     /// # Errors
     ///
-    /// If it cannot be written for another reason than that it is full.
+    /// If it cannot be written for any reason but a full disk.
     pub fn fill(&self) -> io::Result<()> {
         let mut filler = File::options().create(true).append(true).open(self.outside(FILLER))?;
-        // Large steps, then single bytes: whoever writes less than a large step must fail as well.
+        // Large steps, then single bytes: even a write smaller than a large step must fail.
         for step in [64 << 10, 1 << 10, 1] {
             let zeros = vec![0; step];
             loop {
@@ -80,7 +80,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Gives the space back.
+    /// Frees the space again.
     ///
     /// # Errors
     ///

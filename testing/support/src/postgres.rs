@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 
-/// A cluster. It goes when it is dropped, or when the process ends.
+/// A cluster. It is removed when this is dropped, or when the process ends.
 #[derive(Debug)]
 pub struct Cluster {
     keeper: Mutex<Keeper>,
@@ -31,7 +31,7 @@ struct Keeper {
 
 const KEEP: &str = include_str!("postgres/keep.sh");
 const INSTALL: &str = "install PostgreSQL: apt-get install postgresql";
-/// Of every test cluster: only from this machine, by whoever may reach its port or its directory.
+/// In every test cluster: connections only from this machine, without a password.
 const USER: &str = "postgres";
 
 impl Cluster {
@@ -48,7 +48,7 @@ impl Cluster {
         Self::make(config, &command)
     }
 
-    /// Makes a standby of `primary`, with these lines more in its configuration, and starts it.
+    /// Makes a standby of `primary`, with these further lines in its configuration, and starts it.
     ///
     /// # Panics
     ///
@@ -115,7 +115,7 @@ impl Cluster {
         &self.dir
     }
 
-    /// Stops the server in the middle of everything, as a crash does: it recovers from its log at the next start.
+    /// Stops the server like a crash: it recovers from its log at the next start.
     ///
     /// # Panics
     ///
@@ -124,7 +124,7 @@ impl Cluster {
         self.order("immediate");
     }
 
-    /// Stops the server in order, and its clients with it.
+    /// Stops the server in order, and disconnects its clients.
     ///
     /// # Panics
     ///
@@ -142,16 +142,16 @@ impl Cluster {
         self.order("start");
     }
 
-    /// Makes a primary of a standby.
+    /// Promotes a standby to primary.
     ///
     /// # Panics
     ///
-    /// If it does not become one.
+    /// If it is not promoted.
     pub fn promote(&self) {
         self.order("promote");
     }
 
-    /// Makes a standby of what was a primary, while it is stopped, and starts it: it follows `primary` from then on.
+    /// Makes a stopped former primary a standby of `primary`, and starts it.
     ///
     /// # Panics
     ///
@@ -162,7 +162,7 @@ impl Cluster {
         self.order("start");
     }
 
-    /// Writes a file in the directory of the data, which only the server can read.
+    /// Writes a file into the data directory, readable only by the server.
     ///
     /// # Panics
     ///
@@ -176,7 +176,7 @@ impl Cluster {
         chown(&path, Some(owner.uid()), Some(owner.gid())).expect("only root runs the server as another");
     }
 
-    /// Adds lines to the configuration, and has the server read it again.
+    /// Adds lines to the configuration, and makes the server read it again.
     ///
     /// # Panics
     ///
@@ -192,7 +192,7 @@ impl Cluster {
         writeln!(file, "{lines}").expect("the data's directory is writable");
     }
 
-    /// Runs SQL with `psql`, and returns what it prints: fields with `|` between them, one line a row.
+    /// Runs SQL with `psql`, and returns its output: fields separated by `|`, one row per line.
     ///
     /// # Panics
     ///
@@ -248,7 +248,7 @@ pub fn program(name: &str) -> PathBuf {
     bin_dir().join(name)
 }
 
-/// Where PostgreSQL's server programs are: on Debian not on the path, and with a folder for each version.
+/// Where PostgreSQL's server programs are: on Debian they are not on the path, and in a folder for each version.
 fn bin_dir() -> PathBuf {
     let configured = Command::new("pg_config").arg("--bindir").output().ok();
     let configured = configured.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
@@ -262,7 +262,7 @@ fn bin_dir() -> PathBuf {
     places.find(|bin| bin.join("initdb").exists()).unwrap_or_else(|| panic!("no PostgreSQL server found; {INSTALL}"))
 }
 
-/// A port that nobody listens on.
+/// A port on which nobody listens.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("there is a free port");
     listener.local_addr().expect("it is bound").port()

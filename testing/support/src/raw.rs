@@ -10,12 +10,12 @@ use tokio::time::timeout;
 use crate::client::Request;
 use crate::eventually;
 
-/// How a client leaves.
+/// How a client disconnects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leave {
-    /// It says that it goes (FIN).
+    /// With a FIN.
     Close,
-    /// It is gone, and the machine says so (RST).
+    /// With a RST.
     Reset,
 }
 
@@ -40,7 +40,7 @@ pub struct Connection {
 impl Connection {
     /// Connects, and sends `bytes`.
     ///
-    /// # Errors
+    /// If the server does not accept them within some seconds.
     ///
     /// If the server does not take them within some seconds.
     pub async fn sending(authority: &str, bytes: &[u8]) -> io::Result<Self> {
@@ -52,8 +52,8 @@ impl Connection {
         timeout(SOON, sent).await?
     }
 
-    /// Leaves, without a look at the answer, and waits until the server has let go of the connection as well: from
-    /// then on it knows that the client is gone.
+    /// Disconnects without reading the answer, and waits until the server has closed its end as well: from then on it
+    /// knows that the client is gone.
     ///
     /// # Panics
     ///
@@ -69,7 +69,7 @@ impl Connection {
     }
 }
 
-/// How long a server on this machine may take for what it does at once.
+/// How long a server on this machine may take for something that it does at once.
 const SOON: Duration = Duration::from_secs(10);
 
 /// Whether the process that listens on `server` still holds its end of the connection from `client`.

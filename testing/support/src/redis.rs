@@ -1,4 +1,4 @@
-//! Redis servers for tests: each on a free port, with a private directory, gone with the process that started it.
+//! Redis servers for tests: each on a free port, with a private directory, removed with the process that started it.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -37,7 +37,7 @@ impl Config {
         Self { arguments: vec!["--sentinel".to_owned()], file: Some(file.into()), tls: None }
     }
 
-    /// With one more setting.
+    /// With another setting.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.arguments.extend([format!("--{name}"), value.into()]);
@@ -84,7 +84,7 @@ impl Server {
     ///
     /// # Panics
     ///
-    /// If it is not installed, with the command that does so, or does not answer in time.
+    /// If it is not installed, with the command that installs it; or if it does not answer in time.
     pub fn start(config: Config) -> Self {
         let directory = tempfile::Builder::new().prefix("keylatch-redis-").tempdir().expect("a directory").keep();
         for _ in 0..20 {
@@ -92,26 +92,26 @@ impl Server {
             if let Some(running) = run(&config, port, tls_port, &directory) {
                 return Self { config, port, tls_port, directory, running: Some(running) };
             }
-            // Someone else took the port meanwhile.
+            // Another process has taken the port meanwhile.
         }
         panic!("{} does not start; see {}", program().display(), directory.join("log").display());
     }
 
-    /// Where it listens.
+    /// Its address.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// The port that it listens on.
+    /// Its port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Waits until this server, a replica, has all that its primary has, and gets what is written from then on.
+    /// Waits until this server, a replica, has everything from its primary and receives new writes.
     ///
     /// # Panics
     ///
-    /// If that takes too long.
+    /// If it takes too long.
     pub fn await_primary(&self) {
         let started = Instant::now();
         while !self.ask("INFO replication").contains("master_link_status:up") {
@@ -120,13 +120,13 @@ impl Server {
         }
     }
 
-    /// Kills it on the spot, and waits until it is gone. Its files stay.
+    /// Kills it at once, and waits until it has ended. Its files stay.
     pub fn kill(&mut self) {
         let Some(mut running) = self.running.take() else { return };
         running.end();
     }
 
-    /// Starts it again, on the same port and files.
+    /// Starts it again, with the same port and files.
     pub fn start_again(&mut self) {
         self.kill();
         let started = Instant::now();
@@ -136,17 +136,17 @@ impl Server {
         }
     }
 
-    /// Stops it with SIGSTOP: its connections stay, and nothing is answered.
+    /// Stops it with SIGSTOP: its connections stay open, and nothing is answered.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on after a [`pause`](Self::pause).
+    /// Lets it continue after a [`pause`](Self::pause).
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// Sends a command of plain words, and returns the reply as it came.
+    /// Sends a command of plain words, and returns the reply as it arrived.
     ///
     /// # Panics
     ///
@@ -169,8 +169,8 @@ impl Drop for Server {
     }
 }
 
-/// Kills the server when its input ends, which it does when the process that started it is gone, however; then nobody
-/// needs the files either.
+/// Kills the server when its input ends. That happens when the process that started it ends, in whatever way; then
+/// nobody needs the files, either.
 const GUARD: &str = r#"
     "$@" >"$KEYLATCH_DIRECTORY/log" 2>&1 </dev/null &
     echo $!
@@ -185,7 +185,7 @@ fn run(config: &Config, port: u16, tls_port: Option<u16>, directory: &Path) -> O
     command.args(["-c", GUARD, "sh"]).arg(program());
     if let Some(text) = &config.file {
         let file = directory.join("server.conf");
-        // A Sentinel writes down in it what it has learned.
+        // A Sentinel writes what it has learned into it.
         if !file.exists() {
             std::fs::write(&file, text).expect("a file can be written");
         }
@@ -220,12 +220,12 @@ fn run(config: &Config, port: u16, tls_port: Option<u16>, directory: &Path) -> O
     }
 }
 
-/// What is started: `KEYLATCH_REDIS_SERVER`, such as `valkey-server`, or Redis.
+/// The program: `KEYLATCH_REDIS_SERVER`, such as `valkey-server`, or else Redis.
 fn program() -> PathBuf {
     std::env::var_os("KEYLATCH_REDIS_SERVER").unwrap_or_else(|| "redis-server".into()).into()
 }
 
-/// Whether the one that answers on `port` is the process `pid`, and not one of another test.
+/// Whether the server on `port` is the process `pid`, and not one of another test.
 fn has(port: u16, pid: Pid) -> bool {
     ask(port, "INFO server").is_ok_and(|info| info.contains(&format!("process_id:{}\r\n", pid.as_raw_nonzero())))
 }
@@ -234,14 +234,14 @@ fn ask(port: u16, command: &str) -> io::Result<String> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     connection.set_read_timeout(Some(Duration::from_secs(5)))?;
     connection.write_all(format!("{command}\r\n").as_bytes())?;
-    // It answers what came before the end. A Sentinel knows no QUIT.
+    // It answers what it received before the end. A Sentinel has no QUIT.
     connection.shutdown(std::net::Shutdown::Write)?;
     let mut reply = Vec::new();
     connection.read_to_end(&mut reply)?;
     Ok(String::from_utf8_lossy(&reply).into_owned())
 }
 
-/// A port outside the range that connections take theirs from, whose Cluster port is free, too.
+/// A port outside the range of ephemeral ports, whose Cluster port is free as well.
 fn free_port() -> u16 {
     for _ in 0..1_000 {
         let port = rand::rng().random_range(11_000..20_000);

@@ -1,4 +1,4 @@
-//! Starts and stops a program that serves HTTP on a port of its own choice.
+//! Starts and stops a program that serves HTTP on a port that it chooses itself.
 
 use std::ffi::OsString;
 use std::process::{ExitStatus, Stdio};
@@ -28,7 +28,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// The program at `path`, with an environment of nothing but `PORT`, `PATH`, and what plants a bug in it.
+    /// The program at `path`. Its environment has only `PORT`, `PATH`, and the variables that plant a bug in it.
     pub fn new(path: impl Into<OsString>) -> Self {
         let handed_on = ["PATH", "KEYLATCH_PLANTED"];
         let handed_on = handed_on.into_iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
@@ -36,7 +36,7 @@ impl Program {
         Self { command: vec![path.into()], env }
     }
 
-    /// With one more argument.
+    /// With another argument.
     #[must_use]
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.command.push(arg.into());
@@ -57,8 +57,7 @@ impl Program {
         self
     }
 
-    /// Such that a limit on the size of its files makes writes fail, and does not end the process: see
-    /// [`Server::deny_writes`].
+    /// Makes writes fail at a limit on file sizes, instead of ending the process: see [`Server::deny_writes`].
     #[must_use]
     pub fn survives_denied_writes(self) -> Self {
         self.through(["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"])
@@ -68,7 +67,7 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// If it ends before that, or takes longer than [`START_MAX`]; with what it printed.
+    /// If it ends before that, or takes longer than [`START_MAX`]. The error has its output.
     pub async fn start(&self) -> Result<Server, StartError> {
         let mut server = self.spawn()?;
         let started = Instant::now();
@@ -83,7 +82,7 @@ impl Program {
             if started.elapsed() > START_MAX {
                 return Err(StartError::Silent { output: server.output.text() });
             }
-            // Wakes up with each line, and now and then to see whether the process is still there.
+            // Wakes up with each line, and at intervals to see whether the process still runs.
             let _ = timeout(Duration::from_millis(20), server.output.changed()).await;
         }
     }
@@ -115,15 +114,15 @@ pub enum StartError {
     /// It ended.
     #[error("it ended with {status} instead of listening, and printed:\n{output}")]
     Ended {
-        /// How.
+        /// Its status.
         status: ExitStatus,
-        /// What it printed.
+        /// Its output.
         output: String,
     },
-    /// It did not say where it listens.
+    /// It did not print its address.
     #[error("it did not print its address within {START_MAX:?}, but:\n{output}")]
     Silent {
-        /// What it printed.
+        /// Its output.
         output: String,
     },
 }
@@ -138,12 +137,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Where it listens: `http://127.0.0.1:PORT`.
+    /// Its URL: `http://127.0.0.1:PORT`.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where it listens: `127.0.0.1:PORT`.
+    /// Its address: `127.0.0.1:PORT`.
     pub fn authority(&self) -> &str {
         self.url.trim_start_matches("http://")
     }
@@ -153,12 +152,12 @@ impl Server {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// What it has printed so far, to both streams.
+    /// Its output so far, of both streams.
     pub fn printed(&self) -> String {
         self.output.text()
     }
 
-    /// Kills it on the spot with SIGKILL, and waits until it is gone.
+    /// Kills it with SIGKILL, and waits until it has ended.
     pub async fn kill(mut self) {
         self.signal(Signal::KILL);
         self.end().await;
@@ -169,14 +168,14 @@ impl Server {
         self.signal(Signal::HUP);
     }
 
-    /// Asks it to end with SIGTERM, and waits until it has. Returns how it ended and all that it printed.
+    /// Sends SIGTERM, and waits until it has ended. Returns its status and output.
     pub async fn terminate(mut self) -> (ExitStatus, String) {
         self.signal(Signal::TERM);
         let status = self.end().await;
         (status, self.output.whole().await)
     }
 
-    /// Asks it to end with SIGTERM, and does not wait.
+    /// Sends SIGTERM, and does not wait.
     pub fn ask_to_end(&self) {
         self.signal(Signal::TERM);
     }
@@ -191,35 +190,35 @@ impl Server {
         self.child.try_wait().expect("a child can be asked").is_some()
     }
 
-    /// Stops it with SIGSTOP, and waits until it stands still.
+    /// Stops it with SIGSTOP, and waits until it has stopped.
     pub async fn pause(&self) {
         self.signal(Signal::STOP);
         eventually(END_MAX, "the process to stand still", async || self.is_paused()).await;
     }
 
-    /// Whether SIGSTOP holds it.
+    /// Whether SIGSTOP has stopped it.
     pub fn is_paused(&self) -> bool {
         self.status_line("State").is_some_and(|state| state.starts_with('T'))
     }
 
-    /// Lets it go on after a [`pause`](Self::pause).
+    /// Lets it continue after a [`pause`](Self::pause).
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// The most memory that it has had, in bytes.
+    /// The most memory that it has used, in bytes.
     pub fn memory_peak(&self) -> u64 {
         let peak = self.status_line("VmHWM").expect("a running process has a memory peak");
         let kib = peak.trim_end_matches("kB").trim().parse::<u64>().expect("it is a number of kB");
         kib * 1024
     }
 
-    /// From now on each write of the process to a file fails, or none does again; connections and what it prints
-    /// are left alone.
+    /// Makes each write of the process to a file fail from now on, or ends that. Connections and its output are not
+    /// affected.
     ///
-    /// This is how a file system that has become read-only looks to a process with open files (a mount cannot be
-    /// made read-only while a file is open for writing), and it needs no privilege: the limit on the size of files
-    /// is zero. Only for a program that [survives](Program::survives_denied_writes) it.
+    /// To a process with open files this looks like a file system that has become read-only (a mount cannot be made
+    /// read-only while a file on it is open for writing). It needs no privilege: the limit on file sizes is zero. Only
+    /// for a program that [survives](Program::survives_denied_writes) it.
     pub fn deny_writes(&self, denied: bool) {
         let limit = Rlimit { current: denied.then_some(0), maximum: None };
         prlimit(Some(self.pid), Resource::Fsize, limit).expect("a parent may limit its child");
@@ -243,11 +242,11 @@ impl Server {
     }
 }
 
-/// Lets this process, and the servers that it starts, have so many files and connections open.
+/// Allows this process, and the servers that it starts, this many open files and connections.
 ///
 /// # Panics
 ///
-/// If the machine's hard limit is lower, with what to do about it.
+/// If the machine's hard limit is lower; the message says what to do.
 pub fn allow_open_files(files: u64) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_none_or(|current| current >= files) {

@@ -1,4 +1,4 @@
-//! Syncs that fail: as on a disk that loses what it was given, and says so.
+//! Syncs that fail, as on a disk that loses data and says so.
 //!
 //! It needs strace, and the right to trace: root, or `sysctl kernel.yama.ptrace_scope=0`.
 
@@ -9,18 +9,18 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::server::Server;
 
-/// Until this is dropped, each fsync and fdatasync of a server fails with EIO, and is not done.
+/// Until this is dropped, each fsync and fdatasync of a server fails with EIO, and is not executed.
 #[derive(Debug)]
 pub struct FailingSyncs {
     strace: Child,
 }
 
 impl FailingSyncs {
-    /// Those of `server`, from when this returns.
+    /// The syncs of `server`, from when this returns.
     ///
     /// # Panics
     ///
-    /// If the machine does not let this user trace, with what to do about it.
+    /// If this user may not trace on this machine; the message says what to do.
     pub fn of(server: &Server) -> Self {
         let mut strace = Command::new("strace")
             .args(["-f", "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO", "-o", "/dev/null"])
@@ -43,7 +43,7 @@ const ADVICE: &str = "run the tests as root, or let users trace (`sysctl kernel.
 
 impl Drop for FailingSyncs {
     fn drop(&mut self) {
-        // It lets the server go, and ends.
+        // It detaches from the server, and ends.
         if let Some(pid) = self.strace.id().try_into().ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::TERM);
         }

@@ -1,4 +1,4 @@
-//! The life and death of servers, tried on shell scripts that only say that they serve.
+//! Servers that start, stop and die, tried on shell scripts that only claim to serve.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -35,7 +35,7 @@ async fn one_that_ends_at_once_is_an_error_with_what_it_said() {
 
 #[tokio::test]
 async fn ends_on_terminate_with_all_that_it_printed() {
-    // The trap is set before it says that it serves: the signal may come at once.
+    // The trap is set before it prints its address: the signal may come at once.
     let program = Program::new("sh")
         .arg("-c")
         .arg("trap 'echo draining; exit 0' TERM; echo http://127.0.0.1:7; while :; do sleep 0.01; done");

@@ -1,7 +1,7 @@
 //! A transactional store in memory, written as somebody outside would write one: with the public API of keylatch-core
 //! alone. It passes all conformance suites, and with a [`Mistake`] it fails the case that is there for it.
 //!
-//! One transaction at a time has the store, until it ends.
+//! One transaction at a time holds the store, until it ends.
 
 mod inbox;
 mod outbox;
@@ -26,13 +26,13 @@ use tokio::sync::Notify;
 /// Something that the author of a store may get wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mistake {
-    /// The record of the claim is not compared again once the transaction has begun.
+    /// The record of the claim is not compared again after the transaction has begun.
     KeyNotChecked,
-    /// The writes are committed before the record, in a commit of their own.
+    /// The writes are committed before the record, in a separate commit.
     WritesCommitFirst,
     /// The record is committed although the writes cannot be.
     RecordCommitsAlone,
-    /// An answer that says no keeps its writes.
+    /// A refusal keeps the handler's writes.
     RefusalKeepsWrites,
     /// A run that is rolled back leaves a record.
     RollBackIsRecorded,
@@ -88,7 +88,7 @@ impl Database for Texts {
 #[derive(Debug, Clone)]
 pub struct Store {
     state: Arc<Mutex<State>>,
-    /// Held by the transaction that is open.
+    /// Held by the open transaction.
     transaction: Arc<tokio::sync::Mutex<()>>,
     /// Wakes the relay.
     published: Arc<Notify>,
@@ -156,19 +156,19 @@ impl Written {
         self.texts.push(text);
     }
 
-    /// A statement that fails, and with it the transaction.
+    /// A statement that fails, and the transaction with it.
     pub fn fail(&mut self) {
         self.failed = true;
     }
 }
 
 impl Store {
-    /// A store with nothing in it.
+    /// An empty store.
     pub fn new(clock: Clock, mistake: Option<Mistake>) -> Self {
         Self { state: Arc::default(), transaction: Arc::default(), published: Arc::default(), clock, mistake }
     }
 
-    /// All texts that are committed, in alphabetical order.
+    /// All committed texts, in alphabetical order.
     pub fn texts(&self) -> Vec<String> {
         let mut texts = self.state.lock().texts.clone();
         texts.sort();
@@ -201,7 +201,7 @@ impl Store {
         if self.makes(Mistake::WritesCommitFirst) {
             state.texts.extend(texts.clone());
         }
-        // A claim on a lease may have come in between.
+        // A claim on a lease may have come between.
         if state.records.get(&id) != entered.previous() && !self.makes(Mistake::KeyNotChecked) {
             return Ok(Transacted::Held(None));
         }

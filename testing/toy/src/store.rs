@@ -14,7 +14,7 @@ use keylatch_core::{Lease, Record, RecordId, Scope, State, Timestamp};
 use crate::Store;
 
 impl Store {
-    /// Replaces a record by what `write` makes of it.
+    /// Replaces a record by what `write` returns.
     fn change(&self, lease: Lease, write: impl FnOnce(&Record, Timestamp) -> Change) -> Reply<Applied> {
         let records = &mut self.state.lock().records;
         let now = self.clock.now();

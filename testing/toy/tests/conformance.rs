@@ -73,7 +73,7 @@ impl AtomicHarness for Toy {
         Box::pin(ready(()))
     }
 
-    /// It knows no such statement.
+    /// It has no such statement.
     fn end(tx: &mut Handle) -> BoxFuture<'_, ()> {
         tx.fail();
         Box::pin(ready(()))
@@ -119,7 +119,7 @@ macro_rules! finds {
                 }
             )*
 
-            /// A mistake without a test would not compile: this match would not be whole.
+            /// A mistake without a test does not compile: this match would be incomplete.
             #[expect(dead_code, reason = "it is there to be compiled")]
             fn whole(mistake: Mistake) {
                 match mistake {

@@ -1,4 +1,4 @@
-//! Who writes to the server: Keylatch's engine in this process, or pgbench beside it.
+//! What writes to the server: Keylatch's engine in this process, or pgbench beside it.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -20,13 +20,13 @@ use crate::connection::KEY_PREFIX;
 /// Keylatch's engine on a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// An order each, in the transaction of its record.
+    /// An order for each request, in the transaction of its record.
     Atomic,
-    /// Claim and completion, and nothing in between.
+    /// Claim and completion, with nothing in between.
     Leases,
 }
 
-/// One who puts load on the server.
+/// A source of load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Contestant {
     Pgbench {
@@ -34,7 +34,7 @@ pub(super) enum Contestant {
         script: &'static str,
     },
     First(Mode),
-    /// Answered from the record, for nothing is kept in the process.
+    /// Answered from the record, because the process keeps nothing.
     Replay(Mode),
 }
 
@@ -61,7 +61,7 @@ impl<'a> Arena<'a> {
         Ok(Self { cluster, atomic, leases, next: Cell::new(0) })
     }
 
-    /// The requests per second of `clients` that each send the next when they have the answer.
+    /// The requests per second of this many clients, each of which sends its next request after an answer.
     pub(super) async fn rate(&self, contestant: Contestant, clients: usize, time: Duration) -> Result<f64> {
         match contestant {
             Contestant::Pgbench { name, script } => pgbench(self.cluster, name, script, clients, time),
@@ -71,7 +71,7 @@ impl<'a> Arena<'a> {
     }
 
     async fn ours(&self, mode: Mode, replay: bool, clients: usize, time: Duration) -> Result<f64> {
-        // Connections are made, and statements prepared, before it counts.
+        // Connections are made and statements prepared before the measurement.
         let keys: Vec<u64> = (0..clients).map(|_| self.number()).collect();
         try_join_all(keys.iter().map(|key| self.ask(mode, *key, false))).await?;
         let (started, end) = (Instant::now(), Instant::now() + time);
@@ -133,7 +133,7 @@ fn outcome(order: i64) -> Outcome {
     }
 }
 
-/// What pgbench makes of a script, with its statements prepared.
+/// What pgbench reaches with a script, with prepared statements.
 fn pgbench(cluster: &Cluster, name: &str, script: &str, clients: usize, time: Duration) -> Result<f64> {
     let file = cluster.dir().join(format!("{name}.sql"));
     std::fs::write(&file, script)?;

@@ -1,4 +1,4 @@
-//! Kill -9 at every boundary between two phases of a run.
+//! Kill -9 at every boundary between two steps of a run.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -77,7 +77,7 @@ async fn kill_at(boundary: &str, left: Left) {
     server.kill().await;
 }
 
-/// It has started, and whether the letter is in the post nobody knows.
+/// It has started, and nobody knows whether the letter was posted.
 #[tokio::test(flavor = "multi_thread")]
 async fn at_most_once_killed_in_the_handler() {
     let office = Office::new().await;

@@ -1,4 +1,4 @@
-//! A post office: the service's program and its directory, its customers, an operator, and the judge.
+//! A post office: the service's program and directory, its customers, an operator, and the judge.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use testing_support::server::{Program, Server};
 
 use crate::place::Place;
 
-/// How long something may take that is done at once, or as soon as a lease has ended.
+/// How long something may take that should happen at once, or as soon as a lease has ended.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 pub(crate) struct Office {
@@ -36,12 +36,12 @@ impl Office {
         Self { dir, place, program, targets, log, client }
     }
 
-    /// Starts a server, to which the customers turn from now on.
+    /// Starts a server, which the customers use from now on.
     pub(crate) async fn open(&self) -> Server {
         self.start(&self.program).await
     }
 
-    /// Starts a server that dies, or stands still, when it first passes `point`.
+    /// Starts a server that dies, or is paused, when it first passes `point`.
     pub(crate) async fn open_to_fail(&self, point: &str, action: &str) -> Server {
         self.start(&self.program.clone().env("KEYLATCH_FAILPOINT", format!("{point}:1:{action}"))).await
     }
@@ -70,8 +70,8 @@ impl Office {
         self.ledger().iter().any(|event| event.key == request.key && matches!(event.what, What::Effect { .. }))
     }
 
-    /// An operator who knows what is in the post says what became of the run of `request`, if that is unknown. A letter
-    /// that was begun and is not in the post, the operator posts by hand.
+    /// An operator, who can see which letters were posted, resolves the run of `request` if its outcome is unknown. A
+    /// letter that was begun and not posted is posted by the operator.
     pub(crate) async fn resolve(&self, request: &Request) -> Option<u16> {
         let begun = self.has_started(request);
         if begun && !self.is_posted(request) {
@@ -89,14 +89,14 @@ impl Office {
         answer.unwrap_or_else(|gave_up| panic!("{}: {gave_up}", request.key))
     }
 
-    /// Asks until the answer is that the outcome is unknown.
+    /// Sends the request again until the answer is that the outcome is unknown.
     pub(crate) async fn until_unknown(&self, request: &Request) {
         let unknown = self.client.until(request, SOON, SOON, Reply::is_unknown).await;
         unknown.unwrap_or_else(|gave_up| panic!("{}: {gave_up}", request.key));
     }
 
-    /// What is asked of every test at its end: no two starts, an answer for each key that was asked for, and all that
-    /// customers, the ledger and the store say makes sense together.
+    /// The end of every test: there were no two starts, each key that was requested has an answer, and the customers,
+    /// the ledger and the store agree.
     pub(crate) async fn judge(&self) -> Summary {
         let mut history = self.log.events();
         history.extend(self.ledger());
@@ -112,7 +112,7 @@ pub(crate) fn letter(key: impl Into<String>) -> Request {
     written(key.into(), &json!({}))
 }
 
-/// A letter whose sending starts, and comes to no end.
+/// A letter that is started and never finished.
 pub(crate) fn endless_letter(key: impl Into<String>) -> Request {
     written(key.into(), &json!({ "hold": true }))
 }

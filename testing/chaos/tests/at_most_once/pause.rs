@@ -1,4 +1,4 @@
-//! A server that stands still for longer than its lease, and then goes on.
+//! A server that is paused for longer than its lease, and then continues.
 
 use testing_history::Reply;
 use testing_support::eventually;
@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use crate::office::{Office, SOON, letter};
 
-/// It was late before it started: it does not start any more.
+/// The pause was before the start: the handler does not start any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn i6_paused_between_claim_and_start() {
     let office = Office::new().await;
@@ -20,14 +20,14 @@ async fn i6_paused_between_claim_and_start() {
     assert!(matches!(reply, Reply::Refused { status: 409, .. }), "{reply:?}");
     assert_eq!(office.ledger(), []);
     if office.resolve(&letter("key")).await != Some(204) {
-        // It has taken its claim back itself.
+        // The server itself has withdrawn its claim.
         assert!(!office.has_started(&letter("key")));
     }
     assert_eq!(office.insist(&letter("key")).await.status, 201);
     end(&office, [late, other]).await;
 }
 
-/// It had its effect before it was late. Nobody has resolved it: its word is the last.
+/// The pause was after the effect, and nobody has resolved the run: its late outcome is final.
 #[tokio::test(flavor = "multi_thread")]
 async fn i5_paused_before_the_commit_and_not_resolved() {
     let office = Office::new().await;
@@ -42,7 +42,7 @@ async fn i5_paused_before_the_commit_and_not_resolved() {
     end(&office, [late, other]).await;
 }
 
-/// Somebody has resolved it meanwhile: that is its answer, for the client of the late one too.
+/// Somebody has resolved it meanwhile: that is its answer, also for the client of the late run.
 #[tokio::test(flavor = "multi_thread")]
 async fn i5_paused_before_the_commit_and_resolved() {
     let office = Office::new().await;
@@ -58,7 +58,7 @@ async fn i5_paused_before_the_commit_and_resolved() {
     end(&office, [late, other]).await;
 }
 
-/// A server that stands still at `boundary`, and a client that waits for it.
+/// A server that is paused at `boundary`, and a client that waits for it.
 async fn paused_at(office: &Office, boundary: &str) -> (Server, JoinHandle<Reply>) {
     let late = office.open_to_fail(boundary, "pause").await;
     let client = office.client.clone();

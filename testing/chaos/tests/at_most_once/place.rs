@@ -1,4 +1,4 @@
-//! Where the records are: in the directory of the service.
+//! Where the records are: in the service's directory.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ impl Place {
         Self(directory.join("letters.db"))
     }
 
-    /// The program, with its records here: that is where it has them by itself.
+    /// The program with its records here, which is its default.
     #[expect(clippy::unused_self, reason = "other places are to be told")]
     pub(crate) fn of(&self, program: Program) -> Program {
         program

@@ -1,4 +1,4 @@
-//! Kill -9 at random, under load of customers that do not give up, and of an operator.
+//! Kill -9 at random, while customers who do not give up and an operator are at work.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ async fn i1_no_second_start_when_the_server_is_killed_at_random_under_load() {
     const KILLS: usize = 20;
     const KILLS_MAX: usize = 5 * KILLS;
     const CUSTOMERS: usize = 12;
-    /// How many customers ask under the same key, one after the other or at once.
+    /// How many customers use the same key, in turns or at once.
     const SAME_KEY: usize = 3;
     let office = Arc::new(Office::new().await);
     let load = Arc::new(Load::default());
@@ -34,11 +34,11 @@ async fn i1_no_second_start_when_the_server_is_killed_at_random_under_load() {
         });
     }
     let (mut kills, mut caught) = (0, 0);
-    // As many more as it takes on a machine on which a kill finds little under way.
+    // More rounds, as needed on a machine on which kills find few requests running.
     while kills < KILLS || caught <= KILLS / 4 || load.resolved.load(Ordering::Relaxed) == 0 {
         assert!(kills < KILLS_MAX, "{caught} of {kills} kills have hit requests under way, and it was not enough");
         kills += 1;
-        // Now and then longer than a lease, so that what was left behind is found to be unknown.
+        // Sometimes longer than a lease, so that abandoned runs are found to be unknown.
         let pause = rand::rng().random_range(if kills % 4 == 0 { 1_100..1_300 } else { 5..200 });
         sleep(Duration::from_millis(pause)).await;
         caught += usize::from(office.log.open_calls() > 0);
@@ -67,12 +67,13 @@ struct Load {
     stop: AtomicBool,
     next: AtomicUsize,
     resolved: AtomicUsize,
-    /// Two operators at once could act on what each knew before the other did.
+    /// Two operators at once could each act before the other's resolution.
     operator: Mutex<()>,
 }
 
 impl Load {
-    /// Asks until there is an answer. Whoever is told that the outcome is unknown calls the operator.
+    /// Sends the request until there is an answer. A customer who is told that the outcome is unknown calls the
+    /// operator.
     async fn insist(&self, office: &Office, request: &Request) {
         const CALLS_MAX: usize = 100;
         for _ in 0..CALLS_MAX {

@@ -1,4 +1,4 @@
-//! The same with the records on PostgreSQL, as several processes share them.
+//! The same with the records on PostgreSQL, as if several processes shared them.
 
 #[path = "../at_most_once/boundaries.rs"]
 mod boundaries;

@@ -1,4 +1,4 @@
-//! Where the records are: a database of the test's own, on a server that all share.
+//! Where the records are: in a database of each test, on a shared server.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ impl Place {
         Self(database().await)
     }
 
-    /// The program, with its records here.
+    /// The program with its records here.
     pub(crate) fn of(&self, program: Program) -> Program {
         program.env("DATABASE_URL", &self.0)
     }

@@ -1,4 +1,4 @@
-//! The same with the records in Redis, as several processes share them. The server itself lives on.
+//! The same with the records in Redis, as if several processes shared them. The Redis server itself is not killed.
 
 #[path = "../at_most_once/boundaries.rs"]
 mod boundaries;

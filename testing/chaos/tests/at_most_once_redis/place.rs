@@ -1,4 +1,4 @@
-//! Where the records are: a server of the test's own.
+//! Where the records are: on a server of each test.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ impl Place {
         Self(Server::start(Config::new()))
     }
 
-    /// The program, with its records here.
+    /// The program with its records here.
     pub(crate) fn of(&self, program: Program) -> Program {
         program.env("REDIS_URL", self.0.url())
     }

@@ -1,4 +1,4 @@
-//! `keylatch`, as the tests start it.
+//! `keylatch`, for the tests to start.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The service behind the gateway, in a process of its own. `PORT`; `LEDGER` is the file that it writes its effects into.
+//! The service behind the gateway, in its own process. `PORT`; `LEDGER` is the file for its starts and effects.
 
 use std::error::Error;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! The contract, through the gateway.
+//! The HTTP contract, through the gateway.
 
 use http::Method;
 use testing_support::raw::{Connection, Leave, bytes_of};

@@ -1,4 +1,5 @@
-//! Certificates of clients, which say who calls, and those of the gateway, which are read again on SIGHUP. curl is the client.
+//! Certificates of clients, which identify callers, and of the gateway, which are read again on SIGHUP. curl is the
+//! client.
 
 use std::fs;
 use std::path::Path;
@@ -48,7 +49,7 @@ async fn the_subject_of_a_clients_certificate_says_who_calls() {
         curl(&[&all[..], &shown].concat()).await
     };
     let client = |name: &str, file: &str| Some(write_both(dir, file, &authority.certify_client(name)));
-    // One that was renewed is the same caller.
+    // A renewed certificate is the same caller.
     for (name, file, replayed) in [("alice", "first", false), ("alice", "renewed", true), ("bob", "bob", false)] {
         let (_, status, answer) = send(client(name, file)).await;
         assert_eq!(
@@ -59,14 +60,14 @@ async fn the_subject_of_a_clients_certificate_says_who_calls() {
     }
     let (_, status, answer) = send(None).await;
     assert!(status == "400" && answer.contains("IDEMPOTENCY_SCOPE_REQUIRED"), "{status} {answer}");
-    // One of another authority gets no connection.
+    // A certificate of another authority gets no connection.
     let stranger = write_both(dir, "stranger", &Authority::new().certify_client("alice"));
     assert_eq!(send(Some(stranger)).await.1, "000");
     assert_eq!(service.upstream.seen().len(), 2);
 }
 
-/// New connections all the while: each gets the old certificate or the new one, and an answer. A file that cannot be used
-/// changes nothing, not even the routes.
+/// New connections all the time: each gets the old certificate or the new one, and an answer. A file that cannot be
+/// used changes nothing, not even the routes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_certificate_is_read_again_without_losing_a_request() {
     let (dir, first, second) = (TempDir::new().unwrap(), Authority::new(), Authority::new());
@@ -104,7 +105,7 @@ async fn a_certificate_is_read_again_without_losing_a_request() {
         })
         .collect();
     let refusals = || gateway.printed().matches("have mistakes").count();
-    // A key that is not that of the certificate, beside routes that could be taken.
+    // A key that does not belong to the certificate, together with routes that could be used.
     write_both(
         dir,
         "server",

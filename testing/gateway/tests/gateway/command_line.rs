@@ -1,11 +1,11 @@
-//! The command line: what it refuses, and what its listener for operators says.
+//! The command line: what it refuses, and what its listener for operators answers.
 
 use testing_support::eventually;
 use testing_support::server::{Program, StartError};
 
 use crate::setup::{Pair, SOON, gateway};
 
-/// What the program prints that does not start.
+/// The output of a program that does not start.
 async fn refused(program: &Program) -> String {
     match program.start().await {
         Err(StartError::Ended { output, .. }) => output,
@@ -57,7 +57,7 @@ async fn a_secret_of_the_store_is_not_printed() {
     assert!(output.contains("Redis") && !output.contains("hunter2"), "{output}");
 }
 
-/// Where its listener for operators is.
+/// The address of its listener for operators.
 fn admin(pair: &Pair) -> String {
     let printed = pair.gateway.printed();
     let line = printed.lines().find_map(|line| line.trim().strip_prefix("admin")).expect("it says where");

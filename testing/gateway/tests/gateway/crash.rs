@@ -1,6 +1,6 @@
 //! Kill -9 of the gateway and of the service at random, under load of clients that do not give up.
 //!
-//! 20 times each, or as often as `KEYLATCH_GATEWAY_KILLS` says.
+//! 20 kills of each, or as many as `KEYLATCH_GATEWAY_KILLS` says.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::setup::gateway;
 /// How long a client tries in all.
 const PATIENCE: Duration = Duration::from_secs(60);
 const CLIENTS: usize = 12;
-/// How many clients ask under the same key, one after the other or at once.
+/// How many clients use the same key, in turns or at once.
 const SAME_KEY: usize = 3;
 
 pub(crate) fn kills() -> usize {
@@ -40,7 +40,7 @@ pub(crate) fn random_ms(range: std::ops::Range<u64>) -> Duration {
     Duration::from_millis(rand::rng().random_range(range))
 }
 
-/// The service, in a process that can be killed, at an address that stays.
+/// The service, in a process that can be killed, at a fixed address.
 pub(crate) struct Service {
     program: Program,
     pub(crate) url: String,
@@ -59,7 +59,7 @@ impl Service {
     }
 }
 
-/// Clients that ask without a break, and do not give up.
+/// Clients that send requests without a pause, and do not give up.
 pub(crate) struct Load {
     pub(crate) targets: Targets,
     shared: Arc<Shared>,
@@ -98,7 +98,7 @@ impl Load {
         self.shared.log.open_calls() > 0
     }
 
-    /// Lets every client come to its end, asks again for all, and judges. Also returns how many outcomes are unknown.
+    /// Waits for every client, sends every request again, and judges. Also returns how many outcomes are unknown.
     pub(crate) async fn end(mut self, directory: &Path, guarantee: Guarantee, store: &impl Store) -> (Summary, usize) {
         self.shared.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.clients.join_next().await {
@@ -128,7 +128,8 @@ impl Shared {
         }
     }
 
-    /// Asks until there is an answer, or it is said that nobody knows. Some clients hang up before there can be one.
+    /// Sends the request until there is an answer, or the outcome is unknown. Some clients hang up before there can be
+    /// an answer.
     async fn insist(&self, request: &Request) {
         let each = if rand::rng().random_ratio(1, 4) { random_ms(1..15) } else { PATIENCE };
         let accept = |reply: &Reply| matches!(reply, Reply::Final(_)) || reply.is_unknown();

@@ -1,4 +1,4 @@
-//! What the gateway says of a request that got no answer, or an answer with a word on its record.
+//! What the gateway records if a request got no answer, or an answer with a disposition.
 
 use std::net::TcpListener;
 
@@ -6,7 +6,7 @@ use crate::setup::{Answer, Pair, gateway};
 
 pub(crate) const SILENCE: [&str; 2] = ["--upstream-silence-max", "500ms"];
 
-/// The second answer to the same request, and what another request under its key gets then.
+/// The second answer to the same request, and what another request with its key gets then.
 pub(crate) async fn again(pair: &Pair, path: &str, key: &str) -> (u16, u16) {
     let again = pair.post(path, key, "a").await;
     let other = pair.post(path, key, "another").await;
@@ -83,8 +83,8 @@ async fn what_was_not_sent_on_a_later_attempt_says_nothing_of_those_before() {
     assert_eq!(again(&pair, "/silent", "k").await, (504, 422), "its first attempt may have had its effect");
 }
 
-/// A kept connection that the service closes while a request is on its way to it: hyper hands the request back if not a byte of
-/// it was written, and only then it is sent on another.
+/// The service closes a kept connection while a request is on its way to it. hyper returns the request if none of its
+/// bytes were written, and only then it is sent on another connection.
 #[tokio::test]
 async fn a_service_that_starts_again_is_found_again() {
     let mut pair = Pair::new("at-most-once", &["--upstream-idle-max", "1h"]).await;
@@ -127,7 +127,7 @@ async fn the_service_may_say_itself_what_becomes_of_the_record_and_no_client_hea
         let pair = Pair::new(guarantee, &[]).await;
         for (word, expected) in [
             ("record", (200, 422)),
-            // Where nothing may start twice, a key that may be tried again is free.
+            // Where nothing may start twice, a key that may be retried is free.
             ("retry", (200, if guarantee == "fenced" { 422 } else { 200 })),
             ("free", (200, 200)),
             ("unknown", (409, 422)),

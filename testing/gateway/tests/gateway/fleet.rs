@@ -1,4 +1,4 @@
-//! Three gateways behind one store: each is killed, or stands still for longer than a lease, at random.
+//! Three gateways on one store: each is killed, or paused for longer than a lease, at random.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Requests by HTTP/2, frame by frame: what would be a request within a request in HTTP/1.1 reaches nobody.
+//! Requests over HTTP/2, frame by frame: what would smuggle a second request into HTTP/1.1 reaches no service.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -11,7 +11,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Fields as HPACK literals that are never indexed, so that anything can stand in them.
+/// Fields as HPACK literals that are never indexed, so that they can contain anything.
 fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
@@ -29,11 +29,11 @@ fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
 enum Ended {
     /// With an answer.
     Answered,
-    /// Without one: the stream or the connection was given up.
+    /// Without one: the stream or the connection was aborted.
     GivenUp,
 }
 
-/// Sends one request, with `body` in a frame of its own.
+/// Sends one request, with `body` in a separate frame.
 async fn send(pair: &Pair, head: &[(&str, &str)], body: &[u8]) -> Ended {
     let mut stream = TcpStream::connect(pair.gateway.authority()).await.unwrap();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
@@ -86,7 +86,7 @@ async fn what_http1_would_take_for_two_requests_reaches_nobody() {
         assert_eq!(send(&pair, &head, b"abc").await, Ended::GivenUp, "{head:?}");
     }
     for head in [with("host", "b"), with(":authority", "u@a"), with(":scheme", "ftp"), with(":path", "*")] {
-        // Refused by the gateway, in words.
+        // Refused by the gateway, with an answer.
         send(&pair, &head, b"abc").await;
     }
     assert_eq!(pair.upstream.upstream.seen(), []);

@@ -1,4 +1,4 @@
-//! What the service sees of a request, and the client of an answer.
+//! The headers that the service gets of a request, and the client of an answer.
 
 use http::Method;
 

@@ -52,7 +52,7 @@ pub(crate) fn port(server: &Server) -> u16 {
     line.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
 }
 
-/// What curl gets: the version, the status, and the body.
+/// curl's result: the version, the status, and the body.
 pub(crate) async fn curl(arguments: &[&str]) -> (String, String, String) {
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--noproxy", "*", "-m", "20", "-w", "\n%{http_version} %{http_code}"]).args(arguments);
@@ -126,7 +126,7 @@ async fn http2_without_tls_is_spoken_where_it_is_known() {
     assert!(seen.last().unwrap().headers("via").join(", ").ends_with("2 keylatch"), "{seen:?}");
 }
 
-/// How the service of the next test gives a request up.
+/// How the service of the next test rejects a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum GivesUp {
     RefusesTheStream,
@@ -136,7 +136,7 @@ enum GivesUp {
     Closes,
 }
 
-/// Serves HTTP/2, frame by frame: takes the head of each request, and gives it up.
+/// Serves HTTP/2, frame by frame: accepts the head of each request, and rejects it.
 async fn give_up(listener: TcpListener, how: GivesUp) {
     while let Ok((mut stream, _)) = listener.accept().await {
         drop(tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! What a client or a service can take from the gateway is bounded; and a store may go and come back.
+//! What a client or a service can use of the gateway is limited; and a store may disappear and return.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn i13_connections_over_the_limit_wait_for_their_turn() {
     let pair = Pair::new("at-most-once", &["--connections-max", "2"]).await;
     let first = TcpStream::connect(pair.gateway.authority()).await.unwrap();
     let _second = TcpStream::connect(pair.gateway.authority()).await.unwrap();
-    // The system takes the third, and the gateway does not.
+    // The system accepts the third connection, and the gateway does not.
     let mut third = TcpStream::connect(pair.gateway.authority()).await.unwrap();
     third.write_all(b"GET /echo HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     assert!(timeout(Duration::from_millis(500), third.read_u8()).await.is_err(), "it was answered");

@@ -1,4 +1,4 @@
-//! The gateway, as a process, before a service that writes down what reaches it.
+//! The gateway, as a process, in front of a service that records what reaches it.
 
 mod asked_once;
 mod certificates;

@@ -1,5 +1,5 @@
-//! Mistakes that a gateway could make, made by the service instead: it says by `Idempotency-Disposition` what the gateway
-//! must never say. What the other tests ask for has to fail then.
+//! Mistakes that a gateway could make, made by the service instead: its `Idempotency-Disposition` says what the gateway
+//! must never say. Then the checks of the other tests must fail.
 
 use http::Method;
 use testing_history::{Event, Guarantee, Invariant, What, check, ledger};
@@ -7,7 +7,7 @@ use testing_history::{Event, Guarantee, Invariant, What, check, ledger};
 use crate::dispositions::{SILENCE, again, no_word_on_the_record};
 use crate::setup::{Answer, Pair};
 
-/// A letter is begun, and then it is said that nothing was sent.
+/// A letter is begun, and then the service says that nothing was sent.
 #[tokio::test]
 async fn a_time_out_that_is_taken_for_nothing_sent_is_seen_as_a_second_start() {
     let pair = Pair::new("at-most-once", &["--upstream-key", "received"]).await;
@@ -22,7 +22,7 @@ async fn a_time_out_that_is_taken_for_nothing_sent_is_seen_as_a_second_start() {
     assert!(violations.iter().any(|violation| violation.invariant == Invariant::I1), "{violations:?}");
 }
 
-/// A first attempt has no answer, and the second says of the key that it is free.
+/// A first attempt gets no answer, and the second one says that the key is free.
 #[tokio::test]
 async fn a_later_attempt_that_speaks_for_those_before_is_seen_by_another_request_that_runs() {
     let pair = Pair::new("fenced", &SILENCE).await;

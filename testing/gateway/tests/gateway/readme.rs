@@ -1,4 +1,4 @@
-//! The README's service in Python behind the gateway, tried with the README's own command.
+//! The README's service in Python behind the gateway, started with the README's own command.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ async fn the_readmes_order_is_one_order() {
     let script = root.join("examples/gateway_python/orders.py");
     assert!(readme.contains(&fs::read_to_string(&script).unwrap()), "the README shows the script as it is");
 
-    // It does not say where it listens: the port is one that was free a moment ago.
+    // It does not print its address: the port is one that was free a moment ago.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let mut python = Command::new("python3");
     let _service = python.arg(&script).env("PORT", &port).kill_on_drop(true).spawn().expect("python3 is installed");
@@ -47,7 +47,7 @@ async fn the_readmes_order_is_one_order() {
     assert!(String::from_utf8_lossy(&other.stdout).ends_with("{\"order\": 2}\n"));
 }
 
-/// A service that honours the derived key gives the same order to every attempt, also after it has been killed.
+/// A service that honours the derived key gives the same order to every attempt, even after it has been killed.
 async fn honours_the_derived_key(interpreter: &str, script: &str) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(script);
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
@@ -96,7 +96,7 @@ async fn the_example_in_node_honours_the_derived_key() {
     honours_the_derived_key("node", "gateway_node/honours.mjs").await;
 }
 
-/// What follows `command` in the README, to the end of its paragraph.
+/// The text after `command` in the README, to the end of its paragraph.
 fn argument_of(readme: &str, command: &str) -> String {
     let after = readme.split_once(command).unwrap_or_else(|| panic!("the README has no `{command}`")).1;
     after.split("\n\n").next().unwrap().to_owned()

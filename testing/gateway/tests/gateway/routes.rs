@@ -1,5 +1,5 @@
-//! Routes from a file: each guards in its own way, mistakes are found at once, and SIGHUP takes a new file without losing a
-//! request.
+//! Routes from a file: each guards in its own way, mistakes are found at once, and SIGHUP loads a new file without
+//! losing a request.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::setup::{Answer, Pair, SOON, Service, gateway};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-/// A gateway with the routes of `file`, before a service; and the file.
+/// A gateway with the routes of `file`, in front of a service; and the file.
 async fn with_routes(file: &str) -> (Pair, PathBuf) {
     let dir = tempfile::tempdir().expect("there is room for a directory");
     let path = dir.path().join("keylatch.toml");
@@ -36,13 +36,13 @@ fn route(name: &str, path: &str, more: &str) -> String {
 
 const BY_HEADER: &str = "scope.header = \"X-User-Id\"\nguarantee = \"at-most-once\"\n";
 
-/// A number that nobody else has.
+/// A number that is used only once.
 fn unique() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A token of HS256.
+/// A token for HS256.
 fn token(secret: &str, claims: &serde_json::Value) -> String {
     let key = EncodingKey::from_secret(secret.as_bytes()).expect("it is a secret");
     encode(&Header::new(Algorithm::HS256), claims, &key).expect("it can be signed")
@@ -77,15 +77,15 @@ async fn each_route_guards_in_its_own_way() {
     let (pair, _) = with_routes(&file.concat()).await;
     let alice = [("x-user-id", "alice"), ("idempotency-key", "k")];
 
-    // A pattern is one name space: of two of its paths under one key, the second is another request.
+    // A pattern is one name space: if two of its paths are used with one key, the second is another request.
     assert_eq!(post(&pair, "/letters/1", &alice, "a").await.status, 201);
     assert!(post(&pair, "/letters/1", &alice, "a").await.is_replay());
     assert_eq!(post(&pair, "/letters/2", &alice, "a").await.code(), "IDEMPOTENCY_KEY_REUSED");
-    // The same path, spelt otherwise, is no way around.
+    // Another spelling of the same path is no way around the guard.
     assert_eq!(post(&pair, "/%6Cetters/1", &alice, "a").await.code(), "IDEMPOTENCY_KEY_REUSED");
     assert_eq!(post(&pair, "//letters/1/", &alice, "a").await.code(), "IDEMPOTENCY_KEY_REUSED");
     assert_eq!(pair.starts(""), 1, "the service sees no key, and one start");
-    // Another route has other keys, and here they stand in the body, however that is written.
+    // Another route has its own keys. Here they are in the body, in whatever form it is written.
     let json = [("content-type", "application/json")];
     assert_eq!(post(&pair, "/once", &json, r#"{"id":"k","n":1}"#).await.status, 201);
     assert!(post(&pair, "/once", &json, r#"{ "n": 1.0, "id": "k" }"#).await.is_replay());
@@ -100,7 +100,7 @@ async fn each_route_guards_in_its_own_way() {
         let answer = watched().await;
         assert!(answer.status == 200 && !answer.is_replay() && answer.header("idempotency-key").is_none());
     }
-    // What takes no route passes, key or not.
+    // A request that matches no route passes, with or without a key.
     for _ in 0..2 {
         let answer = post(&pair, "/echo/elsewhere", &alice, "").await;
         assert!(answer.status == 200 && !answer.is_replay());
@@ -120,7 +120,7 @@ async fn a_token_says_who_calls_and_one_that_does_not_verify_is_401() {
         post(&pair, "/echo/a", &[("authorization", &bearer), ("idempotency-key", key)], "").await
     };
     assert!(!send(&token(SECRET, &claims("alice", 60)), "k").await.is_replay());
-    // A token that was refreshed is the same caller; another caller is not.
+    // A refreshed token is the same caller; another caller is not.
     assert!(send(&token(SECRET, &claims("alice", 60)), "k").await.is_replay());
     assert!(!send(&token(SECRET, &claims("bob", 60)), "k").await.is_replay());
     let before = pair.upstream.upstream.seen().len();
@@ -168,10 +168,10 @@ async fn tokens_are_verified_by_a_set_of_public_keys() {
     let signing = EncodingKey::from_ed_der(&private);
     assert_eq!(send("first", Algorithm::EdDSA, &signing).await.status, 200);
     assert_eq!(send("second", Algorithm::EdDSA, &signing).await.status, 401);
-    // Its public key, taken for a secret.
+    // Its public key, used as a secret.
     let public = EncodingKey::from_secret(PUBLIC.as_bytes()).expect("it is a secret");
     assert_eq!(send("first", Algorithm::HS256, &public).await.status, 401);
-    // Keys are rotated by SIGHUP.
+    // SIGHUP rotates keys.
     fs::write(keys, set("second").to_string()).unwrap();
     pair.gateway.hang_up();
     eventually(SOON, "the new key to count", async || send("second", Algorithm::EdDSA, &signing).await.status == 200)
@@ -328,7 +328,7 @@ fn check_config_finds_every_mistake_and_says_so() {
     );
 }
 
-/// The gateway does not start with a file that has mistakes, and lists all of them.
+/// The gateway does not start with a file that has mistakes, and prints all of them.
 #[tokio::test]
 async fn a_gateway_does_not_start_with_mistakes() {
     let dir = TempDir::new().unwrap();
@@ -344,7 +344,7 @@ async fn a_gateway_does_not_start_with_mistakes() {
     assert!(error.contains("--config") && error.contains("--guarantee"), "{error}");
 }
 
-/// What the guide shows is a file that can be used.
+/// The file in the guide can be used.
 #[test]
 fn the_file_in_the_guide_has_no_mistakes() {
     let guide = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/GATEWAY.md")).unwrap();

@@ -1,4 +1,4 @@
-//! A gateway before a service.
+//! A gateway in front of a service.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,17 +15,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// How long something may take that is done at once.
+/// How long something may take that should happen at once.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-/// A gateway before a service in this process.
+/// A gateway in front of a service in this process.
 pub(crate) struct Pair {
     pub(crate) gateway: Server,
     pub(crate) upstream: Service,
     dir: TempDir,
 }
 
-/// The service, on a port of its own.
+/// The service, on its own port.
 pub(crate) struct Service {
     pub(crate) upstream: Upstream,
     pub(crate) url: String,
@@ -48,7 +48,7 @@ impl Service {
     }
 }
 
-/// The gateway's program, before `upstream`.
+/// The gateway's program, in front of `upstream`.
 pub(crate) fn gateway(upstream: &str, arguments: &[&str]) -> Program {
     let program = Program::new(env!("CARGO_BIN_EXE_gateway-under-test")).arg("gateway");
     let given = ["--listen", "127.0.0.1:0", "--upstream", upstream].into_iter().chain(arguments.iter().copied());
@@ -56,7 +56,7 @@ pub(crate) fn gateway(upstream: &str, arguments: &[&str]) -> Program {
 }
 
 impl Pair {
-    /// In `guarantee`, with the records in SQLite, and with these arguments besides.
+    /// With `guarantee`, the records in SQLite, and these further arguments.
     pub(crate) async fn new(guarantee: &str, arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("there is room for a directory");
         let upstream = Service::start(&dir.path().join("ledger"), 0).await;
@@ -64,7 +64,7 @@ impl Pair {
         Self { gateway, upstream, dir }
     }
 
-    /// Of these, which keep their files in `dir`.
+    /// With these arguments, and its files in `dir`.
     pub(crate) fn of(gateway: Server, upstream: Service, dir: TempDir) -> Self {
         Self { gateway, upstream, dir }
     }
@@ -115,10 +115,10 @@ impl Pair {
         Answer::read(request.body(body.to_owned()).send().await.expect("an answer")).await
     }
 
-    /// Sends these bytes, and reads until the gateway closes the connection, or says nothing more.
+    /// Sends these bytes, and reads until the gateway closes the connection or sends nothing more.
     pub(crate) async fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.gateway.authority()).await.expect("the gateway listens");
-        // It may refuse before it has read all.
+        // It may refuse before it has read everything.
         let _ = stream.write_all(bytes).await;
         let mut answer = Vec::new();
         while let Ok(Ok(1..)) = timeout(QUIET, stream.read_buf(&mut answer)).await {}
@@ -126,10 +126,10 @@ impl Pair {
     }
 }
 
-/// After this, nothing more comes: the gateway and the service are on this machine.
+/// After this time nothing more arrives: the gateway and the service are on this machine.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// An answer that was read to its end.
+/// An answer, read to its end.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -151,7 +151,7 @@ impl Answer {
         serde_json::from_slice(&self.body).expect("JSON")
     }
 
-    /// The code of a problem of ours.
+    /// The code, if this is one of Keylatch's own problems.
     pub(crate) fn code(&self) -> String {
         let problem = self.json();
         assert_eq!(problem["status"], self.status);

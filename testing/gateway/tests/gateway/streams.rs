@@ -1,4 +1,4 @@
-//! What needs no record streams through.
+//! What is not recorded is streamed.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ async fn a_connection_may_become_something_else() {
     }
     stream.shutdown().await.unwrap();
     assert_eq!(timeout(SOON, stream.read(&mut [0; 8])).await.expect("the end comes").unwrap(), 0);
-    // What is guarded is answered, and nothing else.
+    // Only an unguarded request may upgrade its connection.
     let headers = [("x-user-id", "u"), ("idempotency-key", "k"), ("connection", "upgrade"), ("upgrade", "echo")];
     assert_eq!(pair.send(Method::POST, "/upgrade", &headers, "").await.status, 426);
 }
@@ -72,7 +72,7 @@ async fn connections_to_the_service_are_used_again_and_given_up_before_it_gives_
     for _ in 0..5 {
         assert_eq!(pair.send(Method::GET, "/echo", &[], "").await.status, 200);
     }
-    // The next request may be faster than the connection of the one before is free.
+    // The next request may arrive before the previous one's connection is free.
     let before = pair.upstream.upstream.connections();
     assert!(before < 5, "{before}");
     tokio::time::sleep(Duration::from_millis(300)).await;

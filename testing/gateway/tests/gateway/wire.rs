@@ -1,4 +1,4 @@
-//! One request in is one request out, written anew; and what can be understood in two ways is refused.
+//! One request in is one request out, written anew; and what can be read in two ways is refused.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::setup::{Pair, SOON};
 
-/// A request that is refused, and why its like are dangerous.
+/// A request that is refused, and why such requests are dangerous.
 const REFUSED: [(&str, &str, &str); 20] = [
     ("405", "CONNECT", "CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n"),
     ("405", "TRACE", "TRACE / HTTP/1.1\r\nHost: a\r\n\r\n"),
@@ -51,7 +51,7 @@ async fn what_can_be_understood_in_two_ways_is_refused_and_reaches_nobody() {
     for (status, why, request) in REFUSED {
         let pair = pair.clone();
         asking.spawn(async move {
-            // What is hidden behind it must not be taken for a request of its own either.
+            // What is hidden behind it must not be taken for a separate request, either.
             let hidden = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
             let answer = pair.raw(format!("{request}{hidden}").as_bytes()).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{why}: {answer:?}");
@@ -115,7 +115,7 @@ async fn one_request_in_is_one_request_out_with_one_framing() {
             assert_eq!(seen.target(), ("POST", "/echo"), "{why}");
             assert_eq!(seen.body(), body.as_bytes(), "{why}");
             assert_eq!(seen.header("host").as_deref(), Some("a"), "{why}");
-            // What is guarded was read whole, and so has a length.
+            // A guarded request was read completely, so it has a length.
             let framing = if guarded { "content-length" } else { framing };
             assert!(seen.header(framing).is_some(), "{why}: {}", seen.head);
         }

@@ -6,7 +6,7 @@ use super::story::{Complete, Effect, Final, Story};
 use super::{Invariant, Violation};
 use crate::{Event, Guarantee, Reply};
 
-/// Notes every violation in `story`.
+/// Adds every violation in `story`.
 pub(super) fn all(story: &Story<'_>, guarantee: Guarantee, violations: &mut Vec<Violation>) {
     let mut report = |invariant, why, events: Vec<&Event>| {
         let mut events: Vec<_> = events.into_iter().cloned().collect();
@@ -22,7 +22,7 @@ pub(super) fn all(story: &Story<'_>, guarantee: Guarantee, violations: &mut Vec<
     one_request(story, &mut report);
 }
 
-/// Takes a violation.
+/// Adds a violation.
 trait Report<'h>: FnMut(Invariant, &'static str, Vec<&'h Event>) {}
 impl<'h, F: FnMut(Invariant, &'static str, Vec<&'h Event>)> Report<'h> for F {}
 
@@ -50,8 +50,8 @@ fn one_answer<'h>(story: &Story<'h>, report: &mut impl Report<'h>) {
     }
 }
 
-/// A success, or an answer that names its effect, needs that effect, and needs it first. (An answer that says
-/// no has none.) One proof for a key is enough: its other answers fail for the same reason.
+/// A success, or an answer that names its effect, needs that effect, and the effect must come first. (A refusal has
+/// none.) One proof per key is enough: its other answers fail for the same reason.
 fn effect_before_answer<'h>(story: &Story<'h>, report: &mut impl Report<'h>) {
     for Final { event, answer, .. } in story.finals() {
         let success = (200..300).contains(&answer.status);
@@ -97,7 +97,7 @@ fn answer_for_good<'h>(story: &Story<'h>, guarantee: Guarantee, report: &mut imp
         };
         report(Invariant::I4, why, vec![first, call.invoke, event]);
     }
-    // In `Atomic` the claim comes with the first write: a second start may be under way, and cannot commit.
+    // In `Atomic` the claim comes with the first write: a second start may be running, and cannot commit.
     let first = acknowledged.values().min_by_key(|event| event.at);
     if let Some(first) = first.filter(|_| guarantee != Guarantee::Atomic) {
         for (start, _) in story.starts.iter().filter(|(start, _)| start.at > first.at) {
@@ -136,8 +136,8 @@ fn late_owner_changes_nothing<'h>(story: &Story<'h>, report: &mut impl Report<'h
     }
 }
 
-/// Where a lease is claimed, each start has a claim of its own: one that was granted before, or, where claims are
-/// not seen, a record that has at least its epoch.
+/// On a lease, each start has its own claim: one that was granted before; or, where claims are not seen, a record whose
+/// epoch is at least as high.
 fn claim_before_start<'h>(story: &Story<'h>, guarantee: Guarantee, report: &mut impl Report<'h>) {
     if guarantee == Guarantee::Atomic {
         return;

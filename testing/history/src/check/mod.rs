@@ -12,7 +12,7 @@ use story::Story;
 /// An invariant of docs/ARCHITECTURE.md that a history can break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Invariant {
-    /// At most one committed effect, and none that nobody asked for; in `AtMostOnce`, at most one start.
+    /// At most one committed effect, and none without a request; in `AtMostOnce`, at most one start.
     I1,
     /// All final answers agree.
     I2,
@@ -24,18 +24,18 @@ pub enum Invariant {
     I5,
     /// A handler starts only after its claim is durable.
     I6,
-    /// Another request under the key never sees the answer.
+    /// Another request with the key never gets the answer.
     I7,
 }
 
-/// An invariant that is broken, and the proof.
+/// A broken invariant, and the proof.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// Which one.
     pub invariant: Invariant,
     /// How.
     pub why: &'static str,
-    /// The events that prove it, in the order of their instants.
+    /// The events that prove it, in the order of time.
     pub events: Vec<Event>,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Counts of what is in a history: the proof that something happened at all.
+/// Counts of a history's events: the proof that something happened at all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Pairs of scope and key.
@@ -92,8 +92,8 @@ pub fn judge(history: &[Event], guarantee: Guarantee) -> Summary {
 
 /// Checks `history` against the invariants under `guarantee`, and counts what is in it.
 ///
-/// Retention must be longer than the history: a key that is used anew after its record has gone would look like a
-/// second effect.
+/// Retention must be longer than the history: a key that is used again after its record has been removed would look
+/// like a second effect.
 ///
 /// # Errors
 ///
@@ -118,7 +118,7 @@ fn by_key(history: &[Event]) -> BTreeMap<(&str, &str), Vec<&Event>> {
     for event in history {
         keys.entry((event.scope.as_str(), event.key.as_str())).or_default().push(event);
     }
-    // A stable sort: events of one instant stay in the order in which they were noted.
+    // A stable sort: events of the same instant keep the order in which they were logged.
     keys.values_mut().for_each(|events| events.sort_by_key(|event| event.at));
     keys
 }

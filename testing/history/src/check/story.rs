@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{Answer, Event, Reply, What};
 
-/// All that happened to one (scope, key), each list in the order of instants.
+/// Everything that happened to one (scope, key), each list in the order of time.
 pub(super) struct Story<'h> {
     pub(super) calls: Vec<Call<'h>>,
     pub(super) claims: Vec<Claim<'h>>,

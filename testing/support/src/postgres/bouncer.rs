@@ -1,5 +1,5 @@
-//! PgBouncer before a cluster, in transaction mode: each transaction of a client's may get another connection to the
-//! server, and so nothing of a session's lasts.
+//! PgBouncer in front of a cluster, in transaction mode: each transaction of a client may get another server
+//! connection, so no session state lasts.
 //!
 //! It needs Debian's package `pgbouncer`.
 
@@ -16,7 +16,7 @@ use super::{Cluster, USER, free_port};
 #[derive(Debug)]
 pub struct Bouncer {
     child: Child,
-    /// It runs for as long as this is open.
+    /// It runs as long as this is open.
     open: Option<ChildStdin>,
     dir: PathBuf,
     port: u16,
@@ -26,7 +26,7 @@ const KEEP: &str = include_str!("bouncer.sh");
 const START_MAX: Duration = Duration::from_secs(30);
 
 impl Bouncer {
-    /// Starts one before `cluster`, with so many connections to each database of it.
+    /// Starts one in front of `cluster`, with this many connections to each of its databases.
     ///
     /// # Panics
     ///
@@ -35,7 +35,7 @@ impl Bouncer {
         Self::start_with(cluster, connections, "")
     }
 
-    /// Starts one with these lines more in its configuration.
+    /// Starts one with these further lines in its configuration.
     ///
     /// # Panics
     ///
@@ -79,7 +79,7 @@ impl Bouncer {
         self.port
     }
 
-    /// What it has logged.
+    /// Its log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
@@ -93,7 +93,7 @@ impl Drop for Bouncer {
 }
 
 fn program() -> PathBuf {
-    // Debian puts it where only root looks.
+    // Debian installs it where only root's path looks.
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
     let found = places.map(|place| place.join("pgbouncer")).find(|program| Path::exists(program));

@@ -1,8 +1,8 @@
-//! A proxy before a PostgreSQL server, which counts round trips, loses replies and leads elsewhere.
+//! A proxy in front of a PostgreSQL server. It counts round trips, loses replies and redirects connections.
 //!
 //! It follows the client's side of the protocol
-//! (<https://www.postgresql.org/docs/current/protocol-message-formats.html>), and knows for each round trip which
-//! statement it was for.
+//! (<https://www.postgresql.org/docs/current/protocol-message-formats.html>), and knows the statement of each round
+//! trip.
 
 use std::collections::HashMap;
 use std::io;
@@ -38,16 +38,16 @@ struct Shared {
 /// Where a connection breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Break {
-    /// Before the server hears of the statement.
+    /// Before the server gets the statement.
     BeforeServer,
-    /// After it has been sent, while the server is at it.
+    /// After the server got it, and while it executes it.
     AfterSent,
-    /// After the server has done it, before the client hears of that.
+    /// After the server has executed it, and before the client gets the reply.
     BeforeReply,
-    /// After the client has heard of that.
+    /// After the client got the reply.
     AfterReply,
-    /// Before the server hears of the statement; and from then on nothing passes, and the server's connection stays open
-    /// whatever the client does. So a server sees a client that was stopped, or whose machine is gone.
+    /// Before the server gets the statement. From then on nothing passes, and the server's connection stays open
+    /// whatever the client does. So the server sees a client that was stopped, or whose machine is gone.
     Freeze,
 }
 
@@ -58,7 +58,7 @@ struct Cut {
 }
 
 impl Proxy {
-    /// A proxy before the server at `target`, a port of this machine.
+    /// A proxy in front of the server at `target`, a port of this machine.
     ///
     /// # Panics
     ///
@@ -88,22 +88,22 @@ impl Proxy {
         self.shared.cuts.lock().push(Cut { part: part.to_owned(), at });
     }
 
-    /// How many of the cuts have been made.
+    /// How many of these cuts have happened.
     pub fn cuts_made(&self) -> usize {
         self.shared.made.load(Ordering::SeqCst)
     }
 
-    /// The statements of the round trips since it was last asked.
+    /// The statements of the round trips since the last call.
     pub fn round_trips(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.round_trips.lock())
     }
 
-    /// Whether what the server says is lost from now on, while connections stay.
+    /// Sets whether the server's replies are lost from now on, while connections stay open.
     pub fn fall_silent(&self, silent: bool) {
         self.shared.silent.store(silent, Ordering::SeqCst);
     }
 
-    /// Leads elsewhere from now on, and ends all connections, as after a failover.
+    /// Redirects new connections from now on, and closes all open ones, as a failover does.
     pub fn lead_to(&self, target: u16) {
         *self.shared.target.lock() = target;
         self.shared.generation.send_modify(|generation| *generation += 1);
@@ -123,7 +123,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let mut generation = shared.generation.subscribe();
         tokio::spawn(async move {
             tokio::select! {
-                // Whichever way it ends, both sockets close.
+                // Whichever side ends, both sockets close.
                 _ = serve(client, &shared) => {}
                 _ = generation.changed() => {}
             }
@@ -145,7 +145,7 @@ async fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-/// After which reply the connection ends, if after any; and whether the client hears that one.
+/// The reply after which the connection ends, if any; and whether the client still gets that reply.
 #[derive(Debug, Default)]
 struct Replies {
     last: AtomicBool,
@@ -205,19 +205,19 @@ async fn forward_server(
             client.write_all(&buffer[..read]).await?;
         }
         if replies.last.load(Ordering::SeqCst) && ready_for_query(&buffer[..read]) {
-            // It is done: both sides may go.
+            // It is done: both sides may close.
             return Ok(());
         }
     }
 }
 
-/// Whether the last message is the one that ends a reply: its type, its length of 5, the state of the transaction.
+/// Whether the last message ends a reply: it has the type, the length of 5, and the state of the transaction.
 fn ready_for_query(bytes: &[u8]) -> bool {
     bytes.len() >= 6 && bytes[bytes.len() - 6..bytes.len() - 1] == *b"Z\0\0\0\x05"
 }
 
 impl Shared {
-    /// Notes a round trip, and takes the cut that is meant for it.
+    /// Notes a round trip, and makes the cut that is planned for it.
     fn taken(&self, sql: &str) -> Option<Break> {
         self.round_trips.lock().push(sql.to_owned());
         let mut cuts = self.cuts.lock();
@@ -227,13 +227,13 @@ impl Shared {
     }
 }
 
-/// Whether `part` is in `sql`, and does not go on there as a longer word: a BEGIN says READ COMMITTED.
+/// Whether `sql` contains `part` as whole words: BEGIN also contains READ COMMITTED.
 fn has_words(sql: &str, part: &str) -> bool {
     let goes_on = |rest: &str| rest.starts_with(|next: char| next.is_alphanumeric() || next == '_');
     sql.match_indices(part).any(|(at, _)| !goes_on(&sql[at + part.len()..]))
 }
 
-/// The statements that a client has prepared, and the one that it is about to execute.
+/// The statements that a client has prepared, and the one that it executes next.
 #[derive(Debug, Default)]
 struct Statements {
     prepared: HashMap<Vec<u8>, String>,
@@ -246,7 +246,7 @@ impl Statements {
         let mut texts = body.split(|byte| *byte == 0);
         let mut text = || String::from_utf8_lossy(texts.next().unwrap_or_default()).into_owned();
         match kind {
-            // A query of its own.
+            // A simple query.
             b'Q' => return Some(text()),
             // Parse: a name, and the statement.
             b'P' => {
@@ -259,7 +259,7 @@ impl Statements {
                 text();
                 self.current = self.prepared.get(text().as_bytes()).cloned().unwrap_or_default();
             }
-            // Sync: the server answers everything up to here.
+            // Sync: the server answers everything before it.
             b'S' => return Some(std::mem::take(&mut self.current)),
             _ => {}
         }

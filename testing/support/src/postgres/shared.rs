@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Cluster;
 
-/// The server, which starts with the first test that asks for it and goes with the process.
+/// The server. It starts with the first test that asks for it, and ends with the process.
 pub fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(|| Cluster::start(""))

@@ -1,4 +1,4 @@
-//! Several servers that belong together.
+//! Groups of servers.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -16,8 +16,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts one, and waits until all its nodes know that it is whole. A primary that does not answer for a second is
-    /// taken for dead.
+    /// Starts one, and waits until all its nodes know that it is complete. A primary that does not answer for a second
+    /// counts as dead.
     ///
     /// # Panics
     ///
@@ -26,7 +26,7 @@ impl Cluster {
         Self::start_with(Config::new())
     }
 
-    /// The same with TLS: the nodes show `certificate` to each other and to clients, and are known as `localhost`.
+    /// The same with TLS: the nodes present `certificate` to each other and to clients, and are known as `localhost`.
     ///
     /// # Panics
     ///
@@ -60,12 +60,12 @@ impl Cluster {
         self.nodes.iter().map(Server::url).collect()
     }
 
-    /// The addresses of all nodes for TLS, under this name of the machine.
+    /// The addresses of all nodes for TLS, with this host name.
     pub fn tls_urls(&self, host: &str) -> Vec<String> {
         self.nodes.iter().map(|node| format!("rediss://{host}:{}", node.tls_port())).collect()
     }
 
-    /// Has every node show this certificate from now on.
+    /// Makes every node present this certificate from now on.
     pub fn change_certificate(&self, certificate: &Certificate) {
         self.nodes.iter().for_each(|node| node.change_certificate(certificate));
     }
@@ -74,7 +74,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// If that takes too long.
+    /// If it takes too long.
     pub fn wait_until_whole(&self) {
         wait("the Cluster to be whole", || {
             self.nodes.iter().all(|node| {
@@ -86,16 +86,16 @@ impl Cluster {
         });
     }
 
-    /// The nodes that are primaries now, by their place among all.
+    /// The current primaries, by their numbers among the nodes.
     pub fn primaries(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|at| self.nodes[*at].is_primary()).collect()
     }
 
-    /// Waits until three other nodes are primaries, and all nodes that run know that all slots are served.
+    /// Waits until three other nodes are primaries, and all running nodes know that all slots are served.
     ///
     /// # Panics
     ///
-    /// If that takes too long.
+    /// If it takes too long.
     pub fn wait_for_primaries_without(&self, gone: usize) {
         wait("another primary in the Cluster", || {
             let others = || (0..self.nodes.len()).filter(|at| *at != gone);
@@ -110,7 +110,7 @@ impl Cluster {
         self.nodes.iter().enumerate().filter(|(at, _)| !primaries.contains(at)).for_each(|(_, node)| node.pause());
     }
 
-    /// Lets all nodes but `gone` go on that are not among `primaries`.
+    /// Lets all nodes continue that are neither `gone` nor among `primaries`.
     pub fn resume_replicas(&self, gone: usize, primaries: &[usize]) {
         let is_replica = |at: &usize| *at != gone && !primaries.contains(at);
         (0..self.nodes.len()).filter(is_replica).for_each(|at| self.nodes[at].resume());
@@ -133,8 +133,8 @@ impl Sentinels {
     /// The name by which the Sentinels know the primary.
     pub const SERVICE: &str = "main";
 
-    /// Starts them, and waits until all know of each other. A primary that does not answer for half a second is taken
-    /// for dead.
+    /// Starts them, and waits until all know of each other. A primary that does not answer for half a second counts as
+    /// dead.
     ///
     /// # Panics
     ///
@@ -143,7 +143,8 @@ impl Sentinels {
         Self::start_with(&|config| config, "127.0.0.1", "")
     }
 
-    /// The same with TLS: all show `certificate` to each other and to clients, and the servers are known as `localhost`.
+    /// The same with TLS: all present `certificate` to each other and to clients, and the servers are known as
+    /// `localhost`.
     ///
     /// # Panics
     ///
@@ -176,17 +177,17 @@ impl Sentinels {
         self.sentinels.iter().map(Server::url).collect()
     }
 
-    /// The addresses of the Sentinels for TLS, under this name of the machine.
+    /// The addresses of the Sentinels for TLS, with this host name.
     pub fn tls_urls(&self, host: &str) -> Vec<String> {
         self.sentinels.iter().map(|sentinel| format!("rediss://{host}:{}", sentinel.tls_port())).collect()
     }
 
-    /// Has every server show this certificate from now on. The Sentinels keep theirs.
+    /// Makes every server present this certificate from now on. The Sentinels keep theirs.
     pub fn change_certificate(&self, certificate: &Certificate) {
         self.servers.iter().for_each(|server| server.change_certificate(certificate));
     }
 
-    /// The server that most Sentinels take for the primary, by its place among all, if it is one.
+    /// The number of the server that most Sentinels name as the primary, if it is one.
     pub fn primary(&self) -> Option<usize> {
         let says = |sentinel: &Server| {
             let reply = sentinel.ask(&format!("SENTINEL GET-MASTER-ADDR-BY-NAME {}", Self::SERVICE));
@@ -198,16 +199,16 @@ impl Sentinels {
         self.servers[chosen].is_primary().then_some(chosen)
     }
 
-    /// What Sentinels promise holds when most of them agree. One may keep to an old configuration for minutes.
+    /// What Sentinels promise holds when most of them agree. One may keep an old configuration for minutes.
     fn is_majority(&self, agree: usize) -> bool {
         agree > self.sentinels.len() / 2
     }
 
-    /// Waits until the Sentinels have made another server than this one the primary.
+    /// Waits until the Sentinels have promoted another server.
     ///
     /// # Panics
     ///
-    /// If that takes too long.
+    /// If it takes too long.
     pub fn wait_for_primary_other_than(&self, gone: usize) {
         wait("another primary", || self.primary().is_some_and(|primary| primary != gone));
     }
@@ -216,7 +217,7 @@ impl Sentinels {
     ///
     /// # Panics
     ///
-    /// If that takes too long.
+    /// If it takes too long.
     pub fn wait_until_whole(&self) {
         wait_or_show(
             "the Sentinels to agree",
@@ -236,7 +237,7 @@ impl Sentinels {
         );
     }
 
-    /// What each Sentinel and each server says of itself.
+    /// What each Sentinel and each server reports of itself.
     fn state(&self) -> String {
         let sentinels = self.sentinels.iter().map(|sentinel| {
             let replicas = sentinel.ask(&format!("SENTINEL REPLICAS {}", Self::SERVICE));
@@ -249,12 +250,12 @@ impl Sentinels {
         sentinels.chain(servers).collect::<Vec<_>>().join("\n")
     }
 
-    /// Stops all servers but the one at `primary`.
+    /// Stops all servers except the one at `primary`.
     pub fn pause_replicas(&self, primary: usize) {
         self.servers.iter().enumerate().filter(|(at, _)| *at != primary).for_each(|(_, server)| server.pause());
     }
 
-    /// Lets all servers but the one at `primary` go on.
+    /// Lets all servers except the one at `primary` continue.
     pub fn resume_replicas(&self, primary: usize) {
         self.servers.iter().enumerate().filter(|(at, _)| *at != primary).for_each(|(_, server)| server.resume());
     }
@@ -266,7 +267,7 @@ impl Sentinels {
 }
 
 impl Server {
-    /// Whether it runs, and takes writes.
+    /// Whether it runs and accepts writes.
     fn is_primary(&self) -> bool {
         super::ask(self.port(), "INFO replication").is_ok_and(|info| info.contains("role:master"))
     }
@@ -276,7 +277,7 @@ fn wait(what: &str, condition: impl Fn() -> bool) {
     wait_or_show(what, String::new, condition);
 }
 
-/// As `wait`, and shows how things stood if it was in vain.
+/// As `wait`, but shows the state of the group if the wait fails.
 fn wait_or_show(what: &str, shown: impl Fn() -> String, condition: impl Fn() -> bool) {
     let started = Instant::now();
     while !condition() {

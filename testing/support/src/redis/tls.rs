@@ -1,4 +1,4 @@
-//! Servers that listen for TLS, too.
+//! Servers that also listen for TLS.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::certificates::{Authority, Certificate};
 /// Where a server finds the certificate of the authority that it trusts.
 const AUTHORITY: &str = "authority.crt";
 
-/// What a server shows, and whom it trusts.
+/// What a server presents, and whom it trusts.
 #[derive(Debug, Clone)]
 pub(super) struct Tls {
     certificate: Certificate,
@@ -16,8 +16,8 @@ pub(super) struct Tls {
 }
 
 impl Config {
-    /// Listens for TLS, too, as the server that `certificate` names. What it has to say to others of its kind goes through
-    /// TLS, and it trusts those whom `authority` has certified. Clients need no certificate.
+    /// Also listens for TLS, with `certificate`. Its connections to other servers use TLS, and it trusts certificates
+    /// of `authority`. Clients need no certificate.
     #[must_use]
     pub fn with_tls(mut self, certificate: &Certificate, authority: &Authority) -> Self {
         self.tls = Some(Tls { certificate: certificate.clone(), authority: authority.pem() });
@@ -49,12 +49,12 @@ impl Server {
     ///
     /// # Panics
     ///
-    /// If it was not started so.
+    /// If it was started without TLS.
     pub fn tls_port(&self) -> u16 {
         self.tls_port.expect("it was started with TLS")
     }
 
-    /// The port by which others of its kind know it.
+    /// The port for other servers.
     pub(super) fn known_port(&self) -> u16 {
         self.tls_port.unwrap_or(self.port)
     }
@@ -64,7 +64,7 @@ impl Server {
         self.tls_port.map(|_| self.directory.join(AUTHORITY))
     }
 
-    /// Listens for TLS from now on, too, as the server that `certificate` names; returns the port.
+    /// Also listens for TLS from now on, with `certificate`; returns the port.
     ///
     /// # Panics
     ///
@@ -75,7 +75,7 @@ impl Server {
         port
     }
 
-    /// Shows this certificate to those who connect from now on.
+    /// Presents this certificate to new connections.
     ///
     /// # Panics
     ///
@@ -92,7 +92,7 @@ impl Server {
     }
 }
 
-/// Writes down a certificate and its key.
+/// Writes a certificate and its key into files.
 fn write(directory: &Path, certificate: &Certificate) -> [PathBuf; 2] {
     let files = [("server.crt", &certificate.pem), ("server.key", &certificate.key)];
     files.map(|(name, text)| {

@@ -1,4 +1,4 @@
-//! What a server prints.
+//! The output of a server.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-/// The latest lines are kept, the rest goes.
+/// How many of the latest lines are kept.
 const LINES_MAX: usize = 1_000;
 
-/// The lines of both streams, in the order in which they came. The readers end with it.
+/// The lines of both streams, in order of arrival. It ends with the readers.
 #[derive(Debug, Default)]
 pub(super) struct Output {
     lines: Arc<Lines>,
@@ -26,7 +26,7 @@ struct Lines {
 }
 
 impl Output {
-    /// Reads `stream` to its end, for otherwise its writer would come to a halt.
+    /// Reads `stream` to its end, because otherwise the writer would block.
     pub(super) fn follow(&mut self, stream: impl AsyncRead + Unpin + Send + 'static) {
         let lines = self.lines.clone();
         self.readers.spawn(async move {
@@ -37,7 +37,7 @@ impl Output {
         });
     }
 
-    /// The first address that was printed.
+    /// The first address in the output.
     pub(super) fn url(&self) -> Option<String> {
         self.lines.url.lock().clone()
     }
@@ -47,7 +47,7 @@ impl Output {
         lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
     }
 
-    /// All that was printed, once the process has ended.
+    /// The whole output, once the process has ended.
     pub(super) async fn whole(&mut self) -> String {
         while self.readers.join_next().await.is_some() {}
         self.text()
