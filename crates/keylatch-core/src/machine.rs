@@ -51,18 +51,11 @@ pub enum Decision<'r> {
     Replay(&'r Outcome),
     /// The same request is running now, under a lease that ends then.
     Wait(Timestamp),
-    /// It neither runs nor gets an answer.
-    Refuse(Refusal),
-}
-
-/// Why a request neither runs nor gets an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    /// The key belongs to another request. Nothing of that request may be shown.
+    /// Neither: the key belongs to another request. Nothing of that request may be shown.
     Mismatch,
-    /// A run died half-way where it must not run again, and nobody has resolved it.
+    /// Neither: a run died half-way where it must not run again, and nobody has resolved it.
     Unknown,
-    /// It took effect, and the retention of its answer is over.
+    /// Neither: it took effect, and the retention of its answer is over.
     Expired,
 }
 
@@ -89,14 +82,14 @@ pub fn decide(record: Option<&Record>, fingerprint: Fingerprint, now: Timestamp)
     let phase = phase(record, now);
     let Some(record) = record.filter(|_| phase != Phase::Free) else { return Decision::Run };
     if record.fingerprint != fingerprint {
-        return Decision::Refuse(Refusal::Mismatch);
+        return Decision::Mismatch;
     }
     match (phase, &record.state) {
         (Phase::Completed, State::Completed { outcome: Some(outcome), .. }) => Decision::Replay(outcome),
         (Phase::Running, State::Running { lease_ends_at, .. }) => Decision::Wait(*lease_ends_at),
         (Phase::Abandoned, _) => Decision::Run,
-        (Phase::Unknown, _) => Decision::Refuse(Refusal::Unknown),
-        _ => Decision::Refuse(Refusal::Expired),
+        (Phase::Unknown, _) => Decision::Unknown,
+        _ => Decision::Expired,
     }
 }
 

@@ -89,15 +89,15 @@ pub use keylatch_redis as redis;
 pub use keylatch_sqlite as sqlite;
 
 pub use engine::{
-    CLEANUP_PAUSE, CLEANUP_PAUSE_RANGE, Cleanup, Done, Ended, Engine, Error, Identity, Quota, Refused, Resolution,
-    Resolved, Resolver, Run, RunError, STEP_BYTES_MAX, STEPS_MAX, StepError,
+    CLEANUP_PAUSE, CLEANUP_PAUSE_RANGE, Cleanup, Done, Engine, Error, Identity, Quota, Refused, Resolution, Resolved,
+    Resolver, Run, RunError, STEP_BYTES_MAX, STEPS_MAX, StepError,
 };
 pub use keylatch_core::{
     Body, Clock, Epoch, Fingerprint, Guarantee, InvalidKey, InvalidPolicy, InvalidScope, KEY_BYTES_MAX, Key, LEASE,
     LEASE_MS_MIN, Lease, Limits, Outcome, Policy, RETENTION, Record, RecordId, SCOPE_FIELD_BYTES_MAX, Scope, TOMBSTONE,
     Timestamp,
 };
-pub use tx::Tx;
+pub use tx::{Tx, Verdict};
 
 // Authors of stores find these in `store`, authors of entry points in `entry_point`. Inside the crate they have short names.
 #[cfg(feature = "http")]

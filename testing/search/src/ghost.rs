@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use keylatch::machine::{Decision, Refusal};
+use keylatch::machine::Decision;
 use keylatch::{Epoch, Guarantee, Timestamp};
 
 use crate::config::{Config, Resource};
@@ -241,14 +241,14 @@ impl Ghost {
     pub fn decides(&self, request: u8, decision: &Decision<'_>, now: Timestamp, config: &Config) -> Checked {
         let same = is_same(request);
         if self.bound(now).is_some_and(|bound| bound.same != same) {
-            let refused = *decision == Decision::Refuse(Refusal::Mismatch);
+            let refused = *decision == Decision::Mismatch;
             return check(refused, "I7", "another request is told more than that the key is held");
         }
         if let Some(answer) = self.answer.filter(|_| self.is_remembered(now, config)) {
             let kept = now < answer.at + config.policy.retention;
             let right = match decision {
                 Decision::Replay(outcome) => kept && maker(outcome) == answer.outcome,
-                Decision::Refuse(Refusal::Expired) => !kept,
+                Decision::Expired => !kept,
                 _ => false,
             };
             return check(right, "I4", "a request that has its answer gets something else");

@@ -266,15 +266,15 @@ fn conclude(
             seen.replays += 1;
             state.ghost.answers(attempt.request, maker(outcome))
         }
-        Decision::Refuse(machine::Refusal::Mismatch) => {
+        Decision::Mismatch => {
             seen.mismatches += 1;
             Ok(())
         }
-        Decision::Refuse(machine::Refusal::Expired) => {
+        Decision::Expired => {
             seen.expired += 1;
             Ok(())
         }
-        Decision::Refuse(machine::Refusal::Unknown) => {
+        Decision::Unknown => {
             seen.unknown += 1;
             let faultless = config.crashes == 0 && !config.pauses;
             let said = state.ghost.said_unknown();

@@ -142,7 +142,7 @@ async fn reused_key_is_held(harness: &dyn Harness, phase: Phase) {
     assert_eq!(subject.lose(&reused(&claim)).await, record);
     let read = subject.store.read(claim.id()).await.expect("the store reads");
     let decision = machine::decide(read.value.as_ref(), reused(&claim).fingerprint, read.now);
-    assert_eq!(decision, machine::Decision::Refuse(machine::Refusal::Mismatch));
+    assert_eq!(decision, machine::Decision::Mismatch);
 }
 
 /// Another request never wins the key of a current run.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Harness;
 use super::fixture::{LEASE, MS, POLICY, RETENTION, Subject, TOMBSTONE, YEARS, again, fenced, notes, outcome, reused};
-use crate::machine::{self, Completion, Decision, Phase, Refusal};
+use crate::machine::{self, Completion, Decision, Phase};
 use crate::{Outcome, Policy};
 
 /// The answer is replayed up to 1 ms before its retention ends, and not at its end.
@@ -18,7 +18,7 @@ pub async fn answer_expires_at_the_instant(harness: &dyn Harness) {
     subject.advance(MS).await;
     let held = subject.lose(&again(&claim)).await;
     let decision = machine::decide(Some(&held), claim.fingerprint, subject.now().await);
-    assert_eq!(decision, Decision::Refuse(Refusal::Expired));
+    assert_eq!(decision, Decision::Expired);
 }
 
 /// A tombstone refuses up to 1 ms before its end, and at its end the same request runs anew.

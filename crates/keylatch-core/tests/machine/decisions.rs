@@ -1,6 +1,6 @@
 //! What a request gets: the decision, and the claim.
 
-use keylatch_core::machine::{self, Claim, Claimed, Decision, Phase, Refusal, Terms, claim, decide};
+use keylatch_core::machine::{self, Claim, Claimed, Decision, Phase, Terms, claim, decide};
 use keylatch_core::store::{Notes, Owner, State};
 use keylatch_core::{Epoch, Guarantee, Record};
 
@@ -136,9 +136,9 @@ fn each_request_gets_what_the_table_says() {
                 assert_eq!(until, instant(rec, AtLeaseEnd));
                 Says::Wait
             }
-            Decision::Refuse(Refusal::Mismatch) => Says::Mismatch,
-            Decision::Refuse(Refusal::Unknown) => Says::Unknown,
-            Decision::Refuse(Refusal::Expired) => Says::Expired,
+            Decision::Mismatch => Says::Mismatch,
+            Decision::Unknown => Says::Unknown,
+            Decision::Expired => Says::Expired,
         };
         assert_eq!(decision, says, "{rec:?} {when:?} {req:?}");
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnection as _};
-use keylatch::machine::{self, Claim, Claimed, Completion, Decision, Refusal};
+use keylatch::machine::{self, Claim, Claimed, Completion, Decision};
 use keylatch::postgres::sqlx::{self, Connection as _, PgConnection};
 use keylatch::postgres::{InOwn, Options, OwnTx, Store};
 use keylatch::store::{Applied, At, Error, ErrorKind, Store as _};
@@ -194,7 +194,7 @@ async fn a_record_is_the_same_for_every_client() {
                 assert_eq!(held.value, written);
                 match machine::decide(Some(&held.value), claim.fingerprint, held.now) {
                     Decision::Replay(outcome) => assert!(same && *outcome == Outcome::bytes("done ".repeat(1_000))),
-                    decision => assert!(!same && decision == Decision::Refuse(Refusal::Mismatch)),
+                    decision => assert!(!same && decision == Decision::Mismatch),
                 }
             }
         }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::surely;
-use crate::machine::Refusal;
 use crate::tx::Misuse;
 use crate::{Fingerprint, Key, Outcome, Record, Scope, State, Timestamp, store};
 
@@ -146,16 +145,6 @@ pub enum Quota {
 impl<T> From<Refused> for Answer<T> {
     fn from(refused: Refused) -> Self {
         Self::Refused(refused)
-    }
-}
-
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Mismatch => Self::Mismatch,
-            Refusal::Unknown => Self::Unknown,
-            Refusal::Expired => Self::Expired,
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Answer, Ended, Engine, Error, Ran, Refused, Request, Run, RunOrTx};
+use super::{Answer, Engine, Error, Ran, Refused, Request, Run, RunOrTx};
 use crate::tx::{Database, Verdict};
 use crate::{Body, Fingerprint, Guarantee, Key, Outcome, Scope, Tx};
 
@@ -24,7 +24,7 @@ pub struct Done<T> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError<E> {
-    /// The work ran here and failed. Nothing is recorded as its result.
+    /// The work ran here and failed. Nothing is recorded as its result, unless [`Run::on_error`] says so.
     #[error(transparent)]
     Work(E),
     /// It did not run here, and there is no result.
@@ -84,14 +84,14 @@ impl Engine {
         E: Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let rule = if self.guarantee() == Guarantee::AtMostOnce { Ended::Unknown } else { Ended::Retry };
+        let rule = if self.guarantee() == Guarantee::AtMostOnce { Verdict::Unknown } else { Verdict::Retry };
         let call = move |given: RunOrTx| {
             let run = given.run().cloned();
             let run = run.expect("`Engine::run` is for leases; in `Atomic`, call `Engine::transact`");
             let working = work(run.clone());
             async move {
                 let result = working.await;
-                (result, run.ended().unwrap_or(rule))
+                (result, run.verdict_on_error())
             }
         };
         self.call(scope, key, fingerprint, rule, call).await
@@ -125,9 +125,9 @@ impl Engine {
             let tx = given.tx::<D>();
             let working =
                 work(tx.expect("`Engine::transact` needs an engine made by `Engine::atomic` with this database"));
-            async move { (working.await, Ended::Retry) }
+            async move { (working.await, None) }
         };
-        self.call(scope, key, fingerprint, Ended::Retry, call).await
+        self.call(scope, key, fingerprint, Verdict::Retry, call).await
     }
 
     async fn call<T, E, F>(
@@ -135,22 +135,22 @@ impl Engine {
         scope: Scope,
         key: Key,
         fingerprint: Fingerprint,
-        rule: Ended,
+        rule: Verdict,
         call: impl FnOnce(RunOrTx) -> F + Send + 'static,
     ) -> Result<Done<T>, RunError<E>>
     where
         T: Serialize + DeserializeOwned + Send + 'static,
         E: Send + 'static,
-        F: Future<Output = (Result<T, E>, Ended)> + Send + 'static,
+        F: Future<Output = (Result<T, E>, Option<Verdict>)> + Send + 'static,
     {
         let start = move |handed| async move {
             match AssertUnwindSafe(async { call(handed).await }).catch_unwind().await {
                 Ok((Ok(value), _)) => match serde_json::to_vec(&value) {
                     Ok(json) => (Verdict::Keep(Outcome::bytes(json.into_boxed_slice())), Ok(Ok(value))),
-                    Err(error) => (verdict(rule), Ok(Err(RunError::Json(error)))),
+                    Err(error) => (rule, Ok(Err(RunError::Json(error)))),
                 },
-                Ok((Err(error), ended)) => (verdict(ended), Ok(Err(RunError::Work(error)))),
-                Err(panic) => (verdict(rule), Err(panic)),
+                Ok((Err(error), verdict)) => (verdict.unwrap_or(rule), Ok(Err(RunError::Work(error)))),
+                Err(panic) => (rule, Err(panic)),
             }
         };
         let request = Request { scope, key, fingerprint, wait: Duration::MAX };
@@ -163,13 +163,5 @@ impl Engine {
                 Body::NotRetained { .. } => Err(RunError::NotRetained),
             },
         }
-    }
-}
-
-fn verdict(ended: Ended) -> Verdict {
-    match ended {
-        Ended::Retry => Verdict::Retry,
-        Ended::Free => Verdict::Free,
-        Ended::Unknown => Verdict::Unknown,
     }
 }

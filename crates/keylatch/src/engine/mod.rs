@@ -51,7 +51,7 @@ use self::recorded::{HeldRecord, later, surely};
 pub use self::resolve::{Resolution, Resolved, Resolver};
 #[cfg(feature = "http")]
 pub(crate) use self::run::derived_key;
-pub use self::run::{Ended, Identity, Run, RunOrTx, STEP_BYTES_MAX, STEPS_MAX, StepError};
+pub use self::run::{Identity, Run, RunOrTx, STEP_BYTES_MAX, STEPS_MAX, StepError};
 use self::search::Search;
 pub(crate) use self::telemetry::answered;
 #[cfg(feature = "http")]

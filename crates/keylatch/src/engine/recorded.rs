@@ -82,7 +82,9 @@ impl Inner {
         match machine::decide(Some(&record), request.fingerprint, now) {
             Decision::Run => None,
             Decision::Wait(_) => Some(Refused::InProgress.into()),
-            Decision::Refuse(refusal) => Some(Refused::from(refusal).into()),
+            Decision::Mismatch => Some(Refused::Mismatch.into()),
+            Decision::Unknown => Some(Refused::Unknown.into()),
+            Decision::Expired => Some(Refused::Expired.into()),
             Decision::Replay(_) => Final::of(record, now, asked).map(|found| {
                 self.cache.keep(RecordId::of(&request.scope, &request.key), &found);
                 Answer::Replayed(found)

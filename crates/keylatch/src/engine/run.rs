@@ -18,7 +18,7 @@ use super::Inner;
 use super::flight::Flight;
 use super::steps::{Begun, Steps};
 use crate::store::{self, Applied};
-use crate::tx::{Database, Tx, TxSlot};
+use crate::tx::{Database, Tx, TxSlot, Verdict};
 use crate::{Epoch, Fingerprint, Key, Lease, Notes, Record, RecordId, Scope, State};
 
 /// A run on a lease, as its handler sees it. Clones are the same run.
@@ -35,19 +35,7 @@ struct This {
     after_crash: bool,
     fingerprint: Fingerprint,
     steps: Steps,
-    on_error: Mutex<Option<Ended>>,
-}
-
-/// What an error means for the effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Ended {
-    /// It failed, and the same request may run again at once.
-    Retry,
-    /// It did not happen: the key is free for any request.
-    Free,
-    /// It is not known whether it happened: the request does not run again until it is resolved.
-    Unknown,
+    on_error: Mutex<Option<Verdict>>,
 }
 
 /// The largest result of a step, in bytes of JSON: all steps of a run are in its record.
@@ -203,14 +191,14 @@ impl Run {
         }
     }
 
-    /// Sets what becomes of the record if the work of [`Engine::run`](crate::Engine::run) ends in an error, instead of
-    /// the rule of the guarantee. The latest call counts.
-    pub fn on_error(&self, ended: Ended) {
-        *self.0.on_error.lock() = Some(ended);
+    /// Sets the verdict if the work of [`Engine::run`](crate::Engine::run) ends in an error, instead of the rule of the
+    /// guarantee. The latest call counts. An outcome that it keeps is the recorded result: JSON of the function's type.
+    pub fn on_error(&self, verdict: Verdict) {
+        *self.0.on_error.lock() = Some(verdict);
     }
 
-    pub(super) fn ended(&self) -> Option<Ended> {
-        *self.0.on_error.lock()
+    pub(super) fn verdict_on_error(&self) -> Option<Verdict> {
+        self.0.on_error.lock().take()
     }
 
     /// Cancelled when another attempt may run: one has taken over, or the lease has ended on this process's clock and

@@ -7,7 +7,7 @@ use super::patience::Patience;
 use super::recorded::check_owner;
 use super::{Answer, Engine, Error, Final, HeldRecord, Quota, Refused, Request};
 use crate::RecordId;
-use crate::machine::{self, Decision, Refusal};
+use crate::machine::{self, Decision};
 
 /// A request that looks for its answer.
 pub(super) struct Search<'e> {
@@ -82,12 +82,14 @@ impl<'e> Search<'e> {
                 self.engine.inner.remember(leader, &found);
                 Answer::Replayed(found)
             })),
-            Decision::Refuse(Refusal::Unknown)
+            Decision::Unknown
                 if self.patience.spend_try() && self.engine.ask_resolver(&held.record).await?.is_some() =>
             {
                 Ok(None)
             }
-            Decision::Refuse(refusal) => Ok(Some(Answer::Refused(refusal.into()))),
+            Decision::Mismatch => Ok(Some(Refused::Mismatch.into())),
+            Decision::Unknown => Ok(Some(Refused::Unknown.into())),
+            Decision::Expired => Ok(Some(Refused::Expired.into())),
             Decision::Wait(_) if self.patience.pause().await => Ok(None),
             Decision::Wait(_) => in_progress,
         }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use keylatch::sqlite::{Sqlite, Store};
-use keylatch::{Done, Ended, Engine, Limits, Policy, Refused, RunError, STEP_BYTES_MAX, STEPS_MAX, StepError, Tx};
+use keylatch::{
+    Done, Engine, Limits, Outcome, Policy, Refused, RunError, STEP_BYTES_MAX, STEPS_MAX, StepError, Tx, Verdict,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{Fixture, input, key, scope};
@@ -61,16 +63,29 @@ async fn an_error_is_tried_again_with_the_next_attempt() {
 #[tokio::test]
 async fn an_error_in_at_most_once_is_unknown_unless_the_run_says_otherwise() {
     let engine = Fixture::new().at_most_once();
-    let call = |name, ended: Option<Ended>| {
+    let call = |name, verdict: Option<Verdict>| {
         engine.run(scope(), key(name), input("i"), move |run| async move {
-            ended.into_iter().for_each(|ended| run.on_error(ended));
+            verdict.into_iter().for_each(|verdict| run.on_error(verdict));
             Err::<u8, _>(Failed)
         })
     };
     assert!(matches!(call("a", None).await, Err(RunError::Work(Failed))));
     assert!(matches!(call("a", None).await, Err(RunError::Refused(Refused::Unknown))));
-    assert!(matches!(call("b", Some(Ended::Free)).await, Err(RunError::Work(Failed))));
-    assert!(matches!(call("b", Some(Ended::Free)).await, Err(RunError::Work(Failed))), "it ran again");
+    assert!(matches!(call("b", Some(Verdict::Free)).await, Err(RunError::Work(Failed))));
+    assert!(matches!(call("b", Some(Verdict::Free)).await, Err(RunError::Work(Failed))), "it ran again");
+}
+
+#[tokio::test]
+async fn an_error_can_leave_a_result() {
+    let engine = Fixture::new().fenced();
+    let call = |fails: bool| {
+        engine.run(scope(), key("k"), input("i"), move |run| async move {
+            run.on_error(Verdict::Keep(Outcome::bytes("5")));
+            if fails { Err(Failed) } else { Ok(1_u8) }
+        })
+    };
+    assert!(matches!(call(true).await, Err(RunError::Work(Failed))));
+    assert_eq!(call(false).await.unwrap(), Done { value: 5, replayed: true });
 }
 
 #[tokio::test]
