@@ -3,8 +3,9 @@
 //! It is the reference for every other store. It forgets everything when the process ends, so use another store for
 //! answers that must outlive it.
 
+use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,7 @@ struct Records {
     /// Those that run.
     running: HashSet<RecordId, RandomState>,
     /// All others, by when a sweep has something to do; some entries are outdated because the record has changed since.
-    due: BTreeMap<Timestamp, Vec<RecordId>>,
+    due: BinaryHeap<Reverse<(Timestamp, RecordId)>>,
     /// How many records each scope has.
     scopes: HashMap<Scope, u64, RandomState>,
 }
@@ -89,7 +90,7 @@ impl Records {
             State::Completed { .. } => {
                 self.running.remove(&id);
                 if let Some(due) = machine::due_at(&record) {
-                    self.due.entry(due).or_default().push(id);
+                    self.due.push(Reverse((due, id)));
                 }
             }
         }
@@ -142,13 +143,8 @@ impl Records {
 
     /// Removes the first due record from the index.
     fn next_due(&mut self, now: Timestamp) -> Option<RecordId> {
-        loop {
-            let mut first = self.due.first_entry().filter(|first| *first.key() <= now)?;
-            match first.get_mut().pop() {
-                Some(id) => return Some(id),
-                None => drop(first.remove()),
-            }
-        }
+        self.due.peek().filter(|Reverse((due, _))| *due <= now)?;
+        self.due.pop().map(|Reverse((_, id))| id)
     }
 
     /// A page of `records`: the lowest that it asks for, in the order of their identities.

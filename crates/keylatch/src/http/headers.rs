@@ -42,6 +42,9 @@ pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("prefe
 
 const IDEMPOTENCY_SCOPE: HeaderName = HeaderName::from_static("idempotency-scope");
 
+/// What the names of [`OF_ANSWERS`] and [`INTERNAL`] begin with.
+const PREFIX: &str = "idempoten";
+
 /// Headers that only the layer sets in an answer. If a client sends them, they never reach a handler. In an answer they
 /// stay, because an inner layer may have set them.
 static OF_ANSWERS: [HeaderName; 3] = [IDEMPOTENT_REPLAYED, IDEMPOTENCY_STATUS, IDEMPOTENCY_EXPIRES];
@@ -143,19 +146,19 @@ fn is_internal(name: &HeaderName) -> bool {
 
 /// Removes from a request the headers that only this side sets.
 pub(super) fn clean_request(headers: &mut HeaderMap) {
-    remove(headers, &INTERNAL);
-    remove(headers, &OF_ANSWERS);
+    remove(headers, is_internal);
 }
 
 /// Removes from an answer, or from trailers, the headers between the layer and the service inside.
 pub(super) fn clean_answer(headers: &mut HeaderMap) {
-    remove(headers, &INTERNAL);
+    remove(headers, |name| INTERNAL.contains(name));
 }
 
-fn remove(headers: &mut HeaderMap, names: &[HeaderName]) {
-    // One pass over the headers costs less than a look-up for each name.
-    if headers.keys().any(|name| names.contains(name)) {
-        names.iter().for_each(|name| drop(headers.remove(name)));
+fn remove(headers: &mut HeaderMap, ours: impl Fn(&HeaderName) -> bool) {
+    // One pass over the headers costs less than a look-up for each name. Most of them are none of these by their prefix.
+    while let Some(name) = headers.keys().find(|name| name.as_str().starts_with(PREFIX) && ours(name)) {
+        let name = name.clone();
+        headers.remove(name);
     }
 }
 
@@ -186,6 +189,32 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn the_prefix_is_that_of_all_own_headers() {
+        assert!(INTERNAL.iter().chain(&OF_ANSWERS).all(|name| name.as_str().starts_with(PREFIX)));
+    }
+
+    #[test]
+    fn a_request_and_an_answer_keep_all_but_own_headers() {
+        let all: HeaderMap = INTERNAL
+            .iter()
+            .chain(&OF_ANSWERS)
+            .chain([&IDEMPOTENCY_KEY, &CONTENT_TYPE])
+            .flat_map(|name| {
+                [(name.clone(), HeaderValue::from_static("a")), (name.clone(), HeaderValue::from_static("b"))]
+            })
+            .collect();
+        let names = |headers: &HeaderMap| headers.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let (mut request, mut answer) = (all.clone(), all.clone());
+        clean_request(&mut request);
+        let mut left = names(&request);
+        left.sort_by_key(ToString::to_string);
+        assert_eq!(left, [CONTENT_TYPE, CONTENT_TYPE, IDEMPOTENCY_KEY, IDEMPOTENCY_KEY]);
+        clean_answer(&mut answer);
+        assert_eq!(names(&answer).len(), all.len() - 2 * INTERNAL.len());
+        assert!(INTERNAL.iter().all(|name| !answer.contains_key(name)));
+    }
 
     /// A name that is kept, never kept, added by the user, or none of these.
     fn name() -> impl Strategy<Value = HeaderName> {
