@@ -91,12 +91,10 @@ pub(super) struct Renewal {
     lease: Lease,
 }
 
-/// The part of a request in a run.
-pub(super) enum Joined {
-    /// It is not running here: this request runs it.
-    Leader(Leader),
+/// Why a request does not lead a run of its key.
+pub(super) enum Elsewhere {
     /// It is running here.
-    Follower(Arc<Flight>),
+    Follow(Arc<Flight>),
     /// Too many requests are running.
     Refused(Quota),
 }
@@ -128,20 +126,20 @@ impl Flights {
         caller: u64,
         fingerprint: Fingerprint,
         policy: Policy,
-    ) -> Joined {
+    ) -> Result<Leader, Elsewhere> {
         let mut shard = self.shard(caller).lock();
         if let Some(flight) = shard.flights.get(&id).filter(|flight| !flight.is_lost()) {
-            return Joined::Follower(flight.clone());
+            return Err(Elsewhere::Follow(flight.clone()));
         }
         // The caller can be at its limit only if the shard has that many runs, so its runs are seldom counted.
         let per_caller_max = self.limits.running_per_caller_max;
         let of_caller = || shard.flights.values().filter(|flight| flight.caller == caller).count();
         if shard.flights.len() >= per_caller_max && of_caller() >= per_caller_max {
-            return Joined::Refused(Quota::RunningPerCaller);
+            return Err(Elsewhere::Refused(Quota::RunningPerCaller));
         }
         if self.running.fetch_add(1, Ordering::Relaxed) >= self.limits.running_max {
             self.running.fetch_sub(1, Ordering::Relaxed);
-            return Joined::Refused(Quota::Running);
+            return Err(Elsewhere::Refused(Quota::Running));
         }
         let flight = Arc::new(Flight {
             caller,
@@ -156,7 +154,7 @@ impl Flights {
             token: OnceLock::new(),
         });
         shard.flights.insert(id, flight.clone());
-        Joined::Leader(Leader { flights: self.clone(), id, flight, _counted: Counted::running() })
+        Ok(Leader { flights: self.clone(), id, flight, _counted: Counted::running() })
     }
 
     /// Lets one more request of `caller` wait; `None` if too many wait already, of this caller or in total.

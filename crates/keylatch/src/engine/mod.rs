@@ -44,7 +44,7 @@ use self::cache::Cache;
 use self::cleaner::Cleaner;
 pub use self::cleaner::{CLEANUP_PAUSE, CLEANUP_PAUSE_RANGE, Cleanup};
 use self::drive::Driven;
-use self::flight::{Flights, Joined, Leader};
+use self::flight::{Flights, Leader};
 pub use self::function::{Done, RunError};
 use self::quota::Quotas;
 use self::recorded::{HeldRecord, later, surely};
@@ -160,9 +160,8 @@ impl Engine {
                         return Ok(answer);
                     }
                     match search.join() {
-                        Joined::Leader(leader) => leader,
-                        Joined::Refused(quota) => return Box::pin(search.refused(quota)).await,
-                        Joined::Follower(flight) => match Box::pin(search.follow(&flight)).await? {
+                        Ok(leader) => leader,
+                        Err(elsewhere) => match Box::pin(search.elsewhere(elsewhere)).await? {
                             Some(answer) => return Ok(answer),
                             None => continue,
                         },

@@ -35,7 +35,7 @@ struct This {
     after_crash: bool,
     fingerprint: Fingerprint,
     steps: Steps,
-    on_error: Mutex<Option<Verdict>>,
+    on_error: Mutex<Option<Box<Verdict>>>,
 }
 
 /// The largest result of a step, in bytes of JSON: all steps of a run are in its record.
@@ -194,11 +194,11 @@ impl Run {
     /// Sets the verdict if the work of [`Engine::run`](crate::Engine::run) ends in an error, instead of the rule of the
     /// guarantee. The latest call counts. An outcome that it keeps is the recorded result: JSON of the function's type.
     pub fn on_error(&self, verdict: Verdict) {
-        *self.0.on_error.lock() = Some(verdict);
+        *self.0.on_error.lock() = Some(Box::new(verdict));
     }
 
     pub(super) fn verdict_on_error(&self) -> Option<Verdict> {
-        self.0.on_error.lock().take()
+        self.0.on_error.lock().take().map(|verdict| *verdict)
     }
 
     /// Cancelled when another attempt may run: one has taken over, or the lease has ended on this process's clock and

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::flight::{End, Flight, Joined, Leader};
+use super::flight::{Elsewhere, End, Flight, Leader};
 use super::patience::Patience;
 use super::recorded::check_owner;
 use super::{Answer, Engine, Error, Final, HeldRecord, Quota, Refused, Request};
@@ -30,21 +30,28 @@ impl<'e> Search<'e> {
     }
 
     /// Joins the runs of this process.
-    pub(super) fn join(&self) -> Joined {
+    pub(super) fn join(&self) -> Result<Leader, Elsewhere> {
         let Self { engine: Engine { inner, policy, .. }, request, .. } = self;
         inner.flights.join(self.id, self.caller, request.fingerprint, *policy)
     }
 
+    /// The answer of a request that does not lead; `None` if it has to look again.
+    pub(super) async fn elsewhere<T>(&mut self, elsewhere: Elsewhere) -> Result<Option<Answer<T>>, Error> {
+        match elsewhere {
+            Elsewhere::Follow(flight) => self.follow(&flight).await,
+            Elsewhere::Refused(quota) => self.refused(quota).await.map(Some),
+        }
+    }
+
     /// The answer of a request that has no place to run: it can still be replayed.
-    pub(super) async fn refused<T>(&self, quota: Quota) -> Result<Answer<T>, Error> {
+    async fn refused<T>(&self, quota: Quota) -> Result<Answer<T>, Error> {
         let inner = &self.engine.inner;
         let place = inner.flights.wait(self.caller);
         let recorded = if place.is_some() { inner.recorded(self.id, self.request).await? } else { None };
         Ok(recorded.unwrap_or(Refused::Quota(quota).into()))
     }
 
-    /// The answer of a request that follows a run of its key; `None` if it has to look again.
-    pub(super) async fn follow<T>(&mut self, flight: &Flight) -> Result<Option<Answer<T>>, Error> {
+    async fn follow<T>(&mut self, flight: &Flight) -> Result<Option<Answer<T>>, Error> {
         let Self { engine: Engine { inner, .. }, request, id, .. } = *self;
         if flight.fingerprint() == request.fingerprint {
             // If another owner may have taken over, the answer may already be in the store.
