@@ -38,7 +38,7 @@ impl Shared {
             Ok(entered) => entered,
             Err(record) => return seen_then(Transacted::Held(Some(record))),
         };
-        let Some(transaction) = self.begin(self.enter(&entered)).await? else {
+        let Ok(transaction) = self.begin(self.enter(&entered)).await? else {
             return seen_then(Transacted::Held(None));
         };
         failpoint::hit(Point::AfterClaim);

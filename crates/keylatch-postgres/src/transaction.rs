@@ -29,6 +29,25 @@ pub(super) struct Transaction<'s> {
     _turn: OwnedSemaphorePermit,
 }
 
+/// Why a transaction was not begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// Its lock is another's, or what it protects has changed.
+    Held,
+    /// There is a record of one of the ids, in whatever state.
+    Recorded,
+}
+
+impl Refused {
+    fn read(fault: &Fault) -> Option<Self> {
+        match fault.code.as_deref()? {
+            "KL001" | "KL002" | "KL003" => Some(Self::Held),
+            "KL004" => Some(Self::Recorded),
+            _ => None,
+        }
+    }
+}
+
 /// How a transaction ended.
 pub(super) enum Ended {
     /// It is committed; this is the time of its record.
@@ -40,17 +59,17 @@ pub(super) enum Ended {
 }
 
 impl Shared {
-    /// Begins a transaction with `sql`, in one round trip. `None` if `sql` could not take the lock.
-    pub(super) async fn begin(&self, sql: String) -> Result<Option<Transaction<'_>>, Fault> {
+    /// Begins a transaction with `sql`, in one round trip, unless `sql` refuses it.
+    pub(super) async fn begin(&self, sql: String) -> Result<Result<Transaction<'_>, Refused>, Fault> {
         let turn = self.links.turn().await?;
         let mut link = self.links.link().await?;
         match self.links.begin(&mut link, sql).await {
-            Ok(()) => Ok(Some(Transaction { shared: self, link, events: Events::default(), _turn: turn })),
-            Err(fault) if ["KL001", "KL002", "KL003"].iter().any(|code| fault.has_code(code)) => {
+            Ok(()) => Ok(Ok(Transaction { shared: self, link, events: Events::default(), _turn: turn })),
+            Err(fault) => {
+                let refused = Refused::read(&fault).ok_or(fault)?;
                 self.links.rollback(&mut link).await?;
-                Ok(None)
+                Ok(Err(refused))
             }
-            Err(fault) => Err(fault),
         }
     }
 }

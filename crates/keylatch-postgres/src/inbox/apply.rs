@@ -16,15 +16,21 @@ use crate::link::PgQuery;
 use crate::ops::scalar;
 use crate::own::client::Param;
 use crate::rows::{ReplyRow, guarantee_code};
-use crate::transaction::{Ended, Transaction};
+use crate::transaction::{Ended, Refused, Transaction};
 use crate::tx::Postgres;
 use crate::{Shared, outbox, packed, span_ms};
 
 impl Shared {
     pub(super) async fn apply(&self, batch: Batch<Postgres>) -> Result<BatchEnd, Fault> {
         failpoint::hit(Point::BeforeClaim);
-        let enter = self.enter_place(&batch);
-        let Some(mut transaction) = self.begin(enter).await? else {
+        let ids: Vec<_> = batch.claims().map(|claim| claim.id().as_bytes().to_vec()).collect();
+        // The records of the ids are rarely there. So they are read only if one is, in a second attempt.
+        let (first, second) = (self.enter_place(&batch, &ids), self.enter_place(&batch, &[]));
+        let (begun, is_recorded) = match self.begin(first).await? {
+            Err(Refused::Recorded) => (self.begin(second).await?, true),
+            begun => (begun, false),
+        };
+        let Ok(mut transaction) = begun else {
             return Ok(BatchEnd::Lost(self.place(&batch.ownership.place).await?.value));
         };
         failpoint::hit(Point::AfterClaim);
@@ -35,8 +41,12 @@ impl Shared {
                 return Ok(BatchEnd::NoLetter);
             }
         }
-        let ids = batch.claims().map(|claim| claim.id().as_bytes().to_vec()).collect();
-        let At { value: found, now } = self.find(&mut transaction, ids).await?;
+        let At { value: found, now } = if is_recorded {
+            self.find(&mut transaction, ids).await?
+        } else {
+            // Nothing is compared with this time.
+            At { value: HashMap::new(), now: Timestamp::from_millis(0) }
+        };
         let triage = match Triage::of(&batch, &found, now) {
             Ok(triage) => triage,
             Err(end) => {
@@ -84,9 +94,6 @@ impl Shared {
         ids: Vec<Vec<u8>>,
     ) -> Result<At<HashMap<RecordId, Record>>, Fault> {
         let mut found = At { value: HashMap::new(), now: Timestamp::from_millis(0) };
-        if ids.is_empty() {
-            return Ok(found);
-        }
         for row in transaction.rows(self.query(&self.statements.find).bind(ids)).await? {
             let row = ReplyRow::read(row)?;
             found.now = row.now;
@@ -97,8 +104,8 @@ impl Shared {
         Ok(found)
     }
 
-    /// The statement that begins the transaction and locks the place for it.
-    fn enter_place(&self, Batch { ownership, step, .. }: &Batch<Postgres>) -> String {
+    /// The statement that begins the transaction and locks the place for it, unless one of these ids is recorded.
+    fn enter_place(&self, Batch { ownership, step, .. }: &Batch<Postgres>, ids: &[Vec<u8>]) -> String {
         let Ownership { place, epoch, owner } = ownership;
         self.statements
             .enter_place
@@ -110,6 +117,7 @@ impl Shared {
             .replace(":owner", &hex(owner.as_bytes()))
             .replace(":step", if step.is_some() { "true" } else { "false" })
             .replace(":next", &text_or_null(step.and_then(|step| step.from)))
+            .replace(":ids", &hex(&ids.concat()))
     }
 
     /// The statement that writes the records, moves the place and writes the events.

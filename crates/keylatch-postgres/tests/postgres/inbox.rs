@@ -32,7 +32,7 @@ fn done() -> Ending {
     Ending::Commit(Completion::new(Outcome::bytes("done"), &Policy::default()))
 }
 
-fn message(offset: i64) -> Part<Postgres> {
+pub(crate) fn message(offset: i64) -> Part<Postgres> {
     Part {
         ids: vec![id(offset)],
         start: Box::new(move |mut tx, _| {
@@ -44,14 +44,14 @@ fn message(offset: i64) -> Part<Postgres> {
     }
 }
 
-fn batch(ownership: &Ownership, from: i64, parts: Vec<Part<Postgres>>) -> Batch<Postgres> {
+pub(crate) fn batch(ownership: &Ownership, from: i64, parts: Vec<Part<Postgres>>) -> Batch<Postgres> {
     let to = from + i64::try_from(parts.len()).unwrap();
     let step = Some(Step { from: Some(from), to, last: None });
     Batch { ownership: ownership.clone(), step, letter: None, parts }
 }
 
 /// Takes the place, and says where it begins if nobody has.
-async fn take(store: &Store) -> (Ownership, i64) {
+pub(crate) async fn take(store: &Store) -> (Ownership, i64) {
     let taken = store.take(place(), Owner::random()).await.unwrap().value;
     let ownership = taken.ownership().unwrap();
     if let Some(next) = taken.next {
@@ -62,7 +62,7 @@ async fn take(store: &Store) -> (Ownership, i64) {
     (ownership, 0)
 }
 
-async fn with_effects(options: Options) -> (String, Store) {
+pub(crate) async fn with_effects(options: Options) -> (String, Store) {
     let database = database().await;
     let store = store_with(&database, options).await;
     raw_sql("CREATE TABLE effect (message bigint NOT NULL)").execute(store.pool()).await.unwrap();

@@ -212,12 +212,12 @@ const BACK_TO_VERSION_1: &str = "
         later text;
     BEGIN
         FOR later IN
-            SELECT format('DROP TABLE keylatch.%I CASCADE', tablename) FROM pg_tables
-            WHERE schemaname = 'keylatch' AND tablename NOT IN ('record', 'schema_version')
-            UNION ALL
             SELECT format('DROP FUNCTION %s CASCADE', oid::regprocedure) FROM pg_proc
             WHERE pronamespace = 'keylatch'::regnamespace
                 AND proname NOT IN ('clock', 'later', 'claim', 'complete', 'look', 'enter', 'enter_own')
+            UNION ALL
+            SELECT format('DROP TABLE keylatch.%I CASCADE', tablename) FROM pg_tables
+            WHERE schemaname = 'keylatch' AND tablename NOT IN ('record', 'schema_version')
         LOOP
             EXECUTE later;
         END LOOP;
