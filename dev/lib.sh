@@ -40,6 +40,16 @@ need_venv() {
     python3 -c 'import ensurepip, venv' || fail "python3 still cannot make virtual environments after installing python3-venv"
 }
 
+# need_librdkafka_tools: installs what compiles the bundled librdkafka. Its TLS and SASL use the system's OpenSSL.
+need_librdkafka_tools() {
+    need_tool g++ g++
+    need_tool make make
+    need_tool pkg-config pkg-config
+    pkg-config --exists openssl && return
+    say "the headers of OpenSSL are missing: installing libssl-dev"
+    install_packages libssl-dev || fail "the headers of OpenSSL are missing; run: apt-get install libssl-dev"
+}
+
 # need_postgres: installs a PostgreSQL server if there is none. Debian does not put its programs on the PATH.
 need_postgres() {
     has_postgres && return

@@ -4,6 +4,7 @@
 //! - [`client`]: sends requests, again and again as clients do, and writes everything down in a
 //!   [`Log`](testing_history::Log) for the history checker.
 //! - [`redis`]: Redis servers, alone, as a Cluster, and with Sentinels.
+//! - [`kafka`]: Apache Kafka brokers.
 //! - [`raw`]: a connection that a test can leave in the middle of a request.
 //! - [`postgres`]: a PostgreSQL cluster of a test's own, with standbys, and PgBouncer before it.
 //! - [`certificates`]: an authority of a test's own, and certificates for servers.
@@ -20,6 +21,7 @@ pub mod certificates;
 pub mod client;
 pub mod disk;
 pub mod faults;
+pub mod kafka;
 pub mod logs;
 pub mod postgres;
 pub mod raw;
