@@ -19,8 +19,8 @@ pub struct Tx<D: Database> {
 }
 
 impl<D: Database> Tx<D> {
-    /// A transaction made of the store's `handle`.
-    pub(crate) const fn new(handle: D::Handle) -> Self {
+    /// A transaction made of the store's `handle`; for authors of entry points.
+    pub const fn new(handle: D::Handle) -> Self {
         Self { handle }
     }
 

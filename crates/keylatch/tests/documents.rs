@@ -65,10 +65,11 @@ fn every_module_has_its_place() {
     assert!(named >= 6, "only {named} tests are named");
 }
 
-/// The README shows the code that `readme.rs` runs.
+/// The README shows the code that `readme.rs` and the example of a consumer run.
 #[test]
 fn the_code_in_the_readmes_is_run() {
-    let run: BTreeSet<_> = include_str!("readme.rs").lines().map(str::trim).map(str::to_owned).collect();
+    let run = [include_str!("readme.rs").to_owned(), read("examples/queue_consumer/src/main.rs")].concat();
+    let run: BTreeSet<_> = run.lines().map(str::trim).map(str::to_owned).collect();
     for page in ["README.md", "crates/keylatch/README.md"] {
         let text = read(page);
         let shown: Vec<_> = text.split("```rust\n").skip(1).flat_map(|code| code.split("```").next()).collect();

@@ -1,0 +1,454 @@
+//! The thread that polls the client, whatever database and handlers do.
+//!
+//! Only this thread calls the client, except for [questions](ask). It hands rebalances to the [group](crate::group),
+//! which answers later with an [`Order`]: not in the callback, which would stop the polling, and never with an
+//! assignment that is then paused, which loses the offset (<https://github.com/confluentinc/librdkafka/issues/3176>).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientConfig, Offset};
+use tokio::sync::{mpsc as channel, oneshot};
+
+use crate::Message;
+use crate::partition::Partition;
+
+/// How long an order may wait while no message comes.
+const POLL: Duration = Duration::from_millis(10);
+/// How often the same complaint is logged.
+const COMPLAINT_EVERY: Duration = Duration::from_secs(30);
+
+/// What the group tells the poller.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Fetch these from their offsets on, `None` for the end. What has no lane is dropped, and soon not fetched any more.
+    Assign(Vec<(Partition, Option<i64>, Option<Lane>)>),
+    /// Fetch this one, which is assigned, from another offset on. A seek would not do after an offset that was not there.
+    Reassign(Partition, i64, Lane),
+    /// Fetch these no more.
+    Unassign(Vec<Partition>),
+    /// Tell the broker these offsets.
+    Commit(Vec<(Partition, i64)>),
+    /// Leave the group and end.
+    Stop,
+}
+
+/// What the poller tells the group.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// These are ours; an [`Order::Assign`] is awaited.
+    Assigned(Vec<Partition>),
+    /// These are no longer ours; an [`Order::Unassign`] is awaited. If they are lost, somebody else may have them.
+    Revoked { partitions: Vec<Partition>, lost: bool },
+    /// An offset of some partition is not in its log.
+    OutOfRange,
+    /// The client is of no more use. It is the last event.
+    Ended(String),
+}
+
+/// The way of a partition's messages to their worker.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) messages: channel::UnboundedSender<Message>,
+    pub(crate) waiting: Arc<Waiting>,
+}
+
+/// What has been fetched of a partition and is not applied.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    records: AtomicUsize,
+    bytes: AtomicUsize,
+    of_all: Arc<AtomicUsize>,
+}
+
+impl Waiting {
+    /// Of a partition, whose bytes count in `of_all`.
+    pub(crate) fn new(of_all: Arc<AtomicUsize>) -> Self {
+        Self { records: AtomicUsize::default(), bytes: AtomicUsize::default(), of_all }
+    }
+
+    fn add(&self, bytes: usize) {
+        self.records.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.of_all.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A message is applied, or dropped.
+    pub(crate) fn remove(&self, message: &Message) {
+        self.records.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(message.bytes(), Ordering::Relaxed);
+        self.of_all.fetch_sub(message.bytes(), Ordering::Relaxed);
+    }
+
+    fn is_full(&self, limits: Limits) -> bool {
+        let records = self.records.load(Ordering::Relaxed);
+        records >= limits.records || records > 0 && self.of_all.load(Ordering::Relaxed) >= limits.bytes
+    }
+
+    /// Whether there is room again for a good part of what there can be: a partition that goes on is fetched anew.
+    fn has_room(&self, limits: Limits) -> bool {
+        let records = self.records.load(Ordering::Relaxed);
+        records == 0 || records <= limits.records / 2 && self.of_all.load(Ordering::Relaxed) <= limits.bytes / 2
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.of_all.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
+    }
+}
+
+/// How much may wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Messages of a partition.
+    pub(crate) records: usize,
+    /// Bytes of all partitions; one message of each is let through even so.
+    pub(crate) bytes: usize,
+}
+
+/// A client and its thread.
+#[derive(Debug)]
+pub(crate) struct Poller {
+    orders: mpsc::Sender<Order>,
+    consumer: Weak<BaseConsumer<Context>>,
+}
+
+/// Ready when the client has left its group and its thread has ended.
+pub(crate) type Left = oneshot::Receiver<()>;
+
+impl Poller {
+    /// Joins the group with a new client.
+    pub(crate) fn start(
+        config: &ClientConfig,
+        topics: &[String],
+        limits: Limits,
+        events: channel::UnboundedSender<Event>,
+    ) -> KafkaResult<(Self, Left)> {
+        let context = Context::default();
+        let (rebalances, closing) = (context.rebalances.clone(), context.closing.clone());
+        let consumer: Arc<BaseConsumer<Context>> = Arc::new(config.create_with_context(context)?);
+        let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics)?;
+        let (orders, taken) = mpsc::channel();
+        let (ended, left) = oneshot::channel();
+        let weak = Arc::downgrade(&consumer);
+        let thread = Thread { consumer, rebalances, assigned: HashMap::new(), names: HashMap::new(), limits, events };
+        let run = move || {
+            thread.run(&taken, &closing);
+            // Nobody may wait for it any more.
+            let _ = ended.send(());
+        };
+        thread::Builder::new().name("keylatch-kafka".into()).spawn(run).expect("a thread can be started");
+        Ok((Self { orders, consumer: weak }, left))
+    }
+
+    pub(crate) fn order(&self, order: Order) {
+        // If the thread has ended, the group hears of that.
+        let _ = self.orders.send(order);
+    }
+
+    /// The client, for questions.
+    pub(crate) fn client(&self) -> Option<Arc<BaseConsumer<Context>>> {
+        self.consumer.upgrade()
+    }
+}
+
+/// Asks the client something that blocks, on a thread of its own: the runtime never waits for it.
+pub(crate) async fn ask<T: Send + 'static>(
+    client: Arc<BaseConsumer<Context>>,
+    question: impl FnOnce(&BaseConsumer<Context>) -> KafkaResult<T> + Send + 'static,
+) -> KafkaResult<T> {
+    let (reply, replied) = oneshot::channel();
+    let asked = thread::Builder::new().name("keylatch-kafka-ask".into()).spawn(move || {
+        let _ = reply.send(question(&client));
+    });
+    match asked {
+        Ok(_) => replied.await.unwrap_or(Err(KafkaError::Canceled)),
+        Err(_) => Err(KafkaError::Canceled),
+    }
+}
+
+struct Thread {
+    consumer: Arc<BaseConsumer<Context>>,
+    rebalances: Arc<Mutex<Vec<Event>>>,
+    /// What is ours, and where its messages go; `None` if it stands still.
+    assigned: HashMap<Partition, Option<Routed>>,
+    /// So that the messages of a topic share its name.
+    names: HashMap<String, Arc<str>>,
+    limits: Limits,
+    events: channel::UnboundedSender<Event>,
+}
+
+struct Routed {
+    lane: Lane,
+    paused: bool,
+}
+
+impl Thread {
+    fn run(mut self, orders: &mpsc::Receiver<Order>, closing: &AtomicBool) {
+        let (mut ended, mut looked) = (None, Instant::now());
+        while ended.is_none() {
+            match orders.try_recv() {
+                Ok(Order::Stop) | Err(mpsc::TryRecvError::Disconnected) => break,
+                Ok(order) => {
+                    self.obey(order);
+                    continue;
+                }
+                Err(mpsc::TryRecvError::Empty) => {}
+            }
+            let consumer = self.consumer.clone();
+            match consumer.poll(POLL) {
+                Some(Ok(message)) => self.route(&message),
+                Some(Err(error)) => ended = self.complaint(&error),
+                None => {}
+            }
+            let rebalances: Vec<_> = self.rebalances.lock().drain(..).collect();
+            for event in rebalances {
+                self.rebalance(event);
+            }
+            if looked.elapsed() >= POLL {
+                self.resume();
+                looked = Instant::now();
+            }
+        }
+        // From here on, the callback answers rebalances itself: the drop waits for these answers.
+        closing.store(true, Ordering::SeqCst);
+        self.assigned.clear();
+        // Questions hold the client for a moment.
+        while Arc::strong_count(&self.consumer) > 1 {
+            self.consumer.poll(POLL);
+        }
+        let events = self.events.clone();
+        drop(self);
+        if let Some(why) = ended {
+            let _ = events.send(Event::Ended(why));
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        let result = match order {
+            Order::Assign(partitions) => self.assign(partitions),
+            Order::Reassign(partition, offset, lane) => {
+                let one = std::slice::from_ref(&partition);
+                self.unassign(one).and_then(|()| self.assign(vec![(partition, Some(offset), Some(lane))]))
+            }
+            Order::Unassign(partitions) => self.unassign(&partitions),
+            Order::Commit(offsets) => {
+                let mut list = TopicPartitionList::with_capacity(offsets.len());
+                for (partition, offset) in offsets {
+                    add(&mut list, &partition, Offset::Offset(offset));
+                }
+                self.consumer.commit(&list, CommitMode::Async)
+            }
+            Order::Stop => Ok(()),
+        };
+        if let Err(error) = result {
+            // After a fatal error, or for partitions that were lost meanwhile. Nothing rests on it: places are fenced.
+            tracing::debug!(%error, "the Kafka client refused an order");
+        }
+    }
+
+    fn assign(&mut self, partitions: Vec<(Partition, Option<i64>, Option<Lane>)>) -> KafkaResult<()> {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for (partition, offset, lane) in partitions {
+            add(&mut list, &partition, offset.map_or(Offset::End, Offset::Offset));
+            let lane = lane.map(|lane| Routed { lane, paused: false });
+            self.assigned.insert(partition, lane);
+        }
+        // The client takes a list as a whole or not at all, and waits for an answer that it takes.
+        let twice = self.at_the_client(&list)?;
+        if twice.count() > 0 {
+            self.consumer.incremental_unassign(&twice)?;
+        }
+        self.consumer.incremental_assign(&list)
+    }
+
+    fn unassign(&mut self, partitions: &[Partition]) -> KafkaResult<()> {
+        for partition in partitions {
+            self.assigned.remove(partition);
+        }
+        let list = listed(partitions);
+        let list = self.at_the_client(&list)?;
+        // A pause would last until the partition comes back.
+        let _ = self.consumer.resume(&list);
+        self.consumer.incremental_unassign(&list)
+    }
+
+    /// What is in `list` and assigned at the client.
+    fn at_the_client(&self, list: &TopicPartitionList) -> KafkaResult<TopicPartitionList> {
+        let assigned = self.consumer.assignment()?;
+        let mut both = TopicPartitionList::new();
+        for element in list.elements() {
+            if assigned.find_partition(element.topic(), element.partition()).is_some() {
+                both.add_partition(element.topic(), element.partition());
+            }
+        }
+        Ok(both)
+    }
+
+    fn route(&mut self, message: &BorrowedMessage<'_>) {
+        let topic = match self.names.get(message.topic()) {
+            Some(topic) => topic.clone(),
+            None => {
+                let topic: Arc<str> = message.topic().into();
+                self.names.insert(topic.to_string(), topic.clone());
+                topic
+            }
+        };
+        let partition = Partition { topic: topic.clone(), number: message.partition() };
+        // What was revoked is not there.
+        let Some(routed) = self.assigned.get_mut(&partition) else { return };
+        let full = match routed {
+            Some(Routed { lane, paused }) => {
+                let message = Message::received(topic, message);
+                lane.waiting.add(message.bytes());
+                if lane.messages.send(message).is_err() {
+                    // The worker has ended: the partition stands still until it is opened again.
+                    *routed = None;
+                    true
+                } else if !*paused && lane.waiting.is_full(self.limits) {
+                    *paused = true;
+                    true
+                } else {
+                    false
+                }
+            }
+            None => true,
+        };
+        if full && self.consumer.pause(&listed(&[partition])).is_err() {
+            tracing::debug!("a partition was not paused");
+        }
+    }
+
+    fn resume(&mut self) {
+        for (partition, routed) in &mut self.assigned {
+            let Some(Routed { lane, paused }) = routed else { continue };
+            if *paused && lane.waiting.has_room(self.limits) {
+                *paused = self.consumer.resume(&listed(std::slice::from_ref(partition))).is_err();
+            }
+        }
+    }
+
+    fn rebalance(&mut self, event: Event) {
+        if let Event::Revoked { partitions, .. } = &event {
+            for partition in partitions {
+                self.assigned.remove(partition);
+            }
+        }
+        let _ = self.events.send(event);
+    }
+
+    /// Why the client has to be replaced, if it has.
+    fn complaint(&self, error: &KafkaError) -> Option<String> {
+        if let Some((code, reason)) = self.consumer.client().fatal_error() {
+            return Some(format!("{code}: {reason}"));
+        }
+        match error {
+            KafkaError::MessageConsumptionFatal(code) => return Some(code.to_string()),
+            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
+                let _ = self.events.send(Event::OutOfRange);
+            }
+            // The context has logged it, with its reason.
+            _ => {}
+        }
+        None
+    }
+}
+
+fn add(list: &mut TopicPartitionList, partition: &Partition, offset: Offset) {
+    let added = list.add_partition_offset(&partition.topic, partition.number, offset);
+    added.expect("an offset of a log is not negative");
+}
+
+fn listed(partitions: &[Partition]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        list.add_partition(&partition.topic, partition.number);
+    }
+    list
+}
+
+/// What the client calls, on the thread that polls.
+#[derive(Debug, Default)]
+pub(crate) struct Context {
+    rebalances: Arc<Mutex<Vec<Event>>>,
+    closing: Arc<AtomicBool>,
+    complaints: Complaints,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        log(level, facility, text);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.complaints.say(&error, reason);
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let partitions = list.elements().iter().map(Partition::of).collect();
+        let assigned = code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if self.closing.load(Ordering::SeqCst) {
+            // An assignment is left unanswered: closing revokes what is not there.
+            if !assigned {
+                let _ = consumer.incremental_unassign(list);
+            }
+            return;
+        }
+        let event = if assigned {
+            Event::Assigned(partitions)
+        } else {
+            Event::Revoked { partitions, lost: consumer.assignment_lost() }
+        };
+        self.rebalances.lock().push(event);
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result {
+            // The place is what counts, and the next commit says more.
+            tracing::debug!(%error, "Kafka did not take a commit");
+        }
+    }
+}
+
+/// Passes on what librdkafka logs.
+pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
+    use RDKafkaLogLevel::{Alert, Critical, Emerg, Error, Info, Notice, Warning};
+    match level {
+        Emerg | Alert | Critical | Error | Warning => tracing::warn!(target: "rdkafka", facility, "{text}"),
+        Notice | Info => tracing::info!(target: "rdkafka", facility, "{text}"),
+        RDKafkaLogLevel::Debug => tracing::debug!(target: "rdkafka", facility, "{text}"),
+    }
+}
+
+/// Logs what is wrong with topics and brokers, each thing once in a while.
+#[derive(Debug, Default)]
+pub(crate) struct Complaints(Mutex<HashMap<String, Instant>>);
+
+impl Complaints {
+    /// So many different ones are remembered.
+    const MAX: usize = 100;
+
+    pub(crate) fn say(&self, error: &KafkaError, reason: &str) {
+        let now = Instant::now();
+        let mut said = self.0.lock();
+        said.retain(|_, at| now.duration_since(*at) < COMPLAINT_EVERY);
+        if said.len() < Self::MAX && said.insert(reason.to_owned(), now).is_none() {
+            tracing::warn!(%error, "Kafka: {reason}");
+        }
+    }
+}

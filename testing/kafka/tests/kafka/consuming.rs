@@ -1,0 +1,160 @@
+//! Databases of both kinds, consumers, and the oracle.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use keylatch::{postgres, sqlite};
+use keylatch_core::inbox::{Inbox as _, Letter, LettersRequest, Order};
+use keylatch_kafka::{Consumer, Count, Kafka, Stats};
+use testing_kafka::{Effect, apply_postgres, apply_sqlite, open_postgres, open_sqlite};
+use testing_support::{eventually, postgres as servers};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::setup::SOON;
+
+/// A database with the table of effects.
+pub(crate) enum Db {
+    Sqlite(sqlite::Store, tempfile::TempDir),
+    Postgres(postgres::Store, String),
+}
+
+impl Db {
+    pub(crate) async fn sqlite() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = open_sqlite(dir.path().join("db").to_str().expect("a plain path")).await;
+        Self::Sqlite(store, dir)
+    }
+
+    pub(crate) async fn postgres() -> Self {
+        let url = servers::shared::database().await;
+        Self::Postgres(open_postgres(&url).await, url)
+    }
+
+    pub(crate) async fn both() -> [Self; 2] {
+        [Self::sqlite().await, Self::postgres().await]
+    }
+
+    /// As the program wants it.
+    pub(crate) fn address(&self) -> String {
+        match self {
+            Self::Sqlite(_, dir) => format!("sqlite:{}", dir.path().join("db").display()),
+            Self::Postgres(_, url) => url.clone(),
+        }
+    }
+
+    /// The effects, in the order in which they were written.
+    pub(crate) async fn effects(&self) -> Vec<Effect> {
+        const SELECT: &str = "SELECT id, key, sequence FROM effects ORDER BY number";
+        match self {
+            Self::Sqlite(store, _) => {
+                let effects = store.query(|db| {
+                    let mut statement = db.prepare(SELECT)?;
+                    let row = |row: &rusqlite::Row<'_>| {
+                        Ok(Effect { id: row.get(0)?, key: row.get(1)?, sequence: row.get(2)? })
+                    };
+                    statement.query_map([], row)?.collect()
+                });
+                effects.await.expect("the table can be read")
+            }
+            Self::Postgres(store, _) => {
+                let rows: Vec<(String, String, i64)> =
+                    sqlx::query_as(SELECT).fetch_all(store.pool()).await.expect("the table can be read");
+                rows.into_iter().map(|(id, key, sequence)| Effect { id, key, sequence }).collect()
+            }
+        }
+    }
+
+    pub(crate) async fn letters(&self) -> Vec<Letter> {
+        let request = LettersRequest { limit: 1_000, ..LettersRequest::default() };
+        let letters = match self {
+            Self::Sqlite(store, _) => store.letters(request).await,
+            Self::Postgres(store, _) => store.letters(request).await,
+        };
+        letters.expect("letters can be read").value.items
+    }
+
+    pub(crate) async fn order(&self, letter: &Letter, order: Order) -> bool {
+        let ordered = match self {
+            Self::Sqlite(store, _) => store.order(letter.id.clone(), order).await,
+            Self::Postgres(store, _) => store.order(letter.id.clone(), order).await,
+        };
+        ordered.expect("the store answers")
+    }
+
+    pub(crate) async fn go_on(&self, consumer: &str, topic: &str, offset: Option<i64>) {
+        // The owner may take the place at the same moment.
+        eventually(SOON, "the place to be moved", async || {
+            let moved = match self {
+                Self::Sqlite(store, _) => keylatch_kafka::go_on(store, consumer, topic, 0, offset).await,
+                Self::Postgres(store, _) => keylatch_kafka::go_on(store, consumer, topic, 0, offset).await,
+            };
+            moved.is_ok()
+        })
+        .await;
+    }
+
+    /// Starts a consumer in this process.
+    pub(crate) fn start(&self, consumer: Consumer) -> Consuming {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async { drop(stopped.await) };
+        match self {
+            Self::Sqlite(store, _) => {
+                let running = consumer.each(store.clone(), apply_sqlite).expect("it is valid");
+                Consuming { stats: running.stats(), stop, task: tokio::spawn(running.run_until(stopped)) }
+            }
+            Self::Postgres(store, _) => {
+                let running = consumer.each(store.clone(), apply_postgres).expect("it is valid");
+                Consuming { stats: running.stats(), stop, task: tokio::spawn(running.run_until(stopped)) }
+            }
+        }
+    }
+
+    pub(crate) async fn await_effects(&self, count: usize) {
+        eventually(SOON, &format!("{count} effects"), async || self.effects().await.len() >= count).await;
+    }
+}
+
+/// A consumer that runs in this process.
+pub(crate) struct Consuming {
+    pub(crate) stats: Stats,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Consuming {
+    pub(crate) async fn stop(self) {
+        drop(self.stop);
+        self.task.await.expect("the consumer ends in order");
+    }
+
+    pub(crate) async fn await_count(&self, count: Count, least: u64) {
+        eventually(SOON, &format!("{least} of {count:?}"), async || self.stats.of(count) >= least).await;
+    }
+
+    pub(crate) async fn await_stopped(&self) -> String {
+        eventually(SOON, "the partition to stand still", async || !self.stats.stopped().is_empty()).await;
+        self.stats.stopped()[0].why.clone()
+    }
+}
+
+/// A consumer whose tries come fast.
+pub(crate) fn consumer(kafka: Kafka, name: &str, topic: &str) -> Consumer {
+    Consumer::new(kafka, name, [topic]).with_tries(3, Duration::from_millis(10), Duration::from_millis(50))
+}
+
+/// Fails unless each id has one effect at most, the numbers of each key ascend, and nothing is both applied and dead.
+pub(crate) fn check(effects: &[Effect], letters: &[Letter]) {
+    let mut ids = HashSet::new();
+    let mut last: HashMap<&str, i64> = HashMap::new();
+    for effect in effects {
+        assert!(ids.insert(&effect.id), "{} has two effects", effect.id);
+        let last = last.entry(&effect.key).or_insert(-1);
+        assert!(effect.sequence > *last, "{}: {} after {last}", effect.key, effect.sequence);
+        *last = effect.sequence;
+    }
+    for letter in letters {
+        let place = format!("{}/{}/{}", letter.id.place.topic(), letter.id.place.partition(), letter.id.offset);
+        assert!(!ids.contains(&place), "{place} is both applied and dead");
+    }
+}

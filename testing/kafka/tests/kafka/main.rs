@@ -1,0 +1,12 @@
+//! Consumers and producers on a real broker, which all of these tests share; those that break brokers start their own.
+
+mod batches;
+mod consuming;
+mod crash;
+mod flow;
+mod log;
+mod members;
+mod outage;
+mod produce;
+mod setup;
+mod start;
