@@ -150,8 +150,13 @@ impl Answer {
     }
 }
 
+/// All parts in memory of their own: each is a part of a larger buffer, and the whole may be kept for long. One that is large
+/// itself is not worth a copy.
 fn joined(mut parts: Vec<Bytes>) -> Bytes {
-    if parts.len() <= 1 {
+    const LARGE_BYTES: usize = 64 << 10;
+    if let [part] = &parts[..]
+        && part.len() >= LARGE_BYTES
+    {
         return parts.pop().unwrap_or_default();
     }
     let mut all = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());

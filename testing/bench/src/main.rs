@@ -102,9 +102,7 @@ fn measure(args: &[&str]) -> Result<()> {
             println!("\n{}", growth::measure(&launcher, quick).await?);
         }
         if wanted("gateway") {
-            for table in gateway::measure(&launcher, titles("gateway"), quick).await? {
-                println!("\n{table}");
-            }
+            gateway::measure(&launcher, titles("gateway"), quick, |table| println!("\n{table}")).await?;
         }
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
     })?;

@@ -115,9 +115,17 @@ impl Kept {
         };
         // Counted first, so that the vector has no spare capacity: a record is kept for a long time.
         let mut lines = Vec::with_capacity(headers.keys().filter(|name| kept(name)).count());
-        lines.extend(headers.iter().filter(|(name, _)| kept(name)).map(|(name, value)| (name.clone(), value.clone())));
+        lines.extend(headers.iter().filter(|(name, _)| kept(name)).map(|(name, value)| (name.clone(), copied(value))));
         lines
     }
+}
+
+/// A value in memory of its own. One that came over a connection is a part of the buffer that it was read into, which it
+/// would keep as long as itself.
+fn copied(value: &HeaderValue) -> HeaderValue {
+    let mut copied = HeaderValue::from_bytes(value.as_bytes()).expect("it is the value of a header already");
+    copied.set_sensitive(value.is_sensitive());
+    copied
 }
 
 /// Whether `Connection` names this header as one of its own.
@@ -232,6 +240,18 @@ mod tests {
             }
             headers
         })
+    }
+
+    #[test]
+    fn a_kept_value_does_not_keep_the_buffer_that_it_was_read_into() {
+        let buffer = bytes::Bytes::from(b"text/plain and the rest of what was read".to_vec());
+        let value = HeaderValue::from_maybe_shared(buffer.slice(..10)).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(http::header::CONTENT_TYPE, value);
+        let kept = Kept::default().of(&headers);
+        assert_eq!(kept[0].1, "text/plain");
+        drop(headers);
+        assert!(buffer.is_unique(), "the kept value is a part of it");
     }
 
     proptest! {

@@ -73,14 +73,15 @@ const ROWS: [Row; 6] = [
 const ROUNDS: usize = 3;
 const CLIENTS: usize = 50;
 
-/// Measures each row whose title begins with `titles`; all of them, latency and memory if that is empty.
-pub(crate) async fn measure(launcher: &Launcher, titles: &str, quick: bool) -> Result<Vec<Table>> {
-    let mut tables = vec![rates(launcher, titles, quick).await?];
+/// Measures each row whose title begins with `titles`; all of them, latency and memory if that is empty. Each table is shown as
+/// soon as it is there.
+pub(crate) async fn measure(launcher: &Launcher, titles: &str, quick: bool, show: impl Fn(Table)) -> Result<()> {
+    show(rates(launcher, titles, quick).await?);
     if titles.is_empty() {
-        tables.push(latency(launcher, quick).await?);
-        tables.push(memory(launcher, quick).await?);
+        show(latency(launcher, quick).await?);
+        show(memory(launcher, quick).await?);
     }
-    Ok(tables)
+    Ok(())
 }
 
 impl Against {
@@ -101,7 +102,7 @@ struct Pair {
 
 async fn rates(launcher: &Launcher, titles: &str, quick: bool) -> Result<Table> {
     let rows: Vec<&Row> = ROWS.iter().filter(|row| row.title.starts_with(titles)).collect();
-    let (rounds, warm_up, measured) = if quick { (1, 20, 100) } else { (ROUNDS, 500, 3_000) };
+    let (rounds, warm_up, measured) = if quick { (1, 50, 500) } else { (ROUNDS, 500, 3_000) };
     let (warm_up, measured) = (Duration::from_millis(warm_up), Duration::from_millis(measured));
     let effort = Effort { clients: CLIENTS, warm_up, measured };
     let mut pairs: Vec<Vec<Pair>> = rows.iter().map(|_| Vec::new()).collect();
@@ -157,7 +158,7 @@ const ALONE: [(&str, Option<Front>, Requests); 7] = [
 
 /// One client that sends one request after the other.
 async fn latency(launcher: &Launcher, quick: bool) -> Result<Table> {
-    let (rounds, warm_up, measured) = if quick { (1, 20, 100) } else { (ROUNDS, 500, 2_000) };
+    let (rounds, warm_up, measured) = if quick { (1, 50, 500) } else { (ROUNDS, 500, 2_000) };
     let (warm_up, measured) = (Duration::from_millis(warm_up), Duration::from_millis(measured));
     let effort = Effort { clients: 1, warm_up, measured };
     let mut all: Vec<Vec<Measured>> = ALONE.iter().map(|_| Vec::new()).collect();
