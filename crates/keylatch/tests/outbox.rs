@@ -16,7 +16,9 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
+mod between;
 mod common;
+use between::{Between, Mistake};
 use common::until;
 
 /// What an event says: its key and its value.
@@ -337,6 +339,45 @@ async fn settings_that_cannot_be_kept_are_refused() {
     assert_eq!(relay().with_lease(Duration::from_millis(999)).unwrap_err(), InvalidRelay::Lease);
     assert_eq!(relay().with_batch(0, 1).unwrap_err(), InvalidRelay::Batch);
     assert_eq!(relay().with_batch(1, 0).unwrap_err(), InvalidRelay::Batch);
+}
+
+/// A store that fails delays events, and what the broker has acknowledged is not handed out again while it does.
+#[tokio::test]
+async fn a_store_that_fails_delays_and_doubles_nothing() {
+    let (fixture, broker) = (Fixture::new().await, Broker::default());
+    let store = Between::new(fixture.store.clone(), None);
+    store.fails(2, 2, 2);
+    let relay = Relay::new(store.clone(), broker.clone()).with_batch(1, usize::MAX).unwrap().start();
+    fixture.publish(&[(Some("a"), "1"), (Some("a"), "2"), (None, "3")]).await;
+    until("all is published", async || broker.said().len() == 3).await;
+    until("all is deleted", async || fixture.is_empty().await).await;
+    assert_eq!(broker.said(), ["1", "2", "3"]);
+    assert!(relay.stop(STOP).await);
+}
+
+/// Whether an event that the broker does not take at first is published in the end.
+async fn is_published_in_the_end(mistake: Option<Mistake>) -> bool {
+    /// At 5 ms each, far more than are made before the event is tried again.
+    const READS_MAX: usize = 300;
+    let (fixture, broker) = (Fixture::new().await, Broker::default());
+    broker.trouble("a1", Trouble::Later, 1);
+    let store = Between::new(fixture.store.clone(), mistake);
+    fixture.publish(&[(Some("a"), "a1"), (Some("b"), "b1")]).await;
+    let relay = Relay::new(store.clone(), broker.clone()).with_poll_max(Duration::ZERO).start();
+    until("the other is published", async || broker.said().contains(&"b1".to_owned())).await;
+    let before = store.reads();
+    until("it is published, or read past", async || broker.said().len() == 2 || store.reads() > before + READS_MAX)
+        .await;
+    assert!(relay.stop(STOP).await);
+    broker.said().len() == 2
+}
+
+/// The tests would find a relay that reads with a cursor, or deletes before the acknowledgement.
+#[tokio::test]
+async fn a_mistaken_outbox_loses_an_event() {
+    assert!(is_published_in_the_end(None).await);
+    assert!(!is_published_in_the_end(Some(Mistake::CursorScans)).await);
+    assert!(!is_published_in_the_end(Some(Mistake::DeletesBeforeAcknowledgement)).await);
 }
 
 // ---- Handlers in this process --------------------------------------------------------------------------
