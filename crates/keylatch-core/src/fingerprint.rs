@@ -63,11 +63,16 @@ pub struct Hasher(Sha256);
 
 impl Default for Hasher {
     fn default() -> Self {
-        Self(Sha256::new_with_prefix(b"keylatch fingerprint 1"))
+        Self::with_prefix(b"keylatch fingerprint 1")
     }
 }
 
 impl Hasher {
+    /// A hasher for another purpose: `prefix` keeps its hashes apart from fingerprints.
+    pub(crate) fn with_prefix(prefix: &[u8]) -> Self {
+        Self(Sha256::new_with_prefix(prefix))
+    }
+
     /// Adds a field that is present, even if it is empty.
     pub fn field(&mut self, bytes: &[u8]) {
         let mut head = [1; 9];

@@ -1,7 +1,9 @@
 //! The client's idempotency key, and its grammar.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
+
+use crate::Hasher;
 
 /// A client's idempotency key: 1 to 255 visible ASCII characters (`!` to `~`).
 ///
@@ -35,6 +37,9 @@ pub enum InvalidKey {
     /// A backslash before anything but a quote or a backslash.
     #[error("the quoted key has a backslash at position {0} that escapes neither a quote nor a backslash")]
     BadEscape(usize),
+    /// An empty list of parts, from which a key was to be derived.
+    #[error("a key is derived from one or more parts; name the intent, for example by [\"order\", user, cart]")]
+    NoParts,
 }
 
 impl Key {
@@ -46,6 +51,48 @@ impl Key {
     pub fn new(text: &str) -> Result<Self, InvalidKey> {
         check(text.as_bytes())?;
         Ok(Self(Arc::from(text)))
+    }
+
+    /// A new key for a new intent: a UUID of version 7
+    /// ([RFC 9562, section 5.7](https://www.rfc-editor.org/rfc/rfc9562#section-5.7)).
+    pub fn random() -> Self {
+        Self(Arc::from(uuid::Uuid::now_v7().to_string()))
+    }
+
+    /// The key of an intent that `parts` identify: the same in every process, after every restart, and in every language
+    /// for which there is a Keylatch client. Two different lists never have the same key.
+    ///
+    /// Numbers and dates are parts as text: write them in the same way each time.
+    ///
+    /// ```
+    /// use keylatch_core::Key;
+    ///
+    /// let key = Key::derive(["order", "user123", "cart456"])?;
+    /// assert_ne!(key, Key::derive(["order", "user123cart456"])?);
+    /// # Ok::<_, keylatch_core::InvalidKey>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If there are no parts.
+    pub fn derive<'a>(parts: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidKey> {
+        let mut parts = parts.into_iter().peekable();
+        parts.peek().ok_or(InvalidKey::NoParts)?;
+        let mut hasher = Hasher::with_prefix(b"keylatch client key 1");
+        for part in parts {
+            hasher.field(part.as_bytes());
+        }
+        let mut text = String::with_capacity(64);
+        for byte in hasher.finish().as_bytes() {
+            let _ = write!(text, "{byte:02x}");
+        }
+        Ok(Self(Arc::from(text)))
+    }
+
+    /// The value of an `Idempotency-Key` header: the quoted string of
+    /// [RFC 9651, section 3.3.3](https://www.rfc-editor.org/rfc/rfc9651#section-3.3.3).
+    pub fn to_header(&self) -> String {
+        format!("\"{}\"", self.0.replace('\\', "\\\\").replace('"', "\\\""))
     }
 
     /// Reads the value of an `Idempotency-Key` header: the quoted string of
