@@ -11,6 +11,7 @@ use http::Method;
 use http::uri::Authority;
 use keylatch::http::ANSWER_END_MAX;
 use keylatch::{CLEANUP_PAUSE, LEASE, RETENTION, TOMBSTONE};
+use keylatch_probe::Probe;
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) use self::parse::{Bytes, Guarantee, Scope, Span, UpstreamKey};
@@ -37,6 +38,7 @@ pub(crate) enum Command {
         /// The file, such as keylatch.toml.
         file: PathBuf,
     },
+    Probe(Box<Probe>),
 }
 
 /// The options of the gateway.

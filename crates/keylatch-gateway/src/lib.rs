@@ -35,6 +35,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use keylatch::Policy;
+use keylatch_probe::Probe;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, Command};
@@ -56,11 +57,22 @@ fn check_config(file: &Path) -> ExitCode {
     }
 }
 
+fn run_probe(probe: Probe) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(keylatch_probe::run(probe)),
+        Err(error) => {
+            eprintln!("keylatch probe: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
 /// Runs the program with the command line of the process, and returns its exit code.
 pub fn main() -> ExitCode {
     let gateway = match Cli::parse().command {
         Command::Gateway(gateway) => gateway,
         Command::CheckConfig { file } => return check_config(&file),
+        Command::Probe(probe) => return run_probe(*probe),
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
