@@ -196,8 +196,10 @@ impl Service {
         };
         let Some(id) = id else { return Ok(created(&self.make(&body, None).await, false)) };
         let Ok(Value::Object(_)) = serde_json::from_slice(&body) else {
-            if self.makes(Mistake::WedgesOnError) {
-                self.state.lock().take(&id, &body);
+            if self.makes(Mistake::WedgesOnError)
+                && let Some(answer) = self.held(&id, &body)
+            {
+                return Ok(answer);
             }
             return Ok(problem(StatusCode::BAD_REQUEST, "the body is not JSON"));
         };

@@ -80,7 +80,9 @@ async fn each_mistake_is_found_and_nothing_else() {
     let probed = MISTAKES.map(|mistake| {
         tokio::spawn(async move {
             let url = started(Some(mistake)).await;
-            keylatch_probe::probe(arguments(&url, &["--at-once", "40"])).await.unwrap_or_else(|error| panic!("{mistake:?}: {error}"))
+            keylatch_probe::probe(arguments(&url, &["--at-once", "40"]))
+                .await
+                .unwrap_or_else(|error| panic!("{mistake:?}: {error}"))
         })
     });
     for (mistake, report) in MISTAKES.into_iter().zip(probed) {

@@ -1,4 +1,4 @@
-//! The clients for Python and TypeScript, as their users install them, against the orders API over a network that
+//! The clients for Rust, Python and TypeScript, the last two as their users install them, against the orders API over a network that
 //! loses, delays and repeats requests and answers, while the server and the clients themselves are killed.
 //!
 //! The judge is the API's own list of orders: each order is there once, and is the one that the client was told of. The
@@ -8,6 +8,7 @@ mod browser;
 mod own_tests;
 mod packages;
 mod readmes;
+mod rust_program;
 mod shop;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -135,4 +136,5 @@ tests_of! {
     python_httpx: crate::packages::Client::Python("httpx"),
     python_httpx_async: crate::packages::Client::Python("httpx-async"),
     python_requests: crate::packages::Client::Python("requests"),
+    rust: crate::packages::Client::Rust,
 }

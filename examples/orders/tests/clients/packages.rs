@@ -8,11 +8,14 @@ use std::sync::LazyLock;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::rust_program;
+
 /// A client, and the library that it sends through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Client {
     Node,
     Python(&'static str),
+    Rust,
 }
 
 /// A directory with copies of the clients, and their packages installed. It goes with the process.
@@ -70,6 +73,7 @@ impl Client {
                 command.args(["orders.py", library]);
                 command
             }
+            Self::Rust => rust_program::program(),
         }
     }
 
@@ -81,7 +85,7 @@ impl Client {
                 let paths = files.map(|file| file.expect("it can be listed").path());
                 paths.filter(|path| path.extension().is_some_and(|of| of == "json")).map(body_in_file).collect()
             }
-            Self::Python(_) => {
+            Self::Python(_) | Self::Rust => {
                 let db = rusqlite::Connection::open(journal).expect("the journal is a file of SQLite");
                 let mut bodies = db.prepare("SELECT body FROM intent").expect("it has its table");
                 let bodies = bodies.query_map([], |row| row.get(0)).expect("it can be read");
