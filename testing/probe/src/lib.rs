@@ -185,10 +185,10 @@ impl Service {
             Ok(id) => id,
             Err(refusal) => return Ok(*refusal),
         };
-        if let (true, Some(id)) = (self.makes(Mistake::ClaimsBeforeBody), &id) {
-            if let Some(answer) = self.state.lock().taken_before_body(id) {
-                return Ok(answer);
-            }
+        if let (true, Some(id)) = (self.makes(Mistake::ClaimsBeforeBody), &id)
+            && let Some(answer) = self.state.lock().taken_before_body(id)
+        {
+            return Ok(answer);
         }
         let body = match self.read(body).await? {
             Ok(body) => body,

@@ -69,7 +69,8 @@ fn found_by(mistake: Mistake) -> (&'static str, &'static [&'static str]) {
         Mistake::FailsOnOddKeys => ("odd-key", &[]),
         Mistake::FoldsCase => ("key-case", &[]),
         Mistake::CancelsOnHangUp => ("hang-up", &[]),
-        Mistake::ClaimsBeforeBody => ("half-body", &[]),
+        // It takes the key for a broken body, too.
+        Mistake::ClaimsBeforeBody => ("half-body", &["after-error"]),
         Mistake::FailsOnSlowBody => ("slow-body", &[]),
         Mistake::ForgetsOnCrash | Mistake::WedgesOnCrash => ("restart", &[]),
     }
@@ -126,7 +127,7 @@ async fn through_crashes(mistake: Option<Mistake>) -> Report {
     let script = directory.path().join("restart.sh");
     let mistake = mistake.map(|mistake| format!("{mistake:?}")).unwrap_or_default();
     let text = format!(
-        "cd {}\n[ ! -e pid ] || kill -9 $(cat pid)\n{} {port} orders {mistake} </dev/null >/dev/null 2>&1 &\necho $! >pid\n",
+        "cd {}\n{KILL}\n{} {port} orders {mistake} </dev/null >/dev/null 2>&1 &\necho $! >pid\n",
         directory.path().display(),
         env!("CARGO_BIN_EXE_wrong-server"),
     );
@@ -142,6 +143,13 @@ async fn through_crashes(mistake: Option<Mistake>) -> Report {
     let probe = arguments(&url, &["--only", "restart", "--restart", &restart]);
     keylatch_probe::probe(probe).await.expect("it is probed")
 }
+
+/// Kills the service with SIGKILL, if it runs, and waits until its port is free.
+const KILL: &str = "if [ -e pid ]; then
+    pid=$(cat pid)
+    kill -9 $pid
+    while grep -qs '^State:[^Z]*$' /proc/$pid/status; do sleep 0.01; done
+fi";
 
 /// Stops the process whose number is in the file.
 struct Stopped(std::path::PathBuf);
