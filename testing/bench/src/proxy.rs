@@ -16,6 +16,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use keylatch::http::IDEMPOTENCY_KEY;
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tokio::net::TcpListener;
 
@@ -103,7 +104,10 @@ const LIFE_MS: u64 = 691_200_000;
 
 impl Records {
     async fn open(url: &str) -> Result<Self> {
-        let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
+        // On a busy machine a command may take long, which is no failure here.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let client = redis::Client::open(url)?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         let script = include_str!("../../../crates/keylatch-redis/src/lua/replace.lua");
         let replace = redis::cmd("SCRIPT").arg("LOAD").arg(script).query_async(&mut connection).await?;
         Ok(Self { connection, replace })
