@@ -13,7 +13,7 @@ use crate::failpoint::{self, Point};
 use crate::machine::{self, Claimed, Completion, Decision, End, Phase};
 use crate::store::{self, Applied, At, ErrorKind};
 use crate::tx::Verdict;
-use crate::{Fingerprint, Guarantee, Lease, Owner, Record, State, Timestamp};
+use crate::{Epoch, Fingerprint, Guarantee, Lease, Owner, Record, State, Timestamp};
 
 /// How a drive ended.
 pub(super) enum Driven<S, T> {
@@ -94,7 +94,8 @@ where
     T: Send + 'static,
 {
     async move {
-        let (lease, work) = {
+        // Without the identity, which the leader has.
+        let (epoch, owner, work) = {
             let (record, asked) = match claim(&engine, &leader, &request).await {
                 Ok(claimed) => claimed,
                 Err(instead) => return instead.driven(leader, start),
@@ -112,6 +113,7 @@ where
         };
         let (verdict, value) = work.await;
         failpoint::hit(Point::AfterHandlerWrite);
+        let lease = Lease { id: leader.id(), epoch, owner };
         match verdict {
             Verdict::Keep(outcome) | Verdict::KeepOutcomeOnly(outcome) => {
                 let completion = Completion::new(outcome, leader.flight().policy());
@@ -151,7 +153,7 @@ fn begin<S, F>(
     record: Record,
     start: S,
     asked: Instant,
-) -> Option<(Lease, Within<F>)>
+) -> Option<(Epoch, Owner, Within<F>)>
 where
     S: FnOnce(RunOrTx) -> F,
     F: Future,
@@ -173,7 +175,7 @@ where
         tracing::info_span!("keylatch.run", record = %lease.id, epoch, attempt)
     });
     let run = Run::new(engine.clone(), leader.flight().clone(), lease, record);
-    Some((lease, within(span, start(RunOrTx(Kind::Run(run))))))
+    Some((lease.epoch, lease.owner, within(span, start(RunOrTx(Kind::Run(run))))))
 }
 
 /// Claims, and repeats the claim if the reply was lost: the store recognises it by its owner.
@@ -319,13 +321,16 @@ mod tests {
         let joined = engine.inner.flights.join(id, scope.caller_hash(), fingerprint, Policy::default());
         let Ok(leader) = joined else { panic!("nobody else asks") };
         let request = Request { scope, key, fingerprint, wait: Duration::ZERO };
-        let work = |_| async {
-            let kept = std::hint::black_box([0_u8; WORK_BYTES]);
+        // It owns two pointers before it begins, as the layer's work does.
+        let owned = [Arc::new(0_u8), Arc::new(0)];
+        let work = move |_| async move {
+            let kept = std::hint::black_box([0_u8; WORK_BYTES - 2 * size_of::<Arc<u8>>() - 8]);
             pending::<()>().await;
-            std::hint::black_box(kept);
+            std::hint::black_box((kept, owned));
             (Verdict::Free, Box::new(0_u8))
         };
         let run = on_lease(engine.inner.clone(), leader, request, work);
+        eprintln!("run {}", size_of_val(&run));
         assert!(size_of_val(&run) <= 1_000, "{} bytes", size_of_val(&run));
     }
 }

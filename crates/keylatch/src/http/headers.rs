@@ -247,7 +247,7 @@ mod tests {
         let buffer = bytes::Bytes::from(b"text/plain and the rest of what was read".to_vec());
         let value = HeaderValue::from_maybe_shared(buffer.slice(..10)).unwrap();
         let mut headers = HeaderMap::new();
-        headers.insert(http::header::CONTENT_TYPE, value);
+        headers.insert(CONTENT_TYPE, value);
         let kept = Kept::default().of(&headers);
         assert_eq!(kept[0].1, "text/plain");
         drop(headers);
