@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use keylatch_core::{Clock, Key};
@@ -40,6 +40,9 @@ pub(crate) struct Shared {
 pub(crate) fn random() -> f64 {
     rand::rng().random()
 }
+
+/// No try is given less time.
+const TRY_MIN: Duration = Duration::from_millis(1);
 
 /// A call.
 struct Calling<'c> {
@@ -102,7 +105,8 @@ impl Calling<'_> {
         loop {
             self.tries += 1;
             self.tell(Step::Try);
-            let time_max = policy.try_max.min(until - Instant::now());
+            // A pause can take longer than it should.
+            let time_max = policy.try_max.min(until.saturating_duration_since(Instant::now())).max(TRY_MIN);
             let (why, status, pause) = match self.send(&mut transport, time_max).await? {
                 Got::Nothing(why, error) => (why, None, self.pause(until, None, None, Some(error))?),
                 Got::Response(response) => {
@@ -212,7 +216,10 @@ impl Calling<'_> {
 
     async fn end(&self, answer: Answer) -> Result<Answer, Error> {
         self.shared.budget.answered();
-        self.forget().await?;
+        // After a 401 the caller logs in again, and the intent can be resumed. A recorded 401 does not change.
+        if answer.status() != StatusCode::UNAUTHORIZED || answer.replayed {
+            self.forget().await?;
+        }
         self.tell(Step::Answer { status: answer.status(), replayed: answer.replayed });
         Ok(answer)
     }

@@ -63,10 +63,11 @@ impl Options {
     }
 
     pub(crate) fn shared(self) -> Result<Shared, InvalidPolicy> {
-        self.policy.check()?;
+        let profile = self.profile.unwrap_or(Profile::DRAFT);
+        self.policy.check(&profile)?;
         let budget = RetryBudget::new(&self.policy, Instant::now().into_std());
         Ok(Shared {
-            profile: self.profile.unwrap_or(Profile::DRAFT),
+            profile,
             policy: self.policy,
             journal: self.journal,
             observer: self.observer,

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::Profile;
+
 /// The limits of each call, and of the retries of all calls of a client together.
 ///
 /// ```
@@ -62,10 +64,11 @@ impl Default for Policy {
 }
 
 impl Policy {
-    pub(crate) fn check(&self) -> Result<(), InvalidPolicy> {
+    pub(crate) fn check(&self, profile: &Profile) -> Result<(), InvalidPolicy> {
         let fields = [
             ("tries_max", self.tries_max >= 1, "1 or more"),
             ("time_max", !self.time_max.is_zero(), "more than 0"),
+            ("time_max", self.time_max < profile.key_max(), "less than the time for which the server keeps keys"),
             ("try_max", !self.try_max.is_zero(), "more than 0"),
             ("retries_burst_max", self.retries_burst_max >= 1, "1 or more"),
             ("retries_per_s", self.retries_per_s > 0.0 && self.retries_per_s.is_finite(), "more than 0"),

@@ -461,6 +461,7 @@ fn a_policy_that_cannot_be_kept_is_refused() {
     for policy in [
         Policy { tries_max: 0, ..default() },
         Policy { time_max: Duration::ZERO, ..default() },
+        Policy { time_max: Duration::from_secs(24 * 60 * 60), ..default() },
         Policy { retries_per_s: 0.0, ..default() },
         Policy { retries_per_answer: f64::NAN, ..default() },
     ] {
@@ -539,6 +540,26 @@ mod journal {
         assert!(matches!(client.resume(entry).await, Err(Error::TooOld(_))));
         assert_eq!(script.seen.lock().len(), 1);
         assert_eq!(client.pending().await.unwrap().len(), 1, "it stays until somebody ends it");
+    }
+
+    #[derive(Deserialize)]
+    struct Kept {
+        name: String,
+        server: Try,
+        kept: bool,
+    }
+
+    #[tokio::test]
+    async fn an_intent_stays_as_the_table_says() {
+        let clock = Clock::manual(Timestamp::from_millis(0));
+        for case in cases::<Kept>("calls.json", "journal") {
+            let directory = tempfile::tempdir().unwrap();
+            let journal = FileJournal::open(directory.path().join("intents.db")).unwrap();
+            let policy = Policy { tries_max: 1, ..Policy::default() };
+            let (client, _) = client(Script::new([case.server]), options(journal, &clock).with_policy(policy), 0.0);
+            let _ = client.post("http://shop.test/").send().await;
+            assert_eq!(client.pending().await.unwrap().len(), usize::from(case.kept), "{}", case.name);
+        }
     }
 
     #[test]
