@@ -7,8 +7,8 @@ use keylatch_core::{Key, Timestamp};
 
 use crate::BoxError;
 
-/// Headers that are never written. When a request is resumed, they come from the transport.
-pub(crate) const CREDENTIALS: [HeaderName; 3] = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION];
+/// Headers that a journal must never write. When a request is resumed, they come from the transport.
+pub const CREDENTIALS: [HeaderName; 3] = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION];
 
 /// An intent.
 #[derive(Debug, Clone)]

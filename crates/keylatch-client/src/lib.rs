@@ -52,7 +52,7 @@ pub use error::{Error, GaveUp, Unsendable, Unsettled};
 pub use event::{Event, Step, Why};
 #[cfg(feature = "journal")]
 pub use file::FileJournal;
-pub use journal::{Entry, Journal, JournalError};
+pub use journal::{CREDENTIALS, Entry, Journal, JournalError};
 pub use keylatch_core::{Clock, InvalidKey, KEY_BYTES_MAX, Key, Timestamp};
 pub use layer::{Options, Retry, RetryLayer};
 pub use policy::{InvalidPolicy, Policy};
