@@ -118,7 +118,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "replay-marked",
-        why: "a replay says so by Idempotent-Replayed: true, and a first answer does not",
+        why: "a replay says so by a header (Idempotent-Replayed: true), and a first answer does not",
         required: &[By::Stripe, By::Keylatch],
         requests: |_| 2,
         effects: 1,
@@ -366,7 +366,7 @@ impl Bench {
 /// Whether the service says that the answer is not final.
 fn may_be_retried(answer: &Answer) -> bool {
     match answer.status().as_u16() {
-        425 | 429 | 502 | 503 | 504 => true,
+        423 | 425 | 429 | 502 | 503 | 504 => true,
         409 => !matches!(
             code(answer).as_deref(),
             Some("IDEMPOTENCY_OUTCOME_UNKNOWN" | "IDEMPOTENCY_RESPONSE_NOT_RETAINED")
@@ -386,9 +386,10 @@ fn code(answer: &Answer) -> Option<String> {
     Some(json.get("code")?.as_str()?.to_owned())
 }
 
-/// Whether an answer says that it is a replay.
+/// Whether an answer says that it is a replay: as Stripe does, or in the other spelling that is in use.
 fn is_marked(answer: &Answer) -> bool {
-    answer.headers().get("idempotent-replayed").is_some_and(|value| value == "true")
+    let says_so = |name| answer.headers().get(name).is_some_and(|value| value == "true");
+    says_so("idempotent-replayed") || says_so("idempotency-replayed")
 }
 
 fn succeeds(answer: &Answer) -> bool {

