@@ -80,8 +80,8 @@ pub const CASES: &[Case] = &[
         name: "at-once",
         why: "many of the same request at once are one effect",
         required: ALL,
-        requests: |at_once| at_once + 20,
-        effects: 1,
+        requests: |at_once| repeat::CROWDS * (at_once + 20),
+        effects: repeat::CROWDS,
         run: |bench| Box::pin(repeat::at_once(bench)),
     },
     Case {
