@@ -26,7 +26,7 @@ fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for path in entries {
         if path.is_dir() {
-            if !path.ends_with("target") {
+            if !path.ends_with("target") && !path.ends_with("node_modules") {
                 found.extend(files(&path, extension));
             }
         } else if path.extension().is_some_and(|of_file| of_file == extension) {

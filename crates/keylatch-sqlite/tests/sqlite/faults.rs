@@ -104,12 +104,12 @@ async fn a_lock_held_for_too_long_is_unavailable_until_it_is_gone() {
     fixture.win(&claim(Guarantee::Fenced)).await;
 }
 
-/// Attempts whose handlers count in `begun`. All wait while the writer is held, so they share the next batch, in their
-/// order.
-async fn in_one_batch<T>(
+/// Attempts whose handlers count in `begun`. All wait while the writer is held, so they share the next batch. Each begins
+/// after the handler of the previous one, so they are there in their order.
+async fn in_one_batch<T, F: Future<Output = T>>(
     fixture: &Fixture,
     begun: &AtomicUsize,
-    attempts: impl IntoIterator<Item = impl Future<Output = T>>,
+    attempts: impl IntoIterator<Item = F>,
 ) -> Vec<T> {
     let (held, holds) = tokio::sync::oneshot::channel();
     let (release, released) = std::sync::mpsc::channel::<()>();
@@ -118,7 +118,14 @@ async fn in_one_batch<T>(
         released.recv().expect("the test lets the writer go");
         Ok(())
     });
-    let attempts: Vec<_> = attempts.into_iter().collect();
+    let after_previous = async |nth, attempt: F| {
+        while begun.load(Ordering::SeqCst) < nth {
+            tokio::task::yield_now().await;
+        }
+        attempt.await
+    };
+    let attempts: Vec<_> =
+        attempts.into_iter().enumerate().map(|(nth, attempt)| after_previous(nth, attempt)).collect();
     let count = attempts.len();
     let attempts = async {
         holds.await.unwrap();
