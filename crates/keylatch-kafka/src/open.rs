@@ -44,6 +44,15 @@ pub(crate) struct Opened {
     pub(crate) stopped: Option<String>,
 }
 
+/// Whether the partition `number`, which has no place, was added after the consumer began with its topic. `known` are the
+/// partitions that have one.
+///
+/// Whoever begins writes the places of all partitions, the highest number first. So if one with a lower number has a place,
+/// this one would have had one before it.
+fn is_added(known: &[i32], number: i32) -> bool {
+    known.iter().any(|known| *known < number)
+}
+
 /// What opens partitions.
 pub(crate) struct Opener<S: Inbox> {
     pub(crate) setup: Arc<Setup<S>>,
@@ -122,13 +131,11 @@ impl<S: Inbox> Opener<S> {
     }
 
     /// Writes down where the consumer begins in all partitions of the topic, so that those that are added later are told
-    /// apart: they begin at their beginning.
-    ///
-    /// The highest number first. So a partition without a place that has a lower number than one with a place was there
-    /// at the start as well, and whoever began has not come so far.
+    /// apart: they begin at their beginning. See [`is_added`].
     async fn begin(&self, partition: &Partition) -> Option<()> {
         let known = self.known(partition).await;
-        let added = known.iter().max().is_some_and(|highest| *highest < partition.number);
+        let added = is_added(&known, partition.number);
+        // The highest number first: see there.
         let numbers: Vec<_> = if known.is_empty() { self.numbers(partition).await? } else { vec![partition.number] };
         for number in numbers.into_iter().rev() {
             let partition = Partition { topic: partition.topic.clone(), number };
@@ -260,5 +267,25 @@ impl<S: Inbox> Opener<S> {
             }
             sleep(Backoff::OF_SERVERS.after(failures)).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_added;
+
+    #[test]
+    fn a_partition_was_added_if_a_lower_one_has_a_place() {
+        // Whoever began has not come so far: 0 to 3 were there.
+        for number in [0, 1] {
+            assert!(!is_added(&[2, 3], number), "{number}");
+        }
+        // 2 to 4 were added, and are opened in any order.
+        for known in [&[0, 1][..], &[0, 1, 3], &[0, 1, 4], &[0, 1, 3, 4]] {
+            assert!(is_added(known, 2), "{known:?}");
+        }
+        // The same while whoever began has not come so far.
+        assert!(is_added(&[1, 3], 2));
+        assert!(!is_added(&[1, 3], 0));
     }
 }

@@ -99,16 +99,18 @@ async fn partitions_that_are_added_later_begin_at_their_beginning() {
     send_until(&db, &topic, 1).await;
     consuming.stop().await;
     // While nobody looks.
-    let more = admin().create_partitions(&[NewPartitions::new(&topic, 4)], &AdminOptions::new()).await;
+    let more = admin().create_partitions(&[NewPartitions::new(&topic, 12)], &AdminOptions::new()).await;
     assert!(more.expect("it answers").iter().all(Result::is_ok));
     eventually(SOON, "the partitions", async || {
         let known = crate::setup::producer();
         use rdkafka::producer::Producer as _;
         let metadata = known.client().fetch_metadata(Some(&topic), Duration::from_secs(5)).expect("it answers");
-        metadata.topics()[0].partitions().len() == 4
+        metadata.topics()[0].partitions().len() == 12
     })
     .await;
-    send(&topic, (0..20).flat_map(|nth| [2, 3].map(|part| say(part, &format!("new{part}"), &nth.to_string())))).await;
+    // They are opened in any order.
+    send(&topic, (0..4).flat_map(|nth| (2..12).map(move |part| say(part, &format!("new{part}"), &nth.to_string()))))
+        .await;
     let consuming = db.start(consumer(kafka, &name, &topic).start_at(StartAt::End));
     eventually(SOON, "the new ones", async || {
         db.effects().await.iter().filter(|effect| effect.key.starts_with("new")).count() == 40
