@@ -1,13 +1,17 @@
 //! The probe finds each mistake of a server that is wrong on purpose, and nothing else.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use keylatch_probe::{CASES, Probe, Report, Verdict};
+use tempfile::TempDir;
 use testing_probe::{MISTAKES, Mistake, Service};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
+use tokio::time::{sleep, timeout};
 
 #[derive(Parser)]
 struct Cli {
@@ -15,8 +19,11 @@ struct Cli {
     probe: Probe,
 }
 
+/// How long the probe waits for a final answer, in seconds. A key that is taken for ever costs this much.
+const PATIENCE: &str = "2";
+
 /// The probe of the service at `url`, with these arguments besides.
-fn arguments(url: &str, more: &[&str]) -> Probe {
+fn arguments(url: &str, patience: &str, more: &[&str]) -> Probe {
     let url = format!("{url}/api/orders");
     let given = [
         "probe",
@@ -31,19 +38,23 @@ fn arguments(url: &str, more: &[&str]) -> Probe {
         "GET /api/orders",
         "--count",
         ".data.orders",
-        "--yes",
-        // A key that is taken for ever costs this much.
         "--patience",
-        "2",
+        patience,
+        "--yes",
     ];
     Cli::try_parse_from(given.into_iter().chain(more.iter().copied())).unwrap_or_else(|error| panic!("{error}")).probe
 }
 
-/// The service, in this process.
+/// The service with this mistake, in this process.
 async fn started(mistake: Option<Mistake>) -> String {
+    served(Service::new(mistake, None)).await
+}
+
+/// A service, in this process.
+async fn served(service: Arc<Service>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("it listens"));
-    tokio::spawn(Service::new(mistake, None).serve(listener));
+    tokio::spawn(service.serve(listener));
     url
 }
 
@@ -81,7 +92,7 @@ async fn each_mistake_is_found_and_nothing_else() {
     let probed = MISTAKES.map(|mistake| {
         tokio::spawn(async move {
             let url = started(Some(mistake)).await;
-            keylatch_probe::probe(arguments(&url, &["--at-once", "40"]))
+            keylatch_probe::probe(arguments(&url, PATIENCE, &["--at-once", "40"]))
                 .await
                 .unwrap_or_else(|error| panic!("{mistake:?}: {error}"))
         })
@@ -104,7 +115,7 @@ async fn each_mistake_is_found_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_keeps_its_promise_passes() {
     let url = started(None).await;
-    let report = keylatch_probe::probe(arguments(&url, &[])).await.expect("it is probed");
+    let report = keylatch_probe::probe(arguments(&url, PATIENCE, &[])).await.expect("it is probed");
     assert_eq!(failed(&report), [""; 0], "{}", report.table());
     let unknown: Vec<_> =
         report.findings.iter().filter(|finding| matches!(finding.verdict, Verdict::CannotTell(_))).collect();
@@ -120,28 +131,61 @@ fn each_case_has_a_mistake() {
     }
 }
 
+/// A program on a port of its own that a script kills and starts again. Killed when dropped.
+struct Restartable {
+    directory: TempDir,
+    port: u16,
+}
+
+impl Restartable {
+    /// Starts `command`, which is told its port, in a directory of its own.
+    async fn start(command: impl FnOnce(u16) -> String) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = socket.local_addr().expect("it listens").port();
+        drop(socket);
+        let (path, command) = (directory.path().display(), command(port));
+        let text = format!("cd '{path}'\n{KILL}\n{command} </dev/null >log 2>&1 &\necho $! >pid\n");
+        let this = Self { directory, port };
+        std::fs::write(this.script(), text).expect("the script is written");
+        assert!(Command::new("sh").arg(this.script()).status().await.expect("the script runs").success());
+        let connects = async {
+            while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), connects).await.expect("the program listens soon");
+        this
+    }
+
+    fn script(&self) -> PathBuf {
+        self.directory.path().join("restart.sh")
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn restart(&self) -> String {
+        format!("sh '{}'", self.script().display())
+    }
+}
+
+impl Drop for Restartable {
+    fn drop(&mut self) {
+        if let Ok(pid) = std::fs::read_to_string(self.directory.path().join("pid")) {
+            let _ = std::process::Command::new("kill").args(["-9", pid.trim()]).status();
+        }
+    }
+}
+
 /// Probes the service as a process that is killed and started again.
 async fn through_crashes(mistake: Option<Mistake>) -> Report {
-    let directory = tempfile::tempdir().expect("a directory");
-    let port = TcpListener::bind("127.0.0.1:0").await.and_then(|socket| socket.local_addr()).expect("a port").port();
-    let script = directory.path().join("restart.sh");
     let mistake = mistake.map(|mistake| format!("{mistake:?}")).unwrap_or_default();
-    let text = format!(
-        "cd {}\n{KILL}\n{} {port} orders {mistake} </dev/null >/dev/null 2>&1 &\necho $! >pid\n",
-        directory.path().display(),
-        env!("CARGO_BIN_EXE_wrong-server"),
-    );
-    std::fs::write(&script, text).expect("the script is written");
-    let restart = format!("sh {}", script.display());
-    let started = Command::new("sh").arg(&script).status().await.expect("the script runs");
-    assert!(started.success());
-    let _stopped = Stopped(directory.path().join("pid"));
-    let url = format!("http://127.0.0.1:{port}");
-    while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    let probe = arguments(&url, &["--only", "restart", "--restart", &restart]);
-    keylatch_probe::probe(probe).await.expect("it is probed")
+    let program = env!("CARGO_BIN_EXE_wrong-server");
+    let service = Restartable::start(|port| format!("'{program}' {port} orders {mistake}")).await;
+    let more = ["--only", "restart", "--restart", &service.restart()];
+    keylatch_probe::probe(arguments(&service.url(), PATIENCE, &more)).await.expect("it is probed")
 }
 
 /// Kills the service with SIGKILL, if it runs, and waits until its port is free.
@@ -151,17 +195,6 @@ const KILL: &str = "if [ -e pid ]; then
     while grep -qs '^State:[^Z]*$' /proc/$pid/status; do sleep 0.01; done
 fi";
 
-/// Stops the process whose number is in the file.
-struct Stopped(std::path::PathBuf);
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        if let Ok(pid) = std::fs::read_to_string(&self.0) {
-            let _ = std::process::Command::new("kill").args(["-9", pid.trim()]).status();
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_crash_breaks_is_found() {
     let report = through_crashes(None).await;
@@ -170,6 +203,29 @@ async fn what_a_crash_breaks_is_found() {
         let report = through_crashes(Some(mistake)).await;
         assert_eq!(failed(&report), ["restart"], "{mistake:?}: {}", report.table());
     }
+}
+
+/// The gateway gives a service that knows nothing of keys what it lacks, in every case.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_behind_the_gateway_passes() {
+    let upstream = served(Service::without_keys()).await;
+    let program = env!("CARGO_BIN_EXE_probe-under-test");
+    let gateway = Restartable::start(|port| {
+        format!(
+            "'{program}' gateway --listen 127.0.0.1:{port} --upstream {upstream} --store sqlite:keylatch.db \
+             --scope header:X-User-Id --guarantee at-most-once --require-key --lease 2s"
+        )
+    })
+    .await;
+    // A key that was running when the gateway died is taken until its lease ends, and its outcome is unknown then.
+    let probe = arguments(&gateway.url(), "20", &["--restart", &gateway.restart()]);
+    let report = keylatch_probe::probe(probe).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(failed(&report), [""; 0], "{}", report.table());
+    assert!(
+        report.findings.iter().all(|finding| !matches!(finding.verdict, Verdict::CannotTell(_))),
+        "{}",
+        report.table()
+    );
 }
 
 async fn keylatch(arguments: &[&str]) -> (i32, String, String) {
