@@ -1,4 +1,4 @@
-// The HTTP/2 conformance suite that dev/h2spec builds, and all that it needs.
+// The HTTP/2 conformance suite that the gateway's test builds, and all that it needs.
 module h2spec
 
 go 1.18
