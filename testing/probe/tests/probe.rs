@@ -1,17 +1,15 @@
 //! The probe finds each mistake of a server that is wrong on purpose, and nothing else.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Parser;
 use keylatch_probe::{CASES, Probe, Report, Verdict};
-use tempfile::TempDir;
 use testing_probe::{MISTAKES, Mistake, Service};
-use tokio::net::{TcpListener, TcpStream};
+use testing_support::restartable::Restartable;
+use tokio::net::TcpListener;
 use tokio::process::Command;
-use tokio::time::{sleep, timeout};
 
 #[derive(Parser)]
 struct Cli {
@@ -131,54 +129,6 @@ fn each_case_has_a_mistake() {
     }
 }
 
-/// A program on a port of its own that a script kills and starts again. Killed when dropped.
-struct Restartable {
-    directory: TempDir,
-    port: u16,
-}
-
-impl Restartable {
-    /// Starts `command`, which is told its port, in a directory of its own.
-    async fn start(command: impl FnOnce(u16) -> String) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let port = socket.local_addr().expect("it listens").port();
-        drop(socket);
-        let (path, command) = (directory.path().display(), command(port));
-        let text = format!("cd '{path}'\n{KILL}\n{command} </dev/null >log 2>&1 &\necho $! >pid\n");
-        let this = Self { directory, port };
-        std::fs::write(this.script(), text).expect("the script is written");
-        assert!(Command::new("sh").arg(this.script()).status().await.expect("the script runs").success());
-        let connects = async {
-            while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-                sleep(Duration::from_millis(20)).await;
-            }
-        };
-        timeout(Duration::from_secs(60), connects).await.expect("the program listens soon");
-        this
-    }
-
-    fn script(&self) -> PathBuf {
-        self.directory.path().join("restart.sh")
-    }
-
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    fn restart(&self) -> String {
-        format!("sh '{}'", self.script().display())
-    }
-}
-
-impl Drop for Restartable {
-    fn drop(&mut self) {
-        if let Ok(pid) = std::fs::read_to_string(self.directory.path().join("pid")) {
-            let _ = std::process::Command::new("kill").args(["-9", pid.trim()]).status();
-        }
-    }
-}
-
 /// Probes the service as a process that is killed and started again.
 async fn through_crashes(mistake: Option<Mistake>) -> Report {
     let mistake = mistake.map(|mistake| format!("{mistake:?}")).unwrap_or_default();
@@ -187,13 +137,6 @@ async fn through_crashes(mistake: Option<Mistake>) -> Report {
     let more = ["--only", "restart", "--restart", &service.restart()];
     keylatch_probe::probe(arguments(&service.url(), PATIENCE, &more)).await.expect("it is probed")
 }
-
-/// Kills the service with SIGKILL, if it runs, and waits until its port is free.
-const KILL: &str = "if [ -e pid ]; then
-    pid=$(cat pid)
-    kill -9 $pid
-    while grep -qs '^State:[^Z]*$' /proc/$pid/status; do sleep 0.01; done
-fi";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_crash_breaks_is_found() {

@@ -27,6 +27,7 @@ pub mod postgres;
 pub mod raw;
 pub mod records;
 pub mod redis;
+pub mod restartable;
 pub mod server;
 pub mod syncs;
 
