@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use rand::Rng as _;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -31,9 +32,7 @@ impl Restartable {
     /// If it does not listen within [`START_MAX`].
     pub async fn start(command: impl FnOnce(u16) -> String) -> Self {
         let directory = tempfile::tempdir().expect("there is room for a directory");
-        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let port = socket.local_addr().expect("it listens").port();
-        drop(socket);
+        let port = free_port().await;
         let (path, command) = (directory.path().display(), command(port));
         let text = format!("cd '{path}'\n{KILL}\n{command} </dev/null >log 2>&1 &\necho $! >pid\n");
         let this = Self { directory, port };
@@ -57,6 +56,18 @@ impl Restartable {
     pub fn restart(&self) -> String {
         format!("sh '{}'", self.script().display())
     }
+}
+
+/// A free port below those that the system gives to outgoing connections: such a connection could take the port while the
+/// program is down.
+async fn free_port() -> u16 {
+    for _ in 0..1_000 {
+        let port = rand::rng().random_range(10_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).await.is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free");
 }
 
 impl Drop for Restartable {
