@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use keylatch::Tx;
-use keylatch_core::inbox::{Batch, BatchEnd, Inbox, LetterId, Ownership, Part, Step, Why};
+use keylatch_core::inbox::{Batch, BatchEnd, DeadLetterId, Inbox, Ownership, Part, Step, Why};
 use keylatch_core::machine::{Claim, Completion};
 use keylatch_core::store::{self, At};
 use keylatch_core::tx::{Database, Ending, Misuse};
@@ -108,7 +108,7 @@ impl<D: Database> Attempt<D> {
         store: &S,
         ownership: Ownership,
         step: Option<Step>,
-        letter: Option<LetterId>,
+        letter: Option<DeadLetterId>,
     ) -> Result<(BatchEnd, Option<Failure>), Error>
     where
         S: Inbox<Database = D>,

@@ -1,8 +1,9 @@
-//! Keylatch behind Kafka: each message takes effect once, and events leave if and only if their transaction has committed.
+//! Keylatch behind Kafka: each message takes effect once, and events leave if and only if their transaction has
+//! committed.
 //!
-//! A [`Consumer`] applies messages in transactions of your database. How far it has come is a row of the same database, the
-//! *place*, which moves in the same commit as the effects. So neither a crash, nor a rebalance, nor a lost or rewound
-//! group offset applies a message twice or skips one.
+//! A [`Consumer`] applies messages in transactions of your database. How far it has come is a row of the same database,
+//! the *place*, which moves in the same commit as the effects. So neither a crash, nor a rebalance, nor a lost or
+//! rewound group offset applies a message twice or skips one.
 //!
 //! ```no_run
 //! use keylatch::Tx;
@@ -27,20 +28,21 @@
 //!
 //! # What is promised
 //!
-//! - **A message has one effect**, and is in the end applied or a dead letter, never both and never neither. The same message
-//!   sent twice has one effect as well, if it has an [id](MessageId).
-//! - **The messages of a partition are applied in their order.** One that fails and may succeed later holds up its partition
-//!   until it is applied or a dead letter.
-//! - **Nobody applies anything for a partition that they have lost**: the place carries an epoch, which is checked under a
-//!   lock before a handler starts. A process that was paused and comes back changes nothing.
-//! - **Another log is noticed.** If a topic is deleted and created again, or truncated, its partitions stand still, and the
-//!   log says [how to go on](go_on).
+//! - **A message has one effect**, and is in the end applied or a dead letter, never both and never neither. The same
+//!   message sent twice has one effect as well, if it has an [id](MessageId).
+//! - **The messages of a partition are applied in their order.** One that fails and may succeed later holds up its
+//!   partition until it is applied or a dead letter.
+//! - **Nobody applies anything for a partition that they have lost**: the place carries an epoch, which is checked
+//!   under a lock before a handler starts. A process that was paused and comes back changes nothing.
+//! - **Another log is noticed.** If a topic is deleted and created again, or truncated, its partitions stand still, and
+//!   the log says [how to go on](go_on).
 //!
-//! A dead letter is a row of the database: see [`Inbox::letters`](keylatch_core::inbox::Inbox::letters). It is written in
-//! the commit in which the place passes the message, and applied after all if an operator
+//! A dead letter is a row of the database: see [`Inbox::dead_letters`](keylatch_core::inbox::Inbox::dead_letters). It
+//! is written in the commit in which the place passes the message, and applied after all if an operator
 //! [orders](keylatch_core::inbox::Inbox::order) so.
 //!
-//! [`Producer`] publishes the events of `keylatch::outbox::Relay`. The [`manual`] says what happens when something fails.
+//! [`Producer`] publishes the events of `keylatch::outbox::Relay`. The [`manual`] says what happens when something
+//! fails.
 //!
 //! # Where things are
 //!
@@ -58,11 +60,11 @@ mod attempt;
 mod backoff;
 mod cleaner;
 mod consumer;
+mod dead_letter;
 mod failed;
 mod go_on;
 mod group;
 mod id;
-mod letter;
 #[doc = include_str!("manual.md")]
 pub mod manual {}
 mod message;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use keylatch_core::inbox::{
-    BatchEnd, Inbox, LastMessage, Letter, LettersRequest, Order, Ownership, PlaceName, Reason, Step, Trouble,
+    BatchEnd, DeadLetter, DeadLettersRequest, Inbox, LastMessage, Order, Ownership, PlaceName, Reason, Step, Trouble,
 };
 use keylatch_core::machine::{Claim, Decision, decide};
 use keylatch_core::store::{Applied, At, Error, ErrorKind};
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::attempt::{self, Attempted, Failure};
 use crate::backoff::Backoff;
 use crate::consumer::Setup;
-use crate::letter;
+use crate::dead_letter;
 use crate::partition::Partition;
 use crate::poller::Waiting;
 use crate::progress::Progress;
@@ -35,7 +35,7 @@ use crate::stats::Count;
 use crate::{Message, MessageId};
 
 /// How often a worker looks for dead letters that an operator wants to be applied.
-const LETTERS_EVERY: Duration = Duration::from_secs(5);
+const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(5);
 /// How long giving the place back may take. Without it, the next owner goes one by one for a while.
 const GIVE_BACK_MAX: Duration = Duration::from_secs(5);
 
@@ -85,7 +85,7 @@ impl<S: Inbox> Worker<S> {
 
     async fn go_on(&mut self) -> Result<(), Halt> {
         let stop = self.stop.clone();
-        let mut letters = interval(LETTERS_EVERY);
+        let mut letters = interval(DEAD_LETTERS_EVERY);
         letters.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let received = tokio::select! {
@@ -105,7 +105,7 @@ impl<S: Inbox> Worker<S> {
                 }
                 None => {
                     // The partition was revoked, and the group is about to say so.
-                    let _ = timeout(LETTERS_EVERY, stop.cancelled()).await;
+                    let _ = timeout(DEAD_LETTERS_EVERY, stop.cancelled()).await;
                     return Err(if stop.is_cancelled() { Halt::Asked } else { Halt::Again });
                 }
             }
@@ -221,8 +221,8 @@ impl<S: Inbox> Worker<S> {
         self.dead_in_row = 0;
     }
 
-    /// Applies a message by itself, until it is applied or a dead letter. Each try is counted before it starts, so a message
-    /// that ends the process is found.
+    /// Applies a message by itself, until it is applied or a dead letter. Each try is counted before it starts, so a
+    /// message that ends the process is found.
     async fn apply_alone(&mut self, message: &Message) -> Result<(), Halt> {
         let claim = match self.claim(message) {
             Ok(claim) => claim,
@@ -304,7 +304,7 @@ impl<S: Inbox> Worker<S> {
                     return Ok(Attempted::Failed { at, failure: failure.unwrap_or_else(|| Failure::of(why)) });
                 }
                 Ok((BatchEnd::Held { at, record }, _)) => return Ok(Attempted::Held { at, record }),
-                Ok((BatchEnd::NoLetter, _)) => unreachable!("the batch is for no letter"),
+                Ok((BatchEnd::NoDeadLetter, _)) => unreachable!("the batch is for no letter"),
                 Err(attempt::Error::Panicked { at, text }) => {
                     return Ok(Attempted::Failed { at, failure: Failure::Panicked(text) });
                 }
@@ -346,7 +346,7 @@ impl<S: Inbox> Worker<S> {
         attempts: u32,
     ) -> Result<(), Halt> {
         let digest = message.digest();
-        let mut trouble = Trouble::new(digest, reason, error, attempts).with_message(letter::encode(message));
+        let mut trouble = Trouble::new(digest, reason, error, attempts).with_message(dead_letter::encode(message));
         if let Some(claim) = claim {
             trouble = trouble.with_record(claim.id());
         }
@@ -381,23 +381,23 @@ impl<S: Inbox> Worker<S> {
 
     /// Applies the dead letters that an operator wants.
     async fn replay_letters(&mut self) -> Result<(), Halt> {
-        let request = LettersRequest {
+        let request = DeadLettersRequest {
             place: Some(self.ownership.place.clone()),
             wanted: true,
             limit: self.setup.options.batch_messages,
-            ..LettersRequest::default()
+            ..DeadLettersRequest::default()
         };
         let setup = self.setup.clone();
-        let wanted = self.insist("look for dead letters", || setup.store.letters(request.clone())).await?;
+        let wanted = self.insist("look for dead letters", || setup.store.dead_letters(request.clone())).await?;
         for letter in wanted.value.items {
             self.replay(letter).await?;
         }
         Ok(())
     }
 
-    async fn replay(&mut self, letter: Letter) -> Result<(), Halt> {
+    async fn replay(&mut self, letter: DeadLetter) -> Result<(), Halt> {
         let setup = self.setup.clone();
-        let message = letter.trouble.message.as_ref().and_then(|encoded| letter::decode(&letter.id, encoded));
+        let message = letter.trouble.message.as_ref().and_then(|encoded| dead_letter::decode(&letter.id, encoded));
         let failed = match &message {
             None => Some("the letter does not have its message".to_owned()),
             Some(message) => match self.claim(message) {
@@ -413,10 +413,10 @@ impl<S: Inbox> Worker<S> {
         Ok(())
     }
 
-    /// Why the letter cannot be applied, if it cannot.
+    /// Why the dead letter cannot be applied, if it cannot.
     async fn replayed(
         &mut self,
-        letter: &Letter,
+        letter: &DeadLetter,
         message: &Message,
         claim: Option<Claim>,
     ) -> Result<Option<String>, Halt> {
@@ -430,7 +430,7 @@ impl<S: Inbox> Worker<S> {
                     self.setup.stats.add(Count::Replayed, 1);
                     Ok(None)
                 }
-                Ok((BatchEnd::NoLetter, _)) => Ok(None),
+                Ok((BatchEnd::NoDeadLetter, _)) => Ok(None),
                 Ok((BatchEnd::Lost(_), _)) => Err(self.fenced()),
                 Ok((BatchEnd::Failed { why, .. }, failure)) => {
                     Ok(Some(failure.unwrap_or_else(|| Failure::of(why)).text()))

@@ -1,8 +1,8 @@
 //! The contract of an inbox, on PostgreSQL.
 //!
-//! A place is locked in the message that begins a batch's transaction, and moved in its last statement. Every other change
-//! reads the place, asks the contract's pure functions, and writes the result if the place has not changed meanwhile. Only
-//! [`take`](Inbox::take) is one statement, because it must not lose to an owner that is busy.
+//! A place is locked in the message that begins a batch's transaction, and moved in its last statement. Every other
+//! change reads the place, asks the contract's pure functions, and writes the result if the place has not changed
+//! meanwhile. Only [`take`](Inbox::take) is one statement, because it must not lose to an owner that is busy.
 
 mod apply;
 mod rows;
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use keylatch_core::inbox::{
-    self, Batch, BatchEnd, Inbox, Letter, LetterId, LettersRequest, Listed, Order, Ownership, Place, PlaceName,
-    PlacesRequest, Step, Trouble,
+    self, Batch, BatchEnd, DeadLetter, DeadLetterId, DeadLettersRequest, Inbox, Listed, Order, Ownership, Place,
+    PlaceName, PlacesRequest, Step, Trouble,
 };
 use keylatch_core::store::{Applied, At, Error, ErrorKind};
 use keylatch_core::{Epoch, Owner, RecordId, Timestamp};
@@ -95,13 +95,13 @@ impl Inbox for Store {
         })
     }
 
-    fn order(&self, letter: LetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>> {
+    fn order(&self, letter: DeadLetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>> {
         Box::pin(async move {
             let shared = &self.shared;
             let query = || match order {
-                Order::Discard => shared.of_letter(&shared.statements.letter_discard, &letter),
-                Order::Replay => shared.of_letter(&shared.statements.letter_want, &letter).bind(true),
-                Order::Keep => shared.of_letter(&shared.statements.letter_want, &letter).bind(false),
+                Order::Discard => shared.of_dead_letter(&shared.statements.dead_letter_discard, &letter),
+                Order::Replay => shared.of_dead_letter(&shared.statements.dead_letter_want, &letter).bind(true),
+                Order::Keep => shared.of_dead_letter(&shared.statements.dead_letter_want, &letter).bind(false),
             };
             Ok(scalar(&shared.links.rows(Sent::Perhaps, query).await?)?)
         })
@@ -126,9 +126,9 @@ impl Inbox for Store {
         })
     }
 
-    fn letters(&self, page: LettersRequest) -> BoxFuture<'_, Result<At<Listed<Letter>>, Error>> {
+    fn dead_letters(&self, page: DeadLettersRequest) -> BoxFuture<'_, Result<At<Listed<DeadLetter>>, Error>> {
         Box::pin(async move {
-            let after = page.after.as_ref().map(LetterId::of_cursor).transpose()?;
+            let after = page.after.as_ref().map(DeadLetterId::of_cursor).transpose()?;
             let (consumer, topic, partition) = after_name(after.as_ref().map(|after| &after.place));
             let of = page.place.as_ref();
             let shared = &self.shared;
@@ -147,7 +147,7 @@ impl Inbox for Store {
                     .bind(after.as_ref().map_or(&[][..], |after| after.digest.as_bytes()))
                     .bind(limit_of(page.limit))
             };
-            let At { value, now } = listed(&shared.links.rows(Sent::Harmless, query).await?, rows::letter)?;
+            let At { value, now } = listed(&shared.links.rows(Sent::Harmless, query).await?, rows::dead_letter)?;
             Ok(At { value: Listed::new(value, page.limit, |letter| letter.id.cursor()), now })
         })
     }
@@ -159,7 +159,7 @@ struct Change<'c> {
     place: &'c PlaceName,
     /// Whether it counts wherever the place is by then.
     any_next: bool,
-    /// The letter that is written with it.
+    /// The dead letter that is written with it.
     letter: Option<(i64, &'c Trouble)>,
 }
 
@@ -207,7 +207,7 @@ impl Shared {
         Err(Fault::new(ErrorKind::Unavailable, "the place changed on every try"))
     }
 
-    /// Writes `changed`, with the letter, if the place is still as it was found.
+    /// Writes `changed`, with the dead letter, if the place is still as it was found.
     async fn replace(
         &self,
         Change { place, any_next, letter }: Change<'_>,
@@ -231,7 +231,7 @@ impl Shared {
                 .bind(changed.after_crash)
                 .bind(changed.tried.map(|tried| tried.offset))
                 .bind(attempts(changed));
-            // A place that a letter leaves as it is was changed before now.
+            // A place that a dead letter leaves as it is was changed before now.
             let query = query.bind(if letter.is_some() { now.as_millis() } else { changed.changed_at.as_millis() });
             let trouble = letter.map(|(_, trouble)| trouble);
             query
@@ -248,8 +248,8 @@ impl Shared {
         scalar(&self.patiently(query).await?)
     }
 
-    /// Runs a statement that may have to wait for the transaction that an owner has open: as long as the server lets that
-    /// one pause.
+    /// Runs a statement that may have to wait for the transaction that an owner has open: as long as the server lets
+    /// that one pause.
     async fn patiently<'q>(&self, query: impl Fn() -> PgQuery<'q>) -> Result<Vec<PgRow>, Fault> {
         let wait_max = self.options.handler_pause_max.unwrap_or(HANDLER_PAUSE_MAX) + WAIT_MARGIN;
         let began = Instant::now();
@@ -265,8 +265,12 @@ impl Shared {
         }
     }
 
-    /// A query about one letter.
-    fn of_letter<'q>(&self, statement: &Statement, LetterId { place, offset, digest }: &LetterId) -> PgQuery<'q> {
+    /// A query about one dead letter.
+    fn of_dead_letter<'q>(
+        &self,
+        statement: &Statement,
+        DeadLetterId { place, offset, digest }: &DeadLetterId,
+    ) -> PgQuery<'q> {
         named(self.query(statement), place).bind(*offset).bind(digest.as_bytes().to_vec())
     }
 }

@@ -18,8 +18,8 @@ use super::outbox::Published;
 use super::tx::Sqlite;
 use apply::{Apply, Reply};
 use keylatch_core::inbox::{
-    self, Batch, BatchEnd, Inbox, Letter, LetterId, LettersRequest, Listed, Order, Ownership, Place, PlaceName,
-    PlacesRequest, Step, Trouble,
+    self, Batch, BatchEnd, DeadLetter, DeadLetterId, DeadLettersRequest, Inbox, Listed, Order, Ownership, Place,
+    PlaceName, PlacesRequest, Step, Trouble,
 };
 use keylatch_core::store::{Applied, At, Error, PAGE_RECORDS_MAX};
 use keylatch_core::{Epoch, Owner, Timestamp};
@@ -105,8 +105,8 @@ impl Inbox for Store {
                     None => Some(place.clone()),
                 };
                 let Some(moved) = moved else { return Ok(Applied::Lost) };
-                let id = LetterId { place: ownership.place.clone(), offset, digest: trouble.digest };
-                let letter = Letter { id, trouble, wanted: false, buried_at: now };
+                let id = DeadLetterId { place: ownership.place.clone(), offset, digest: trouble.digest };
+                let letter = DeadLetter { id, trouble, wanted: false, buried_at: now };
                 db.done(rows::bury(db.conn(), &letter))?;
                 // One does not stay without the other.
                 if moved != place {
@@ -118,13 +118,15 @@ impl Inbox for Store {
         })
     }
 
-    fn order(&self, letter: LetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>> {
+    fn order(&self, letter: DeadLetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>> {
         Box::pin(self.0.writer.call(move |db| {
             let changed = match order {
-                Order::Discard => rows::of_letter(db.conn(), include_str!("sql/letter_delete.sql"), &letter, &[]),
+                Order::Discard => {
+                    rows::of_dead_letter(db.conn(), include_str!("sql/dead_letter_delete.sql"), &letter, &[])
+                }
                 Order::Replay | Order::Keep => {
                     let wanted = order == Order::Replay;
-                    rows::of_letter(db.conn(), include_str!("sql/letter_want.sql"), &letter, &[wanted])
+                    rows::of_dead_letter(db.conn(), include_str!("sql/dead_letter_want.sql"), &letter, &[wanted])
                 }
             };
             Ok(db.done(changed)? > 0)
@@ -145,9 +147,9 @@ impl Inbox for Store {
         })
     }
 
-    fn letters(&self, page: LettersRequest) -> BoxFuture<'_, Result<At<Listed<Letter>>, Error>> {
+    fn dead_letters(&self, page: DeadLettersRequest) -> BoxFuture<'_, Result<At<Listed<DeadLetter>>, Error>> {
         Box::pin(async move {
-            let after = page.after.as_ref().map(LetterId::of_cursor).transpose()?;
+            let after = page.after.as_ref().map(DeadLetterId::of_cursor).transpose()?;
             let letters = move |db: &mut Db| {
                 let of = page.place.as_ref();
                 let consumer = of.map(PlaceName::consumer).or(page.consumer.as_deref());
@@ -170,7 +172,7 @@ impl Inbox for Store {
                     &after_digest,
                     &limit,
                 ];
-                let items = list(db, include_str!("sql/letters.sql"), &params, rows::letter)?;
+                let items = list(db, include_str!("sql/dead_letters.sql"), &params, rows::dead_letter)?;
                 Ok(At { value: Listed::new(items, page.limit, |letter| letter.id.cursor()), now: db.now() })
             };
             self.0.querier.call(letters).await

@@ -28,8 +28,8 @@ const SCHEMAS: &[Schema] = &[
             include_str!("sql/create_event_stuck.sql"),
             include_str!("sql/create_event_stuck_key.sql"),
             include_str!("sql/create_place.sql"),
-            include_str!("sql/create_letter.sql"),
-            include_str!("sql/create_letter_wanted.sql"),
+            include_str!("sql/create_dead_letter.sql"),
+            include_str!("sql/create_dead_letter_wanted.sql"),
         ],
     },
 ];

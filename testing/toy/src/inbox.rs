@@ -1,12 +1,12 @@
-//! The contract of an inbox: places and letters, under the lock of the records. Whoever changes a place has the turn of a
-//! transaction.
+//! The contract of an inbox: places and dead letters, under the lock of the records. Whoever changes a place has the
+//! turn of a transaction.
 
 use std::collections::{BTreeMap, HashMap};
 
 use futures_util::future::{BoxFuture, ready};
 use keylatch_core::inbox::{
-    self, Batch, BatchEnd, Inbox, Letter, LetterId, LettersRequest, Listed, Order, Ownership, Place, PlaceName,
-    PlacesRequest, Step, Triage, Trouble, Why,
+    self, Batch, BatchEnd, DeadLetter, DeadLetterId, DeadLettersRequest, Inbox, Listed, Order, Ownership, Place,
+    PlaceName, PlacesRequest, Step, Triage, Trouble, Why,
 };
 use keylatch_core::store::{Applied, At, Cursor, Error, PAGE_RECORDS_MAX};
 use keylatch_core::tx::{Ending, Misuse};
@@ -14,10 +14,10 @@ use keylatch_core::{Epoch, Owner, Timestamp};
 
 use crate::{Mistake, State, Store, Texts, Written, store};
 
-/// The letters, in their order.
-pub(crate) type Letters = BTreeMap<(PlaceName, i64, [u8; 32]), Letter>;
+/// The dead letters, in their order.
+pub(crate) type DeadLetters = BTreeMap<(PlaceName, i64, [u8; 32]), DeadLetter>;
 
-fn name_of(letter: &LetterId) -> (PlaceName, i64, [u8; 32]) {
+fn name_of(letter: &DeadLetterId) -> (PlaceName, i64, [u8; 32]) {
     (letter.place.clone(), letter.offset, *letter.digest.as_bytes())
 }
 
@@ -103,11 +103,11 @@ impl Inbox for Store {
                 Some(step) => inbox::advance(place, &ownership, step, now),
                 None => place.is_of(&ownership).then(|| place.clone()),
             });
-            if passed.is_none() && !self.makes(Mistake::LetterCommitsAlone) {
+            if passed.is_none() && !self.makes(Mistake::DeadLetterCommitsAlone) {
                 return Ok(Applied::Lost);
             }
-            let id = LetterId { place: ownership.place.clone(), offset, digest: trouble.digest };
-            let letter = Letter { id, trouble, wanted: false, buried_at: now };
+            let id = DeadLetterId { place: ownership.place.clone(), offset, digest: trouble.digest };
+            let letter = DeadLetter { id, trouble, wanted: false, buried_at: now };
             state.letters.entry(name_of(&letter.id)).or_insert(letter);
             let Some(passed) = passed else { return Ok(Applied::Lost) };
             state.places.insert(ownership.place, passed);
@@ -115,7 +115,7 @@ impl Inbox for Store {
         })
     }
 
-    fn order(&self, letter: LetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>> {
+    fn order(&self, letter: DeadLetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>> {
         let letters = &mut self.state.lock().letters;
         let is_there = match (order, letters.get_mut(&name_of(&letter))) {
             (_, None) => false,
@@ -140,10 +140,10 @@ impl Inbox for Store {
         })
     }
 
-    fn letters(&self, page: LettersRequest) -> BoxFuture<'_, Result<At<Listed<Letter>>, Error>> {
+    fn dead_letters(&self, page: DeadLettersRequest) -> BoxFuture<'_, Result<At<Listed<DeadLetter>>, Error>> {
         Box::pin(async move {
-            let after = page.after.as_ref().map(LetterId::of_cursor).transpose()?.as_ref().map(name_of);
-            let is_wanted = |letter: &Letter| {
+            let after = page.after.as_ref().map(DeadLetterId::of_cursor).transpose()?.as_ref().map(name_of);
+            let is_wanted = |letter: &DeadLetter| {
                 let place = &letter.id.place;
                 after.as_ref().is_none_or(|after| name_of(&letter.id) > *after)
                     && page.consumer.as_deref().is_none_or(|consumer| place.consumer() == consumer)
@@ -251,7 +251,7 @@ impl Store {
             return Ok(Err(BatchEnd::Lost(place.cloned())));
         }
         if batch.letter.as_ref().is_some_and(|letter| !state.letters.contains_key(&name_of(letter))) {
-            return Ok(Err(BatchEnd::NoLetter));
+            return Ok(Err(BatchEnd::NoDeadLetter));
         }
         let mut found = HashMap::new();
         for id in batch.claims().map(keylatch_core::machine::Claim::id) {

@@ -70,8 +70,8 @@ pub enum Mistake {
     IdsAreNotLookedUp,
     /// A try is counted when it has failed.
     TryIsCountedAfterwards,
-    /// A letter is written although the place is lost.
-    LetterCommitsAlone,
+    /// A dead letter is written although the place is lost.
+    DeadLetterCommitsAlone,
     /// That a place is given back is not written.
     ReturnIsForgotten,
 }
@@ -100,7 +100,7 @@ pub struct Store {
 struct State {
     queue: outbox::Queue,
     places: BTreeMap<PlaceName, Place>,
-    letters: inbox::Letters,
+    letters: inbox::DeadLetters,
     /// The tries that a mistaken store counts later.
     tried: BTreeMap<PlaceName, Place>,
     records: BTreeMap<RecordId, Record>,

@@ -153,6 +153,6 @@ finds! {
     OffsetNotChecked: inbox::nothing_starts_at_another_offset;
     IdsAreNotLookedUp: inbox::known_message_is_passed;
     TryIsCountedAfterwards: inbox::tries_are_counted_before_they_start;
-    LetterCommitsAlone: inbox::stale_owner_buries_nothing;
+    DeadLetterCommitsAlone: inbox::stale_owner_buries_nothing;
     ReturnIsForgotten: inbox::given_back_place_has_no_owner;
 }

@@ -1,8 +1,8 @@
 //! An inbox: the place, the effects of the messages and their records commit together, or not at all.
 
 mod batches;
+mod dead_letters;
 mod ids;
-mod letters;
 mod lists;
 mod places;
 mod races;
@@ -24,8 +24,8 @@ use super::fixture::{
     LEASE, MS, POLICY, RETENTION, Subject, TOMBSTONE, again, claim_of, completion, fenced, outcome, reused,
 };
 use crate::inbox::{
-    self, BATCH_MESSAGES_MAX, Batch, BatchEnd, Inbox, LastMessage, Letter, LetterId, LettersRequest, Order, Ownership,
-    Part, Place, PlaceName, PlacesRequest, Reason, Step, Tried, Trouble, Why,
+    self, BATCH_MESSAGES_MAX, Batch, BatchEnd, DeadLetter, DeadLetterId, DeadLettersRequest, Inbox, LastMessage, Order,
+    Ownership, Part, Place, PlaceName, PlacesRequest, Reason, Step, Tried, Trouble, Why,
 };
 use crate::machine::{Claim, Claimed, Completion};
 use crate::store::{Applied, At, Cursor, Durability, ErrorKind, PAGE_RECORDS_MAX};
@@ -33,8 +33,8 @@ use crate::tx::{Ending, Misuse, Transacted, Transactional};
 use crate::{Epoch, Fingerprint, Guarantee, Key, Outcome, Owner, Policy, Record, RecordId, Scope, Timestamp};
 
 pub use self::batches::*;
+pub use self::dead_letters::*;
 pub use self::ids::*;
-pub use self::letters::*;
 pub use self::lists::*;
 pub use self::places::*;
 pub use self::races::*;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::letter::LetterId;
+use super::dead_letter::DeadLetterId;
 use super::place::{Ownership, Place, Step};
 use crate::machine::Claim;
 use crate::store::{At, Error, ErrorKind};
@@ -18,8 +18,8 @@ pub struct Batch<D: Database> {
     pub ownership: Ownership,
     /// The move of the place past its messages. Its `from` is a condition too.
     pub step: Option<Step>,
-    /// The letter whose message it applies. It must be there, and is removed in the commit.
-    pub letter: Option<LetterId>,
+    /// The dead letter whose message it applies. It must be there, and is removed in the commit.
+    pub letter: Option<DeadLetterId>,
     /// The messages; [`BATCH_MESSAGES_MAX`] at most.
     pub parts: Vec<Part<D>>,
 }
@@ -31,41 +31,42 @@ pub const BATCH_MESSAGES_MAX: usize = 10_000;
 ///
 /// The transaction is lent to each part anew, so a handler that keeps it is found by its part.
 pub struct Part<D: Database> {
-    /// For each message the claim of its id, or `None` if it has none. The claim is the same that any other sender of the
-    /// operation would make, such as one by HTTP; its guarantee is `Atomic`.
+    /// For each message the claim of its id, or `None` if it has none. The claim is the same that any other sender of
+    /// the operation would make, such as one by HTTP; its guarantee is `Atomic`.
     pub ids: Vec<Option<Claim>>,
     /// Starts the handler, unless all messages of the part are known.
     pub start: StartPart<D>,
 }
 
-/// Starts the work of a part, given the handler's end of the transaction, and which messages of the part are to be applied:
-/// their positions in [`Part::ids`], in ascending order, never none.
+/// Starts the work of a part, given the handler's end of the transaction, and which messages of the part are to be
+/// applied: their positions in [`Part::ids`], in ascending order, never none.
 ///
-/// If the work ends with [`Ending::Commit`](crate::tx::Ending::Commit), its completion is recorded for each id. Any other
-/// ending fails the batch: a refusal that keeps its answer and no writes is the consumer's to bury.
+/// If the work ends with [`Ending::Commit`](crate::tx::Ending::Commit), its completion is recorded for each id. Any
+/// other ending fails the batch: a refusal that keeps its answer and no writes is the consumer's to bury.
 pub type StartPart<D> = Box<dyn FnOnce(<D as Database>::Handle, Vec<usize>) -> Work + Send>;
 
 /// How a batch ended. Positions count the messages of the batch from 0, over all its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub enum BatchEnd {
-    /// Everything is committed: the writes, the records and the place. The messages at these positions were not applied,
-    /// because their ids were known: they had taken effect before, perhaps earlier in this batch.
+    /// Everything is committed: the writes, the records and the place. The messages at these positions were not
+    /// applied, because their ids were known: they had taken effect before, perhaps earlier in this batch.
     Applied {
         /// In ascending order.
         known: Vec<usize>,
     },
     /// A handler failed, and nothing is committed. Apply the messages before it as a batch, then this one by itself.
     Failed {
-        /// The first message of the handler's part; 0 if the store cannot tell, because the commit was refused. It can be the
-        /// part after the one that broke the transaction and ended well, so judge a message only when it is by itself.
+        /// The first message of the handler's part; 0 if the store cannot tell, because the commit was refused. It can
+        /// be the part after the one that broke the transaction and ended well, so judge a message only when it is by
+        /// itself.
         at: usize,
         /// Why.
         why: Why,
     },
-    /// The id of a message is held by someone else, and nothing is committed. Apply the messages before it as a batch; then
-    /// [`decide`](crate::machine::decide) says what the record means for this one: it is running elsewhere (try later), its
-    /// id belongs to another message, or its outcome is unknown.
+    /// The id of a message is held by someone else, and nothing is committed. Apply the messages before it as a batch;
+    /// then [`decide`](crate::machine::decide) says what the record means for this one: it is running elsewhere (try
+    /// later), its id belongs to another message, or its outcome is unknown.
     Held {
         /// The message; 0 if the store cannot tell.
         at: usize,
@@ -73,11 +74,12 @@ pub enum BatchEnd {
         /// batch has the id with another fingerprint: once the messages before it are committed, try again.
         record: Option<At<Record>>,
     },
-    /// The place is not the caller's, or not where the step begins; this is the place. Nothing is committed by this call.
-    /// An earlier call of the same batch was, if the place is the caller's and stands where the step ends.
+    /// The place is not the caller's, or not where the step begins; this is the place. Nothing is committed by this
+    /// call. An earlier call of the same batch was, if the place is the caller's and stands where the step ends.
     Lost(Option<Place>),
-    /// The letter is not there: someone has removed it, or a call of the same batch was committed. Nothing is committed.
-    NoLetter,
+    /// The dead letter is not there: someone has removed it, or a call of the same batch was committed. Nothing is
+    /// committed.
+    NoDeadLetter,
 }
 
 /// Why a handler's part cannot be committed.
@@ -90,7 +92,7 @@ pub enum Why {
 }
 
 impl<D: Database> Batch<D> {
-    /// Fails if it has too many messages, or its step leads nowhere, or it has neither step nor letter.
+    /// Fails if it has too many messages, or its step leads nowhere, or it has neither step nor dead letter.
     ///
     /// # Errors
     ///
@@ -203,7 +205,8 @@ impl Triage {
     }
 }
 
-/// Whether the operation that `claim` is for has taken effect. With its answer or as a tombstone, it must not run again.
+/// Whether the operation that `claim` is for has taken effect. With its answer or as a tombstone, it must not run
+/// again.
 fn took_effect(record: &Record, claim: &Claim) -> bool {
     record.fingerprint == claim.fingerprint && matches!(record.state, State::Completed { .. })
 }

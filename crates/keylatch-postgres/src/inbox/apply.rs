@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use keylatch_core::failpoint::{self, Point};
-use keylatch_core::inbox::{Batch, BatchEnd, LetterId, Ownership, Step, Triage, Why};
+use keylatch_core::inbox::{Batch, BatchEnd, DeadLetterId, Ownership, Step, Triage, Why};
 use keylatch_core::machine::Completion;
 use keylatch_core::outbox::Events;
 use keylatch_core::store::At;
@@ -35,10 +35,10 @@ impl Shared {
         };
         failpoint::hit(Point::AfterClaim);
         if let Some(letter) = &batch.letter {
-            let exists = self.of_letter(&self.statements.letter_exists, letter);
+            let exists = self.of_dead_letter(&self.statements.dead_letter_exists, letter);
             if !scalar::<bool>(&transaction.rows(exists).await?)? {
                 transaction.roll_back().await;
-                return Ok(BatchEnd::NoLetter);
+                return Ok(BatchEnd::NoDeadLetter);
             }
         }
         let At { value: found, now } = if is_recorded {
@@ -125,7 +125,7 @@ impl Shared {
         &self,
         Ownership { place, owner, .. }: &Ownership,
         step: Option<Step>,
-        letter: Option<&LetterId>,
+        letter: Option<&DeadLetterId>,
         mut written: Vec<(Entered, Completion)>,
         events: &Events,
     ) -> PgQuery<'q> {

@@ -1,7 +1,7 @@
-//! Places and letters in rows.
+//! Places and dead letters in rows.
 
 use bytes::Bytes;
-use keylatch_core::inbox::{LastMessage, Letter, LetterId, Place, PlaceName, Reason, Tried, Trouble};
+use keylatch_core::inbox::{DeadLetter, DeadLetterId, LastMessage, Place, PlaceName, Reason, Tried, Trouble};
 use keylatch_core::{Epoch, Fingerprint, Owner, Timestamp};
 use sqlx::postgres::PgRow;
 
@@ -37,8 +37,8 @@ pub(super) fn place(row: &PgRow) -> Result<Option<Place>, Fault> {
     }))
 }
 
-/// The letter in a row; `None` if there are nulls.
-pub(super) fn letter(row: &PgRow) -> Result<Option<Letter>, Fault> {
+/// The dead letter in a row; `None` if there are nulls.
+pub(super) fn dead_letter(row: &PgRow) -> Result<Option<DeadLetter>, Fault> {
     let Some(place) = name(row)? else { return Ok(None) };
     let digest = fingerprint(get(row, "digest")?)?;
     let reason = Reason::named(get(row, "reason")?);
@@ -48,8 +48,8 @@ pub(super) fn letter(row: &PgRow) -> Result<Option<Letter>, Fault> {
     trouble.record = get::<Option<&[u8]>>(row, "record")?.map(record_id).transpose()?;
     trouble.key = get::<Option<Vec<u8>>>(row, "key")?.map(Bytes::from);
     trouble.message = get::<Option<Vec<u8>>>(row, "message")?.map(Bytes::from);
-    Ok(Some(Letter {
-        id: LetterId { place, offset: get(row, "message_offset")?, digest },
+    Ok(Some(DeadLetter {
+        id: DeadLetterId { place, offset: get(row, "message_offset")?, digest },
         trouble,
         wanted: get(row, "wanted")?,
         buried_at: Timestamp::from_millis(get(row, "buried_at")?),

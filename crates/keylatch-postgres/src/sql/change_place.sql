@@ -1,10 +1,10 @@
--- Replaces a place: see `keylatch.change_place`. With $18 also writes a letter, unless it is there.
+-- Replaces a place: see `keylatch.change_place`. With $18 also writes a dead letter, unless it is there.
 WITH changed AS MATERIALIZED (
     SELECT keylatch.change_place(
         $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17
     ) AS applied
 ), buried AS (
-    INSERT INTO keylatch.letter (
+    INSERT INTO keylatch.dead_letter (
         consumer, topic, partition, message_offset, digest, reason, error, attempts, trace, record, key, message, wanted,
         buried_at
     )

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keylatch::inbox::{
-    Batch, BatchEnd, Inbox as _, LetterId, Order, Ownership, Part, PlaceName, Reason, Step, Trouble, Why,
+    Batch, BatchEnd, DeadLetterId, Inbox as _, Order, Ownership, Part, PlaceName, Reason, Step, Trouble, Why,
 };
 use keylatch::machine::{Claim, Completion};
 use keylatch::outbox::{Event, Outbox as _, Publishes as _, Skip};
@@ -190,8 +190,8 @@ async fn events_of_a_batch_are_one_with_it() {
     assert_eq!(values, [b"1", b"2"]);
 }
 
-/// A handler that swallows the error of a statement has broken the transaction of its whole batch. Nothing is committed.
-/// Applied one by one, it is the message that fails.
+/// A handler that swallows the error of a statement has broken the transaction of its whole batch. Nothing is
+/// committed. Applied one by one, it is the message that fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_swallowed_error_commits_nothing_of_the_batch() {
     let (_, store) = with_effects(Options::default()).await;
@@ -221,7 +221,7 @@ pub(crate) async fn bury_and_discard(store: &Store) -> Result<(), Error> {
     let digest = Fingerprint::of([b"message".as_slice()]);
     let trouble = Trouble::new(digest, Reason::Rejected, "it has no product", 1);
     let _ = store.bury(ownership, 0, trouble, None).await?;
-    let letter = LetterId { place: place(), offset: 0, digest };
+    let letter = DeadLetterId { place: place(), offset: 0, digest };
     assert!(store.order(letter.clone(), Order::Replay).await? && store.order(letter, Order::Discard).await?);
     Ok(())
 }

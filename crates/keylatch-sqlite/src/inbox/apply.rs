@@ -147,8 +147,8 @@ impl Apply {
                 }
             }
         }
-        // The rest is written after the handlers' unit, because SQLite keeps the old pages of each unit separately. Without
-        // it, the handlers' writes must not stay.
+        // The rest is written after the handlers' unit, because SQLite keeps the old pages of each unit separately.
+        // Without it, the handlers' writes must not stay.
         db.release().map_err(Fault::<Stopped>::Batch)?;
         let now = db.now();
         for (completion, entered) in &endings {
@@ -164,15 +164,15 @@ impl Apply {
             rows::write(db.conn(), &moved).map_err(Fault::<Stopped>::Batch)?;
         }
         if let Some(letter) = &self.batch.letter {
-            let sql = include_str!("../sql/letter_delete.sql");
-            rows::of_letter(db.conn(), sql, letter, &[]).map_err(Fault::<Stopped>::Batch)?;
+            let sql = include_str!("../sql/dead_letter_delete.sql");
+            rows::of_dead_letter(db.conn(), sql, letter, &[]).map_err(Fault::<Stopped>::Batch)?;
         }
         self.published.insert(db, &self.events).map_err(Fault::<Stopped>::Batch)?;
         failpoint::hit(Point::BeforeCommit);
         Ok(BatchEnd::Applied { known: triage.known })
     }
 
-    /// The place, if it is the caller's and where the batch begins; and the letter is there, if it needs one.
+    /// The place, if it is the caller's and where the batch begins; and the dead letter is there, if it needs one.
     fn own(&self, db: &Db) -> Batched<Result<Place, BatchEnd>> {
         let Batch { ownership, step, letter, .. } = &self.batch;
         let place = super::find(db, &ownership.place)?;
@@ -184,7 +184,7 @@ impl Apply {
         if let Some(letter) = letter
             && !db.done(rows::exists(db.conn(), letter))?
         {
-            return Ok(Err(BatchEnd::NoLetter));
+            return Ok(Err(BatchEnd::NoDeadLetter));
         }
         Ok(Ok(place))
     }

@@ -1,10 +1,10 @@
-//! Places and letters as rows, and back.
+//! Places and dead letters as rows, and back.
 
 use bytes::Bytes;
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use keylatch_core::inbox::{LastMessage, Letter, LetterId, Place, PlaceName, Reason, Tried, Trouble};
+use keylatch_core::inbox::{DeadLetter, DeadLetterId, LastMessage, Place, PlaceName, Reason, Tried, Trouble};
 use keylatch_core::store::{Error, ErrorKind};
 use keylatch_core::{Epoch, Fingerprint, Owner, RecordId, Timestamp};
 
@@ -79,9 +79,9 @@ pub(super) fn place(row: &Row<'_>) -> Result<Place, Damaged> {
     Ok(Place { name, epoch, owner, next, last, after_crash, tried, changed_at })
 }
 
-/// Reads a row of `letters.sql`.
-pub(super) fn letter(row: &Row<'_>) -> Result<Letter, Damaged> {
-    let mut columns = Columns::new(row, "keylatch_letter");
+/// Reads a row of `dead_letters.sql`.
+pub(super) fn dead_letter(row: &Row<'_>) -> Result<DeadLetter, Damaged> {
+    let mut columns = Columns::new(row, "keylatch_dead_letter");
     let place = columns.name()?;
     let offset = columns.next("message_offset")?;
     let digest = columns.next("digest").map(Fingerprint::from_bytes)?;
@@ -94,7 +94,7 @@ pub(super) fn letter(row: &Row<'_>) -> Result<Letter, Damaged> {
     trouble.message = columns.next::<Option<Vec<u8>>>("message")?.map(Bytes::from);
     let wanted = columns.next("wanted")?;
     let buried_at = columns.instant("buried_at")?;
-    Ok(Letter { id: LetterId { place, offset, digest }, trouble, wanted, buried_at })
+    Ok(DeadLetter { id: DeadLetterId { place, offset, digest }, trouble, wanted, buried_at })
 }
 
 /// Reads the place of this name.
@@ -123,10 +123,10 @@ pub(super) fn write(conn: &Connection, place: &Place) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Writes the letter, unless it is there.
-pub(super) fn bury(conn: &Connection, letter: &Letter) -> rusqlite::Result<()> {
-    let Letter { id: LetterId { place, offset, digest }, trouble, buried_at, .. } = letter;
-    conn.prepare_cached(include_str!("../sql/letter_write.sql"))?.execute(params![
+/// Writes the dead letter, unless it is there.
+pub(super) fn bury(conn: &Connection, letter: &DeadLetter) -> rusqlite::Result<()> {
+    let DeadLetter { id: DeadLetterId { place, offset, digest }, trouble, buried_at, .. } = letter;
+    conn.prepare_cached(include_str!("../sql/dead_letter_write.sql"))?.execute(params![
         place.consumer(),
         place.topic(),
         place.partition(),
@@ -144,9 +144,14 @@ pub(super) fn bury(conn: &Connection, letter: &Letter) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Runs a statement about one letter, with more parameters or without; returns how many rows it changed.
-pub(super) fn of_letter(conn: &Connection, sql: &str, letter: &LetterId, more: &[bool]) -> rusqlite::Result<usize> {
-    let LetterId { place, offset, digest } = letter;
+/// Runs a statement about one dead letter, with more parameters or without; returns how many rows it changed.
+pub(super) fn of_dead_letter(
+    conn: &Connection,
+    sql: &str,
+    letter: &DeadLetterId,
+    more: &[bool],
+) -> rusqlite::Result<usize> {
+    let DeadLetterId { place, offset, digest } = letter;
     let (consumer, topic, partition) = (place.consumer(), place.topic(), place.partition());
     let mut statement = conn.prepare_cached(sql)?;
     match more {
@@ -155,10 +160,10 @@ pub(super) fn of_letter(conn: &Connection, sql: &str, letter: &LetterId, more: &
     }
 }
 
-/// Whether the letter is there.
-pub(super) fn exists(conn: &Connection, letter: &LetterId) -> rusqlite::Result<bool> {
-    let LetterId { place, offset, digest } = letter;
-    let mut statement = conn.prepare_cached(include_str!("../sql/letter_exists.sql"))?;
+/// Whether the dead letter is there.
+pub(super) fn exists(conn: &Connection, letter: &DeadLetterId) -> rusqlite::Result<bool> {
+    let DeadLetterId { place, offset, digest } = letter;
+    let mut statement = conn.prepare_cached(include_str!("../sql/dead_letter_exists.sql"))?;
     let letter = params![place.consumer(), place.topic(), place.partition(), offset, digest.as_bytes()];
     statement.query_row(letter, |row| row.get(0))
 }

@@ -1,6 +1,6 @@
-//! The metrics and spans of the engine and its entry points. All names are in the manual's page on //!
+//! The metrics and spans of the engine and its entry points. All names are in the manual's page on
 //! [observability](crate::manual::observability), and the metrics in [`METRICS`]; tests check that both agree with what
-//! is //! emitted.
+//! is emitted.
 //!
 //! No label, field or event ever has a key, a scope, a header or a body.
 //!

@@ -52,7 +52,7 @@ async fn a_message_that_fails_stops_no_other_and_has_no_effect() {
         db.await_effects(37).await;
         consuming.await_count(Count::Buried, 3).await;
         consuming.stop().await;
-        let (effects, letters) = (db.effects().await, db.letters().await);
+        let (effects, letters) = (db.effects().await, db.dead_letters().await);
         check(&effects, &letters);
         let expected: Vec<_> = (0..40).filter(|nth| ![9, 20, 21].contains(nth)).collect();
         assert_eq!(effects.iter().map(|effect| effect.sequence).collect::<Vec<_>>(), expected);
@@ -77,7 +77,7 @@ async fn the_same_id_again_has_no_second_effect_and_another_message_under_it_is_
         consuming.await_count(Count::Known, 2).await;
         consuming.await_count(Count::Buried, 1).await;
         consuming.stop().await;
-        let (effects, letters) = (db.effects().await, db.letters().await);
+        let (effects, letters) = (db.effects().await, db.dead_letters().await);
         check(&effects, &letters);
         assert_eq!(effects.iter().map(|effect| effect.sequence).collect::<Vec<_>>(), [1, 2, 8]);
         assert_eq!(letters[0].trouble.reason, Reason::Reused);
@@ -99,7 +99,7 @@ async fn nulls_and_what_is_no_text_arrive_as_they_are() {
         consuming.stop().await;
         let keys: Vec<_> = db.effects().await.into_iter().map(|effect| effect.key).collect();
         assert_eq!(keys, ["null", "", "\u{fffd}", "null"]);
-        let letters = db.letters().await;
+        let letters = db.dead_letters().await;
         assert_eq!((letters.len(), letters[0].trouble.reason), (1, Reason::Undecodable));
     }
 }
@@ -112,7 +112,7 @@ async fn if_all_fail_the_partition_stands_still_until_an_operator_acts() {
     let consuming = db.start(consumer(client(), &name, &topic).with_dead_in_row(4));
     let why = consuming.await_stopped().await;
     assert!(why.contains("4 messages in a row") && why.contains("go_on"), "{why}");
-    assert_eq!(db.letters().await.len(), 4);
+    assert_eq!(db.dead_letters().await.len(), 4);
     db.go_on(&name, &topic, Some(8)).await;
     consuming.await_count(Count::Buried, 6).await;
     send(&topic, [say(0, "k", "10")]).await;
@@ -136,15 +136,15 @@ async fn a_dead_letter_is_applied_after_all_if_an_operator_wants_it() {
     let (stats, (stop, stopped)) = (running.stats(), tokio::sync::oneshot::channel::<()>());
     let task = tokio::spawn(running.run_until(async { _ = stopped.await }));
     db.await_effects(2).await;
-    let letters = db.letters().await;
+    let letters = db.dead_letters().await;
     assert_eq!((letters.len(), letters[0].trouble.reason, letters[0].id.offset), (1, Reason::Rejected, 1));
     // It is rejected again, and stays.
     assert!(db.order(&letters[0], Order::Replay).await);
-    eventually(SOON, "the letter to be kept", async || !db.letters().await[0].wanted).await;
+    eventually(SOON, "the letter to be kept", async || !db.dead_letters().await[0].wanted).await;
     mended.store(true, Ordering::SeqCst);
     assert!(db.order(&letters[0], Order::Replay).await);
     db.await_effects(3).await;
-    eventually(SOON, "the letter to go", async || db.letters().await.is_empty()).await;
+    eventually(SOON, "the letter to go", async || db.dead_letters().await.is_empty()).await;
     eventually(SOON, "the count", async || stats.of(Count::Replayed) == 1).await;
     drop(stop);
     task.await.unwrap();
@@ -181,7 +181,7 @@ async fn a_handler_for_all_gets_whole_batches_and_each_message_alone_if_it_fails
     db.await_effects(139).await;
     drop(stop);
     task.await.unwrap();
-    let (effects, letters) = (db.effects().await, db.letters().await);
+    let (effects, letters) = (db.effects().await, db.dead_letters().await);
     check(&effects, &letters);
     assert_eq!((effects.len(), letters.len(), letters[0].id.offset), (139, 1, 120));
     let sizes = sizes.lock();

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use keylatch::{postgres, sqlite};
-use keylatch_core::inbox::{Inbox as _, Letter, LettersRequest, Order};
+use keylatch_core::inbox::{DeadLetter, DeadLettersRequest, Inbox as _, Order};
 use keylatch_kafka::{Consumer, Count, Kafka, Stats};
 use testing_kafka::{Effect, apply_postgres, apply_sqlite, open_postgres, open_sqlite};
 use testing_support::{eventually, postgres as servers};
@@ -65,16 +65,16 @@ impl Db {
         }
     }
 
-    pub(crate) async fn letters(&self) -> Vec<Letter> {
-        let request = LettersRequest { limit: 1_000, ..LettersRequest::default() };
+    pub(crate) async fn dead_letters(&self) -> Vec<DeadLetter> {
+        let request = DeadLettersRequest { limit: 1_000, ..DeadLettersRequest::default() };
         let letters = match self {
-            Self::Sqlite(store, _) => store.letters(request).await,
-            Self::Postgres(store, _) => store.letters(request).await,
+            Self::Sqlite(store, _) => store.dead_letters(request).await,
+            Self::Postgres(store, _) => store.dead_letters(request).await,
         };
         letters.expect("letters can be read").value.items
     }
 
-    pub(crate) async fn order(&self, letter: &Letter, order: Order) -> bool {
+    pub(crate) async fn order(&self, letter: &DeadLetter, order: Order) -> bool {
         let ordered = match self {
             Self::Sqlite(store, _) => store.order(letter.id.clone(), order).await,
             Self::Postgres(store, _) => store.order(letter.id.clone(), order).await,
@@ -144,7 +144,7 @@ pub(crate) fn consumer(kafka: Kafka, name: &str, topic: &str) -> Consumer {
 }
 
 /// Fails unless each id has one effect at most, the numbers of each key ascend, and nothing is both applied and dead.
-pub(crate) fn check(effects: &[Effect], letters: &[Letter]) {
+pub(crate) fn check(effects: &[Effect], letters: &[DeadLetter]) {
     let mut ids = HashSet::new();
     let mut last: HashMap<&str, i64> = HashMap::new();
     for effect in effects {

@@ -141,7 +141,7 @@ async fn a_consumer_that_is_killed_at_a_boundary_of_its_batch_applies_each_messa
         let effects = db.effects().await;
         check(&effects, &[]);
         assert_eq!(effects.len(), usize::try_from(sent).unwrap());
-        assert!(db.letters().await.is_empty());
+        assert!(db.dead_letters().await.is_empty());
     }
 }
 
@@ -158,7 +158,7 @@ async fn a_message_that_ends_the_process_becomes_a_dead_letter_and_the_others_ar
         let member = Member::start(&db, &name, &topic, &[("TRIES", "2")]);
         db.await_effects(19).await;
         member.terminate().await;
-        let (effects, letters) = (db.effects().await, db.letters().await);
+        let (effects, letters) = (db.effects().await, db.dead_letters().await);
         check(&effects, &letters);
         assert_eq!((effects.len(), letters.len()), (19, 1));
         let trouble = &letters[0].trouble;
@@ -195,7 +195,7 @@ async fn an_owner_that_is_paused_past_its_session_and_comes_back_changes_nothing
         db.await_effects(319).await;
         paused.terminate().await;
         let effects = db.effects().await;
-        check(&effects, &db.letters().await);
+        check(&effects, &db.dead_letters().await);
         assert_eq!(effects.len(), 319);
     }
 }

@@ -60,7 +60,7 @@ async fn what_transactions_publish_is_applied_once_and_in_order_although_relays_
     assert!(relay.stop(Duration::from_secs(20)).await);
     consuming.stop().await;
     let effects = to.effects().await;
-    check(&effects, &to.letters().await);
+    check(&effects, &to.dead_letters().await);
     let mut numbers: Vec<_> = effects.iter().map(|effect| effect.sequence).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (0..TRANSACTIONS).filter(|number| number % 10 != 3).collect::<Vec<_>>());

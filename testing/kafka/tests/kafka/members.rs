@@ -78,7 +78,7 @@ async fn a_member_that_joins_waits_for_a_slow_handler_and_not_for_a_pause() {
         second.await_count(Count::Buried, 1).await;
         assert_eq!(second.stats.of(Count::TakenOver), 0);
         second.stop().await;
-        let (effects, letters) = (db.effects().await, db.letters().await);
+        let (effects, letters) = (db.effects().await, db.dead_letters().await);
         check(&effects, &letters);
         assert_eq!((effects.len(), letters.len(), letters[0].trouble.attempts), (2, 1, 3));
     }

@@ -39,7 +39,7 @@ async fn a_database_that_is_down_is_waited_for_and_is_no_try_of_a_message() {
     let effects = db.effects().await;
     check(&effects, &[]);
     assert_eq!(effects.len(), 298);
-    assert!(db.letters().await.is_empty());
+    assert!(db.dead_letters().await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,11 +38,11 @@ pub async fn batch_without_messages_moves_the_place<H: InboxHarness>(harness: &H
     assert_eq!(next_of(&store, &ownership).await, Some(9));
 }
 
-/// Too many messages, neither step nor letter, another place's letter.
+/// Too many messages, neither step nor dead letter, another place's dead letter.
 pub async fn batch_that_is_no_batch_is_refused<H: InboxHarness>(harness: &H) {
     let (store, ownership) = begin(harness, 0).await;
     let many = (0..=BATCH_MESSAGES_MAX).map(|_| never::<H>(None)).collect();
-    let letter = Some(LetterId { place: place_of(1), offset: 0, digest: digest("m") });
+    let letter = Some(DeadLetterId { place: place_of(1), offset: 0, digest: digest("m") });
     let batches = [
         batch::<H>(&ownership, 0, many),
         Batch { step: None, ..batch::<H>(&ownership, 0, vec![never::<H>(None)]) },

@@ -39,14 +39,14 @@ pub async fn pages_show_every_place_once<H: InboxHarness>(harness: &H) {
 /// A cursor of another list is refused.
 pub async fn strange_cursor_is_refused<H: InboxHarness>(harness: &H) {
     let store = harness.transactional();
-    let id = LetterId { place: place_of(0), offset: 0, digest: digest("m") };
+    let id = DeadLetterId { place: place_of(0), offset: 0, digest: digest("m") };
     for strange in [Cursor::new([]).expect("short"), Cursor::new([0xff; 100]).expect("short"), id.cursor()] {
         let page = PlacesRequest { after: Some(strange), limit: 1, ..PlacesRequest::default() };
         assert_eq!(store.places(page).await.expect_err("it is another list's").kind(), ErrorKind::Refused);
     }
     for strange in [Cursor::new([]).expect("short"), place_of(0).cursor()] {
-        let page = LettersRequest { after: Some(strange), limit: 1, ..LettersRequest::default() };
-        assert_eq!(store.letters(page).await.expect_err("it is another list's").kind(), ErrorKind::Refused);
+        let page = DeadLettersRequest { after: Some(strange), limit: 1, ..DeadLettersRequest::default() };
+        assert_eq!(store.dead_letters(page).await.expect_err("it is another list's").kind(), ErrorKind::Refused);
     }
 }
 

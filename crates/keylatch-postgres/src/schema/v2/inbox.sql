@@ -22,8 +22,8 @@ CREATE TABLE keylatch.place (
     changed_at     bigint  NOT NULL,
     CONSTRAINT place_pkey PRIMARY KEY (consumer, topic, partition)
 ) WITH (
-    -- There are few rows, and each has a new version with every commit. With room in its page, a version touches no index
-    -- and the next reader of the page removes the old ones.
+    -- There are few rows, and each has a new version with every commit. With room in its page, a version touches no
+    -- index and the next reader of the page removes the old ones.
     fillfactor = 10,
     autovacuum_vacuum_threshold = 500,
     autovacuum_vacuum_scale_factor = 0.02,
@@ -32,7 +32,7 @@ CREATE TABLE keylatch.place (
 );
 
 -- One row for each message that was given up, until an operator or a replay removes it.
-CREATE TABLE keylatch.letter (
+CREATE TABLE keylatch.dead_letter (
     consumer       text    COLLATE "C" NOT NULL,
     topic          text    COLLATE "C" NOT NULL,
     partition      integer NOT NULL,
@@ -53,16 +53,16 @@ CREATE TABLE keylatch.letter (
     -- Whether an operator wants it to be applied after all.
     wanted         boolean NOT NULL,
     buried_at      bigint  NOT NULL,
-    CONSTRAINT letter_pkey PRIMARY KEY (consumer, topic, partition, message_offset, digest)
+    CONSTRAINT dead_letter_pkey PRIMARY KEY (consumer, topic, partition, message_offset, digest)
 );
 
--- The letters that are to be applied, of which there are few: owners look for them again and again.
-CREATE INDEX letter_wanted ON keylatch.letter (consumer, topic, partition, message_offset, digest) WHERE wanted;
+-- The dead letters that are to be applied, of which there are few: owners look for them again and again.
+CREATE INDEX dead_letter_wanted ON keylatch.dead_letter (consumer, topic, partition, message_offset, digest) WHERE wanted;
 
 -- Makes `owner` the owner of a place, and returns the place. A repeated call changes nothing, but waits as well.
 --
--- It waits for the transaction that another owner has open. The caller repeats it if that takes longer than this limit, so
--- that it can stop in between; it has its place in the queue for the lock almost all of the time.
+-- It waits for the transaction that another owner has open. The caller repeats it if that takes longer than this limit,
+-- so that it can stop in between; it has its place in the queue for the lock almost all of the time.
 CREATE FUNCTION keylatch.take_place(consumer text, topic text, partition integer, owner bytea) RETURNS SETOF keylatch.place
 LANGUAGE plpgsql VOLATILE ROWS 1
 SET search_path = pg_catalog
@@ -87,8 +87,8 @@ BEGIN
 END
 $$;
 
--- Replaces a place that was read by what was made of it, and returns whether it was still as it was. `seen_epoch` is null
--- if there was none. `seen_next` and `seen_tried` count unless `any_next`.
+-- Replaces a place that was read by what was made of it, and returns whether it was still as it was. `seen_epoch` is
+-- null if there was none. `seen_next` and `seen_tried` count unless `any_next`.
 CREATE FUNCTION keylatch.change_place(
     consumer text, topic text, partition integer, seen_epoch bigint, seen_owner bytea, any_next boolean, seen_next bigint,
     seen_tried bigint, epoch bigint, owner bytea, next bigint, last_offset bigint, last_digest bytea, after_crash boolean,
@@ -136,11 +136,11 @@ BEGIN
 END
 $$;
 
--- Locks a place for this transaction, if it has this epoch and owner and, with `step`, this next offset. Otherwise it fails
--- with KL003: an error and not a row, because sqlx discards the rows of the message that begins a transaction.
+-- Locks a place for this transaction, if it has this epoch and owner and, with `step`, this next offset. Otherwise it
+-- fails with KL003: an error and not a row, because sqlx discards the rows of the message that begins a transaction.
 --
--- Fails with KL004 if there is a record of one of `ids`, which has the 32 bytes of each: then the caller reads them. Messages
--- are rarely known, so this saves a round trip.
+-- Fails with KL004 if there is a record of one of `ids`, which has the 32 bytes of each: then the caller reads them.
+-- Messages are rarely known, so this saves a round trip.
 --
 -- It marks the transaction, as `enter` does.
 CREATE FUNCTION keylatch.enter_place(
@@ -196,16 +196,16 @@ BEGIN
 END
 $$;
 
--- Ends a batch of messages: writes the records of their ids, moves the place, which the transaction has locked, removes the
--- letter, if there is one, and writes the events. The arrays belong together, in ascending order of `ids`, so that two
--- batches at once cannot wait for each other. `seen_epochs` and `seen_owners` are of the records that they replace, null if
--- there was none.
+-- Ends a batch of messages: writes the records of their ids, moves the place, which the transaction has locked, removes
+-- the dead letter, if there is one, and writes the events. The arrays belong together, in ascending order of `ids`, so
+-- that two batches at once cannot wait for each other. `seen_epochs` and `seen_owners` are of the records that they
+-- replace, null if there was none.
 --
--- Returns the time as `int8send` does; null if an id has been recorded meanwhile, and then nothing may be committed; and an
--- empty value if the transaction is not the one that entered.
+-- Returns the time as `int8send` does; null if an id has been recorded meanwhile, and then nothing may be committed;
+-- and an empty value if the transaction is not the one that entered.
 CREATE FUNCTION keylatch.pass(
     consumer text, topic text, partition integer, owner bytea, step boolean, next bigint, last_offset bigint,
-    last_digest bytea, letter_offset bigint, letter_digest bytea, ids bytea[], callers text[], operations text[],
+    last_digest bytea, dead_letter_offset bigint, dead_letter_digest bytea, ids bytea[], callers text[], operations text[],
     keys text[], fingerprints bytea[], guarantees smallint[], owners bytea[], epochs bigint[], attempts integer[],
     created bigint[], outcomes bytea[], retentions bigint[], tombstones bigint[], seen_epochs bigint[],
     seen_owners bytea[], event_layout text, events bytea
@@ -273,8 +273,8 @@ BEGIN
             id, caller, operation, key, fingerprint, guarantee, owner, epoch, attempt, created, outcome, retention,
             tombstone, seen_epoch, seen_owner
         )
-        -- Written like this, there is only one plan: one row after the other, in the order of the arrays, by the primary
-        -- key. The conditions are those of `finish_over.sql`.
+        -- Written like this, there is only one plan: one row after the other, in the order of the arrays, by the
+        -- primary key. The conditions are those of `finish_over.sql`.
         WHERE r.id = ANY (ARRAY[c.id])
             AND r.caller = c.caller AND r.operation = c.operation AND r.key = c.key
             AND r.epoch = c.seen_epoch AND r.owner = c.seen_owner
@@ -297,10 +297,10 @@ BEGIN
             changed_at     = now_ms
         WHERE p.consumer = pass.consumer AND p.topic = pass.topic AND p.partition = pass.partition;
     END IF;
-    IF letter_offset IS NOT NULL THEN
-        DELETE FROM keylatch.letter AS l
+    IF dead_letter_offset IS NOT NULL THEN
+        DELETE FROM keylatch.dead_letter AS l
         WHERE l.consumer = pass.consumer AND l.topic = pass.topic AND l.partition = pass.partition
-            AND l.message_offset = letter_offset AND l.digest = letter_digest;
+            AND l.message_offset = dead_letter_offset AND l.digest = dead_letter_digest;
     END IF;
     IF event_layout <> '' THEN
         PERFORM keylatch.publish(event_layout, events);

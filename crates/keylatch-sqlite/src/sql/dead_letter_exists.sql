@@ -1,4 +1,4 @@
 SELECT EXISTS (
-    SELECT 1 FROM keylatch_letter
+    SELECT 1 FROM keylatch_dead_letter
     WHERE consumer = ?1 AND topic = ?2 AND partition = ?3 AND message_offset = ?4 AND digest = ?5
 )

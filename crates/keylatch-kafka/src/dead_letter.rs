@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use keylatch_core::Timestamp;
-use keylatch_core::inbox::LetterId;
+use keylatch_core::inbox::DeadLetterId;
 
 use crate::Message;
 
@@ -23,8 +23,8 @@ pub(crate) fn encode(message: &Message) -> Bytes {
     postcard::to_extend(&fields, vec![FORMAT]).expect("bytes and texts can be encoded").into()
 }
 
-/// The message that was encoded, of the letter `id`; `None` if it cannot be read.
-pub(crate) fn decode(id: &LetterId, encoded: &[u8]) -> Option<Message> {
+/// The message that was encoded, of the dead letter `id`; `None` if it cannot be read.
+pub(crate) fn decode(id: &DeadLetterId, encoded: &[u8]) -> Option<Message> {
     let (&FORMAT, encoded) = encoded.split_first()? else { return None };
     let (time, key, value, headers): Fields<'_> = postcard::from_bytes(encoded).ok()?;
     let mut message = Message::new(id.place.topic(), id.place.partition(), id.offset);
@@ -53,7 +53,7 @@ mod tests {
         let message = Message::new("t", 3, 9).with_time(Some(Timestamp::from_millis(7))).with_key(vec![0xff]);
         let message = message.with_header("a", "1").with_nullable_header("a", None);
         let place = PlaceName::new("c", "t", 3).unwrap();
-        let id = LetterId { place, offset: 9, digest: Fingerprint::from_bytes([0; 32]) };
+        let id = DeadLetterId { place, offset: 9, digest: Fingerprint::from_bytes([0; 32]) };
         let encoded = encode(&message);
         assert!(decode(&id, &encoded).unwrap() == message);
         assert!(decode(&id, &[]).is_none() && decode(&id, &[9]).is_none());

@@ -1,11 +1,11 @@
--- A page of letters in the order of their places, offsets and digests, after the letter $6 to $10. Each of $1 to $4 may be
--- null: only those of a consumer, a topic, a partition; only those from an offset on. $5: only those that are wanted. At
--- least one row, with nulls if there is no letter.
+-- A page of dead letters in the order of their places, offsets and digests, after the dead letter $6 to $10. Each of $1
+-- to $4 may be null: only those of a consumer, a topic, a partition; only those from an offset on. $5: only those that
+-- are wanted. At least one row, with nulls if there is no dead letter.
 SELECT pg_is_in_recovery() AS standby, keylatch.clock() AS clock, page.*
 FROM (VALUES (true)) AS always LEFT JOIN (
     SELECT l.consumer, l.topic, l.partition, l.message_offset, l.digest, l.reason, l.error, l.attempts, l.trace, l.record,
            l.key, l.message, l.wanted, l.buried_at
-    FROM keylatch.letter AS l
+    FROM keylatch.dead_letter AS l
     WHERE (l.consumer, l.topic, l.partition, l.message_offset, l.digest) > ($6, $7, $8, $9, $10)
         AND ($1::text IS NULL OR l.consumer = $1)
         AND ($2::text IS NULL OR l.topic = $2)

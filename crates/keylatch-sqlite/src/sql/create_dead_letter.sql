@@ -1,5 +1,5 @@
 -- One row for each message that was given up, until an operator or a replay removes it.
-CREATE TABLE keylatch_letter (
+CREATE TABLE keylatch_dead_letter (
     consumer       TEXT    NOT NULL, -- the place
     topic          TEXT    NOT NULL,
     partition      INTEGER NOT NULL,

@@ -1,8 +1,9 @@
--- A page of letters in the order of their places, offsets and digests, after the letter ?6 to ?10. Each of ?1 to ?4 may be
--- NULL: only those of a consumer, a topic, a partition; only those from an offset on. ?5: only those that are wanted.
+-- A page of dead letters in the order of their places, offsets and digests, after the dead letter ?6 to ?10. Each of ?1
+-- to ?4 may be NULL: only those of a consumer, a topic, a partition; only those from an offset on. ?5: only those that
+-- are wanted.
 SELECT consumer, topic, partition, message_offset, digest, reason, error, attempts, trace, record, key, message, wanted,
        buried_at
-FROM keylatch_letter
+FROM keylatch_dead_letter
 WHERE (consumer, topic, partition, message_offset, digest) > (?6, ?7, ?8, ?9, ?10)
   AND (?1 IS NULL OR consumer = ?1)
   AND (?2 IS NULL OR topic = ?2)

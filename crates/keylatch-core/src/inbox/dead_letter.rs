@@ -1,4 +1,4 @@
-//! A letter: a message that was given up.
+//! A dead letter: a message that was given up.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use super::place::{PlaceName, cursor, parts};
 use crate::store::{Cursor, Error, ErrorKind};
 use crate::{Fingerprint, RecordId, Timestamp};
 
-/// Which letter: the place, the offset and the content of its message. The content belongs to it, because another log may
-/// have another message at the offset.
+/// Which dead letter: the place, the offset and the content of its message. The content belongs to it, because another
+/// log may have another message at the offset.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct LetterId {
+pub struct DeadLetterId {
     /// Who has given the message up.
     pub place: PlaceName,
     /// Where it is.
@@ -20,8 +20,8 @@ pub struct LetterId {
     pub digest: Fingerprint,
 }
 
-impl LetterId {
-    /// The cursor after this letter, for a store that lists letters in the order of their identities.
+impl DeadLetterId {
+    /// The cursor after this dead letter, for a store that lists dead letters in the order of their identities.
     pub fn cursor(&self) -> Cursor {
         let Self { place, offset, digest } = self;
         cursor(&(place.consumer(), place.topic(), place.partition(), offset, digest.as_bytes()))
@@ -42,9 +42,9 @@ impl LetterId {
 
 /// A message that was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Letter {
+pub struct DeadLetter {
     /// Which one.
-    pub id: LetterId,
+    pub id: DeadLetterId,
     /// Why, and what is known of it.
     pub trouble: Trouble,
     /// Whether an operator wants it to be applied after all, by the owner of the place.
@@ -74,11 +74,12 @@ pub struct Trouble {
     pub message: Option<Bytes>,
 }
 
-/// The longest error of a letter; the rest is cut off.
+/// The longest error of a dead letter; the rest is cut off.
 pub const ERROR_BYTES_MAX: usize = 4_096;
-/// The longest trace of a letter; a longer one is left out.
+/// The longest trace of a dead letter; a longer one is left out.
 pub const TRACE_BYTES_MAX: usize = 256;
-/// The largest message, and the largest key, that a letter keeps; a larger one is left out. Kafka's default limit is 1 MiB.
+/// The largest message, and the largest key, that a dead letter keeps; a larger one is left out. Kafka's default limit
+/// is 1 MiB.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1_024 * 1_024;
 
 /// Why a message was given up.
@@ -97,7 +98,7 @@ pub enum Reason {
     OutcomeUnknown,
 }
 
-/// What becomes of a letter.
+/// What becomes of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Order {
     /// It is wanted: the owner of the place applies it.
@@ -108,9 +109,9 @@ pub enum Order {
     Discard,
 }
 
-/// Which letters a reader wants to see.
+/// Which dead letters a reader wants to see.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LettersRequest {
+pub struct DeadLettersRequest {
     /// Only this consumer's.
     pub consumer: Option<String>,
     /// Only those of this place.
@@ -206,9 +207,9 @@ mod tests {
     #[test]
     fn a_cursor_is_the_identity_of_a_letter() {
         let place = PlaceName::new("inventory", "orders", 3).unwrap();
-        let id = LetterId { place: place.clone(), offset: i64::MAX, digest: Fingerprint::of([b"m".as_slice()]) };
-        assert_eq!(LetterId::of_cursor(&id.cursor()).unwrap(), id);
-        assert_eq!(LetterId::of_cursor(&place.cursor()).unwrap_err().kind(), ErrorKind::Refused);
+        let id = DeadLetterId { place: place.clone(), offset: i64::MAX, digest: Fingerprint::of([b"m".as_slice()]) };
+        assert_eq!(DeadLetterId::of_cursor(&id.cursor()).unwrap(), id);
+        assert_eq!(DeadLetterId::of_cursor(&place.cursor()).unwrap_err().kind(), ErrorKind::Refused);
     }
 
     #[test]

@@ -1,6 +1,6 @@
--- Removes a letter; returns whether it was there.
+-- Removes a dead letter; returns whether it was there.
 WITH removed AS (
-    DELETE FROM keylatch.letter AS l
+    DELETE FROM keylatch.dead_letter AS l
     WHERE l.consumer = $1 AND l.topic = $2 AND l.partition = $3 AND l.message_offset = $4 AND l.digest = $5
     RETURNING true
 )

@@ -1,13 +1,13 @@
-//! Letters: messages that were given up.
+//! DeadLetters: messages that were given up.
 
 use super::*;
 
-/// All letters of a request, page by page. A cursor goes through a text on its way, as an operator's does.
-async fn letters(store: &impl Inbox, request: &LettersRequest) -> Vec<Letter> {
+/// All dead letters of a request, page by page. A cursor goes through a text on its way, as an operator's does.
+async fn dead_letters(store: &impl Inbox, request: &DeadLettersRequest) -> Vec<DeadLetter> {
     let (mut found, mut after) = (Vec::new(), None);
     loop {
-        let page = LettersRequest { after, ..request.clone() };
-        let page = store.letters(page).await.expect("the store lists").value;
+        let page = DeadLettersRequest { after, ..request.clone() };
+        let page = store.dead_letters(page).await.expect("the store lists").value;
         assert!(page.items.len() <= request.limit, "a page keeps to its limit");
         found.extend(page.items);
         match page.next {
@@ -17,11 +17,11 @@ async fn letters(store: &impl Inbox, request: &LettersRequest) -> Vec<Letter> {
     }
 }
 
-async fn all_letters(store: &impl Inbox) -> Vec<Letter> {
-    letters(store, &LettersRequest { limit: 100, ..LettersRequest::default() }).await
+async fn all_letters(store: &impl Inbox) -> Vec<DeadLetter> {
+    dead_letters(store, &DeadLettersRequest { limit: 100, ..DeadLettersRequest::default() }).await
 }
 
-/// A message that is given up is a letter, and the place has passed it, in one commit.
+/// A message that is given up is a dead letter, and the place has passed it, in one commit.
 pub async fn buried_message_is_passed<H: InboxHarness>(harness: &H) {
     let (store, ownership) = begin(harness, 0).await;
     store.begin_try(ownership.clone(), 0).await.expect("the store counts");
@@ -29,8 +29,8 @@ pub async fn buried_message_is_passed<H: InboxHarness>(harness: &H) {
     let place = read(&store, &ownership.place).await;
     assert_eq!(buried, Applied::Applied(place.changed_at));
     assert_eq!((place.next, place.last, place.tried), (Some(1), step(0, 1).last, None));
-    let id = LetterId { place: place_of(0), offset: 0, digest: digest("m") };
-    let letter = Letter { id, trouble: trouble("m"), wanted: false, buried_at: place.changed_at };
+    let id = DeadLetterId { place: place_of(0), offset: 0, digest: digest("m") };
+    let letter = DeadLetter { id, trouble: trouble("m"), wanted: false, buried_at: place.changed_at };
     assert_eq!(all_letters(&harness.connect_transactional().await).await, [letter]);
     assert_eq!(apply(&store, batch::<H>(&ownership, 1, vec![good(harness, "a", None)])).await, all_applied());
 }
@@ -42,12 +42,16 @@ pub async fn message_is_buried_above_the_place<H: InboxHarness>(harness: &H) {
     let buried = store.bury(ownership.clone(), 7, trouble("m"), None).await.expect("the store buries");
     assert!(matches!(buried, Applied::Applied(_)));
     assert_eq!(read(&store, &ownership.place).await, place);
-    let above =
-        LettersRequest { place: Some(place_of(0)), offset_min: Some(7), limit: 10, ..LettersRequest::default() };
-    assert_eq!(letters(&store, &above).await.len(), 1);
+    let above = DeadLettersRequest {
+        place: Some(place_of(0)),
+        offset_min: Some(7),
+        limit: 10,
+        ..DeadLettersRequest::default()
+    };
+    assert_eq!(dead_letters(&store, &above).await.len(), 1);
 }
 
-/// A burial that is sent again after a lost reply finds its letter. The same offset of another log has its own.
+/// A burial that is sent again after a lost reply finds its dead letter. The same offset of another log has its own.
 pub async fn burial_sent_again_is_one_letter<H: InboxHarness>(harness: &H) {
     let (store, ownership) = begin(harness, 0).await;
     for _ in 0..2 {
@@ -88,23 +92,23 @@ pub async fn letter_keeps_what_it_was_given<H: InboxHarness>(harness: &H) {
             .with_message(Bytes::from((0..=255).collect::<Vec<u8>>()));
         for (offset, trouble) in [(2 * offset, &bare), (2 * offset + 1, &full)] {
             let _ = store.bury(ownership.clone(), offset, trouble.clone(), None).await.expect("the store buries");
-            let only = LettersRequest {
+            let only = DeadLettersRequest {
                 place: Some(place_of(0)),
                 offset_min: Some(offset),
                 limit: 10,
-                ..LettersRequest::default()
+                ..DeadLettersRequest::default()
             };
-            let found = letters(&store, &only).await;
+            let found = dead_letters(&store, &only).await;
             assert_eq!(found.len(), 1);
             assert_eq!((&found[0].trouble, found[0].id.offset), (trouble, offset));
         }
     }
 }
 
-/// Consumer, topic, partition and offset of a letter.
+/// Consumer, topic, partition and offset of a dead letter.
 type Named<'l> = (&'l str, &'l str, i32, i64);
 
-/// Pages show each letter once, in order, and only those that were asked for.
+/// Pages show each dead letter once, in order, and only those that were asked for.
 pub async fn pages_show_every_letter_once<H: InboxHarness>(harness: &H) {
     let store = harness.transactional();
     let mut buried = Vec::new();
@@ -118,11 +122,11 @@ pub async fn pages_show_every_letter_once<H: InboxHarness>(harness: &H) {
         }
     }
     buried.sort_unstable();
-    let found = |request: LettersRequest| {
+    let found = |request: DeadLettersRequest| {
         let store = store.clone();
         async move {
-            let found = letters(&store, &request).await;
-            let name = |id: LetterId| {
+            let found = dead_letters(&store, &request).await;
+            let name = |id: DeadLetterId| {
                 (id.place.consumer().to_owned(), id.place.topic().to_owned(), id.place.partition(), id.offset)
             };
             found.into_iter().map(|letter| name(letter.id)).collect::<Vec<_>>()
@@ -135,62 +139,64 @@ pub async fn pages_show_every_letter_once<H: InboxHarness>(harness: &H) {
         buried.iter().filter(|letter| wanted(letter)).map(of).collect::<Vec<_>>()
     };
     for limit in [1, 3, 100, 2 * PAGE_RECORDS_MAX] {
-        let all = LettersRequest { limit, ..LettersRequest::default() };
+        let all = DeadLettersRequest { limit, ..DeadLettersRequest::default() };
         assert_eq!(found(all.clone()).await, expected(|_| true), "in pages of {limit}");
-        let of_consumer = LettersRequest { consumer: Some("inventory".to_owned()), ..all.clone() };
+        let of_consumer = DeadLettersRequest { consumer: Some("inventory".to_owned()), ..all.clone() };
         assert_eq!(found(of_consumer).await, expected(|letter| letter.0 == "inventory"));
-        let of_place = LettersRequest { place: Some(place_of(10)), ..all.clone() };
+        let of_place = DeadLettersRequest { place: Some(place_of(10)), ..all.clone() };
         assert_eq!(found(of_place).await, expected(|letter| letter.2 == 10));
-        let above = LettersRequest { place: Some(place_of(10)), offset_min: Some(10), ..all };
+        let above = DeadLettersRequest { place: Some(place_of(10)), offset_min: Some(10), ..all };
         assert_eq!(found(above).await, expected(|letter| letter.2 == 10 && letter.3 >= 10));
     }
-    assert!(found(LettersRequest { limit: 1, wanted: true, ..LettersRequest::default() }).await.is_empty());
+    assert!(found(DeadLettersRequest { limit: 1, wanted: true, ..DeadLettersRequest::default() }).await.is_empty());
 }
 
-/// An operator orders a letter to be replayed, to be kept, or to go.
+/// An operator orders a dead letter to be replayed, to be kept, or to go.
 pub async fn letters_are_ordered_and_discarded<H: InboxHarness>(harness: &H) {
     let (store, ownership) = begin(harness, 0).await;
     for offset in 0..3 {
         let _ = store.bury(ownership.clone(), offset, trouble("m"), None).await.expect("the store buries");
     }
-    let id = |offset| LetterId { place: place_of(0), offset, digest: digest("m") };
-    let wanted = LettersRequest { place: Some(place_of(0)), wanted: true, limit: 10, ..LettersRequest::default() };
+    let id = |offset| DeadLetterId { place: place_of(0), offset, digest: digest("m") };
+    let wanted =
+        DeadLettersRequest { place: Some(place_of(0)), wanted: true, limit: 10, ..DeadLettersRequest::default() };
     let order = async |offset, order| store.order(id(offset), order).await.expect("the store orders");
     assert!(order(1, Order::Replay).await && order(2, Order::Replay).await && order(2, Order::Keep).await);
-    let found = letters(&store, &wanted).await;
+    let found = dead_letters(&store, &wanted).await;
     assert_eq!(found.iter().map(|letter| letter.id.offset).collect::<Vec<_>>(), [1]);
     assert!(found[0].wanted);
     assert!(order(0, Order::Discard).await && !order(0, Order::Discard).await && !order(0, Order::Replay).await);
     assert!(!order(7, Order::Keep).await);
     assert_eq!(all_letters(&store).await.len(), 2);
-    let other = LetterId { digest: digest("another"), ..id(1) };
+    let other = DeadLetterId { digest: digest("another"), ..id(1) };
     assert!(!store.order(other, Order::Discard).await.expect("the store orders"), "it is another message");
 }
 
-/// The message of a letter is applied by the owner of the place; in the same commit the letter goes, and the place stays.
+/// The message of a dead letter is applied by the owner of the place; in the same commit the dead letter goes, and the
+/// place stays.
 pub async fn replay_removes_the_letter<H: InboxHarness>(harness: &H) {
     let (store, ownership) = begin(harness, 0).await;
     let _ = store.bury(ownership.clone(), 0, trouble("m"), Some(step(0, 1))).await.expect("the store buries");
     let place = read(&store, &ownership.place).await;
     let id = atomic("1");
-    let letter = Some(LetterId { place: place_of(0), offset: 0, digest: digest("m") });
+    let letter = Some(DeadLetterId { place: place_of(0), offset: 0, digest: digest("m") });
     let replay = |part| Batch { step: None, letter: letter.clone(), ..batch::<H>(&ownership, 0, vec![part]) };
     assert_eq!(apply(&store, replay(good(harness, "a", Some(&id)))).await, all_applied());
     assert!(all_letters(&store).await.is_empty());
     assert_eq!(read(&store, &ownership.place).await, place);
     assert_eq!(effects(harness).await, ["a"]);
     assert!(record_of(harness, &id).await.is_some());
-    assert_eq!(apply(&store, replay(never::<H>(None))).await, BatchEnd::NoLetter, "it is replayed once");
+    assert_eq!(apply(&store, replay(never::<H>(None))).await, BatchEnd::NoDeadLetter, "it is replayed once");
 }
 
-/// A replay that fails, is held, or is by an owner that has lost the place, leaves the letter.
+/// A replay that fails, is held, or is by an owner that has lost the place, leaves the dead letter.
 pub async fn failed_replay_keeps_the_letter<H: InboxHarness>(harness: &H) {
     let (store, stale) = begin(harness, 0).await;
     let (_, ownership) = take(&store, &place_of(0)).await;
     let _ = store.bury(ownership.clone(), 0, trouble("m"), Some(step(0, 1))).await.expect("the store buries");
     let id = atomic("1");
     committed(attempt(&store, &id, writes(harness, "a", commit("done"))).await);
-    let letter = Some(LetterId { place: place_of(0), offset: 0, digest: digest("m") });
+    let letter = Some(DeadLetterId { place: place_of(0), offset: 0, digest: digest("m") });
     let replay = |ownership, part| Batch { step: None, letter: letter.clone(), ..batch::<H>(ownership, 0, vec![part]) };
     let failed = apply(&store, replay(&ownership, message(harness, "b", None, Ending::RollBack))).await;
     assert_eq!(failed, BatchEnd::Failed { at: 0, why: Why::Ended });
@@ -199,7 +205,7 @@ pub async fn failed_replay_keeps_the_letter<H: InboxHarness>(harness: &H) {
     assert!(matches!(apply(&store, replay(&stale, never::<H>(None))).await, BatchEnd::Lost(Some(_))));
     assert_eq!(all_letters(&store).await.len(), 1);
     assert_eq!(effects(harness).await, ["a"]);
-    // What is known needs no replay: the letter goes.
+    // What is known needs no replay: the dead letter goes.
     let known = apply(&store, replay(&ownership, never::<H>(Some(&again(&id))))).await;
     assert_eq!(known, BatchEnd::Applied { known: vec![0] });
     assert!(all_letters(&store).await.is_empty());

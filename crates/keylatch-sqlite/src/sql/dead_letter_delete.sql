@@ -1,3 +1,2 @@
--- Whether an operator wants the letter to be applied.
-UPDATE keylatch_letter SET wanted = ?6
+DELETE FROM keylatch_dead_letter
 WHERE consumer = ?1 AND topic = ?2 AND partition = ?3 AND message_offset = ?4 AND digest = ?5

@@ -1,2 +1,0 @@
--- The letters that are to be applied, of which there are few: owners look for them again and again.
-CREATE INDEX keylatch_letter_wanted ON keylatch_letter (consumer, topic, partition, message_offset, digest) WHERE wanted
