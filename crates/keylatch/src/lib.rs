@@ -45,6 +45,7 @@
 //! | [`tx`] | `Atomic`: a handler's transaction |
 //! | [`inbox`] | the contract of a store that keeps a consumer's place in a log, and applies its messages |
 //! | [`outbox`] | events that are published if and only if their transaction committed |
+//! | [`recent`] | what this process saw of its latest records, by choice, for operators |
 //! | [`Engine`] | claims, runs, records and replays; [`Engine::run`] is the entry point for functions |
 //! | [`http`] | the entry point for HTTP: a layer for any tower service, and extractors for axum |
 //! | [`entry_point`] | what the author of another entry point needs, such as a consumer or a gateway |
@@ -72,6 +73,7 @@ pub mod entry_point;
 pub mod http;
 pub mod manual;
 pub mod outbox;
+pub mod recent;
 pub mod tiered;
 pub mod tx;
 

@@ -20,6 +20,8 @@ mod lapses;
 mod leases;
 #[path = "engine/quotas.rs"]
 mod quotas;
+#[path = "engine/recent.rs"]
+mod recent;
 #[path = "engine/resolutions.rs"]
 mod resolutions;
 #[path = "engine/retention.rs"]

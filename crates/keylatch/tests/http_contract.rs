@@ -24,6 +24,8 @@ mod observe;
 mod planted;
 #[path = "http/problems.rs"]
 mod problems;
+#[path = "http/recent.rs"]
+mod recent;
 #[path = "http/recorded.rs"]
 mod recorded;
 #[path = "http/refusals.rs"]

@@ -11,6 +11,7 @@ use super::withdraw::withdraw;
 use super::{Answer, Error, Final, HeldRecord, Inner, Quota, Ran, Refused, Request, Run, RunOrTx, renewer};
 use crate::failpoint::{self, Point};
 use crate::machine::{self, Claimed, Completion, Decision, End, Phase};
+use crate::recent::What;
 use crate::store::{self, Applied, At, ErrorKind};
 use crate::tx::Verdict;
 use crate::{Epoch, Fingerprint, Guarantee, Lease, Owner, Record, State, Timestamp};
@@ -167,9 +168,15 @@ where
     leader.flight().held(lease, until, asked);
     leader.flight().begins();
     renewer::start(engine);
+    let takeover = matches!(&record.state, State::Running { notes, .. } if notes.after_crash);
     if record.attempt > 1 {
-        telemetry::follows(matches!(&record.state, State::Running { notes, .. } if notes.after_crash));
+        telemetry::follows(takeover);
     }
+    engine.saw_begin(
+        lease.id,
+        leader.flight(),
+        What::Started { epoch: lease.epoch, attempt: record.attempt, takeover },
+    );
     let span = span(|| {
         let (epoch, attempt) = (lease.epoch.as_u64(), record.attempt);
         tracing::info_span!("keylatch.run", record = %lease.id, epoch, attempt)
@@ -224,6 +231,7 @@ async fn complete(
     let earlier = if tries > 1 { Box::pin(recorded_until(engine, lease)).await } else { None };
     let expires_at = earlier.unwrap_or(now + completion.retention);
     telemetry::completed();
+    engine.saw(lease.id, What::Completed);
     if engine.cache.keeps() || leader.is_followed() {
         engine.remember(leader, &Final::new(request, &completion.outcome, expires_at, now, asked));
     }
@@ -236,6 +244,7 @@ async fn lost<S, T>(engine: &Inner, leader: Leader, otherwise: Answer<T>) -> Dri
     tracing::warn!(%record, "a run lost its lease; its client gets the answer of the run that took over");
     leader.flight().lose();
     telemetry::lost();
+    engine.saw(record, What::LeaseLost);
     look(engine, leader, otherwise).await
 }
 
@@ -277,6 +286,7 @@ async fn release(engine: &Inner, leader: &Leader, lease: Lease, verdict: Verdict
             tracing::warn!(%error, record = %lease.id, "a run that ended without an outcome could not say so; its lease will end");
         }
     }
+    engine.saw(lease.id, What::NotRecorded);
     true
 }
 
@@ -318,7 +328,7 @@ mod tests {
         let engine = Engine::fenced(memory::Store::new(), Policy::default(), Limits::default()).unwrap();
         let (scope, key) = (Scope::new("caller").unwrap(), Key::new("key").unwrap());
         let (id, fingerprint) = (RecordId::of(&scope, &key), Fingerprint::from_bytes([0; 32]));
-        let joined = engine.inner.flights.join(id, scope.caller_hash(), fingerprint, Policy::default());
+        let joined = engine.inner.flights.join(id, scope.caller_hash(), (fingerprint, None), Policy::default());
         let Ok(leader) = joined else { panic!("nobody else asks") };
         let request = Request { scope, key, fingerprint, wait: Duration::ZERO };
         // It owns two pointers before it begins, as the layer's work does.

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{Final, Quota};
 use super::telemetry::Counted;
+use crate::recent::Parts;
 use crate::{Fingerprint, Lease, Limits, Policy, Record, RecordId};
 
 const SHARDS: usize = 64;
@@ -46,6 +47,7 @@ struct Shard {
 pub(super) struct Flight {
     caller: u64,
     fingerprint: Fingerprint,
+    parts: Option<Parts>,
     /// The policy of the leading request's handle: handles of one engine may keep answers for different times.
     policy: Policy,
     /// What is known in this process of its lease, once it has one.
@@ -124,7 +126,7 @@ impl Flights {
         self: &Arc<Self>,
         id: RecordId,
         caller: u64,
-        fingerprint: Fingerprint,
+        (fingerprint, parts): (Fingerprint, Option<Parts>),
         policy: Policy,
     ) -> Result<Leader, Elsewhere> {
         let mut shard = self.shard(caller).lock();
@@ -144,6 +146,7 @@ impl Flights {
         let flight = Arc::new(Flight {
             caller,
             fingerprint,
+            parts,
             policy,
             hold: Mutex::default(),
             ended: OnceLock::new(),
@@ -218,6 +221,11 @@ impl Flights {
 impl Flight {
     pub(super) fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
+    }
+
+    /// What is known of its request.
+    pub(super) fn request(&self) -> (Fingerprint, Option<Parts>) {
+        (self.fingerprint, self.parts)
     }
 
     pub(super) fn policy(&self) -> &Policy {

@@ -29,8 +29,8 @@ mod tracked;
 mod transaction;
 mod withdraw;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -44,7 +44,7 @@ use self::cache::Cache;
 use self::cleaner::Cleaner;
 pub use self::cleaner::{CLEANUP_PAUSE, CLEANUP_PAUSE_RANGE, Cleanup};
 use self::drive::Driven;
-use self::flight::{Flights, Leader};
+use self::flight::{Flight, Flights, Leader};
 pub use self::function::{Done, RunError};
 use self::quota::Quotas;
 use self::recorded::{HeldRecord, later, surely};
@@ -57,9 +57,10 @@ pub(crate) use self::telemetry::answered;
 #[cfg(feature = "http")]
 pub(crate) use self::telemetry::{is_traced, span, within};
 use self::transaction::Transact;
+use crate::recent::{Parts, Recent, What};
 use crate::store::Store;
 use crate::tx::Verdict;
-use crate::{Guarantee, Limits, Policy};
+use crate::{Guarantee, Limits, Policy, RecordId};
 
 /// Makes a repeated request take effect once and always get the same answer.
 ///
@@ -90,6 +91,24 @@ struct Inner {
     cleaner: Mutex<Cleaner>,
     /// Limits the claims that are being withdrawn at once.
     withdrawals: Arc<Semaphore>,
+    /// What this process saw of its latest records, if the program wants to know.
+    recent: OnceLock<Recent>,
+}
+
+impl Inner {
+    /// Notes what came of a run, if anyone wants to know.
+    fn saw(&self, id: RecordId, what: What) {
+        if let Some(recent) = self.recent.get() {
+            recent.saw(id, what);
+        }
+    }
+
+    /// Notes that a run of the record `id` begins, if anyone wants to know.
+    fn saw_begin(&self, id: RecordId, flight: &Flight, what: What) {
+        if let Some(recent) = self.recent.get() {
+            recent.begins(id, flight.request(), what);
+        }
+    }
 }
 
 impl Engine {
@@ -121,14 +140,15 @@ impl Engine {
         F: Future<Output = (Verdict, T)> + Send + 'static,
         T: Send + 'static,
     {
-        async move { self.answer_to(&request, start).await }
+        async move { self.answer_to(&request, None, start).await }
     }
 
-    /// As [`answer`](Self::answer), for a request that is still needed.
+    /// As [`answer`](Self::answer), for a request that is still needed, and has these `parts`.
     #[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
     pub(crate) fn answer_to<'r, S, F, T>(
         &'r self,
         request: &'r Request,
+        parts: Option<&'r Parts>,
         start: S,
     ) -> impl Future<Output = Result<Answer<T>, Error>> + Send + use<'r, S, F, T>
     where
@@ -137,20 +157,35 @@ impl Engine {
         T: Send + 'static,
     {
         async move {
-            let answer = self.find(request, start).await;
+            let mut search = Search::new(self, request, parts);
+            let answer = self.find(&mut search, start).await;
             answered(&answer);
+            search.saw(&answer);
             answer
         }
     }
 
-    /// As [`answer_to`](Self::answer_to), and the answer is not counted.
-    pub(crate) async fn find<S, F, T>(&self, request: &Request, start: S) -> Result<Answer<T>, Error>
+    /// As [`answer_to`](Self::answer_to), and only the answer of a run is counted: the request gets no other.
+    #[cfg(feature = "http")]
+    pub(crate) async fn observe<S, F, T>(&self, request: &Request, start: S) -> Result<Answer<T>, Error>
     where
         S: FnOnce(RunOrTx) -> F + Send + 'static,
         F: Future<Output = (Verdict, T)> + Send + 'static,
         T: Send + 'static,
     {
-        let mut search = Search::new(self, request);
+        let answer = self.find(&mut Search::new(self, request, None), start).await;
+        if matches!(answer, Ok(Answer::Ran(_))) {
+            answered(&answer);
+        }
+        answer
+    }
+
+    async fn find<S, F, T>(&self, search: &mut Search<'_>, start: S) -> Result<Answer<T>, Error>
+    where
+        S: FnOnce(RunOrTx) -> F + Send + 'static,
+        F: Future<Output = (Verdict, T)> + Send + 'static,
+        T: Send + 'static,
+    {
         let (mut leading, mut start) = (None, Some(start));
         loop {
             let leader = match leading.take() {
@@ -170,7 +205,7 @@ impl Engine {
             };
             // Leads until there is an answer or patience is over: then a follower leads.
             let driven = match start.take() {
-                Some(start) => self.drive(leader, request, start).await,
+                Some(start) => self.drive(leader, search.request(), start).await,
                 None => Box::pin(drive::look(&self.inner, leader, Refused::InProgress.into())).await,
             };
             let (leader, waiting, held) = match driven {

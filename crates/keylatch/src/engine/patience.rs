@@ -21,6 +21,8 @@ pub(super) struct Patience<'e> {
     /// Whether a run that it waited for has failed.
     saw_failure: bool,
     place: Option<Waiter>,
+    /// When it took its place.
+    since: Option<Instant>,
 }
 
 /// How often a claim may find its key free and then lose it to another, before its caller is told.
@@ -30,8 +32,8 @@ impl<'e> Patience<'e> {
     pub(super) fn new(engine: &'e Inner, request: &Request) -> Self {
         let (caller, wait) = (request.scope.caller_hash(), request.wait.min(engine.limits.wait_max));
         let deadline = (!wait.is_zero()).then(|| later(Instant::now(), wait));
-        let (pause, tries, saw_failure, place) = (POLL.0, 0, false, None);
-        Self { flights: &engine.flights, caller, deadline, pause, tries, saw_failure, place }
+        let (pause, tries, saw_failure) = (POLL.0, 0, false);
+        Self { flights: &engine.flights, caller, deadline, pause, tries, saw_failure, place: None, since: None }
     }
 
     /// Waits for the end of `flight`; `None` once patience is over.
@@ -57,11 +59,21 @@ impl<'e> Patience<'e> {
         true
     }
 
+    /// How long it has waited; zero if it has not.
+    pub(super) fn waited(&self) -> Duration {
+        self.since.map(|since| since.elapsed()).unwrap_or_default()
+    }
+
     /// A place among the waiting requests, and until when to wait.
     fn take_place(&mut self) -> Option<Instant> {
-        let deadline = self.deadline.filter(|deadline| Instant::now() < *deadline)?;
+        let deadline = self.deadline?;
+        let now = Instant::now();
+        if deadline <= now {
+            return None;
+        }
         if self.place.is_none() {
             self.place = Some(self.flights.wait(self.caller)?);
+            self.since = Some(now);
         }
         Some(deadline)
     }

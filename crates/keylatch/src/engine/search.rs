@@ -8,20 +8,43 @@ use super::recorded::check_owner;
 use super::{Answer, Engine, Error, Final, HeldRecord, Quota, Refused, Request};
 use crate::RecordId;
 use crate::machine::{self, Decision};
+use crate::recent::{Parts, What};
 
 /// A request that looks for its answer.
 pub(super) struct Search<'e> {
     engine: &'e Engine,
     request: &'e Request,
+    /// The parts of the request, if someone wants to know what differs in a request that is refused.
+    parts: Option<&'e Parts>,
     id: RecordId,
     caller: u64,
     patience: Patience<'e>,
 }
 
 impl<'e> Search<'e> {
-    pub(super) fn new(engine: &'e Engine, request: &'e Request) -> Self {
+    pub(super) fn new(engine: &'e Engine, request: &'e Request, parts: Option<&'e Parts>) -> Self {
         let (id, caller) = (RecordId::of(&request.scope, &request.key), request.scope.caller_hash());
-        Self { engine, request, id, caller, patience: Patience::new(&engine.inner, request) }
+        Self { engine, request, parts, id, caller, patience: Patience::new(&engine.inner, request) }
+    }
+
+    pub(super) fn request(&self) -> &'e Request {
+        self.request
+    }
+
+    /// Notes what the request got, if anyone wants to know. What ran here has been noted by its run.
+    pub(super) fn saw<T>(&self, answer: &Result<Answer<T>, Error>) {
+        let Some(recent) = self.engine.inner.recent.get() else { return };
+        let what = match answer {
+            Ok(Answer::Ran(_)) => return,
+            Ok(Answer::Replayed(_)) => What::Replayed,
+            Ok(Answer::Refused(Refused::InProgress)) => What::InProgress,
+            Ok(Answer::Refused(Refused::Mismatch)) => What::Mismatch { differs: None },
+            Ok(Answer::Refused(Refused::Unknown)) => What::Unknown,
+            Ok(Answer::Refused(Refused::Expired)) => What::Expired,
+            Ok(Answer::Refused(Refused::Quota(_))) => What::Quota,
+            Err(_) => What::Failed,
+        };
+        recent.answered(self.id, (self.request.fingerprint, self.parts), what, self.patience.waited());
     }
 
     /// The answer in the cache of this process.
@@ -31,8 +54,8 @@ impl<'e> Search<'e> {
 
     /// Joins the runs of this process.
     pub(super) fn join(&self) -> Result<Leader, Elsewhere> {
-        let Self { engine: Engine { inner, policy, .. }, request, .. } = self;
-        inner.flights.join(self.id, self.caller, request.fingerprint, *policy)
+        let Self { engine: Engine { inner, policy, .. }, request, parts, .. } = self;
+        inner.flights.join(self.id, self.caller, (request.fingerprint, parts.copied()), *policy)
     }
 
     /// The answer of a request that does not lead; `None` if it has to look again.

@@ -16,6 +16,7 @@ use super::{Answer, Final, HeldRecord, Inner, Ran, Request, RunOrTx};
 use crate::Owner;
 use crate::Record;
 use crate::machine::{self, Claim, Claimed, Phase};
+use crate::recent::What;
 use crate::store::{self, At, ErrorKind};
 use crate::tx::{Seen, Start, Transacted, Transactional, Tx, TxSlot, Verdict, Work};
 
@@ -91,9 +92,12 @@ where
             let record = leader.id();
             let span = span(|| tracing::info_span!("keylatch.transaction", %record));
             let flight = leader.flight().clone();
+            let engine = engine.clone();
+            let id = leader.id();
             let identity = Identity { scope: request.scope.clone(), key: request.key.clone() };
             Box::new(move |slot| {
                 flight.begins();
+                engine.saw_begin(id, &flight, What::Began);
                 let start = stage.lock().begin().expect("an attempt begins its work once");
                 let work = within(span, start(RunOrTx(Kind::Tx(slot, identity))));
                 Box::pin(async move {
@@ -113,6 +117,7 @@ where
         match transacted {
             Ok(At { value: Transacted::Committed(record), now }) => {
                 telemetry::completed();
+                engine.saw(leader.id(), What::Completed);
                 let found = Final::of(record, now, asked);
                 if let Some(found) = &found {
                     engine.remember(&leader, found);
@@ -121,6 +126,7 @@ where
             }
             Ok(At { value: Transacted::RolledBack, .. }) => {
                 telemetry::freed();
+                engine.saw(leader.id(), What::NotRecorded);
                 ran(None)
             }
             Ok(At { value: Transacted::Held(Some(record)), now }) => {

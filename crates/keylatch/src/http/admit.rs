@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::request::Parts;
+use http::request::Parts as Head;
 use http::{HeaderValue, Response, Version};
 use http_body::Body;
 
@@ -15,6 +15,7 @@ use super::problem::Problem;
 use super::request::{self, KeyFrom, identity};
 use super::service::own;
 use super::work::{Shared, Waiting};
+use crate::recent::Parts;
 use crate::{Key, Scope};
 
 /// The request, which nobody else can reach yet.
@@ -29,6 +30,8 @@ pub(super) struct Asked {
     pub(super) request: crate::Request,
     /// The key's header as it was received, to be sent back.
     pub(super) received: HeaderValue,
+    /// The hashes of its parts, if the engine remembers its requests.
+    pub(super) parts: Option<Parts>,
     /// Whether the client says how long it is willing to wait.
     pub(super) prefers: bool,
 }
@@ -72,7 +75,7 @@ where
 /// The request to the engine, after the whole body was read; `None` if there is no key and none is required.
 fn asked(
     config: &Config,
-    parts: &Parts,
+    parts: &Head,
     scope: Scope,
     in_head: Option<(Key, HeaderValue)>,
     body: &[u8],
@@ -91,12 +94,15 @@ fn asked(
     }
     let preferred = request::wait(&parts.headers);
     let wait = preferred.unwrap_or(config.wait).min(config.engine.limits().wait_max);
-    let fingerprint = match &config.fingerprint {
-        Some(by) => by.fingerprint(parts, body),
-        None => request::fingerprint(parts, body, config.taken, &config.counted_headers),
+    let (fingerprint, hashes) = match &config.fingerprint {
+        Some(by) => (by.fingerprint(parts, body), None),
+        None => {
+            let remembered = config.engine.recent().is_some();
+            request::fingerprint(parts, body, config.taken, &config.counted_headers, remembered)
+        }
     };
     let request = crate::Request { scope, key, fingerprint, wait };
-    Ok(Some(Box::new(Asked { request, received, prefers: preferred.is_some() })))
+    Ok(Some(Box::new(Asked { request, received, parts: hashes, prefers: preferred.is_some() })))
 }
 
 /// Refuses a request before its key was claimed.

@@ -18,7 +18,7 @@ use super::service::own;
 use super::unguarded::Unguarded;
 use super::words::WordsTo;
 use super::work::{Shared, work};
-use crate::engine::{Identity, answered};
+use crate::engine::Identity;
 use crate::{Answer, Guarantee, RecordId};
 
 /// The label of a replay. All other answers are counted by the code of their problem.
@@ -60,10 +60,7 @@ where
             (verdict, ())
         }
     };
-    let answer = config.engine.find(&asked.request, start).await;
-    if matches!(answer, Ok(Answer::Ran(_))) {
-        answered(&answer);
-    }
+    let answer = config.engine.observe(&asked.request, start).await;
     let would_be = match &answer {
         Ok(Answer::Ran(_)) => None,
         Ok(Answer::Replayed(_)) => Some(REPLAY),

@@ -13,6 +13,7 @@ use super::problem::Problem;
 use keylatch_core::canonical;
 
 use crate::engine::Identity;
+use crate::recent::{Part, Parts as Hashes};
 use crate::{Fingerprint, Hasher, Key, Run, Scope};
 
 /// Where a request's key is.
@@ -86,34 +87,60 @@ pub(super) struct Taken {
 }
 
 /// The fingerprint of method, path, raw query, content type, content encoding, body, and these headers. If configured,
-/// of a JSON body's canonical form and a multipart body's parts instead of the body.
-pub(super) fn fingerprint(parts: &Parts, body: &[u8], of: Taken, headers: &[HeaderName]) -> Fingerprint {
+/// of a JSON body's canonical form and a multipart body's parts instead of the body. If it will be `remembered`, also a
+/// hash of each part.
+pub(super) fn fingerprint(
+    parts: &Parts,
+    body: &[u8],
+    of: Taken,
+    headers: &[HeaderName],
+    remembered: bool,
+) -> (Fingerprint, Option<Hashes>) {
     let multipart = if of.multipart_parts { Multipart::of(&parts.headers, body) } else { None };
     let content_type = match &multipart {
         Some(multipart) => Some(Cow::from(&multipart.content_type)),
         None => all_of(&parts.headers, CONTENT_TYPE),
     };
-    let mut hasher = Hasher::default();
-    hasher.field(parts.method.as_str().as_bytes());
-    hasher.field(uri(parts).path().as_bytes());
-    hasher.optional(uri(parts).query().map(str::as_bytes));
-    hasher.optional(content_type.as_deref());
-    hasher.optional(all_of(&parts.headers, CONTENT_ENCODING).as_deref());
+    let mut fields = Fields { hasher: Hasher::default(), hashes: remembered.then(Hashes::default) };
+    fields.field(Part::Method, parts.method.as_str().as_bytes());
+    fields.field(Part::Path, uri(parts).path().as_bytes());
+    fields.optional(Part::Query, uri(parts).query().map(str::as_bytes));
+    fields.optional(Part::Type, content_type.as_deref());
+    fields.optional(Part::Type, all_of(&parts.headers, CONTENT_ENCODING).as_deref());
     let json = of.canonical_json && may_be_json(&parts.headers);
     if let Some(multipart) = multipart {
-        hasher.field(b"multipart parts");
-        hasher.field(multipart.parts.as_bytes());
+        fields.field(Part::Body, b"multipart parts");
+        fields.field(Part::Body, multipart.parts.as_bytes());
     } else if let Some(canonical) = if json { canonical(body, JSON_DEPTH_MAX) } else { None } {
-        hasher.field(b"canonical JSON");
-        hasher.field(&canonical);
+        fields.field(Part::Body, b"canonical JSON");
+        fields.field(Part::Body, &canonical);
     } else {
-        hasher.field(body);
+        fields.field(Part::Body, body);
     }
     for name in headers {
-        hasher.field(name.as_str().as_bytes());
-        hasher.optional(all_of(&parts.headers, name.clone()).as_deref());
+        fields.field(Part::Headers, name.as_str().as_bytes());
+        fields.optional(Part::Headers, all_of(&parts.headers, name.clone()).as_deref());
     }
-    hasher.finish()
+    (fields.hasher.finish(), fields.hashes)
+}
+
+/// The fields of a request, as they are hashed.
+struct Fields {
+    hasher: Hasher,
+    hashes: Option<Hashes>,
+}
+
+impl Fields {
+    fn field(&mut self, part: Part, bytes: &[u8]) {
+        self.optional(part, Some(bytes));
+    }
+
+    fn optional(&mut self, part: Part, bytes: Option<&[u8]>) {
+        self.hasher.optional(bytes);
+        if let Some(hashes) = &mut self.hashes {
+            hashes.add(part, bytes);
+        }
+    }
 }
 
 /// The deepest nesting of a body that is canonicalised: deeper than people write by hand.

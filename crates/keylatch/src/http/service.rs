@@ -128,7 +128,7 @@ where
             let (config, waiting) = (config.clone(), waiting.clone());
             move |handed| work(config, waiting, words, handed)
         };
-        let answer = config.engine.answer_to(&asked.request, start).await;
+        let answer = config.engine.answer_to(&asked.request, asked.parts.as_ref(), start).await;
         failpoint::hit(Point::BeforeAnswer);
         let preferred = asked.prefers
             && !wait.is_zero()

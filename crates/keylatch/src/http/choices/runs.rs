@@ -13,6 +13,7 @@ use crate::http::layer::IdempotencyLayer;
 use crate::http::problem::Problem;
 use crate::http::scope::named_header;
 use crate::http::words::Words;
+use crate::recent::Recent;
 use crate::{Cleanup, Guarantee, Limits, Policy};
 
 impl IdempotencyLayer {
@@ -68,6 +69,12 @@ impl IdempotencyLayer {
     /// Cleans the store in this way, instead of the default [`Cleanup`].
     pub fn with_cleanup(self, cleanup: Cleanup) -> Self {
         self.with(|config| config.engine = config.engine.clone().with_cleanup(cleanup))
+    }
+
+    /// Remembers in `recent` what comes of the requests, and which part of a request differed that was refused; see
+    /// [`Engine::with_recent`].
+    pub fn with_recent(self, recent: Recent) -> Self {
+        self.with(|config| config.engine = config.engine.clone().with_recent(recent))
     }
 
     /// Lets a duplicate of a running request wait this long for its answer, instead of getting 409 at once, if it does
