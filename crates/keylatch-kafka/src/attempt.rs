@@ -10,17 +10,17 @@ use keylatch_core::inbox::{Batch, BatchEnd, DeadLetterId, Inbox, Ownership, Part
 use keylatch_core::machine::{Claim, Completion};
 use keylatch_core::store::{self, At};
 use keylatch_core::tx::{Database, Ending, Misuse};
-use keylatch_core::{Outcome, Record};
+use keylatch_core::{Outcome, Policy, Record};
 use parking_lot::Mutex;
 
-use crate::consumer::{Handler, Setup};
+use crate::consumer::Handler;
 use crate::{Failed, Message};
 
 /// How a try ended.
 #[derive(Debug)]
 pub(crate) enum Attempted {
-    /// Everything is committed; so many messages were known.
-    Done { known: usize },
+    /// Everything is committed; the messages at these positions were known.
+    Done { known: Vec<usize> },
     /// Nothing is: this message failed.
     Failed { at: usize, failure: Failure },
     /// Nothing is: the id of this message is held.
@@ -84,20 +84,17 @@ struct Said {
 }
 
 impl<D: Database> Attempt<D> {
-    pub(crate) fn new<S>(setup: &Setup<S>, messages: &[Message], claims: &[Option<Claim>]) -> Self
-    where
-        S: Inbox<Database = D>,
-    {
+    pub(crate) fn new(handler: &Handler<D>, policy: &Policy, messages: &[Message], claims: &[Option<Claim>]) -> Self {
         let said = Arc::default();
-        let completion = Completion::new(Outcome::bytes(""), &setup.options.policy);
-        let parts = match &setup.handler {
+        let completion = Completion::new(Outcome::bytes(""), policy);
+        let parts = match handler {
             Handler::Each(_) => {
                 let one = |(at, (message, claim)): (usize, (&Message, &Option<Claim>))| {
-                    part(&setup.handler, at, vec![message.clone()], vec![claim.clone()], &said, &completion)
+                    part(handler, at, vec![message.clone()], vec![claim.clone()], &said, &completion)
                 };
                 messages.iter().zip(claims).enumerate().map(one).collect()
             }
-            Handler::All(_) => vec![part(&setup.handler, 0, messages.to_vec(), claims.to_vec(), &said, &completion)],
+            Handler::All(_) => vec![part(handler, 0, messages.to_vec(), claims.to_vec(), &said, &completion)],
         };
         Self { parts, said }
     }

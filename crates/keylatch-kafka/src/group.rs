@@ -23,11 +23,12 @@ use crate::backoff::Backoff;
 use crate::cleaner::clean;
 use crate::consumer::Setup;
 use crate::open::{Opened, Opener};
+use crate::owned::{Halt, Owned};
 use crate::partition::Partition;
-use crate::poller::{Event, Lane, Left, Order, Poller, Waiting};
+use crate::poller::{Event, Left, Order, Poller, Route, Waiting};
 use crate::progress::Progress;
 use crate::stats::{Count, Stats, Stopped};
-use crate::worker::{Halt, Worker};
+use crate::worker::{Start, Worker};
 
 /// How often the broker is told how far the partitions have come, and partitions that stand still are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -208,7 +209,7 @@ impl<S: Inbox> Member<S> {
     }
 
     /// Starts the worker of a partition, unless it stands still.
-    fn work(&mut self, opened: Opened) -> Option<Lane> {
+    fn work(&mut self, opened: Opened) -> Option<Route> {
         let Opened { partition, ownership, next, check, after_crash, stopped, .. } = opened;
         let (place, epoch) = (ownership.place.clone(), ownership.epoch);
         if let Some(why) = stopped {
@@ -221,20 +222,10 @@ impl<S: Inbox> Member<S> {
         tracing::info!(%partition, next, after_crash, "a place was taken");
         let (messages, received) = mpsc::unbounded_channel();
         let waiting = Arc::new(Waiting::new(self.bytes.clone()));
-        let stop = CancellationToken::new();
-        let worker = Worker {
-            setup: self.setup.clone(),
-            partition: partition.clone(),
-            ownership,
-            next,
-            check,
-            careful: if after_crash { self.setup.options.batch_messages } else { 0 },
-            messages: received,
-            waiting: waiting.clone(),
-            stop: stop.clone(),
-            progress: self.progress.clone(),
-            dead_in_row: 0,
-        };
+        let owned =
+            Owned::new(self.setup.clone(), partition.clone(), ownership, waiting.clone(), self.progress.clone());
+        let stop = owned.stop.clone();
+        let worker = Worker { owned, start: Start { next, check, after_crash, messages: received } };
         static LIVES: AtomicU64 = AtomicU64::new(0);
         let life = LIVES.fetch_add(1, Ordering::Relaxed);
         let (done, of) = (self.done.clone(), partition.clone());
@@ -244,7 +235,7 @@ impl<S: Inbox> Member<S> {
         });
         self.ours.insert(partition, State::Working(Working { stop, task, life, place, epoch }));
         self.show_stopped();
-        Some(Lane { messages, waiting })
+        Some(Route { messages, waiting })
     }
 
     /// Ends the work on partitions that are no longer ours.
@@ -327,8 +318,8 @@ impl<S: Inbox> Member<S> {
                 Some(State::Opening(task)) if task.is_finished() => match task.await {
                     Ok(Some(opened)) => {
                         let fetch = opened.fetch;
-                        if let Some(lane) = self.work(opened) {
-                            self.poller.order(Order::Reassign(partition, fetch, lane));
+                        if let Some(route) = self.work(opened) {
+                            self.poller.order(Order::Reassign(partition, fetch, route));
                         }
                     }
                     _ => drop(self.ours.insert(partition, State::Waiting(now + TICK))),

@@ -53,11 +53,12 @@
 //!  group   (task)     which partitions are ours; open: takes the place, compares the log
 //!    │
 //!    ▼
-//!  worker  (task for each partition)   attempt: a batch in one transaction; failures; dead letters
+//!  worker  (task for each partition)   owned: tries, dead letters, waiting; batches: many messages in one transaction
 //! ```
 
 mod attempt;
 mod backoff;
+mod batches;
 mod cleaner;
 mod consumer;
 mod dead_letter;
@@ -69,6 +70,7 @@ mod id;
 pub mod manual {}
 mod message;
 mod open;
+mod owned;
 mod partition;
 mod poller;
 mod producer;

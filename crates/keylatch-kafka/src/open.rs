@@ -16,10 +16,10 @@ use tokio::time::sleep;
 
 use crate::backoff::Backoff;
 use crate::consumer::{Setup, StartAt};
+use crate::owned::how_to_go_on;
 use crate::partition::Partition;
 use crate::poller::{Context, Poller, ask};
 use crate::stats::Count;
-use crate::worker::how_to_go_on;
 
 /// How long a broker may take to answer one question.
 const ANSWER_MAX: Duration = Duration::from_secs(3);

@@ -32,10 +32,10 @@ const COMPLAINT_EVERY: Duration = Duration::from_secs(30);
 /// What the group tells the poller.
 #[derive(Debug)]
 pub(crate) enum Order {
-    /// Fetch these from their offsets on, `None` for the end. What has no lane is dropped, and soon not fetched any more.
-    Assign(Vec<(Partition, Option<i64>, Option<Lane>)>),
+    /// Fetch these from their offsets on, `None` for the end. What has no route is dropped, and soon not fetched any more.
+    Assign(Vec<(Partition, Option<i64>, Option<Route>)>),
     /// Fetch this one, which is assigned, from another offset on. A seek would not do after an offset that was not there.
-    Reassign(Partition, i64, Lane),
+    Reassign(Partition, i64, Route),
     /// Fetch these no more.
     Unassign(Vec<Partition>),
     /// Tell the broker these offsets.
@@ -59,7 +59,7 @@ pub(crate) enum Event {
 
 /// The way of a partition's messages to their worker.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct Route {
     pub(crate) messages: channel::UnboundedSender<Message>,
     pub(crate) waiting: Arc<Waiting>,
 }
@@ -192,7 +192,7 @@ struct Thread {
 }
 
 struct Routed {
-    lane: Lane,
+    route: Route,
     paused: bool,
 }
 
@@ -240,9 +240,9 @@ impl Thread {
     fn obey(&mut self, order: Order) {
         let result = match order {
             Order::Assign(partitions) => self.assign(partitions),
-            Order::Reassign(partition, offset, lane) => {
+            Order::Reassign(partition, offset, route) => {
                 let one = std::slice::from_ref(&partition);
-                self.unassign(one).and_then(|()| self.assign(vec![(partition, Some(offset), Some(lane))]))
+                self.unassign(one).and_then(|()| self.assign(vec![(partition, Some(offset), Some(route))]))
             }
             Order::Unassign(partitions) => self.unassign(&partitions),
             Order::Commit(offsets) => {
@@ -260,12 +260,12 @@ impl Thread {
         }
     }
 
-    fn assign(&mut self, partitions: Vec<(Partition, Option<i64>, Option<Lane>)>) -> KafkaResult<()> {
+    fn assign(&mut self, partitions: Vec<(Partition, Option<i64>, Option<Route>)>) -> KafkaResult<()> {
         let mut list = TopicPartitionList::with_capacity(partitions.len());
-        for (partition, offset, lane) in partitions {
+        for (partition, offset, route) in partitions {
             add(&mut list, &partition, offset.map_or(Offset::End, Offset::Offset));
-            let lane = lane.map(|lane| Routed { lane, paused: false });
-            self.assigned.insert(partition, lane);
+            let route = route.map(|route| Routed { route, paused: false });
+            self.assigned.insert(partition, route);
         }
         // The client takes a list as a whole or not at all, and waits for an answer that it takes.
         let twice = self.at_the_client(&list)?;
@@ -311,14 +311,14 @@ impl Thread {
         // What was revoked is not there.
         let Some(routed) = self.assigned.get_mut(&partition) else { return };
         let full = match routed {
-            Some(Routed { lane, paused }) => {
+            Some(Routed { route, paused }) => {
                 let message = Message::received(topic, message);
-                lane.waiting.add(message.bytes());
-                if lane.messages.send(message).is_err() {
+                route.waiting.add(message.bytes());
+                if route.messages.send(message).is_err() {
                     // The worker has ended: the partition stands still until it is opened again.
                     *routed = None;
                     true
-                } else if !*paused && lane.waiting.is_full(self.limits) {
+                } else if !*paused && route.waiting.is_full(self.limits) {
                     *paused = true;
                     true
                 } else {
@@ -334,8 +334,8 @@ impl Thread {
 
     fn resume(&mut self) {
         for (partition, routed) in &mut self.assigned {
-            let Some(Routed { lane, paused }) = routed else { continue };
-            if *paused && lane.waiting.has_room(self.limits) {
+            let Some(Routed { route, paused }) = routed else { continue };
+            if *paused && route.waiting.has_room(self.limits) {
                 *paused = self.consumer.resume(&listed(std::slice::from_ref(partition))).is_err();
             }
         }
