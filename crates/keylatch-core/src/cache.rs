@@ -16,6 +16,12 @@ pub trait Cache: Debug + Send + Sync + 'static {
     /// The copy under `id`, if there is one.
     fn find(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, Error>>;
 
-    /// Keeps a copy of `record` for about this long.
+    /// Keeps a copy of `record` for about this long, unless there is a copy, or an operator's [`forget`](Self::forget).
     fn keep(&self, record: Record, keep: Duration) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Removes the copy under `id`, and keeps no other one for about this long: a process that has read the answer before
+    /// it was taken from the store may be about to copy it.
+    ///
+    /// It is done when the future yields `Ok`, for every process that shares the cache.
+    fn forget(&self, id: RecordId, block: Duration) -> BoxFuture<'_, Result<(), Error>>;
 }

@@ -1,7 +1,7 @@
 //! All the semantics, pure: values in, a decision or the next record out. No I/O, no clock, no async.
 //!
 //! ```text
-//!              claim                     complete                 expires_at            free_at
+//!              claim                     complete            expires_at, forget         free_at
 //!   (absent) ─────────▶ Running ───────────────────▶ Completed ─────────────▶ Tombstone ─────────▶ (absent)
 //!                        │   ▲                           ▲
 //!          takeover_at   │   │ claim by the same request │ complete: resolved, or a late owner
@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A phase is not stored: it follows from the record's state and the time. [`decide`] says what a request
-//! gets; [`claim`], [`renew`], [`complete`], [`release`], [`resolve`] and [`sweep`] say what a store writes.
+//! gets; [`claim`], [`renew`], [`complete`], [`release`], [`resolve`], [`forget`] and [`sweep`] say what a store writes.
 
 mod writes;
 
@@ -55,7 +55,7 @@ pub enum Decision<'r> {
     Mismatch,
     /// Neither: a run died half-way where it must not run again, and nobody has resolved it.
     Unknown,
-    /// Neither: it took effect, and the retention of its answer is over.
+    /// Neither: it took effect, and its answer is no longer kept.
     Expired,
 }
 
@@ -228,6 +228,24 @@ pub fn resolve(record: &Record, lease: &Lease, resolution: &Resolution, now: Tim
         }
         Resolution::NeverHappened(keep) => release(record, lease, End::Free(*keep), now),
     }
+}
+
+/// What becomes of the record when an operator takes its answer away: it is a tombstone from `now` on, whose own end stays,
+/// so a retry is told that it took effect and does not run again. [`Change::None`] if the lease is not the record's, or
+/// the record is not completed or no longer holds its key.
+///
+/// Sent again after a lost reply, it finds no answer and changes nothing. An answer that is past its retention and not
+/// yet swept is taken away, too.
+pub fn forget(record: &Record, lease: &Lease, now: Timestamp) -> Change {
+    let State::Completed { outcome, expires_at } = &record.state else { return Change::None };
+    if !owns(record, lease) || phase(Some(record), now) == Phase::Free {
+        return Change::None;
+    }
+    if outcome.is_none() {
+        return Change::Write(record.clone());
+    }
+    let state = State::Completed { outcome: None, expires_at: now.min(*expires_at) };
+    Change::Write(next(record, record.takeover_at, record.free_at, state))
 }
 
 /// What becomes of the record when it is cleaned at `now`: after its retention it loses its answer, after its tombstone

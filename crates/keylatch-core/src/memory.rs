@@ -212,6 +212,10 @@ impl crate::store::Store for Store {
         )
     }
 
+    fn forget(&self, lease: Lease) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move { Ok(self.change(lease.id, |record, now| machine::forget(record, &lease, now))) })
+    }
+
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         Box::pin(async move {
             let (found, now) = self.at(|records, now| (records.by_id.get(&id).map(|record| (**record).clone()), now));

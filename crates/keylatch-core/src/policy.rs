@@ -41,6 +41,9 @@ pub const LEASE: Duration = Duration::from_secs(30);
 pub const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 /// The default of [`Policy::tombstone`].
 pub const TOMBSTONE: Duration = Duration::from_secs(72 * 60 * 60);
+/// The default of [`Limits::cache_age_max`]: clients repeat a request mostly within seconds, and an answer that must no longer
+/// be given can be waited for this long.
+pub const CACHE_AGE: Duration = Duration::from_secs(60);
 /// The shortest lease: with a shorter one, renewals would race with ordinary scheduling delays.
 pub const LEASE_MS_MIN: u64 = 100;
 
@@ -113,6 +116,10 @@ pub struct Limits {
     /// Bytes of final outcomes that this process caches, to replay without asking the store. Default 32 MiB; 0 for
     /// none.
     pub cache_bytes_max: u64,
+    /// How long this process replays a cached outcome before it asks the store again. Default [`CACHE_AGE`]. An operator
+    /// may have taken the answer away in the meantime ([`Store::forget`](crate::store::Store::forget)): after this long,
+    /// no process gives it.
+    pub cache_age_max: Duration,
 }
 
 impl Default for Limits {
@@ -125,6 +132,7 @@ impl Default for Limits {
             wait_max: Duration::from_secs(30),
             records_per_scope_max: 1_000_000,
             cache_bytes_max: 32 << 20,
+            cache_age_max: CACHE_AGE,
         }
     }
 }

@@ -54,9 +54,9 @@ pub enum State {
     },
     /// Finished.
     Completed {
-        /// The answer; `None` once a sweep has made the record a tombstone.
+        /// The answer; `None` once a sweep, or an operator who has taken it away, has made the record a tombstone.
         outcome: Option<Arc<Outcome>>,
-        /// When the answer expires; for a freed record, when its epoch need no longer be kept.
+        /// When the answer expires, or was taken away; for a freed record, when its epoch need no longer be kept.
         expires_at: Timestamp,
     },
 }

@@ -69,6 +69,13 @@ pub trait Store: Sweep + Inspect {
     /// [`machine::resolve`](crate::machine::resolve).
     fn resolve(&self, lease: Lease, resolution: Resolution) -> BoxFuture<'_, Result<Applied, Error>>;
 
+    /// Takes the answer of a completed record away and leaves its tombstone, which keeps its own end. Unlike the owner's own
+    /// writes, it is an operator's: `lease` is that of the record that the operator saw, so a later record is left alone.
+    /// Sent again, it changes nothing and succeeds. See [`machine::forget`](crate::machine::forget).
+    ///
+    /// A store that keeps copies of answers elsewhere says `Ok` only once none of them is given any longer.
+    fn forget(&self, lease: Lease) -> BoxFuture<'_, Result<Applied, Error>>;
+
     /// Reads one record.
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>>;
 
@@ -127,7 +134,7 @@ pub enum Applied {
     /// It changed the record, at this time.
     Applied(Timestamp),
     /// Epoch or owner no longer match, the record is final, or it is gone; or, for a resolution, the outcome is not
-    /// unknown. Nothing was changed.
+    /// unknown; or there is no answer to forget. Nothing was changed.
     Lost,
 }
 

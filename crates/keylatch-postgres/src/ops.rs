@@ -113,6 +113,20 @@ impl keylatch_core::store::Store for Store {
         })
     }
 
+    fn forget(&self, lease: Lease) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            let query = || {
+                shared
+                    .query(&shared.statements.forget)
+                    .bind(lease.id.as_bytes().as_slice())
+                    .bind(lease.epoch.as_u64().cast_signed())
+                    .bind(lease.owner.as_bytes().as_slice())
+            };
+            Ok(shared.write(query).await?)
+        })
+    }
+
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         Box::pin(async move { Ok(self.shared.read(id).await?) })
     }

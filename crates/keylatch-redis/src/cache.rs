@@ -13,6 +13,10 @@ use super::{ConnectError, Options, Store};
 use keylatch_core::store::{Durability, Error, ErrorKind};
 use keylatch_core::{Record, RecordId};
 
+/// The value in place of a copy that an operator has taken away, so that no copy that is under way takes its place. No
+/// record has it: each begins with its format.
+const FORGOTTEN: &[u8] = b"forgotten";
+
 /// A cache in Redis or Valkey, for `keylatch::tiered::Tiered`. It may evict, and needs no append-only file: what it
 /// loses is read from the store of truth.
 #[derive(Debug, Clone)]
@@ -72,6 +76,7 @@ impl keylatch_core::Cache for Cache {
         Box::pin(async move {
             match self.ask(cmd("GET").arg(self.store.0.keys.record(id))).await? {
                 Value::Nil => Ok(None),
+                Value::BulkString(bytes) if bytes == FORGOTTEN => Ok(None),
                 Value::BulkString(bytes) => Ok(Some(value::decode(id, &bytes, None)?.record)),
                 _ => Err(Failed::Nonsense.into()),
             }
@@ -84,7 +89,17 @@ impl keylatch_core::Cache for Cache {
             let value = value::encode(&record, &[0; HEADER_BYTES], now, self.store.0.compress_from_bytes);
             let millis = value::millis_of(keep).clamp(1, KEEP_MS_MAX);
             let mut set = cmd("SET");
-            set.arg(self.store.0.keys.record(record.id())).arg(value.bytes).arg("PX").arg(millis);
+            set.arg(self.store.0.keys.record(record.id())).arg(value.bytes).arg("PX").arg(millis).arg("NX");
+            self.ask(&set).await?;
+            Ok(())
+        })
+    }
+
+    fn forget(&self, id: RecordId, block: Duration) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let millis = value::millis_of(block).clamp(1, KEEP_MS_MAX);
+            let mut set = cmd("SET");
+            set.arg(self.store.0.keys.record(id)).arg(FORGOTTEN).arg("PX").arg(millis);
             self.ask(&set).await?;
             Ok(())
         })

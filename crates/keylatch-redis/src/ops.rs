@@ -77,6 +77,13 @@ impl keylatch_core::store::Store for Store {
         })
     }
 
+    fn forget(&self, lease: Lease) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            let decide = |record: &Record, now: Timestamp| machine::forget(record, &lease, now);
+            Target::new(self, lease.id).change(decide).await
+        })
+    }
+
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         Box::pin(async move {
             // A record that only the primary has must not be returned, because it may be lost.

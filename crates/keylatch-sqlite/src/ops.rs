@@ -61,6 +61,10 @@ impl keylatch_core::store::Store for Store {
         )
     }
 
+    fn forget(&self, lease: Lease) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(self.0.writer.call(move |db| change(db, lease.id, |record, now| machine::forget(record, &lease, now))))
+    }
+
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         Box::pin(self.0.reader.call(move |db| {
             let found = db.find(id)?;

@@ -1,7 +1,7 @@
 //! A cache of final outcomes in front of a store of truth.
 //!
-//! A final outcome never changes, so a copy of it is right until it expires. Everything else goes to the store of
-//! truth. A cache can be stale, empty, slow or unavailable, and no answer changes.
+//! A final outcome never changes, so a copy of it is right until it expires, or an operator takes it away. Everything else
+//! goes to the store of truth. A cache can be stale, empty, slow or unavailable, and no answer changes.
 //!
 //! ```text
 //! claim, look, read     ─▶ cache: is there a final outcome? ─ yes ─▶ the record, without asking the store
@@ -14,6 +14,11 @@
 //! store's latest reply: if the reply has the time `t` and was requested at `a`, the clock shows at most `t` plus the
 //! time that has passed since `a`. A copy is given only if it has not expired by that bound, and only if the latest
 //! reply is younger than [`CLOCK_AGE_MAX`].
+//!
+//! **An answer that is forgotten is gone from the cache, too** ([`Store::forget`]): first from the store of truth, then from
+//! the cache, for all processes that share it. If the cache cannot be told, that is an error, and the call can be sent
+//! again. An answer that is forgotten in the store of truth alone, past the cache, may be given from a copy for up to
+//! [`COPY_AGE_MAX`].
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -27,7 +32,9 @@ use tokio::sync::Semaphore;
 pub use keylatch_core::Cache;
 
 use crate::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
-use crate::store::{Applied, At, Count, Cursor, Durability, Error, Inspect, Page, PageRequest, Store, Sweep, Swept};
+use crate::store::{
+    Applied, At, Count, Cursor, Durability, Error, ErrorKind, Inspect, Page, PageRequest, Store, Sweep, Swept,
+};
 use crate::tx::{Seen, Start, Transacted, Transactional};
 use crate::{Lease, Record, RecordId, Scope, State, Timestamp};
 
@@ -38,6 +45,12 @@ pub const CLOCK_AGE_MAX: Duration = Duration::from_secs(5);
 pub const CACHE_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long the cache is not used after a failure, so that an unavailable cache does not slow down every call.
 pub const CACHE_REST: Duration = Duration::from_secs(1);
+/// How long a copy is kept, however long its answer is kept in the store: so long can a copy be given after its answer was
+/// forgotten by a process that does not know of the cache. A client that repeats a request mostly does so within
+/// seconds or minutes, and a later one costs one call of the store.
+pub const COPY_AGE_MAX: Duration = Duration::from_secs(10 * 60);
+/// How long an operator waits for the cache to remove a copy.
+const FORGET_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many copies to the cache may be in progress. An outcome that finds no place is copied when it is read again.
 const COPIES_MAX: usize = 256;
@@ -134,13 +147,32 @@ impl<C: Cache> Inner<C> {
         let Ok(place) = self.copies.clone().try_acquire_owned() else { return };
         let (inner, record) = (self.clone(), record.clone());
         drop(tokio::spawn(async move {
-            match tokio::time::timeout(CACHE_TIMEOUT, inner.cache.keep(record, now.until(expires_at))).await {
+            let keep = now.until(expires_at).min(COPY_AGE_MAX);
+            match tokio::time::timeout(CACHE_TIMEOUT, inner.cache.keep(record, keep)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => inner.rest(&error),
                 Err(_) => inner.rest(&"no reply in time"),
             }
             drop(place);
         }));
+    }
+
+    /// Removes the copy under `id`, for all processes. None that is under way takes its place: it would be kept for as
+    /// long as the place is blocked, at most.
+    async fn forget(&self, id: RecordId) -> Result<(), Error> {
+        let why = match tokio::time::timeout(FORGET_TIMEOUT, self.cache.forget(id, COPY_AGE_MAX)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no reply in time".to_owned(),
+        };
+        Err(Error::new(
+            ErrorKind::NotKnown,
+            format!(
+                "the answer is gone from the store, but the cache was not told ({why}) and may give its copy for {} \
+                 minutes; send this again",
+                COPY_AGE_MAX.as_secs() / 60
+            ),
+        ))
     }
 }
 
@@ -186,6 +218,17 @@ impl<S: Store, C: Cache> Store for Tiered<S, C> {
 
     fn resolve(&self, lease: Lease, resolution: Resolution) -> BoxFuture<'_, Result<Applied, Error>> {
         self.store.resolve(lease, resolution)
+    }
+
+    fn forget(&self, lease: Lease) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            let applied = self.store.forget(lease).await?;
+            // Also if it was forgotten before: the cache may not have been told then.
+            if let Applied::Applied(_) = applied {
+                self.inner.forget(lease.id).await?;
+            }
+            Ok(applied)
+        })
     }
 
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {

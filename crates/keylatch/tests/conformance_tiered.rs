@@ -21,15 +21,20 @@ use tempfile::TempDir;
 
 /// A cache that all processes share, and that loses nothing.
 #[derive(Debug, Clone, Default)]
-struct Map(Arc<Mutex<HashMap<RecordId, Record>>>);
+struct Map(Arc<Mutex<HashMap<RecordId, Option<Record>>>>);
 
 impl Cache for Map {
     fn find(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, Error>> {
-        Box::pin(ready(Ok(self.0.lock().get(&id).cloned())))
+        Box::pin(ready(Ok(self.0.lock().get(&id).cloned().flatten())))
     }
 
     fn keep(&self, record: Record, _: Duration) -> BoxFuture<'_, Result<(), Error>> {
-        self.0.lock().insert(record.id(), record);
+        self.0.lock().entry(record.id()).or_insert(Some(record));
+        Box::pin(ready(Ok(())))
+    }
+
+    fn forget(&self, id: RecordId, _: Duration) -> BoxFuture<'_, Result<(), Error>> {
+        self.0.lock().insert(id, None);
         Box::pin(ready(Ok(())))
     }
 }

@@ -24,6 +24,8 @@ pub enum Action {
     ResolveNeverHappened,
     /// An operator resolves the unknown run as completed, and the call is late.
     ResolveCompletedLate,
+    /// An operator takes the answer away.
+    Forget,
     /// A client sends this request to this process.
     Send(usize, u8),
     /// This process dies.
@@ -90,6 +92,9 @@ pub fn actions(state: &State, config: &Config) -> Vec<Action> {
         if may_resolve_as_never_happened(state) {
             actions.push(Action::ResolveNeverHappened);
         }
+    }
+    if config.forgets && machine::phase(state.record.as_ref(), state.now) == Phase::Completed {
+        actions.push(Action::Forget);
     }
     for process in 0..state.processes.len() {
         match state.processes[process] {
@@ -202,6 +207,7 @@ impl fmt::Display for Action {
             Self::ResolveCompleted => f.write_str("an operator: it took effect"),
             Self::ResolveNeverHappened => f.write_str("an operator: it never started"),
             Self::ResolveCompletedLate => f.write_str("an operator: it took effect; the call is late"),
+            Self::Forget => f.write_str("an operator takes the answer away"),
             Self::Send(process, request) => write!(f, "process {process} gets {}", name(request)),
             Self::Crash(process) => write!(f, "process {process} dies"),
             Self::CrashInCall(process) => write!(f, "process {process} dies, its call on its way"),

@@ -27,6 +27,8 @@ pub struct Config {
     pub pauses: bool,
     /// Whether an operator resolves unknown outcomes.
     pub resolves: bool,
+    /// Whether an operator takes answers away.
+    pub forgets: bool,
     /// A planted bug, to see whether the search finds it.
     pub bug: Option<Bug>,
 }
@@ -75,6 +77,10 @@ pub enum Bug {
     FreeForgetsEpoch,
     /// The store writes a resolution although the owner has renewed its lease.
     ResolutionIgnoresLease,
+    /// Forgetting an answer leaves no tombstone.
+    ForgetLeavesNothing,
+    /// The tombstone of a forgotten answer ends when it began.
+    ForgetFrees,
 }
 
 impl Config {

@@ -35,6 +35,7 @@ pub struct Seen {
     pub expired: usize,
     pub unknown: usize,
     pub resolved: usize,
+    pub forgotten: usize,
     pub lost_completions: usize,
     pub fenced_effects: usize,
     pub late_calls: usize,

@@ -37,6 +37,8 @@ struct Final {
     same: bool,
     outcome: u8,
     at: Timestamp,
+    /// An operator has taken it away.
+    forgotten: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -123,7 +125,7 @@ impl Ghost {
             check(row.owner == outcome, "I1", "the effect that stands is not that of the outcome")?;
         }
         let until = Until(Some(now + config.keep()));
-        self.answer = Some(Final { same, outcome, at: now });
+        self.answer = Some(Final { same, outcome, at: now, forgotten: false });
         self.bound = Some(Bound { same, until });
         self.keep_epoch(until);
         self.protect_effect(until, now);
@@ -133,6 +135,13 @@ impl Ghost {
     /// A resolution is written.
     pub fn resolved(&self, now: Timestamp) -> Checked {
         check(self.lease_ends_at.is_none_or(|end| end <= now), "I5", "a resolution ends a run that is under way")
+    }
+
+    /// An operator has taken an answer away.
+    pub fn forgotten(&mut self) -> Checked {
+        let Some(answer) = &mut self.answer else { return check(false, "I5", "a run is forgotten that has no answer") };
+        answer.forgotten = true;
+        Ok(())
     }
 
     /// A run was ended without an outcome.
@@ -245,7 +254,7 @@ impl Ghost {
             return check(refused, "I7", "another request is told more than that the key is held");
         }
         if let Some(answer) = self.answer.filter(|_| self.is_remembered(now, config)) {
-            let kept = now < answer.at + config.policy.retention;
+            let kept = now < answer.at + config.policy.retention && !answer.forgotten;
             let right = match decision {
                 Decision::Replay(outcome) => kept && maker(outcome) == answer.outcome,
                 Decision::Expired => !kept,
@@ -294,7 +303,7 @@ impl Ghost {
             None => bytes.push(0),
             Some(answer) => {
                 let left = millis(now.until(answer.at + config.keep()));
-                bytes.extend([1 + u8::from(answer.same), name(answer.outcome), left]);
+                bytes.extend([1 + u8::from(answer.same) + 2 * u8::from(answer.forgotten), name(answer.outcome), left]);
             }
         }
         match self.bound(now) {

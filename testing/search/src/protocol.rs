@@ -38,6 +38,10 @@ pub fn after(state: &State, action: Action, config: &Config, seen: &mut Seen) ->
             state.late =
                 Some(Call::Resolve(lease_of(state.record.as_ref().expect("an unknown record is there")), true));
         }
+        Action::Forget => {
+            let lease = lease_of(state.record.as_ref().expect("a completed record is there"));
+            store::carry_out(&mut state, Call::Forget(lease), config, seen)?;
+        }
         Action::Send(process, request) => begin(&mut state, process, request, config),
         Action::Crash(process) => {
             state.crashes -= 1;

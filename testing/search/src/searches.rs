@@ -16,6 +16,7 @@ const CALM: Config = Config {
     late: false,
     pauses: false,
     resolves: false,
+    forgets: false,
     bug: None,
 };
 
@@ -42,16 +43,29 @@ pub const FENCED_SHORT: Config =
 pub const FENCED_CALM: Config = Config { name: "fenced, no crash", losses: 3, ..CALM };
 
 /// `AtMostOnce`, with an operator.
-pub const AT_MOST_ONCE: Config =
-    Config { name: "at most once", guarantee: Guarantee::AtMostOnce, losses: 2, resolves: true, ..STORMY };
+pub const AT_MOST_ONCE: Config = Config {
+    name: "at most once",
+    guarantee: Guarantee::AtMostOnce,
+    losses: 2,
+    resolves: true,
+    forgets: true,
+    ..STORMY
+};
 
 /// `AtMostOnce`: if no process dies or pauses, no outcome is unknown.
 pub const AT_MOST_ONCE_CALM: Config =
     Config { name: "at most once, no crash", guarantee: Guarantee::AtMostOnce, losses: 3, ..CALM };
 
 /// `Atomic`: claim, effect and outcome in one step, which may be lost or late.
-pub const ATOMIC: Config =
-    Config { name: "atomic", guarantee: Guarantee::Atomic, policy: policy(2, 2, 1), crashes: 2, losses: 2, ..STORMY };
+pub const ATOMIC: Config = Config {
+    name: "atomic",
+    guarantee: Guarantee::Atomic,
+    policy: policy(2, 2, 1),
+    crashes: 2,
+    losses: 2,
+    forgets: true,
+    ..STORMY
+};
 
 /// All of them, the longest first.
 pub const SEARCHES: [Config; 8] =

@@ -112,6 +112,8 @@ pub enum Call {
     Commit(u8, u8, bool),
     /// An operator's resolution of the run of this lease: whether it took effect.
     Resolve(Lease, bool),
+    /// An operator takes the answer of this lease's run away.
+    Forget(Lease),
 }
 
 /// The owner of outcomes that an operator wrote.
@@ -162,6 +164,7 @@ impl State {
             Some(Call::Resolve(lease, happened)) => {
                 bytes.extend([6, names.of(number(lease.owner)), epoch(lease.epoch), u8::from(happened)]);
             }
+            Some(Call::Forget(lease)) => bytes.extend([7, names.of(number(lease.owner)), epoch(lease.epoch)]),
         }
         self.ghost.encode(self.now, config, &mut bytes, &mut |owner| names.of(owner));
         hash(&bytes)

@@ -71,6 +71,12 @@ pub fn carry_out(state: &mut State, call: Call, config: &Config, seen: &mut Seen
             seen.resolved += usize::from(reply == Reply::Applied);
             Ok(reply)
         }
+        Call::Forget(lease) => {
+            let change = state.record.as_ref().map_or(Change::None, |record| forgotten(record, &lease, state, config));
+            let reply = write(state, &lease, change, |state| state.ghost.forgotten())?;
+            seen.forgotten += usize::from(reply == Reply::Applied);
+            Ok(reply)
+        }
         Call::Commit(request, owner, effect) => commit(state, request, owner, effect, config, seen),
     }
 }
@@ -159,6 +165,16 @@ fn commit(
     state.ghost.completed(is_same(request), owner, state.now, config)?;
     state.record = Some(completed.clone());
     Ok(Reply::Won(completed))
+}
+
+fn forgotten(record: &Record, lease: &Lease, state: &State, config: &Config) -> Change {
+    match machine::forget(record, lease, state.now) {
+        Change::Write(_) if config.has(Bug::ForgetLeavesNothing) => Change::Remove,
+        Change::Write(record) if config.has(Bug::ForgetFrees) => {
+            Change::Write(Record { free_at: Some(state.now), ..record })
+        }
+        change => change,
+    }
 }
 
 /// Applies a change under a lease. It must be a change by the record's owner.

@@ -92,6 +92,12 @@ fn finds_a_resolution_of_a_run_that_goes_on() {
 }
 
 #[test]
+fn finds_a_forgotten_answer_without_its_tombstone() {
+    finds(AT_MOST_ONCE, Bug::ForgetLeavesNothing, "I4");
+    finds(AT_MOST_ONCE, Bug::ForgetFrees, "I12");
+}
+
+#[test]
 fn finds_a_freed_key_that_forgets_its_epoch() {
     finds(FENCED_SHORT, Bug::FreeForgetsEpoch, "I5");
 }

@@ -62,6 +62,7 @@ fn missed(config: &Config, seen: &Seen) -> Vec<&'static str> {
         ("a fenced effect", seen.fenced_effects, fenced && config.resource == Resource::Epoch),
         ("an unknown outcome", seen.unknown, config.guarantee == Guarantee::AtMostOnce),
         ("a resolution", seen.resolved, config.resolves),
+        ("a forgotten answer", seen.forgotten, config.forgets),
         ("a late call", seen.late_calls, config.late),
     ];
     expected.into_iter().filter(|(_, times, due)| *due && *times == 0).map(|(name, ..)| name).collect()

@@ -113,6 +113,10 @@ impl store::Store for Store {
         self.change(lease, |record, now| machine::resolve(record, &lease, &resolution, now))
     }
 
+    fn forget(&self, lease: Lease) -> BoxFuture<'_, Result<Applied, Error>> {
+        self.change(lease, |record, now| machine::forget(record, &lease, now))
+    }
+
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         let (records, now) = (&self.state.lock().records, self.clock.now());
         let found = records.get(&id).map(|record| own(id, record)).transpose();

@@ -20,15 +20,16 @@ enum History {
     AtMostOnce,
     Completed,
     CompletedAtMostOnce,
+    Forgotten,
     Retried,
     Unknown,
     Freed,
     Gone,
 }
 
-const HISTORIES: [History; 10] = {
+const HISTORIES: [History; 11] = {
     use History::*;
-    [Absent, Fenced, Noted, AtMostOnce, Completed, CompletedAtMostOnce, Retried, Unknown, Freed, Gone]
+    [Absent, Fenced, Noted, AtMostOnce, Completed, CompletedAtMostOnce, Forgotten, Retried, Unknown, Freed, Gone]
 };
 
 /// Every instant at which something changes for any of these records, 1 ms before it, and 1 ms after.
@@ -56,6 +57,10 @@ async fn lived(subject: &Subject<'_>, history: History, key: &str) -> (Claim, Op
         History::Absent | History::Fenced | History::AtMostOnce => return (claim, Some(lease)),
         History::Noted => subject.note(lease, "charge", "paid").await,
         History::Completed | History::CompletedAtMostOnce => subject.complete(lease, completion("answer")).await,
+        History::Forgotten => {
+            subject.assert_applied(subject.complete(lease, completion("answer")).await).await;
+            subject.forget(lease).await
+        }
         History::Retried => subject.release(lease, End::Retry(RETRY)).await,
         History::Unknown => subject.release(lease, End::Unknown).await,
         History::Freed => subject.release(lease, FREE).await,
@@ -109,11 +114,12 @@ enum Write {
     Unknown,
     Resolve,
     NeverHappened,
+    Forget,
 }
 
-const WRITES: [Write; 10] = {
+const WRITES: [Write; 11] = {
     use Write::*;
-    [Renew, RenewForGood, Note, Complete, Free, Remove, Retry, Unknown, Resolve, NeverHappened]
+    [Renew, RenewForGood, Note, Complete, Free, Remove, Retry, Unknown, Resolve, NeverHappened, Forget]
 };
 
 async fn write(subject: &Subject<'_>, write: Write, lease: Lease) -> Applied {
@@ -128,6 +134,7 @@ async fn write(subject: &Subject<'_>, write: Write, lease: Lease) -> Applied {
         Write::Unknown => subject.release(lease, End::Unknown).await,
         Write::Resolve => subject.resolve(lease, Resolution::Completed(completion("written"))).await,
         Write::NeverHappened => subject.resolve(lease, NEVER_HAPPENED).await,
+        Write::Forget => subject.forget(lease).await,
     }
 }
 
@@ -147,6 +154,7 @@ fn expected(record: &Record, write: Write, lease: &Lease, now: Timestamp) -> Cha
         Write::Unknown => machine::release(record, lease, End::Unknown, now),
         Write::Resolve => machine::resolve(record, lease, &Resolution::Completed(completion("written")), now),
         Write::NeverHappened => machine::resolve(record, lease, &NEVER_HAPPENED, now),
+        Write::Forget => machine::forget(record, lease, now),
     }
 }
 

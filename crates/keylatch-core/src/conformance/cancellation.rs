@@ -119,6 +119,22 @@ pub async fn release_can_be_cut_off(harness: &dyn Harness) {
     .await;
 }
 
+/// A call to forget an answer that is dropped was made or not: sent again, the answer is gone, and its tombstone is there.
+pub async fn forgetting_can_be_cut_off(harness: &dyn Harness) {
+    let subject = Subject::new(harness);
+    at_every_await(async |polls| {
+        let claim = fenced(&format!("key-{polls}"));
+        let lease = subject.win(&claim).await.lease();
+        subject.assert_applied(subject.complete(lease, completion("answer")).await).await;
+        let ended = cut_off(subject.store.forget(lease), polls).await;
+        subject.assert_applied(subject.forget(lease).await).await;
+        assert_eq!(outcome(&subject.lose(&again(&claim)).await), None);
+        assert_usable(&subject, polls).await;
+        ended
+    })
+    .await;
+}
+
 /// A sweep that is dropped has swept or not: after another sweep, everything that is due is gone, and nothing else.
 pub async fn sweep_can_be_cut_off(harness: &dyn Harness) {
     let subject = Subject::new(harness);

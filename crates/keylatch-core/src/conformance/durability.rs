@@ -72,6 +72,19 @@ pub async fn ends_of_runs_survive(harness: &dyn Harness) {
     }
 }
 
+/// An answer that was taken away does not come back, and its tombstone stays.
+pub async fn forgotten_answer_stays_forgotten(harness: &dyn Harness) {
+    let subject = Subject::new(harness);
+    let claim = fenced("key");
+    let lease = subject.win(&claim).await.lease();
+    subject.assert_applied(subject.complete(lease, completion("answer")).await).await;
+    subject.assert_applied(subject.forget(lease).await).await;
+    let forgotten = subject.record(claim.id()).await;
+    if let Some(subject) = restarted(subject, &[forgotten]).await {
+        assert_eq!(outcome(&subject.lose(&again(&claim)).await), None);
+    }
+}
+
 /// Many writes that were acknowledged at once all survive.
 pub async fn every_acknowledged_write_survives(harness: &dyn Harness) {
     let subject = Subject::new(harness);

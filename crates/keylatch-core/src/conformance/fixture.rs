@@ -179,6 +179,10 @@ impl<'h> Subject<'h> {
         self.store.resolve(lease, resolution).await.expect("the store resolves")
     }
 
+    pub(super) async fn forget(&self, lease: Lease) -> Applied {
+        self.store.forget(lease).await.expect("the store forgets")
+    }
+
     pub(super) async fn sweep(&self, limit: usize) -> Swept {
         self.store.sweep(limit).await.expect("the store sweeps")
     }

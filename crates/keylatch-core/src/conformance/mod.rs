@@ -23,6 +23,7 @@ pub mod concurrency;
 pub mod durability;
 pub mod expiry;
 mod fixture;
+pub mod forget;
 pub mod identity;
 pub mod inbox;
 pub mod lapsed;
@@ -165,6 +166,19 @@ macro_rules! conformance {
                 other_owner_resolves_nothing
                 renewal_or_resolution_applies
             }
+            forget {
+                answer_is_forgotten
+                retry_of_a_forgotten_request_never_runs
+                forgotten_record_is_swept_at_its_end
+                forgotten_again_changes_nothing
+                expired_answer_is_forgotten
+                only_a_completed_record_is_forgotten
+                stale_epoch_forgets_nothing
+                other_owner_forgets_nothing
+                forgotten_answer_never_comes_back
+                completion_or_forgetting_is_first
+                sweep_and_forgetting_leave_a_tombstone
+            }
             outcomes {
                 repeated_headers_keep_their_order
                 header_values_need_not_be_utf8
@@ -246,6 +260,7 @@ macro_rules! conformance {
                 renewal_can_be_cut_off
                 completion_can_be_cut_off
                 release_can_be_cut_off
+                forgetting_can_be_cut_off
                 sweep_can_be_cut_off
                 reads_can_be_cut_off
                 many_calls_can_be_cut_off_at_once
@@ -269,6 +284,7 @@ macro_rules! conformance {
                 completed_record_survives
                 running_record_survives
                 ends_of_runs_survive
+                forgotten_answer_stays_forgotten
                 every_acknowledged_write_survives
                 clock_goes_on
             }

@@ -37,6 +37,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).resolve(lease, resolution)
     }
 
+    fn forget(&self, lease: Lease) -> BoxFuture<'_, Result<Applied, Error>> {
+        (**self).forget(lease)
+    }
+
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         (**self).read(id)
     }

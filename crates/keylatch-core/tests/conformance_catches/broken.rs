@@ -331,6 +331,34 @@ impl Store for Broken {
         })
     }
 
+    fn forget(&self, lease: Lease) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            self.change(lease, |record, now| {
+                let lease = self.compared(lease, record, Bug::ForgetIgnoresEpoch, Bug::ForgetIgnoresOwner);
+                let (change, ours) = (machine::forget(record, &lease, now), record.lease() == lease);
+                match (self.0.bug, &record.state, change) {
+                    (Some(Bug::ForgetRemoves), _, Change::Write(_)) => Change::Remove,
+                    (Some(Bug::ForgetFrees), _, Change::Write(next)) => {
+                        Change::Write(Record { free_at: Some(now), ..next })
+                    }
+                    (Some(Bug::ForgetProlongs), _, Change::Write(next)) => {
+                        Change::Write(Record { free_at: next.free_at.map(|end| end + MS), ..next })
+                    }
+                    (Some(Bug::ForgetKeepsTheAnswer), State::Completed { outcome, .. }, Change::Write(next)) => {
+                        let state = State::Completed { outcome: outcome.clone(), expires_at: now };
+                        Change::Write(Record { state, ..next })
+                    }
+                    (Some(Bug::ForgetEndsRuns), State::Running { .. }, _) if ours => {
+                        let state = State::Completed { outcome: None, expires_at: now };
+                        Change::Write(Record { state, takeover_at: None, ..record.clone() })
+                    }
+                    (Some(Bug::ForgetSucceedsOnce), State::Completed { outcome: None, .. }, _) => Change::None,
+                    (_, _, change) => change,
+                }
+            })
+        })
+    }
+
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         Box::pin(async move {
             let value = self.0.records.lock().get(&id).cloned();

@@ -73,6 +73,14 @@ catches! {
     ResolveIgnoresOwner: resolve::other_owner_resolves_nothing;
     ResolveIgnoresLease: resolve::live_run_is_not_resolved;
     ResolveTooEarly: resolve::run_is_resolved_from_the_end_of_its_lease;
+    ForgetIgnoresEpoch: forget::stale_epoch_forgets_nothing;
+    ForgetIgnoresOwner: forget::other_owner_forgets_nothing;
+    ForgetRemoves: forget::retry_of_a_forgotten_request_never_runs;
+    ForgetFrees: forget::retry_of_a_forgotten_request_never_runs;
+    ForgetProlongs: forget::forgotten_record_is_swept_at_its_end;
+    ForgetKeepsTheAnswer: forget::answer_is_forgotten;
+    ForgetEndsRuns: forget::only_a_completed_record_is_forgotten;
+    ForgetSucceedsOnce: forget::forgotten_again_changes_nothing;
     SweepTooEarly: sweep::answer_is_buried_at_the_instant;
     SweepTakesRunning: sweep::running_record_is_never_swept;
     SweepWithoutLimit: sweep::sweep_keeps_to_its_limit;

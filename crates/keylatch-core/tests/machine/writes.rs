@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use keylatch_core::machine::{Change, Completion, End, Resolution, complete, release, renew, resolve};
+use keylatch_core::machine::{
+    Change, Completion, Decision, End, Resolution, complete, decide, forget, release, renew, resolve,
+};
 use keylatch_core::store::{Notes, Owner, State};
 use keylatch_core::{Epoch, Lease, Record, Timestamp};
 
@@ -44,6 +46,8 @@ enum Makes {
     Waiting,
     /// A record that holds the key until it is resolved.
     Unknown,
+    /// A tombstone: the answer ends now, or has ended.
+    Forgotten,
 }
 
 /// What a write with a lease makes of each record. It does not depend on the instant: only epoch, owner and state
@@ -118,6 +122,63 @@ const RESOLUTIONS: &[(Rec, When, [Makes; 3])] = &[
     (Freed,     YearsLater,     [Makes::Lost,      Makes::Lost,           Makes::Lost]),
 ];
 
+/// What forgetting makes of each record, with its own lease. With another lease it changes nothing.
+#[rustfmt::skip]
+const FORGETS: &[(Rec, When, Makes)] = &[
+    (Leased,    AtOnce,         Makes::Lost),
+    (Leased,    BeforeLeaseEnd, Makes::Lost),
+    (Leased,    AtLeaseEnd,     Makes::Lost),
+    (Leased,    BeforeFree,     Makes::Lost),
+    (Leased,    AtFree,         Makes::Lost),
+    (Leased,    YearsLater,     Makes::Lost),
+    (Once,      AtOnce,         Makes::Lost),
+    (Once,      BeforeLeaseEnd, Makes::Lost),
+    (Once,      AtLeaseEnd,     Makes::Lost),
+    (Once,      YearsLater,     Makes::Lost),
+    (Retried,   AtOnce,         Makes::Lost),
+    (Retried,   BeforeFree,     Makes::Lost),
+    (Retried,   AtFree,         Makes::Lost),
+    (Retried,   YearsLater,     Makes::Lost),
+    (Released,  AtOnce,         Makes::Lost),
+    (Released,  YearsLater,     Makes::Lost),
+    (Completed, AtOnce,         Makes::Forgotten),
+    (Completed, BeforeExpiry,   Makes::Forgotten),
+    (Completed, AtExpiry,       Makes::Forgotten),
+    (Completed, BeforeFree,     Makes::Forgotten),
+    (Completed, AtFree,         Makes::Lost),
+    (Completed, YearsLater,     Makes::Lost),
+    (Tombstone, AtExpiry,       Makes::Same),
+    (Tombstone, BeforeFree,     Makes::Same),
+    (Tombstone, AtFree,         Makes::Lost),
+    (Tombstone, YearsLater,     Makes::Lost),
+    (Freed,     AtOnce,         Makes::Lost),
+    (Freed,     BeforeExpiry,   Makes::Lost),
+    (Freed,     AtExpiry,       Makes::Lost),
+    (Freed,     YearsLater,     Makes::Lost),
+];
+
+#[test]
+fn every_forgetting_has_one_row() {
+    assert_one_row_each(instants().filter(|(rec, _)| *rec != Absent), FORGETS.iter().map(|row| (row.0, row.1)));
+}
+
+#[test]
+fn each_forgetting_makes_what_the_table_says() {
+    for &(rec, when, makes) in FORGETS {
+        let (record, now) = (record(rec).expect("there is one"), instant(rec, when));
+        let written = forget(&record, &record.lease(), now);
+        assert_eq!(written, expected(&record, makes, now), "{rec:?} {when:?}: {makes:?}");
+        let stale = Lease { epoch: Epoch::from_u64(record.epoch.as_u64() - 1), ..record.lease() };
+        let other = Lease { owner: Owner::from_bytes([9; 16]), ..record.lease() };
+        for lease in [stale, other] {
+            assert_eq!(forget(&record, &lease, now), Change::None, "{rec:?} {when:?}");
+        }
+        let Change::Write(forgotten) = written else { continue };
+        assert_eq!(forget(&forgotten, &record.lease(), now), Change::Write(forgotten.clone()), "sent again");
+        assert_eq!(decide(Some(&forgotten), record.fingerprint, now), Decision::Expired);
+    }
+}
+
 #[test]
 fn every_resolution_has_one_row() {
     assert_one_row_each(instants().filter(|(rec, _)| *rec != Absent), RESOLUTIONS.iter().map(|row| (row.0, row.1)));
@@ -191,6 +252,11 @@ fn expected(record: &Record, makes: Makes, now: Timestamp) -> Change {
             state: State::Completed { outcome: None, expires_at: now + KEEP },
             ..record.clone()
         }),
+        Makes::Forgotten => {
+            let State::Completed { expires_at, .. } = record.state else { panic!("a run has no answer") };
+            let state = State::Completed { outcome: None, expires_at: now.min(expires_at) };
+            Change::Write(Record { state, ..record.clone() })
+        }
         Makes::Waiting => released(Some(now), Some(now + KEEP)),
         Makes::Unknown => released(None, None),
         Makes::Renewed => {

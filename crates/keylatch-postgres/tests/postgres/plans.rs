@@ -64,10 +64,14 @@ async fn everything(service: &Service) -> i64 {
         assert!(matches!(store.release(record.lease(), End::Unknown).await.unwrap(), Applied::Applied(_)));
         assert!(matches!(store.resolve(record.lease(), resolution).await.unwrap(), Applied::Applied(_)));
     }
+    let record = won(&claim(&scope, Duration::from_secs(60))).await;
+    let completion = Completion::new(Outcome::bytes("done"), &Policy::default());
+    assert!(matches!(store.complete(record.lease(), completion).await.unwrap(), Applied::Applied(_)));
+    assert!(matches!(store.forget(record.lease()).await.unwrap(), Applied::Applied(_)));
     let page = PageRequest { scope: Some(scope.clone()), after: None, limit: 10 };
-    assert_eq!(store.list(page).await.unwrap().value.records.len(), 4);
+    assert_eq!(store.list(page).await.unwrap().value.records.len(), 5);
     assert_eq!(store.list(PageRequest { limit: 10, ..PageRequest::default() }).await.unwrap().value.records.len(), 10);
-    assert_eq!(store.count(scope, 10).await.unwrap().at_least(), 4);
+    assert_eq!(store.count(scope, 10).await.unwrap().at_least(), 5);
     tokio::time::sleep(Duration::from_millis(2)).await;
     // An expired record, and one whose retry never came.
     assert_eq!(store.sweep(10).await.unwrap().total(), 2);
@@ -76,7 +80,7 @@ async fn everything(service: &Service) -> i64 {
     let key = fresh("key");
     assert_eq!(service.post("created", &key, 0).await.status, 201);
     assert!(service.post("created", &key, 0).await.replayed);
-    29
+    32
 }
 
 /// How many rows were read in whole-table scans and how many index entries, after this session has reported its counts.

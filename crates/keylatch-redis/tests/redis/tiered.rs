@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use keylatch::machine::{Claim, Claimed, Completion};
 use keylatch::redis::{Cache, Options};
 use keylatch::store::{Durability, State, Store as _};
-use keylatch::tiered::{CACHE_REST, Tiered};
+use keylatch::tiered::{CACHE_REST, COPY_AGE_MAX, Cache as _, Tiered};
 use keylatch::{Clock, Outcome, Policy, Record, memory};
 use testing_support::eventually;
 use testing_support::redis::{Config, Server};
@@ -195,4 +195,71 @@ async fn i4_no_answer_outlives_its_retention() {
     assert!(given > 10, "it was given {given} times");
     assert!(fixture.truth.calls(Op::Read) - asked < given, "most were given by the cache");
     assert!(fixture.clock.now() + Duration::from_millis(200) > expires_at, "it was not given for long enough");
+}
+
+/// Whether a retry is told that it took effect, without the answer.
+async fn is_forgotten(store: &Store, key: &str) -> bool {
+    match store.claim(claim(key)).await.expect("the truth is there").value {
+        Claimed::Held(Record { state: State::Completed { outcome, .. }, .. }) => outcome.is_none(),
+        other => panic!("{key}: {other:?}"),
+    }
+}
+
+/// An operator's process forgets an answer: no process gives its copy from then on, although all share the cache.
+#[tokio::test]
+async fn a_forgotten_answer_is_given_by_no_process() {
+    let fixture = Fixture::new();
+    let (store, other, operator) = (fixture.process().await, fixture.process().await, fixture.process().await);
+    let keys = keys(2);
+    fixture.copied(&store, &keys).await;
+    assert_answer(&other, &keys[0]).await;
+    let record = store.read(claim(&keys[0]).id()).await.unwrap().value.unwrap();
+    applied(&operator.forget(record.lease()).await);
+    for process in [&store, &other, &operator] {
+        assert!(is_forgotten(process, &keys[0]).await);
+        assert_eq!(process.read(record.id()).await.unwrap().value.unwrap().owner, record.owner);
+        assert_answer(process, &keys[1]).await;
+    }
+}
+
+/// A process has read the answer before it was forgotten, and copies it afterwards: the copy is not kept.
+#[tokio::test]
+async fn a_copy_under_way_does_not_bring_a_forgotten_answer_back() {
+    let fixture = Fixture::new();
+    let (store, operator) = (fixture.process().await, fixture.process().await);
+    fixture.copied(&store, &keys(1)).await;
+    let late = store.read(claim("key-0").id()).await.unwrap().value.unwrap();
+    applied(&operator.forget(late.lease()).await);
+    let cache = Cache::connect(&fixture.server.url(), Options::default()).await.unwrap();
+    cache.keep(late.clone(), Duration::from_secs(60)).await.unwrap();
+    assert_eq!(cache.find(late.id()).await.unwrap(), None);
+    assert!(is_forgotten(&store, "key-0").await);
+}
+
+/// A cache that cannot be told is an error, and no silence: sent again when the cache is back, the copy is gone.
+#[tokio::test]
+async fn forgetting_is_not_done_until_the_cache_is_told() {
+    let fixture = Fixture::new();
+    let (store, operator) = (fixture.process().await, fixture.process().await);
+    fixture.copied(&store, &keys(1)).await;
+    let lease = store.read(claim("key-0").id()).await.unwrap().value.unwrap().lease();
+    fixture.server.pause();
+    let error = operator.forget(lease).await.unwrap_err();
+    assert!(error.retryable() && error.to_string().contains("send this again"), "{error}");
+    fixture.server.resume();
+    eventually(SOON, "the cache is told", async || operator.forget(lease).await.is_ok()).await;
+    assert!(is_forgotten(&store, "key-0").await);
+}
+
+/// No copy outlives its bound, whatever the retention: it is also how long a copy is given if its answer was forgotten by a
+/// process that does not know of the cache.
+#[tokio::test]
+async fn copies_are_kept_for_a_bounded_time() {
+    let fixture = Fixture::new();
+    fixture.copied(&fixture.process().await, &keys(3)).await;
+    let mut raw = fixture.raw().await;
+    for copy in fixture.copies().await {
+        let left: i64 = redis::cmd("PTTL").arg(&copy).query_async(&mut raw).await.unwrap();
+        assert!(left > 0 && left <= i64::try_from(COPY_AGE_MAX.as_millis()).unwrap(), "{left} ms");
+    }
 }

@@ -52,6 +52,8 @@ struct Inner {
     fingerprint: Fingerprint,
     outcome: Arc<Outcome>,
     expires_at: Timestamp,
+    /// When the store was asked for it, or to write it.
+    asked: Instant,
     /// The end of retention on this process's monotonic clock, never later than on the store's clock.
     valid_until: Instant,
 }
@@ -69,7 +71,7 @@ impl Final {
         let (scope, key, outcome) = (request.scope.clone(), request.key.clone(), outcome.clone());
         let fingerprint = request.fingerprint;
         let valid_until = surely(asked, now.until(expires_at));
-        Self(Arc::new(Inner { scope, key, fingerprint, outcome, expires_at, valid_until }))
+        Self(Arc::new(Inner { scope, key, fingerprint, outcome, expires_at, asked, valid_until }))
     }
 
     /// The final outcome in `record`, if it is still kept at the store's `now`.
@@ -80,7 +82,7 @@ impl Final {
         }
         let valid_until = surely(asked, now.until(expires_at));
         let Record { scope, key, fingerprint, .. } = record;
-        Some(Self(Arc::new(Inner { scope, key, fingerprint, outcome, expires_at, valid_until })))
+        Some(Self(Arc::new(Inner { scope, key, fingerprint, outcome, expires_at, asked, valid_until })))
     }
 
     /// The stored outcome.
@@ -106,6 +108,11 @@ impl Final {
         at < self.0.valid_until && self.0.scope == request.scope && self.0.key == request.key
     }
 
+    /// How long ago the store was asked for it.
+    pub(crate) fn age(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.0.asked)
+    }
+
     /// About how many bytes it takes in memory.
     pub(crate) fn size(&self) -> u64 {
         const FIXED: usize = 256;
@@ -124,7 +131,7 @@ pub enum Refused {
     InProgress,
     /// A run died half-way in `AtMostOnce`, or ended as unknown, and nobody has resolved it.
     Unknown,
-    /// It took effect, and the retention of its answer is over.
+    /// It took effect, and its answer is no longer kept: its retention is over, or an operator has taken it away.
     Expired,
     /// A limit is reached.
     Quota(Quota),

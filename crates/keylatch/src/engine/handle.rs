@@ -65,7 +65,7 @@ impl Engine {
             guarantee,
             lease: policy.lease,
             limits,
-            cache: Cache::new(cache_bytes_max),
+            cache: Cache::new(cache_bytes_max, limits.cache_age_max),
             flights: Flights::new(limits),
             quotas: Quotas::new(&limits),
             tracker: TaskTracker::new(),

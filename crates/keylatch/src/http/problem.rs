@@ -35,7 +35,7 @@ pub enum Problem {
         /// SHA-256 of its body, if all of it was seen.
         digest: Option<[u8; 32]>,
     },
-    /// 410: it took effect, and the retention of its answer is over.
+    /// 410: it took effect, and its answer is no longer kept.
     Expired,
     /// 413: the body is over this many bytes; `None` if it is the limit of an outer layer.
     TooLarge(Option<usize>),
@@ -197,7 +197,7 @@ impl Problem {
                  is its status. Read the result from the service."
             }
             Self::Expired => {
-                "This request took effect before, longer ago than responses are kept. It is not run again; use a new \
+                "This request took effect before, and its response is no longer kept. It is not run again; use a new \
                  key for a new request."
             }
             Self::TooLarge(Some(limit)) => return format!("The body is over the limit of {limit} bytes. Nothing ran."),

@@ -165,6 +165,10 @@ impl Store for Between {
         self.0.store.resolve(lease, resolution)
     }
 
+    fn forget(&self, lease: Lease) -> BoxFuture<'_, Result<Applied, Error>> {
+        self.0.store.forget(lease)
+    }
+
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         self.0.store.read(id)
     }

@@ -23,6 +23,7 @@ pub(crate) enum Op {
     Complete,
     Release,
     Resolve,
+    Forget,
     Read,
     Count,
     Sweep,
@@ -255,6 +256,10 @@ impl Store for Faulty {
 
     fn resolve(&self, lease: Lease, resolution: Resolution) -> BoxFuture<'_, Result<Applied, Error>> {
         Box::pin(self.call(Op::Resolve, self.0.store.resolve(lease, resolution), no_record))
+    }
+
+    fn forget(&self, lease: Lease) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(self.call(Op::Forget, self.0.store.forget(lease), no_record))
     }
 
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {

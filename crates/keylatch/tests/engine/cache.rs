@@ -1,10 +1,10 @@
 //! Final outcomes that a process keeps in memory.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keylatch::entry_point::Answer;
-use keylatch::store::Durability;
-use keylatch::{Clock, Limits, Policy, Refused};
+use keylatch::store::{Applied, Durability, Store as _};
+use keylatch::{Clock, Limits, Policy, RecordId, Refused};
 
 use crate::common::faulty::Op;
 use crate::world::{Expect, World, answer, ask, request, under};
@@ -91,4 +91,46 @@ async fn i13_the_cache_is_bounded() {
     }
     let asked = world.store.calls(Op::Claim) - claims;
     assert!(asked >= 40, "at most six fit, but only {asked} of 50 were asked for");
+}
+
+/// An operator has taken the answer away, in another process: it is given until the cached one has reached its age, and then
+/// never again, nor does the request run.
+#[tokio::test]
+async fn a_forgotten_answer_is_given_for_no_longer_than_the_age_of_the_cache() {
+    let world = durable();
+    let age = Duration::from_millis(200);
+    let engine = world.fenced_with(Policy::default(), Limits { cache_age_max: age, ..Limits::default() });
+    ask(&engine, request("buy"), answer("bought")).await.unwrap().ran();
+    let id = RecordId::of(&request("buy").scope, &request("buy").key);
+    let lease = world.store.read(id).await.unwrap().value.expect("it is completed").lease();
+    assert!(matches!(world.store.forget(lease).await.unwrap(), Applied::Applied(_)));
+    let forgotten = Instant::now();
+    let (mut replays, mut refusals) = (0, 0);
+    while refusals < 3 {
+        let asked = Instant::now();
+        match ask(&engine, request("buy"), answer("never")).await.unwrap() {
+            Answer::Replayed(_) => {
+                assert!(asked < forgotten + age && refusals == 0, "it was given after its time");
+                replays += 1;
+            }
+            other => {
+                assert_eq!(other.refused(), Refused::Expired);
+                refusals += 1;
+            }
+        }
+    }
+    assert!(replays > 0 || forgotten.elapsed() > age, "the store is not asked before");
+}
+
+/// An answer that is still there is cached anew, and the store is asked once for each age.
+#[tokio::test]
+async fn an_old_cached_answer_is_asked_for_again() {
+    let world = durable();
+    let none = Limits { cache_age_max: Duration::ZERO, ..Limits::default() };
+    let engine = world.fenced_with(Policy::default(), none);
+    ask(&engine, request("buy"), answer("bought")).await.unwrap().ran();
+    for claims in 2..=4 {
+        assert_eq!(ask(&engine, request("buy"), answer("never")).await.unwrap().replayed(), "bought");
+        assert_eq!(world.store.calls(Op::Claim), claims);
+    }
 }
