@@ -29,6 +29,7 @@ mod tls;
 mod upgrade;
 mod upstream;
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
@@ -69,7 +70,12 @@ fn run_probe(probe: Probe) -> ExitCode {
 
 /// Runs the program with the command line of the process, and returns its exit code.
 pub fn main() -> ExitCode {
-    let gateway = match Cli::parse().command {
+    main_with(std::env::args_os())
+}
+
+/// Runs the program with `arguments`, the first of which is its name, and returns its exit code.
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let gateway = match Cli::parse_from(arguments).command {
         Command::Gateway(gateway) => gateway,
         Command::CheckConfig { file } => return check_config(&file),
         Command::Probe(probe) => return run_probe(*probe),

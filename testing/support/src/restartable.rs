@@ -60,7 +60,11 @@ impl Restartable {
 
 /// A free port below those that the system gives to outgoing connections: such a connection could take the port while the
 /// program is down.
-async fn free_port() -> u16 {
+///
+/// # Panics
+///
+/// If there is none.
+pub async fn free_port() -> u16 {
     for _ in 0..1_000 {
         let port = rand::rng().random_range(10_000..32_000);
         if TcpListener::bind(("127.0.0.1", port)).await.is_ok() {

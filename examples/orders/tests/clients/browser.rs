@@ -24,7 +24,7 @@ const IN_FLIGHT: usize = 6;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_is_reloaded_finishes_what_it_had_begun() {
-    let shop = Shop::new();
+    let shop = Shop::new().await;
     let server = shop.open().await;
     let lines = Lines::default();
     let pages = serve_pages(lines.clone()).await;

@@ -5,6 +5,7 @@
 //! clients' own tests run here, too.
 
 mod browser;
+mod gateway_program;
 mod own_tests;
 mod packages;
 mod readmes;
@@ -16,9 +17,10 @@ use std::time::Duration;
 
 use testing_support::eventually;
 use testing_support::faults::{Fault, Network};
+use testing_support::server::Server;
 
 use packages::Client;
-use shop::{ORDERS, Run, Shop};
+use shop::{ORDERS, Orders, Run, Shop, Told};
 
 /// How long a client may take for all its orders, on a slow machine.
 const ORDERING_MAX: Duration = Duration::from_secs(300);
@@ -40,38 +42,80 @@ const FAULTS: [Fault; 6] = [Fault::LostBefore, Fault::LostAfter, Fault::Cut, Fau
 
 /// 2,000 orders, while the network is bad and the server is killed again and again.
 async fn each_order_is_taken_once_and_each_answer_is_known(client: Client) {
+    let shop = Shop::new().await;
+    let mut server = Some(shop.open().await);
+    let network = Network::start(at(&server).authority(), faults).await;
+    order_over(&network, client, async |_| {
+        kill(&mut server).await;
+        network.lead_to(server.insert(shop.open().await).authority());
+    })
+    .await
+    .check(&network, &shop.orders(at(&server)).await);
+    kill(&mut server).await;
+}
+
+/// The same through a gateway. The server and the gateway are killed in turn.
+async fn each_order_through_the_gateway_is_taken_once_and_each_answer_is_known(client: Client) {
+    let shop = Shop::new().await;
+    let mut server = Some(shop.open().await);
+    let mut gateway = Some(shop.open_gateway().await);
+    let network = Network::start(at(&gateway).authority(), faults).await;
+    order_over(&network, client, async |number| {
+        if number % 2 == 0 {
+            kill(&mut server).await;
+            server = Some(shop.open().await);
+        } else {
+            kill(&mut gateway).await;
+            network.lead_to(gateway.insert(shop.open_gateway().await).authority());
+        }
+    })
+    .await
+    .check(&network, &shop.orders(at(&server)).await);
+    kill(&mut gateway).await;
+    kill(&mut server).await;
+}
+
+fn at(server: &Option<Server>) -> &Server {
+    server.as_ref().expect("it runs")
+}
+
+async fn kill(server: &mut Option<Server>) {
+    server.take().expect("it runs").kill().await;
+}
+
+/// The client orders, and meanwhile `kill` is called again and again. Returns what the client was told.
+async fn order_over(network: &Network, client: Client, mut kill: impl AsyncFnMut(u64)) -> Told {
     const KILLS: u64 = 4;
-    let shop = Shop::new();
-    let mut server = shop.open().await;
-    let network = Network::start(server.authority(), faults).await;
     let mut run = Run::start(client, network.url(), 0, None);
     let mut caught = 0;
-    for kill in 1..=KILLS {
-        let after = kill * ORDERS / (KILLS + 1);
+    for number in 1..=KILLS {
+        let after = number * ORDERS / (KILLS + 1);
         eventually(ORDERING_MAX, "so many requests", async || network.requests() >= after || run.has_ended()).await;
         caught += u64::from(!run.has_ended());
-        server.kill().await;
-        server = shop.open().await;
-        network.lead_to(server.authority());
+        kill(number).await;
     }
     let told = run.ended(ORDERING_MAX).await;
-    assert_eq!(caught, KILLS, "the server was killed while the client ordered");
+    assert_eq!(caught, KILLS, "something was killed while the client ordered");
+    told
+}
 
-    let taken = shop.orders(&server).await;
-    assert_eq!(taken.len() as u64, ORDERS);
-    assert_eq!(told.answered, taken, "the client was told of each order, and of no other");
-    for fault in FAULTS {
-        assert!(network.happened(fault) > 0, "{fault:?} never happened");
+impl Told {
+    /// Each order was taken once, the client knows the answer, and every fault of the network happened.
+    fn check(&self, network: &Network, taken: &Orders) {
+        assert_eq!(taken.len() as u64, ORDERS);
+        assert_eq!(self.answered, *taken, "the client was told of each order, and of no other");
+        for fault in FAULTS {
+            assert!(network.happened(fault) > 0, "{fault:?} never happened");
+        }
+        assert!(self.tries > ORDERS && self.replayed > 0, "{self:?}");
+        eprintln!("{ORDERS} orders in {} tries, {} replays", self.tries, self.replayed);
     }
-    assert!(told.tries > ORDERS && told.replayed > 0, "{told:?}");
-    eprintln!("{ORDERS} orders in {} tries, {} replays, {KILLS} kills", told.tries, told.replayed);
-    server.kill().await;
 }
 
 /// The client is killed half-way, again and again. Its next process finishes what the journal has.
 async fn what_was_begun_before_a_crash_is_finished_after_it(client: Client) {
     const CRASHES: u64 = 4;
-    let shop = Shop::new();
+    let shop = Shop::new().await;
     let server = shop.open().await;
     let network = Network::start(server.authority(), faults).await;
     let journal = tempfile::tempdir().expect("there is room for a directory");
@@ -121,6 +165,11 @@ macro_rules! tests_of {
             #[tokio::test(flavor = "multi_thread")]
             async fn each_order_is_taken_once_and_each_answer_is_known() {
                 super::each_order_is_taken_once_and_each_answer_is_known($which).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn each_order_through_the_gateway_is_taken_once_and_each_answer_is_known() {
+                super::each_order_through_the_gateway_is_taken_once_and_each_answer_is_known($which).await;
             }
 
             #[tokio::test(flavor = "multi_thread")]

@@ -33,7 +33,7 @@ order = {'user_id': user, 'cart_id': cart, 'items': [{'product_id': 'prod1', 'qu
 
 /// Runs the first two blocks of code, which order and resume.
 async fn check(client: &str, fence: &str, program: impl FnOnce(&str) -> Command) {
-    let shop = Shop::new();
+    let shop = Shop::new().await;
     let server = shop.open().await;
     let readme = std::fs::read_to_string(INSTALLED.path(&format!("clients/{client}/README.md"))).expect("it is there");
     let blocks: Vec<_> = readme.split(fence).skip(1).take(2).filter_map(|rest| rest.split("```").next()).collect();

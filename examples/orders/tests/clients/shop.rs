@@ -1,4 +1,4 @@
-//! The orders server, and a client's program that orders from it.
+//! The orders server, with or without a gateway before it, and a client's program that orders from it.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -10,8 +10,10 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 use testing_support::eventually;
+use testing_support::restartable::free_port;
 use testing_support::server::{Program, Server};
 
+use crate::gateway_program;
 use crate::packages::Client;
 
 /// How many orders a client places.
@@ -24,19 +26,34 @@ const USERS: u64 = 4;
 /// Each cart with the order that was made of it.
 pub(crate) type Orders = BTreeMap<String, String>;
 
-/// The stores of a server, and how to start it.
+/// The stores of a server and of a gateway, and how to start them.
 pub(crate) struct Shop {
     directory: TempDir,
+    port: u16,
 }
 
 impl Shop {
-    pub(crate) fn new() -> Self {
-        Self { directory: tempfile::tempdir().expect("there is room for a directory") }
+    /// A server has the same port each time that it is opened, so that a gateway finds it again.
+    pub(crate) async fn new() -> Self {
+        Self { directory: tempfile::tempdir().expect("there is room for a directory"), port: free_port().await }
     }
 
     /// Starts the server.
     pub(crate) async fn open(&self) -> Server {
         let program = Program::new(env!("CARGO_BIN_EXE_orders")).env("DATA_DIR", self.directory.path());
+        program.env("PORT", self.port.to_string()).start().await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Starts a gateway before the server. To the server it gives a key that is the same on every attempt, so an attempt
+    /// that died half-way is not taken for another order.
+    pub(crate) async fn open_gateway(&self) -> Server {
+        let store = self.directory.path().join("gateway.db");
+        let program = gateway_program::program(&format!(
+            "--listen 127.0.0.1:0 --upstream http://127.0.0.1:{} --store sqlite:{} --scope shared:shop \
+             --guarantee fenced --upstream-key derived --require-key --lease 2s",
+            self.port,
+            store.display()
+        ));
         program.start().await.unwrap_or_else(|error| panic!("{error}"))
     }
 
