@@ -1,5 +1,6 @@
-//! The clients for Rust, Python and TypeScript, the last two as their users install them, against the orders API over a network that
-//! loses, delays and repeats requests and answers, while the server and the clients themselves are killed.
+//! The clients for Rust, Python and TypeScript, the last two as their users install them, against the orders API, and
+//! through a gateway before it, over a network that loses, delays and repeats requests and answers. Meanwhile the server,
+//! the gateway and the clients themselves are killed.
 //!
 //! The judge is the API's own list of orders: each order is there once, and is the one that the client was told of. The
 //! clients' own tests run here, too.
