@@ -27,6 +27,8 @@ mod dead_letter;
 mod place;
 mod progress;
 
+use std::fmt::Debug;
+
 use futures_util::future::BoxFuture;
 
 pub use batch::{BATCH_MESSAGES_MAX, Batch, BatchEnd, Part, StartPart, Triage, Triaged, Why};
@@ -46,6 +48,28 @@ use crate::machine::Claim;
 use crate::record::Owner;
 use crate::store::{Applied, At, Cursor, Error};
 use crate::tx::Transactional;
+
+/// What operators do with places and dead letters. It names no database, so a tool for any store holds a `dyn Places`.
+///
+/// What [`Inbox`] says of calls that are sent again, futures that are dropped, and time holds here too.
+pub trait Places: Debug + Send + Sync + 'static {
+    /// Reads a place, without waiting for anyone.
+    fn place(&self, place: PlaceName) -> BoxFuture<'_, Result<At<Option<Place>>, Error>>;
+
+    /// A page of places, in the order of consumer, topic and partition.
+    fn places(&self, page: PlacesRequest) -> BoxFuture<'_, Result<At<Listed<Place>>, Error>>;
+
+    /// Moves the place to any offset, forward or back, for an operator. `seen` is the epoch of the place that the
+    /// operator has seen, `None` if there was none. The epoch rises and the place has no owner afterwards: whoever has
+    /// it loses it, and must take it again. The last message and the tries are forgotten.
+    fn move_to(&self, place: PlaceName, seen: Option<Epoch>, next: i64) -> BoxFuture<'_, Result<Applied, Error>>;
+
+    /// A page of dead letters, in the order of consumer, topic, partition and offset.
+    fn dead_letters(&self, page: DeadLettersRequest) -> BoxFuture<'_, Result<At<Listed<DeadLetter>>, Error>>;
+
+    /// Orders what becomes of a dead letter, for an operator; returns whether it is there.
+    fn order(&self, letter: DeadLetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>>;
+}
 
 /// A store that keeps places beside its records, in the database of the handlers' own tables.
 ///
@@ -71,7 +95,7 @@ use crate::tx::Transactional;
 /// No method has a default body. The pure functions [`take`], [`advance`], [`move_to`], [`give_back`] and [`begin_try`]
 /// say what becomes of a place; [`Triage`] says what becomes of the messages of a batch. The conformance suite (feature
 /// `conformance`) is this contract in executable form.
-pub trait Inbox: Transactional {
+pub trait Inbox: Places + Transactional {
     /// Makes `owner` the owner of the place, whoever had it. The epoch rises, and [`Place::after_crash`] says whether
     /// the previous owner has not given it back. A place that does not exist is created, without a next offset.
     ///
@@ -84,9 +108,6 @@ pub trait Inbox: Transactional {
     /// [`ErrorKind::Unavailable`](crate::store::ErrorKind::Unavailable) if a transaction has had the place for longer
     /// than the store lets a handler pause; try again.
     fn take(&self, place: PlaceName, owner: Owner) -> BoxFuture<'_, Result<At<Place>, Error>>;
-
-    /// Reads a place, without waiting for anyone.
-    fn place(&self, place: PlaceName) -> BoxFuture<'_, Result<At<Option<Place>>, Error>>;
 
     /// Applies the messages of a batch in one transaction, and moves the place past them. See [`Batch`] and
     /// [`BatchEnd`].
@@ -103,11 +124,6 @@ pub trait Inbox: Transactional {
     /// Moves the place without a message's transaction: where its first owner begins, past offsets that have no
     /// message, or after messages that were finished out of order.
     fn advance(&self, ownership: Ownership, step: Step) -> BoxFuture<'_, Result<Applied, Error>>;
-
-    /// Moves the place to any offset, forward or back, for an operator. `seen` is the epoch of the place that the
-    /// operator has seen, `None` if there was none. The epoch rises and the place has no owner afterwards: whoever has
-    /// it loses it, and must take it again. The last message and the tries are forgotten.
-    fn move_to(&self, place: PlaceName, seen: Option<Epoch>, next: i64) -> BoxFuture<'_, Result<Applied, Error>>;
 
     /// Gives the place back: the next owner knows that no message was half-way.
     fn give_back(&self, ownership: Ownership) -> BoxFuture<'_, Result<Applied, Error>>;
@@ -130,15 +146,6 @@ pub trait Inbox: Transactional {
         trouble: Trouble,
         step: Option<Step>,
     ) -> BoxFuture<'_, Result<Applied, Error>>;
-
-    /// Orders what becomes of a dead letter, for an operator; returns whether it is there.
-    fn order(&self, letter: DeadLetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>>;
-
-    /// A page of places, in the order of consumer, topic and partition.
-    fn places(&self, page: PlacesRequest) -> BoxFuture<'_, Result<At<Listed<Place>>, Error>>;
-
-    /// A page of dead letters, in the order of consumer, topic, partition and offset.
-    fn dead_letters(&self, page: DeadLettersRequest) -> BoxFuture<'_, Result<At<Listed<DeadLetter>>, Error>>;
 }
 
 /// A part of a list.

@@ -1,6 +1,6 @@
 //! How an operator lets a partition go on that stands still.
 
-use keylatch_core::inbox::{Inbox, InvalidPlace, PlaceName};
+use keylatch_core::inbox::{InvalidPlace, PlaceName, Places};
 use keylatch_core::store::{Applied, Error};
 
 /// Why a place was not moved.
@@ -30,8 +30,8 @@ pub enum GoOnError {
 /// # Errors
 ///
 /// See [`GoOnError`].
-pub async fn go_on<S: Inbox>(
-    store: &S,
+pub async fn go_on(
+    store: &(impl Places + ?Sized),
     consumer: &str,
     topic: &str,
     partition: i32,

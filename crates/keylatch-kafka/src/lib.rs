@@ -37,9 +37,9 @@
 //! - **Another log is noticed.** If a topic is deleted and created again, or truncated, its partitions stand still, and
 //!   the log says [how to go on](go_on).
 //!
-//! A dead letter is a row of the database: see [`Inbox::dead_letters`](keylatch_core::inbox::Inbox::dead_letters). It
+//! A dead letter is a row of the database: see [`Places::dead_letters`](keylatch_core::inbox::Places::dead_letters). It
 //! is written in the commit in which the place passes the message, and applied after all if an operator
-//! [orders](keylatch_core::inbox::Inbox::order) so.
+//! [orders](keylatch_core::inbox::Places::order) so.
 //!
 //! [`Producer`] publishes the events of `keylatch::outbox::Relay`. The [`manual`] says what happens when something
 //! fails.

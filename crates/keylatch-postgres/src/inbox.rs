@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use keylatch_core::inbox::{
     self, Batch, BatchEnd, DeadLetter, DeadLetterId, DeadLettersRequest, Inbox, Listed, Order, Ownership, Place,
-    PlaceName, PlacesRequest, Step, Trouble,
+    PlaceName, Places, PlacesRequest, Step, Trouble,
 };
 use keylatch_core::store::{Applied, At, Error, ErrorKind};
 use keylatch_core::{Epoch, Owner, RecordId, Timestamp};
@@ -27,13 +27,82 @@ use super::sql::Statement;
 use super::tx::Postgres;
 use super::{Shared, Store};
 
+impl Places for Store {
+    fn place(&self, place: PlaceName) -> BoxFuture<'_, Result<At<Option<Place>>, Error>> {
+        Box::pin(async move { Ok(self.shared.place(&place).await?) })
+    }
+
+    fn places(&self, page: PlacesRequest) -> BoxFuture<'_, Result<At<Listed<Place>>, Error>> {
+        Box::pin(async move {
+            let after = page.after.as_ref().map(PlaceName::of_cursor).transpose()?;
+            let (consumer, topic, partition) = after_name(after.as_ref());
+            let shared = &self.shared;
+            let query = || {
+                shared
+                    .query(&shared.statements.places)
+                    .bind(page.consumer.as_deref())
+                    .bind(consumer)
+                    .bind(topic)
+                    .bind(partition)
+                    .bind(limit_of(page.limit))
+            };
+            let At { value, now } = listed(&shared.links.rows(Sent::Harmless, query).await?, rows::place)?;
+            Ok(At { value: Listed::new(value, page.limit, |place| place.name.cursor()), now })
+        })
+    }
+
+    fn move_to(&self, place: PlaceName, seen: Option<Epoch>, next: i64) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            Step { from: None, to: next, last: None }.check()?;
+            // The owner may go on until this is written; the epoch alone says whether it is what was seen.
+            let change = Change { any_next: true, ..Change::of(&place) };
+            let moved = self.shared.change(change, |found, now| inbox::move_to(found, &place, seen, next, now));
+            Ok(applied(moved.await?))
+        })
+    }
+
+    fn dead_letters(&self, page: DeadLettersRequest) -> BoxFuture<'_, Result<At<Listed<DeadLetter>>, Error>> {
+        Box::pin(async move {
+            let after = page.after.as_ref().map(DeadLetterId::of_cursor).transpose()?;
+            let (consumer, topic, partition) = after_name(after.as_ref().map(|after| &after.place));
+            let of = page.place.as_ref();
+            let shared = &self.shared;
+            let query = || {
+                shared
+                    .query(&shared.statements.letters)
+                    .bind(of.map(PlaceName::consumer).or(page.consumer.as_deref()))
+                    .bind(of.map(PlaceName::topic))
+                    .bind(of.map(PlaceName::partition))
+                    .bind(page.offset_min)
+                    .bind(page.wanted)
+                    .bind(consumer)
+                    .bind(topic)
+                    .bind(partition)
+                    .bind(after.as_ref().map_or(-1, |after| after.offset))
+                    .bind(after.as_ref().map_or(&[][..], |after| after.digest.as_bytes()))
+                    .bind(limit_of(page.limit))
+            };
+            let At { value, now } = listed(&shared.links.rows(Sent::Harmless, query).await?, rows::dead_letter)?;
+            Ok(At { value: Listed::new(value, page.limit, |letter| letter.id.cursor()), now })
+        })
+    }
+
+    fn order(&self, letter: DeadLetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            let query = || match order {
+                Order::Discard => shared.of_dead_letter(&shared.statements.dead_letter_discard, &letter),
+                Order::Replay => shared.of_dead_letter(&shared.statements.dead_letter_want, &letter).bind(true),
+                Order::Keep => shared.of_dead_letter(&shared.statements.dead_letter_want, &letter).bind(false),
+            };
+            Ok(scalar(&shared.links.rows(Sent::Perhaps, query).await?)?)
+        })
+    }
+}
+
 impl Inbox for Store {
     fn take(&self, place: PlaceName, owner: Owner) -> BoxFuture<'_, Result<At<Place>, Error>> {
         Box::pin(async move { Ok(self.shared.take(&place, owner).await?) })
-    }
-
-    fn place(&self, place: PlaceName) -> BoxFuture<'_, Result<At<Option<Place>>, Error>> {
-        Box::pin(async move { Ok(self.shared.place(&place).await?) })
     }
 
     fn apply(&self, batch: Batch<Postgres>) -> BoxFuture<'_, Result<BatchEnd, Error>> {
@@ -48,16 +117,6 @@ impl Inbox for Store {
             step.check()?;
             let change = Change::of(&ownership.place);
             let moved = self.shared.change(change, |place, now| inbox::advance(place?, &ownership, &step, now));
-            Ok(applied(moved.await?))
-        })
-    }
-
-    fn move_to(&self, place: PlaceName, seen: Option<Epoch>, next: i64) -> BoxFuture<'_, Result<Applied, Error>> {
-        Box::pin(async move {
-            Step { from: None, to: next, last: None }.check()?;
-            // The owner may go on until this is written; the epoch alone says whether it is what was seen.
-            let change = Change { any_next: true, ..Change::of(&place) };
-            let moved = self.shared.change(change, |found, now| inbox::move_to(found, &place, seen, next, now));
             Ok(applied(moved.await?))
         })
     }
@@ -92,63 +151,6 @@ impl Inbox for Store {
                 None => place.filter(|place| place.is_of(&ownership)).cloned(),
             });
             Ok(applied(buried.await?))
-        })
-    }
-
-    fn order(&self, letter: DeadLetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>> {
-        Box::pin(async move {
-            let shared = &self.shared;
-            let query = || match order {
-                Order::Discard => shared.of_dead_letter(&shared.statements.dead_letter_discard, &letter),
-                Order::Replay => shared.of_dead_letter(&shared.statements.dead_letter_want, &letter).bind(true),
-                Order::Keep => shared.of_dead_letter(&shared.statements.dead_letter_want, &letter).bind(false),
-            };
-            Ok(scalar(&shared.links.rows(Sent::Perhaps, query).await?)?)
-        })
-    }
-
-    fn places(&self, page: PlacesRequest) -> BoxFuture<'_, Result<At<Listed<Place>>, Error>> {
-        Box::pin(async move {
-            let after = page.after.as_ref().map(PlaceName::of_cursor).transpose()?;
-            let (consumer, topic, partition) = after_name(after.as_ref());
-            let shared = &self.shared;
-            let query = || {
-                shared
-                    .query(&shared.statements.places)
-                    .bind(page.consumer.as_deref())
-                    .bind(consumer)
-                    .bind(topic)
-                    .bind(partition)
-                    .bind(limit_of(page.limit))
-            };
-            let At { value, now } = listed(&shared.links.rows(Sent::Harmless, query).await?, rows::place)?;
-            Ok(At { value: Listed::new(value, page.limit, |place| place.name.cursor()), now })
-        })
-    }
-
-    fn dead_letters(&self, page: DeadLettersRequest) -> BoxFuture<'_, Result<At<Listed<DeadLetter>>, Error>> {
-        Box::pin(async move {
-            let after = page.after.as_ref().map(DeadLetterId::of_cursor).transpose()?;
-            let (consumer, topic, partition) = after_name(after.as_ref().map(|after| &after.place));
-            let of = page.place.as_ref();
-            let shared = &self.shared;
-            let query = || {
-                shared
-                    .query(&shared.statements.letters)
-                    .bind(of.map(PlaceName::consumer).or(page.consumer.as_deref()))
-                    .bind(of.map(PlaceName::topic))
-                    .bind(of.map(PlaceName::partition))
-                    .bind(page.offset_min)
-                    .bind(page.wanted)
-                    .bind(consumer)
-                    .bind(topic)
-                    .bind(partition)
-                    .bind(after.as_ref().map_or(-1, |after| after.offset))
-                    .bind(after.as_ref().map_or(&[][..], |after| after.digest.as_bytes()))
-                    .bind(limit_of(page.limit))
-            };
-            let At { value, now } = listed(&shared.links.rows(Sent::Harmless, query).await?, rows::dead_letter)?;
-            Ok(At { value: Listed::new(value, page.limit, |letter| letter.id.cursor()), now })
         })
     }
 }

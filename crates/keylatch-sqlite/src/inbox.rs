@@ -19,10 +19,85 @@ use super::tx::Sqlite;
 use apply::{Apply, Reply};
 use keylatch_core::inbox::{
     self, Batch, BatchEnd, DeadLetter, DeadLetterId, DeadLettersRequest, Inbox, Listed, Order, Ownership, Place,
-    PlaceName, PlacesRequest, Step, Trouble,
+    PlaceName, Places, PlacesRequest, Step, Trouble,
 };
 use keylatch_core::store::{Applied, At, Error, PAGE_RECORDS_MAX};
 use keylatch_core::{Epoch, Owner, Timestamp};
+
+impl Places for Store {
+    fn place(&self, place: PlaceName) -> BoxFuture<'_, Result<At<Option<Place>>, Error>> {
+        Box::pin(self.0.reader.call(move |db| Ok(At { value: find(db, &place)?, now: db.now() })))
+    }
+
+    fn places(&self, page: PlacesRequest) -> BoxFuture<'_, Result<At<Listed<Place>>, Error>> {
+        Box::pin(async move {
+            let after = page.after.as_ref().map(PlaceName::of_cursor).transpose()?;
+            let places = move |db: &mut Db| {
+                let (consumer, topic, partition) = after_name(after.as_ref());
+                let limit = limit_of(page.limit);
+                let params: [&dyn ToSql; 5] = [&page.consumer, &consumer, &topic, &partition, &limit];
+                let items = list(db, include_str!("sql/places.sql"), &params, rows::place)?;
+                Ok(At { value: Listed::new(items, page.limit, |place| place.name.cursor()), now: db.now() })
+            };
+            self.0.querier.call(places).await
+        })
+    }
+
+    fn move_to(&self, place: PlaceName, seen: Option<Epoch>, next: i64) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            Step { from: None, to: next, last: None }.check()?;
+            let name = place.clone();
+            self.change(place, move |place, now| inbox::move_to(place, &name, seen, next, now)).await
+        })
+    }
+
+    fn dead_letters(&self, page: DeadLettersRequest) -> BoxFuture<'_, Result<At<Listed<DeadLetter>>, Error>> {
+        Box::pin(async move {
+            let after = page.after.as_ref().map(DeadLetterId::of_cursor).transpose()?;
+            let letters = move |db: &mut Db| {
+                let of = page.place.as_ref();
+                let consumer = of.map(PlaceName::consumer).or(page.consumer.as_deref());
+                let (topic, partition) = (of.map(PlaceName::topic), of.map(PlaceName::partition));
+                let (after_consumer, after_topic, after_partition) =
+                    after_name(after.as_ref().map(|after| &after.place));
+                let after_offset = after.as_ref().map_or(-1, |after| after.offset);
+                let after_digest = after.as_ref().map_or(&[][..], |after| after.digest.as_bytes());
+                let limit = limit_of(page.limit);
+                let params: [&dyn ToSql; 11] = [
+                    &consumer,
+                    &topic,
+                    &partition,
+                    &page.offset_min,
+                    &page.wanted,
+                    &after_consumer,
+                    &after_topic,
+                    &after_partition,
+                    &after_offset,
+                    &after_digest,
+                    &limit,
+                ];
+                let items = list(db, include_str!("sql/dead_letters.sql"), &params, rows::dead_letter)?;
+                Ok(At { value: Listed::new(items, page.limit, |letter| letter.id.cursor()), now: db.now() })
+            };
+            self.0.querier.call(letters).await
+        })
+    }
+
+    fn order(&self, letter: DeadLetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>> {
+        Box::pin(self.0.writer.call(move |db| {
+            let changed = match order {
+                Order::Discard => {
+                    rows::of_dead_letter(db.conn(), include_str!("sql/dead_letter_delete.sql"), &letter, &[])
+                }
+                Order::Replay | Order::Keep => {
+                    let wanted = order == Order::Replay;
+                    rows::of_dead_letter(db.conn(), include_str!("sql/dead_letter_want.sql"), &letter, &[wanted])
+                }
+            };
+            Ok(db.done(changed)? > 0)
+        }))
+    }
+}
 
 impl Inbox for Store {
     fn take(&self, place: PlaceName, owner: Owner) -> BoxFuture<'_, Result<At<Place>, Error>> {
@@ -32,10 +107,6 @@ impl Inbox for Store {
             write(db, found.as_ref(), &taken)?;
             Ok(At { value: taken, now })
         }))
-    }
-
-    fn place(&self, place: PlaceName) -> BoxFuture<'_, Result<At<Option<Place>>, Error>> {
-        Box::pin(self.0.reader.call(move |db| Ok(At { value: find(db, &place)?, now: db.now() })))
     }
 
     /// The handlers of a batch run on the writer's thread from their start, and must not await anything but their `Tx`.
@@ -60,14 +131,6 @@ impl Inbox for Store {
             step.check()?;
             let place = ownership.place.clone();
             self.change(place, move |place, now| inbox::advance(place?, &ownership, &step, now)).await
-        })
-    }
-
-    fn move_to(&self, place: PlaceName, seen: Option<Epoch>, next: i64) -> BoxFuture<'_, Result<Applied, Error>> {
-        Box::pin(async move {
-            Step { from: None, to: next, last: None }.check()?;
-            let name = place.clone();
-            self.change(place, move |place, now| inbox::move_to(place, &name, seen, next, now)).await
         })
     }
 
@@ -115,67 +178,6 @@ impl Inbox for Store {
                 Ok(Applied::Applied(now))
             };
             self.0.writer.call(buried).await
-        })
-    }
-
-    fn order(&self, letter: DeadLetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>> {
-        Box::pin(self.0.writer.call(move |db| {
-            let changed = match order {
-                Order::Discard => {
-                    rows::of_dead_letter(db.conn(), include_str!("sql/dead_letter_delete.sql"), &letter, &[])
-                }
-                Order::Replay | Order::Keep => {
-                    let wanted = order == Order::Replay;
-                    rows::of_dead_letter(db.conn(), include_str!("sql/dead_letter_want.sql"), &letter, &[wanted])
-                }
-            };
-            Ok(db.done(changed)? > 0)
-        }))
-    }
-
-    fn places(&self, page: PlacesRequest) -> BoxFuture<'_, Result<At<Listed<Place>>, Error>> {
-        Box::pin(async move {
-            let after = page.after.as_ref().map(PlaceName::of_cursor).transpose()?;
-            let places = move |db: &mut Db| {
-                let (consumer, topic, partition) = after_name(after.as_ref());
-                let limit = limit_of(page.limit);
-                let params: [&dyn ToSql; 5] = [&page.consumer, &consumer, &topic, &partition, &limit];
-                let items = list(db, include_str!("sql/places.sql"), &params, rows::place)?;
-                Ok(At { value: Listed::new(items, page.limit, |place| place.name.cursor()), now: db.now() })
-            };
-            self.0.querier.call(places).await
-        })
-    }
-
-    fn dead_letters(&self, page: DeadLettersRequest) -> BoxFuture<'_, Result<At<Listed<DeadLetter>>, Error>> {
-        Box::pin(async move {
-            let after = page.after.as_ref().map(DeadLetterId::of_cursor).transpose()?;
-            let letters = move |db: &mut Db| {
-                let of = page.place.as_ref();
-                let consumer = of.map(PlaceName::consumer).or(page.consumer.as_deref());
-                let (topic, partition) = (of.map(PlaceName::topic), of.map(PlaceName::partition));
-                let (after_consumer, after_topic, after_partition) =
-                    after_name(after.as_ref().map(|after| &after.place));
-                let after_offset = after.as_ref().map_or(-1, |after| after.offset);
-                let after_digest = after.as_ref().map_or(&[][..], |after| after.digest.as_bytes());
-                let limit = limit_of(page.limit);
-                let params: [&dyn ToSql; 11] = [
-                    &consumer,
-                    &topic,
-                    &partition,
-                    &page.offset_min,
-                    &page.wanted,
-                    &after_consumer,
-                    &after_topic,
-                    &after_partition,
-                    &after_offset,
-                    &after_digest,
-                    &limit,
-                ];
-                let items = list(db, include_str!("sql/dead_letters.sql"), &params, rows::dead_letter)?;
-                Ok(At { value: Listed::new(items, page.limit, |letter| letter.id.cursor()), now: db.now() })
-            };
-            self.0.querier.call(letters).await
         })
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use futures_util::future::{BoxFuture, ready};
 use keylatch_core::inbox::{
     self, Batch, BatchEnd, DeadLetter, DeadLetterId, DeadLettersRequest, Inbox, Listed, Order, Ownership, Place,
-    PlaceName, PlacesRequest, Step, Triage, Trouble, Why,
+    PlaceName, Places, PlacesRequest, Step, Triage, Trouble, Why,
 };
 use keylatch_core::store::{Applied, At, Cursor, Error, PAGE_RECORDS_MAX};
 use keylatch_core::tx::{Ending, Misuse};
@@ -21,6 +21,62 @@ fn name_of(letter: &DeadLetterId) -> (PlaceName, i64, [u8; 32]) {
     (letter.place.clone(), letter.offset, *letter.digest.as_bytes())
 }
 
+impl Places for Store {
+    fn place(&self, place: PlaceName) -> BoxFuture<'_, Result<At<Option<Place>>, Error>> {
+        let value = self.state.lock().places.get(&place).cloned();
+        Box::pin(ready(Ok(At { value, now: self.clock.now() })))
+    }
+
+    fn places(&self, page: PlacesRequest) -> BoxFuture<'_, Result<At<Listed<Place>>, Error>> {
+        Box::pin(async move {
+            let after = page.after.as_ref().map(PlaceName::of_cursor).transpose()?;
+            let is_wanted = |place: &Place| {
+                after.as_ref().is_none_or(|after| place.name > *after)
+                    && page.consumer.as_deref().is_none_or(|consumer| place.name.consumer() == consumer)
+            };
+            let state = self.state.lock();
+            Ok(self.listed(state.places.values(), is_wanted, page.limit, |place| place.name.cursor()))
+        })
+    }
+
+    fn move_to(&self, place: PlaceName, seen: Option<Epoch>, next: i64) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            Step { from: None, to: next, last: None }.check()?;
+            let name = place.clone();
+            self.change_place(place, |place, now| inbox::move_to(place, &name, seen, next, now)).await
+        })
+    }
+
+    fn dead_letters(&self, page: DeadLettersRequest) -> BoxFuture<'_, Result<At<Listed<DeadLetter>>, Error>> {
+        Box::pin(async move {
+            let after = page.after.as_ref().map(DeadLetterId::of_cursor).transpose()?.as_ref().map(name_of);
+            let is_wanted = |letter: &DeadLetter| {
+                let place = &letter.id.place;
+                after.as_ref().is_none_or(|after| name_of(&letter.id) > *after)
+                    && page.consumer.as_deref().is_none_or(|consumer| place.consumer() == consumer)
+                    && page.place.as_ref().is_none_or(|wanted| place == wanted)
+                    && page.offset_min.is_none_or(|min| letter.id.offset >= min)
+                    && (letter.wanted || !page.wanted)
+            };
+            let state = self.state.lock();
+            Ok(self.listed(state.letters.values(), is_wanted, page.limit, |letter| letter.id.cursor()))
+        })
+    }
+
+    fn order(&self, letter: DeadLetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>> {
+        let letters = &mut self.state.lock().letters;
+        let is_there = match (order, letters.get_mut(&name_of(&letter))) {
+            (_, None) => false,
+            (Order::Discard, Some(_)) => letters.remove(&name_of(&letter)).is_some(),
+            (Order::Replay | Order::Keep, Some(letter)) => {
+                letter.wanted = order == Order::Replay;
+                true
+            }
+        };
+        Box::pin(ready(Ok(is_there)))
+    }
+}
+
 impl Inbox for Store {
     fn take(&self, place: PlaceName, owner: Owner) -> BoxFuture<'_, Result<At<Place>, Error>> {
         Box::pin(async move {
@@ -30,11 +86,6 @@ impl Inbox for Store {
             state.places.insert(place, taken.clone());
             Ok(At { value: taken, now })
         })
-    }
-
-    fn place(&self, place: PlaceName) -> BoxFuture<'_, Result<At<Option<Place>>, Error>> {
-        let value = self.state.lock().places.get(&place).cloned();
-        Box::pin(ready(Ok(At { value, now: self.clock.now() })))
     }
 
     fn apply(&self, batch: Batch<Texts>) -> BoxFuture<'_, Result<BatchEnd, Error>> {
@@ -49,14 +100,6 @@ impl Inbox for Store {
             step.check()?;
             let place = ownership.place.clone();
             self.change_place(place, |place, now| inbox::advance(place?, &ownership, &step, now)).await
-        })
-    }
-
-    fn move_to(&self, place: PlaceName, seen: Option<Epoch>, next: i64) -> BoxFuture<'_, Result<Applied, Error>> {
-        Box::pin(async move {
-            Step { from: None, to: next, last: None }.check()?;
-            let name = place.clone();
-            self.change_place(place, |place, now| inbox::move_to(place, &name, seen, next, now)).await
         })
     }
 
@@ -112,47 +155,6 @@ impl Inbox for Store {
             let Some(passed) = passed else { return Ok(Applied::Lost) };
             state.places.insert(ownership.place, passed);
             Ok(Applied::Applied(now))
-        })
-    }
-
-    fn order(&self, letter: DeadLetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>> {
-        let letters = &mut self.state.lock().letters;
-        let is_there = match (order, letters.get_mut(&name_of(&letter))) {
-            (_, None) => false,
-            (Order::Discard, Some(_)) => letters.remove(&name_of(&letter)).is_some(),
-            (Order::Replay | Order::Keep, Some(letter)) => {
-                letter.wanted = order == Order::Replay;
-                true
-            }
-        };
-        Box::pin(ready(Ok(is_there)))
-    }
-
-    fn places(&self, page: PlacesRequest) -> BoxFuture<'_, Result<At<Listed<Place>>, Error>> {
-        Box::pin(async move {
-            let after = page.after.as_ref().map(PlaceName::of_cursor).transpose()?;
-            let is_wanted = |place: &Place| {
-                after.as_ref().is_none_or(|after| place.name > *after)
-                    && page.consumer.as_deref().is_none_or(|consumer| place.name.consumer() == consumer)
-            };
-            let state = self.state.lock();
-            Ok(self.listed(state.places.values(), is_wanted, page.limit, |place| place.name.cursor()))
-        })
-    }
-
-    fn dead_letters(&self, page: DeadLettersRequest) -> BoxFuture<'_, Result<At<Listed<DeadLetter>>, Error>> {
-        Box::pin(async move {
-            let after = page.after.as_ref().map(DeadLetterId::of_cursor).transpose()?.as_ref().map(name_of);
-            let is_wanted = |letter: &DeadLetter| {
-                let place = &letter.id.place;
-                after.as_ref().is_none_or(|after| name_of(&letter.id) > *after)
-                    && page.consumer.as_deref().is_none_or(|consumer| place.consumer() == consumer)
-                    && page.place.as_ref().is_none_or(|wanted| place == wanted)
-                    && page.offset_min.is_none_or(|min| letter.id.offset >= min)
-                    && (letter.wanted || !page.wanted)
-            };
-            let state = self.state.lock();
-            Ok(self.listed(state.letters.values(), is_wanted, page.limit, |letter| letter.id.cursor()))
         })
     }
 }

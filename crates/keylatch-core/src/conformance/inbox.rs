@@ -25,7 +25,7 @@ use super::fixture::{
 };
 use crate::inbox::{
     self, BATCH_MESSAGES_MAX, Batch, BatchEnd, DeadLetter, DeadLetterId, DeadLettersRequest, Inbox, LastMessage, Order,
-    Ownership, Part, Place, PlaceName, PlacesRequest, Reason, Step, Tried, Trouble, Why,
+    Ownership, Part, Place, PlaceName, Places, PlacesRequest, Reason, Step, Tried, Trouble, Why,
 };
 use crate::machine::{Claim, Claimed, Completion};
 use crate::store::{Applied, At, Cursor, Durability, ErrorKind, PAGE_RECORDS_MAX};

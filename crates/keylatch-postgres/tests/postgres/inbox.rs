@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keylatch::inbox::{
-    Batch, BatchEnd, DeadLetterId, Inbox as _, Order, Ownership, Part, PlaceName, Reason, Step, Trouble, Why,
+    Batch, BatchEnd, DeadLetterId, Inbox as _, Order, Ownership, Part, PlaceName, Places as _, Reason, Step, Trouble,
+    Why,
 };
 use keylatch::machine::{Claim, Completion};
 use keylatch::outbox::{Event, Outbox as _, Publishes as _, Skip};

@@ -1,6 +1,6 @@
 //! Batches of messages on the writer: events, and a consumer that dies at each boundary of a batch.
 
-use keylatch::inbox::{Batch, BatchEnd, Inbox as _, Ownership, Part, PlaceName, Step, Why};
+use keylatch::inbox::{Batch, BatchEnd, Inbox as _, Ownership, Part, PlaceName, Places as _, Step, Why};
 use keylatch::machine::Completion;
 use keylatch::outbox::{Event, Outbox as _, Publishes as _, Skip};
 use keylatch::sqlite::{Sqlite, Store};

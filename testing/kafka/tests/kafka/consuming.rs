@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use keylatch::{postgres, sqlite};
-use keylatch_core::inbox::{DeadLetter, DeadLettersRequest, Inbox as _, Order};
+use keylatch_core::inbox::{DeadLetter, DeadLettersRequest, Order, Places};
 use keylatch_kafka::{Consumer, Count, Kafka, Stats};
 use testing_kafka::{Effect, apply_postgres, apply_sqlite, open_postgres, open_sqlite};
 use testing_support::{eventually, postgres as servers};
@@ -65,30 +65,29 @@ impl Db {
         }
     }
 
+    /// What operators use.
+    pub(crate) fn places(&self) -> &dyn Places {
+        match self {
+            Self::Sqlite(store, _) => store,
+            Self::Postgres(store, _) => store,
+        }
+    }
+
     pub(crate) async fn dead_letters(&self) -> Vec<DeadLetter> {
         let request = DeadLettersRequest { limit: 1_000, ..DeadLettersRequest::default() };
-        let letters = match self {
-            Self::Sqlite(store, _) => store.dead_letters(request).await,
-            Self::Postgres(store, _) => store.dead_letters(request).await,
-        };
+        let letters = self.places().dead_letters(request).await;
         letters.expect("letters can be read").value.items
     }
 
     pub(crate) async fn order(&self, letter: &DeadLetter, order: Order) -> bool {
-        let ordered = match self {
-            Self::Sqlite(store, _) => store.order(letter.id.clone(), order).await,
-            Self::Postgres(store, _) => store.order(letter.id.clone(), order).await,
-        };
+        let ordered = self.places().order(letter.id.clone(), order).await;
         ordered.expect("the store answers")
     }
 
     pub(crate) async fn go_on(&self, consumer: &str, topic: &str, offset: Option<i64>) {
         // The owner may take the place at the same moment.
         eventually(SOON, "the place to be moved", async || {
-            let moved = match self {
-                Self::Sqlite(store, _) => keylatch_kafka::go_on(store, consumer, topic, 0, offset).await,
-                Self::Postgres(store, _) => keylatch_kafka::go_on(store, consumer, topic, 0, offset).await,
-            };
+            let moved = keylatch_kafka::go_on(self.places(), consumer, topic, 0, offset).await;
             moved.is_ok()
         })
         .await;

@@ -83,10 +83,9 @@ async fn without_a_place_the_group_or_the_setting_says_where_it_begins() {
 }
 
 async fn committed_or_placed(db: &Db, consumer: &str, topic: &str) -> bool {
-    use keylatch_core::inbox::{Inbox as _, PlaceName};
+    use keylatch_core::inbox::PlaceName;
     let place = PlaceName::new(consumer, topic, 0).expect("a name");
-    let Db::Sqlite(store, _) = db else { unreachable!("only SQLite is asked") };
-    store.place(place).await.expect("the store answers").value.is_some_and(|place| place.owner.is_some())
+    db.places().place(place).await.expect("the store answers").value.is_some_and(|place| place.owner.is_some())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,11 +15,12 @@ pub async fn pages_show_every_place_once<H: InboxHarness>(harness: &H) {
     for name in &names {
         places.insert(name.clone(), take(&store, name).await.0);
     }
+    let operator: &dyn Places = &store;
     let list = async |consumer: Option<&str>, limit| {
         let (mut found, mut after) = (Vec::new(), None);
         loop {
             let page = PlacesRequest { consumer: consumer.map(str::to_owned), after, limit };
-            let page = store.places(page).await.expect("the store lists").value;
+            let page = operator.places(page).await.expect("the store lists").value;
             assert!(page.items.len() <= limit);
             found.extend(page.items);
             match page.next {
