@@ -46,6 +46,6 @@ pub use fingerprint::{Fingerprint, Hasher};
 pub use key::{InvalidKey, KEY_BYTES_MAX, Key};
 pub use outcome::{Body, DecodeError, Outcome};
 pub use policy::{CACHE_AGE, Guarantee, InvalidPolicy, LEASE, LEASE_MS_MIN, Limits, Policy, RETENTION, TOMBSTONE};
-pub use record::{Epoch, Lease, Name, Notes, Owner, Record, RecordId, State};
+pub use record::{Epoch, InvalidRecordId, Lease, Name, Notes, Owner, Record, RecordId, State};
 pub use scope::{InvalidScope, SCOPE_FIELD_BYTES_MAX, Scope};
 pub use time::Timestamp;

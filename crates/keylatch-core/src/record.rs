@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -216,6 +217,26 @@ impl RecordId {
 impl fmt::Display for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A text that is no identity of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the id of a record is 64 hexadecimal digits, in lower case")]
+pub struct InvalidRecordId;
+
+impl FromStr for RecordId {
+    type Err = InvalidRecordId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRecordId> {
+        let mut id = [0; 32];
+        if text.len() != 2 * id.len() || !text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(InvalidRecordId);
+        }
+        for (nth, byte) in id.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * nth..2 * nth + 2], 16).map_err(|_| InvalidRecordId)?;
+        }
+        Ok(Self(id))
     }
 }
 

@@ -95,9 +95,9 @@ pub use engine::{
     Resolver, Run, RunError, STEP_BYTES_MAX, STEPS_MAX, StepError,
 };
 pub use keylatch_core::{
-    Body, CACHE_AGE, Clock, Epoch, Fingerprint, Guarantee, InvalidKey, InvalidPolicy, InvalidScope, KEY_BYTES_MAX, Key,
-    LEASE, LEASE_MS_MIN, Lease, Limits, Outcome, Policy, RETENTION, Record, RecordId, SCOPE_FIELD_BYTES_MAX, Scope,
-    TOMBSTONE, Timestamp,
+    Body, CACHE_AGE, Clock, Epoch, Fingerprint, Guarantee, InvalidKey, InvalidPolicy, InvalidRecordId, InvalidScope,
+    KEY_BYTES_MAX, Key, LEASE, LEASE_MS_MIN, Lease, Limits, Outcome, Policy, RETENTION, Record, RecordId,
+    SCOPE_FIELD_BYTES_MAX, Scope, TOMBSTONE, Timestamp,
 };
 pub use tx::{Tx, Verdict};
 

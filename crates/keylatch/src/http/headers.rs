@@ -98,11 +98,18 @@ pub(super) struct Kept {
 #[error("the header `{0}` cannot be kept: it belongs to one client, one answer or one connection")]
 pub struct NeverKept(pub HeaderName);
 
+/// Checks that a header can be part of a recorded answer; for whoever writes one, such as a resolver.
+///
+/// # Errors
+///
+/// If it is one like `Set-Cookie`, or one that the layer itself sets or removes.
+pub fn check_kept(name: &HeaderName) -> Result<(), NeverKept> {
+    if NEVER_KEPT.contains(name) || is_internal(name) { Err(NeverKept(name.clone())) } else { Ok(()) }
+}
+
 impl Kept {
     pub(super) fn add(&mut self, name: HeaderName) -> Result<(), NeverKept> {
-        if NEVER_KEPT.contains(&name) || is_internal(&name) {
-            return Err(NeverKept(name));
-        }
+        check_kept(&name)?;
         self.more.push(name);
         Ok(())
     }

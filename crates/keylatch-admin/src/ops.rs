@@ -1,0 +1,98 @@
+//! All operations, on any store. The HTTP API and the command line both use them.
+
+mod error;
+mod records;
+mod resolve;
+mod scan;
+mod stats;
+mod sweep;
+
+use std::fmt;
+use std::sync::Arc;
+
+use keylatch::outbox::Outbox;
+use keylatch::store::Store;
+use keylatch::{Engine, Policy};
+
+pub use self::error::{Error, Now};
+pub use self::records::{
+    Acted, Action, Change, Find, Get, Header, Kept, ListRecords, Moment, PAGE, PAGE_MAX, Plan, REASON_BYTES_MAX,
+    RecordDetail, RecordPage, Source,
+};
+pub use self::resolve::{HEADERS_MAX, RESOLVE_BODY_BYTES_MAX, Resolve};
+pub use self::stats::{CountView, LapsedStats, OutboxStats, Stats, StatsOf, StoreStats};
+pub use self::sweep::{SWEEP_MAX, SweepAnswer, SweepRequest};
+use crate::audit::{Actor, Asked, Audit, Stage};
+
+/// Everything that can be done for an operator. Clones share it.
+///
+/// It checks no role: whoever calls it may do what it does. The HTTP API checks before it calls.
+#[derive(Clone)]
+pub struct Operator {
+    store: Arc<dyn Store>,
+    outbox: Option<Arc<dyn Outbox>>,
+    engine: Option<Engine>,
+    policy: Policy,
+    audit: Audit,
+}
+
+impl Operator {
+    /// For the records of `store`. Audit events go to the log.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, outbox: None, engine: None, policy: Policy::default(), audit: Audit::default() }
+    }
+
+    /// For the records of the engine's store, with its policy. What a sweep removes is counted with what the engine
+    /// removes itself.
+    pub fn of(engine: &Engine) -> Self {
+        let (store, policy) = (engine.store().clone(), *engine.policy());
+        Self { engine: Some(engine.clone()), policy, ..Self::new(store) }
+    }
+
+    /// With the events of this outbox.
+    #[must_use]
+    pub fn with_outbox(self, outbox: Arc<dyn Outbox>) -> Self {
+        Self { outbox: Some(outbox), ..self }
+    }
+
+    /// With these times for what is resolved: how long an answer that an operator writes is kept, its tombstone, and the
+    /// epoch of a key that is released.
+    #[must_use]
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Self { policy, ..self }
+    }
+
+    /// With audit events to there.
+    #[must_use]
+    pub fn with_audit(self, audit: Audit) -> Self {
+        Self { audit, ..self }
+    }
+
+    /// The store of the records.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Does `work` between two audit events. `says` puts into words what it has done.
+    async fn audited<T>(
+        &self,
+        who: &Actor,
+        asked: Asked,
+        work: impl Future<Output = Result<T, Error>>,
+        says: impl FnOnce(&T) -> String,
+    ) -> Result<T, Error> {
+        let trail = self.audit.asked(who, asked).await.map_err(Error::Audit)?;
+        let ended = work.await;
+        match &ended {
+            Ok(done) => trail.ended(Stage::Done, &says(done)).await,
+            Err(error) => trail.ended(error.stage(), &error.to_string()).await,
+        }
+        ended
+    }
+}
+
+impl fmt::Debug for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Operator").field("store", &self.store).finish_non_exhaustive()
+    }
+}

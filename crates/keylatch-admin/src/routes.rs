@@ -1,0 +1,44 @@
+//! The handlers, and which role each of them needs.
+
+mod records;
+mod rest;
+
+use std::sync::Arc;
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::ops::Error;
+use crate::problem::Problem;
+use crate::router::Shared;
+
+/// The routes for everyone who is let in.
+pub(crate) fn view() -> OpenApiRouter<Arc<Shared>> {
+    OpenApiRouter::new()
+        .routes(routes!(records::list))
+        .routes(routes!(records::lapsed))
+        .routes(routes!(records::find))
+        .routes(routes!(records::get))
+        .routes(routes!(rest::stats))
+        .routes(routes!(rest::live))
+        .routes(routes!(rest::me))
+        .routes(routes!(rest::openapi_json))
+}
+
+/// The routes for those who may operate.
+pub(crate) fn operate() -> OpenApiRouter<Arc<Shared>> {
+    OpenApiRouter::new()
+        .routes(routes!(records::release))
+        .routes(routes!(records::resolve))
+        .routes(routes!(rest::sweep))
+}
+
+/// Does `action` to its end, even if its client leaves: what was done is then on record as a whole.
+async fn to_its_end<T: Send + 'static>(
+    action: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<axum::Json<T>, Problem> {
+    match tokio::spawn(action).await {
+        Ok(done) => Ok(axum::Json(done?)),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
