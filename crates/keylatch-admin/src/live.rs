@@ -16,7 +16,7 @@ use serde::Serialize;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use utoipa::ToSchema;
 
-use crate::ops::{Stats, StatsOf};
+use crate::ops::{ListPlaces, PlaceView, Stats, StatsOf};
 use crate::problem::Problem;
 use crate::router::Shared;
 use crate::view;
@@ -29,6 +29,8 @@ const FRESH: Duration = Duration::from_millis(900);
 const STREAMS_MAX: usize = 32;
 /// The most series of metrics in a snapshot.
 const SERIES_MAX: usize = 2_000;
+/// The most places in a snapshot.
+const PLACES: u32 = 100;
 
 /// The numbers of one moment.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -40,6 +42,8 @@ pub(crate) struct Snapshot {
     metrics: BTreeMap<String, f64>,
     /// How much there is in the store; `null` if it does not answer.
     stats: Option<Stats>,
+    /// The first places of consumers, at most 100. Empty if the store has none.
+    places: Vec<PlaceView>,
 }
 
 /// What the streams share.
@@ -80,7 +84,12 @@ impl Snapshot {
             }
             Err(_) => None,
         };
-        Self { at: view::Instant::now(), metrics, stats }
+        let places = match &stats {
+            Some(_) => shared.operator.list_places(ListPlaces { limit: Some(PLACES), ..ListPlaces::default() }).await,
+            None => return Self { at: view::Instant::now(), metrics, stats, places: Vec::new() },
+        };
+        let places = places.map(|page| page.places).unwrap_or_default();
+        Self { at: view::Instant::now(), metrics, stats, places }
     }
 }
 

@@ -1,28 +1,44 @@
 //! All operations, on any store. The HTTP API and the command line both use them.
 
+mod dead_letters;
 mod error;
+mod outbox;
+mod places;
+mod plan;
 mod records;
 mod resolve;
 mod scan;
 mod stats;
 mod sweep;
+mod timeline;
 
 use std::fmt;
 use std::sync::Arc;
 
+use keylatch::inbox::Places;
 use keylatch::outbox::Outbox;
+use keylatch::recent::Recent;
 use keylatch::store::Store;
 use keylatch::{Engine, Policy};
 
+pub use self::dead_letters::{
+    DeadLetterFilter, DeadLetterPage, DeadLetterView, ListDeadLetters, ORDERS_MAX, Order, OrderDeadLetters, Ordered,
+};
 pub use self::error::{Error, Now};
+pub use self::outbox::{EventName, EventOrder, ListStuck, OrderEvents, OutboxPage, StuckView};
+pub use self::places::{ListPlaces, PlaceMoved, PlacePage, PlaceView, ResetPlace};
+pub use self::plan::{Action, Plan};
 pub use self::records::{
-    Acted, Action, Change, Find, Get, Header, Kept, ListRecords, Moment, PAGE, PAGE_MAX, Plan, REASON_BYTES_MAX,
-    RecordDetail, RecordPage, Source,
+    Acted, Change, Find, Get, Header, Kept, ListRecords, PAGE, PAGE_MAX, REASON_BYTES_MAX, RecordDetail, RecordPage,
 };
 pub use self::resolve::{HEADERS_MAX, RESOLVE_BODY_BYTES_MAX, Resolve};
 pub use self::stats::{CountView, LapsedStats, OutboxStats, Stats, StatsOf, StoreStats};
 pub use self::sweep::{SWEEP_MAX, SweepAnswer, SweepRequest};
+pub use self::timeline::{Moment, Seen, SeenEvent};
 use crate::audit::{Actor, Asked, Audit, Stage};
+
+/// Which stores have more than records.
+const HAVE_TABLES: &str = "SQLite and PostgreSQL have it; memory and Redis keep records only";
 
 /// Everything that can be done for an operator. Clones share it.
 ///
@@ -31,7 +47,9 @@ use crate::audit::{Actor, Asked, Audit, Stage};
 pub struct Operator {
     store: Arc<dyn Store>,
     outbox: Option<Arc<dyn Outbox>>,
+    places: Option<Arc<dyn Places>>,
     engine: Option<Engine>,
+    recent: Option<Recent>,
     policy: Policy,
     audit: Audit,
 }
@@ -39,7 +57,8 @@ pub struct Operator {
 impl Operator {
     /// For the records of `store`. Audit events go to the log.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, outbox: None, engine: None, policy: Policy::default(), audit: Audit::default() }
+        let (policy, audit) = (Policy::default(), Audit::default());
+        Self { store, outbox: None, places: None, engine: None, recent: None, policy, audit }
     }
 
     /// For the records of the engine's store, with its policy. What a sweep removes is counted with what the engine
@@ -53,6 +72,18 @@ impl Operator {
     #[must_use]
     pub fn with_outbox(self, outbox: Arc<dyn Outbox>) -> Self {
         Self { outbox: Some(outbox), ..self }
+    }
+
+    /// With the places and dead letters of consumers.
+    #[must_use]
+    pub fn with_places(self, places: Arc<dyn Places>) -> Self {
+        Self { places: Some(places), ..self }
+    }
+
+    /// With what this process saw of its latest records, for their time lines.
+    #[must_use]
+    pub fn with_recent(self, recent: Recent) -> Self {
+        Self { recent: Some(recent), ..self }
     }
 
     /// With these times for what is resolved: how long an answer that an operator writes is kept, its tombstone, and the
@@ -71,6 +102,14 @@ impl Operator {
     /// The store of the records.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    fn outbox(&self) -> Result<&dyn Outbox, Error> {
+        self.outbox.as_deref().ok_or(Error::Unsupported { what: "outbox", stores: HAVE_TABLES })
+    }
+
+    fn places(&self) -> Result<&dyn Places, Error> {
+        self.places.as_deref().ok_or(Error::Unsupported { what: "places of consumers", stores: HAVE_TABLES })
     }
 
     /// Does `work` between two audit events. `says` puts into words what it has done.

@@ -9,6 +9,13 @@
 //! | `GET api/v1/records/{id}?body=true` | operate | the same with the content of its answer |
 //! | `POST api/v1/records/{id}/release` | operate | lets go of the key of an unknown run |
 //! | `POST api/v1/records/{id}/resolve` | operate | writes the answer of an unknown run |
+//! | `POST api/v1/records/{id}/forget` | operate | takes a recorded answer away, and leaves its tombstone |
+//! | `GET api/v1/places?consumer=…&cursor=…&limit=…` | view | how far consumers have come |
+//! | `POST api/v1/places/reset` | operate | moves a place to another offset |
+//! | `GET api/v1/dead-letters?consumer=…&topic=…&partition=…&wanted=…&cursor=…&limit=…` | view | messages that were given up |
+//! | `POST api/v1/dead-letters/replay`, `keep`, `discard` | operate | what becomes of them |
+//! | `GET api/v1/outbox?cursor=…&limit=…` | view | how much waits, and the events that are stuck |
+//! | `POST api/v1/outbox/retry`, `discard` | operate | what becomes of them |
 //! | `POST api/v1/sweep` | operate | removes expired records |
 //! | `GET api/v1/stats?caller=…&operation=…` | view | how much there is |
 //! | `GET api/v1/live` | view | the same and the metrics, each second, as server-sent events |

@@ -1,5 +1,7 @@
 //! The handlers, and which role each of them needs.
 
+mod consumers;
+mod outbox;
 mod records;
 mod rest;
 
@@ -19,6 +21,9 @@ pub(crate) fn view() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(records::lapsed))
         .routes(routes!(records::find))
         .routes(routes!(records::get))
+        .routes(routes!(consumers::places))
+        .routes(routes!(consumers::dead_letters))
+        .routes(routes!(outbox::list))
         .routes(routes!(rest::stats))
         .routes(routes!(rest::live))
         .routes(routes!(rest::me))
@@ -30,6 +35,13 @@ pub(crate) fn operate() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::new()
         .routes(routes!(records::release))
         .routes(routes!(records::resolve))
+        .routes(routes!(records::forget))
+        .routes(routes!(consumers::reset))
+        .routes(routes!(consumers::replay))
+        .routes(routes!(consumers::keep))
+        .routes(routes!(consumers::discard))
+        .routes(routes!(outbox::retry))
+        .routes(routes!(outbox::discard))
         .routes(routes!(rest::sweep))
 }
 

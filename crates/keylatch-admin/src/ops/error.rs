@@ -6,6 +6,7 @@ use keylatch::store::{self, ErrorKind};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::PlaceView;
 use crate::audit::Stage;
 use crate::view::{Phase, RecordView};
 
@@ -63,6 +64,8 @@ pub enum Now {
     Gone,
     /// This record.
     Record(Box<RecordView>),
+    /// This place.
+    Place(Box<PlaceView>),
 }
 
 impl Now {
@@ -76,6 +79,7 @@ impl Now {
                 };
                 format!("{} in epoch {}{end}", record.phase.name(), record.epoch)
             }
+            Self::Place(place) => format!("in epoch {}", place.epoch),
         }
     }
 }

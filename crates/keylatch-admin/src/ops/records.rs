@@ -4,11 +4,11 @@ use std::fmt;
 
 use keylatch::machine::{self, phase};
 use keylatch::store::{At, PageRequest, State};
-use keylatch::{Body, Epoch, Key, Outcome, Record, RecordId, Scope, Timestamp};
+use keylatch::{Body, Key, Outcome, Record, RecordId, Scope, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Error, Now, Operator, scan};
+use super::{Action, Error, Moment, Operator, Plan, Seen, scan, timeline};
 use crate::view::{Instant, Phase, RecordView, ScopeName, instant};
 
 /// Records on a page, unless the request says otherwise.
@@ -80,8 +80,10 @@ pub struct RecordDetail {
     pub record: RecordView,
     /// The store's clock.
     pub now: Instant,
-    /// What has happened and what will, as far as it is known, in its order.
+    /// What the store knows of its life, in its order.
     pub timeline: Vec<Moment>,
+    /// What this process saw of it; `null` if this process remembers nothing.
+    pub seen: Option<Seen>,
     /// What each action would do now.
     pub actions: Vec<Plan>,
     /// The answer with its content, if it was asked for and is kept.
@@ -143,62 +145,6 @@ impl From<&Outcome> for Kept {
         };
         Self { status: outcome.status.as_u16(), headers, body, body_is_exact }
     }
-}
-
-/// A moment in the life of a record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Moment {
-    /// When; `null` if that is not recorded.
-    pub at: Option<Instant>,
-    /// Who knows of it.
-    pub source: Source,
-    /// What: `claimed`, `attempt`, `step`, `lease-ends`, `takeover`, `completed`, `retention-ends`, `free`.
-    pub what: &'static str,
-    /// The same in words.
-    pub says: String,
-}
-
-/// Who knows of a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Source {
-    /// The store.
-    Store,
-    /// Only this process, which forgets it when it ends, or earlier.
-    Process,
-}
-
-/// What can be done to a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Action {
-    /// Let go of the key of an unknown run, so that a retry runs.
-    Release,
-    /// Write the answer of an unknown run.
-    Resolve,
-}
-
-impl Action {
-    /// Its name in the API.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Release => "release",
-            Self::Resolve => "resolve",
-        }
-    }
-}
-
-/// What an action would do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Plan {
-    /// The action.
-    pub action: Action,
-    /// Whether it can be done now.
-    pub possible: bool,
-    /// What it does, or why it cannot be done.
-    pub says: String,
-    /// Whether the request may take effect a second time.
-    pub second_run: bool,
 }
 
 /// Asks for an action on a record.
@@ -328,8 +274,9 @@ impl Operator {
         Ok(RecordDetail {
             record: RecordView::new(&record, now),
             now: instant(now),
-            timeline: timeline(&record),
-            actions: [Action::Release, Action::Resolve].map(|action| plan(action, &record, now)).into(),
+            timeline: timeline::stored(&record),
+            seen: self.recent.as_ref().map(|recent| timeline::seen(recent, id)),
+            actions: Action::ALL.map(|action| Plan::new(action, &record, now)).into(),
             kept,
         })
     }
@@ -338,84 +285,5 @@ impl Operator {
     pub(super) async fn read(&self, id: RecordId) -> Result<(Record, Timestamp), Error> {
         let At { value, now } = self.store.read(id).await?;
         Ok((value.ok_or(Error::NotFound("record"))?, now))
-    }
-}
-
-/// What the store knows of the life of `record`.
-fn timeline(record: &Record) -> Vec<Moment> {
-    let moment =
-        |at: Option<Timestamp>, what, says: String| Moment { at: at.map(instant), source: Source::Store, what, says };
-    let mut moments =
-        vec![moment(Some(record.created_at), "claimed", "the first run of this request was claimed".to_owned())];
-    let attempt = format!("attempt {} won the key, in epoch {}", record.attempt, record.epoch.as_u64());
-    moments.push(moment(None, "attempt", attempt));
-    match &record.state {
-        State::Running { lease_ends_at, notes } => {
-            moments.extend(notes.steps.iter().map(|(name, _)| moment(None, "step", format!("step `{name}` finished"))));
-            let ends = if notes.released { "the run gave its key back without an outcome" } else { "the lease ends" };
-            moments.push(moment(Some(*lease_ends_at), "lease-ends", ends.to_owned()));
-            if let Some(at) = record.takeover_at {
-                moments.push(moment(Some(at), "takeover", "from now on, the same request may take over".to_owned()));
-            }
-        }
-        State::Completed { outcome, expires_at } => {
-            let freed = record.free_at.is_some_and(|free_at| free_at < *expires_at);
-            if freed {
-                moments.push(moment(record.free_at, "free", "the key was let go; its epoch is still kept".to_owned()));
-                return moments;
-            }
-            let says = match outcome {
-                Some(outcome) => format!("an answer with the status {} was recorded", outcome.status.as_u16()),
-                None => "it took effect; its answer is no longer kept".to_owned(),
-            };
-            moments.push(moment(None, "completed", says));
-            moments.push(moment(Some(*expires_at), "retention-ends", "the answer is no longer kept".to_owned()));
-        }
-    }
-    if let Some(at) = record.free_at {
-        moments.push(moment(Some(at), "free", "anyone may claim the key".to_owned()));
-    }
-    moments
-}
-
-/// What `action` would do to `record` at `now`.
-pub(super) fn plan(action: Action, record: &Record, now: Timestamp) -> Plan {
-    let phase = phase(Some(record), now);
-    let possible = phase == machine::Phase::Unknown;
-    let says = match phase {
-        machine::Phase::Unknown => match action {
-            Action::Release => {
-                "The key is let go, and the next request with it runs. The outcome of the earlier run is not known: if it \
-                 took effect, it takes effect a second time. Make sure first that it did not."
-            }
-            Action::Resolve => {
-                "This answer becomes the answer of the request, for good: every retry gets it, and it never runs again."
-            }
-        },
-        machine::Phase::Running => "The run has an owner that is alive: its lease has not ended. Wait for its end.",
-        machine::Phase::Abandoned => {
-            "A retry of the same request takes over by itself, with the next epoch: there is nothing to resolve."
-        }
-        machine::Phase::Completed => "The answer is recorded: there is nothing to resolve.",
-        machine::Phase::Tombstone => "It took effect, and its answer is no longer kept: there is nothing to resolve.",
-        machine::Phase::Free => "The key is free: the next request with it runs.",
-    };
-    Plan { action, possible, says: says.to_owned(), second_run: possible && action == Action::Release }
-}
-
-/// Fails unless `record` is in the epoch that the operator has seen, and `action` can be done to it.
-pub(super) fn check(action: Action, record: &Record, seen: u64, now: Timestamp) -> Result<Plan, Error> {
-    let there = || Now::Record(Box::new(RecordView::new(record, now)));
-    if record.epoch != Epoch::from_u64(seen) {
-        return Err(Error::Stale(there()));
-    }
-    let plan = plan(action, record, now);
-    match phase(Some(record), now) {
-        _ if plan.possible => Ok(plan),
-        machine::Phase::Running => Err(Error::Alive(there())),
-        machine::Phase::Abandoned => {
-            Err(Error::NotPossible { why: "a retry of the same request takes over by itself", now: there() })
-        }
-        _ => Err(Error::NotPossible { why: "it is not a run whose outcome is unknown", now: there() }),
     }
 }

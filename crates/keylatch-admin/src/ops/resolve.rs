@@ -3,14 +3,15 @@
 use std::fmt;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{HeaderName, HeaderValue, StatusCode};
 use keylatch::machine::{self, Completion, Resolution};
-use keylatch::store::{Applied, At};
-use keylatch::{Body, Outcome, Record, RecordId, Timestamp};
+use keylatch::store::{self, Applied, At};
+use keylatch::{Body, Lease, Outcome, Record, Timestamp};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::records::{check, check_reason, record_id};
+use super::records::{check_reason, record_id};
 use super::{Acted, Action, Change, Error, Header, Now, Operator, Plan};
 use crate::audit::{Actor, Asked, Before};
 use crate::view::{RecordView, instant};
@@ -57,7 +58,7 @@ impl Operator {
     /// If nothing was changed: see [`Error`].
     pub async fn release(&self, who: &Actor, id: &str, change: Change) -> Result<Acted, Error> {
         let never = Resolution::NeverHappened(self.policy.keep());
-        self.resolve_as(who, Action::Release, record_id(id)?, change, never).await
+        self.change(who, Action::Release, id, change, |lease| self.store.resolve(lease, never)).await
     }
 
     /// Writes the answer of a run whose outcome is unknown. It is final.
@@ -66,52 +67,56 @@ impl Operator {
     ///
     /// If nothing was changed: see [`Error`].
     pub async fn resolve(&self, who: &Actor, id: &str, request: Resolve) -> Result<Acted, Error> {
-        let id = record_id(id)?;
         let Resolve { epoch, reason, dry_run, status, headers, body } = request;
         let completion = Completion::new(outcome(status, &headers, body)?, &self.policy);
-        let change = Change { epoch, reason, dry_run };
-        self.resolve_as(who, Action::Resolve, id, change, Resolution::Completed(completion)).await
+        let (change, resolution) = (Change { epoch, reason, dry_run }, Resolution::Completed(completion));
+        self.change(who, Action::Resolve, id, change, |lease| self.store.resolve(lease, resolution)).await
     }
 
-    async fn resolve_as(
-        &self,
+    /// Takes a recorded answer away, and leaves its tombstone: a retry gets 410, and never a second run.
+    ///
+    /// # Errors
+    ///
+    /// If nothing was changed: see [`Error`].
+    pub async fn forget(&self, who: &Actor, id: &str, change: Change) -> Result<Acted, Error> {
+        self.change(who, Action::Forget, id, change, |lease| self.store.forget(lease)).await
+    }
+
+    /// Does `action` by `write`, which gets the lease of the record that was seen.
+    async fn change<'s>(
+        &'s self,
         who: &Actor,
         action: Action,
-        id: RecordId,
+        id: &str,
         change: Change,
-        resolution: Resolution,
+        write: impl FnOnce(Lease) -> BoxFuture<'s, Result<Applied, store::Error>>,
     ) -> Result<Acted, Error> {
         check_reason(&change.reason)?;
-        let (record, now) = self.read(id).await?;
+        let (record, now) = self.read(record_id(id)?).await?;
         let view = RecordView::new(&record, now);
         if change.dry_run {
-            let plan = check(action, &record, change.epoch, now)?;
+            let plan = Plan::check(action, &record, change.epoch, now)?;
             return Ok(Acted { applied: false, plan, record: Some(view), now: instant(now) });
         }
         let before = Before { epoch: Some(view.epoch), phase: Some(view.phase), next: None };
         let asked = Asked { action: action.name(), target: vec![view.id.clone()], reason: change.reason, before };
         let work = async {
-            let plan = check(action, &record, change.epoch, now)?;
-            self.write(&record, plan, resolution).await
+            let plan = Plan::check(action, &record, change.epoch, now)?;
+            // The lease of the owner that is presumed dead: if it is alive after all, the store writes nothing.
+            let applied = write(record.lease()).await?;
+            let At { value, now } = self.store.read(record.id()).await?;
+            match applied {
+                Applied::Applied(_) => {
+                    let record = value.map(|record| RecordView::new(&record, now));
+                    Ok(Acted { applied: true, plan, record, now: instant(now) })
+                }
+                Applied::Lost => Err(lost(&record, value.as_ref(), now)),
+            }
         };
         self.audited(who, asked, work, |acted| {
-            acted.record.as_ref().map_or("gone".to_owned(), |record| record.phase.name().to_owned())
+            acted.record.as_ref().map_or("gone", |record| record.phase.name()).to_owned()
         })
         .await
-    }
-
-    /// Writes under the lease of the owner that is presumed dead. If it is alive after all, nothing is written.
-    async fn write(&self, record: &Record, plan: Plan, resolution: Resolution) -> Result<Acted, Error> {
-        let id = record.id();
-        let applied = self.store.resolve(record.lease(), resolution).await?;
-        let At { value, now } = self.store.read(id).await?;
-        match applied {
-            Applied::Applied(_) => {
-                let record = value.map(|record| RecordView::new(&record, now));
-                Ok(Acted { applied: true, plan, record, now: instant(now) })
-            }
-            Applied::Lost => Err(lost(record, value.as_ref(), now)),
-        }
     }
 }
 

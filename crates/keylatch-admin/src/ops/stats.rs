@@ -12,7 +12,7 @@ use super::{Error, Operator, records};
 use crate::view::{self, instant};
 
 /// How far anything is counted.
-const COUNTED_MAX: u64 = 10_000;
+pub(super) const COUNTED_MAX: u64 = 10_000;
 /// Records in one step of counting.
 const STEP: usize = 500;
 /// How long runs that have lapsed are counted.

@@ -94,3 +94,18 @@ pub(super) async fn resolve(
 ) -> Result<Json<Acted>, Problem> {
     to_its_end(async move { shared.operator.resolve(&actor, &id, request).await }).await
 }
+
+/// Takes a recorded answer away, and leaves its tombstone: a retry gets 410, and never a second run.
+#[utoipa::path(post, path = "/records/{id}/forget", operation_id = "forget_record", params(("id" = String, Path)),
+    request_body = Change, responses(
+    (status = 200, body = Acted),
+    (status = "default", body = Document, content_type = "application/problem+json"),
+))]
+pub(super) async fn forget(
+    State(shared): State<Arc<Shared>>,
+    Caller(actor): Caller,
+    Path(id): Path<String>,
+    Body(request): Body<Change>,
+) -> Result<Json<Acted>, Problem> {
+    to_its_end(async move { shared.operator.forget(&actor, &id, request).await }).await
+}

@@ -10,14 +10,24 @@ use serde_json::{Value, json};
 use crate::setup::{OPERATOR, VIEWER, World, request};
 
 /// The role that each route needs. A route that is not here fails the tests, and so does one that is gone.
-const ROLES: [(&str, &str, &str); 11] = [
+const ROLES: [(&str, &str, &str); 21] = [
+    ("GET", "/api/v1/dead-letters", "view"),
+    ("POST", "/api/v1/dead-letters/discard", "operate"),
+    ("POST", "/api/v1/dead-letters/keep", "operate"),
+    ("POST", "/api/v1/dead-letters/replay", "operate"),
     ("GET", "/api/v1/live", "view"),
     ("GET", "/api/v1/me", "view"),
     ("GET", "/api/v1/openapi.json", "view"),
+    ("GET", "/api/v1/outbox", "view"),
+    ("POST", "/api/v1/outbox/discard", "operate"),
+    ("POST", "/api/v1/outbox/retry", "operate"),
+    ("GET", "/api/v1/places", "view"),
+    ("POST", "/api/v1/places/reset", "operate"),
     ("GET", "/api/v1/records", "view"),
     ("POST", "/api/v1/records/find", "view"),
     ("GET", "/api/v1/records/lapsed", "view"),
     ("GET", "/api/v1/records/{id}", "view"),
+    ("POST", "/api/v1/records/{id}/forget", "operate"),
     ("POST", "/api/v1/records/{id}/release", "operate"),
     ("POST", "/api/v1/records/{id}/resolve", "operate"),
     ("GET", "/api/v1/stats", "view"),
