@@ -13,6 +13,7 @@
 //! | [`memory`] | the reference: a store in this process |
 //! | `conformance` | the suites that every store passes (feature `conformance`) |
 //! | `packed` | outcomes compressed with zstd (feature `compress`) |
+//! | `propagation` | the caller's trace, in requests and events (feature `opentelemetry`) |
 //! | [`Key`], [`Scope`], [`Fingerprint`], [`Record`], [`Outcome`] | the terms, as types |
 
 mod cache;
@@ -32,10 +33,14 @@ mod outcome;
 #[cfg(feature = "compress")]
 pub mod packed;
 mod policy;
+#[cfg(feature = "opentelemetry")]
+pub mod propagation;
 mod record;
 mod scope;
 pub mod store;
 mod time;
+#[doc(hidden)]
+pub mod traceparent;
 pub mod tx;
 
 pub use cache::Cache;

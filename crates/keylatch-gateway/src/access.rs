@@ -7,11 +7,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use http::{Method, Response, Version};
+use keylatch::entry_point::propagation;
 use keylatch::http::{IDEMPOTENCY_EXPIRES, IDEMPOTENCY_STATUS, IDEMPOTENT_REPLAYED};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tracing::Span;
 
 use crate::problem::Problem;
+use crate::trace;
 
 /// What is known of a request before it is answered.
 #[derive(Debug)]
@@ -65,30 +68,34 @@ pub(crate) async fn written() {
     }
 }
 
-/// Counts an answered request, and logs it if `logs` is set.
+/// Counts an answered request, notes its end in its span, and logs it if `logs` is set.
 ///
 /// `route` is the name of its route.
-pub(crate) fn note<B>(asked: &Asked, route: &Arc<str>, response: &Response<B>, logs: bool) {
+pub(crate) fn note<B>(asked: &Asked, route: &Arc<str>, response: &Response<B>, span: &Span, logs: bool) {
     let (outcome, status) = (outcome(response), class(response));
     let took = asked.at.elapsed();
     let named = || route.clone();
     metrics::counter!("keylatch_gateway_requests_total", "route" => named(), "outcome" => outcome, "status" => status)
         .increment(1);
     metrics::histogram!("keylatch_gateway_request_seconds", "outcome" => outcome).record(took.as_secs_f64());
+    trace::answered(span, response);
+    span.record("outcome", outcome);
     if !logs {
         return;
     }
-    let line = serde_json::json!({
+    let mut line = serde_json::json!({
         "time": jiff::Timestamp::now().to_string(),
         "route": &**route,
-        // A method that a client has invented may contain anything.
-        "method": if is_known(&asked.method) { asked.method.as_str() } else { "other" },
+        "method": trace::method(&asked.method),
         "version": format!("{:?}", asked.version),
         "status": response.status().as_u16(),
         "outcome": outcome,
         "code": code(response),
         "seconds": took.as_secs_f64(),
     });
+    if let Some(trace) = propagation::trace_id(span) {
+        line["trace_id"] = trace.into();
+    }
     if log().try_send(ToWrite::Line(line.to_string())).is_err() {
         metrics::counter!("keylatch_gateway_log_lines_lost_total").increment(1);
     }
@@ -124,19 +131,4 @@ fn class<B>(response: &Response<B>) -> &'static str {
         400..500 => "4xx",
         500.. => "5xx",
     }
-}
-
-fn is_known(method: &Method) -> bool {
-    const KNOWN: [Method; 9] = [
-        Method::GET,
-        Method::HEAD,
-        Method::POST,
-        Method::PUT,
-        Method::PATCH,
-        Method::DELETE,
-        Method::OPTIONS,
-        Method::CONNECT,
-        Method::TRACE,
-    ];
-    KNOWN.contains(method)
 }

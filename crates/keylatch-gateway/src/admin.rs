@@ -12,7 +12,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use keylatch::store::Store;
 use keylatch::{Key, RecordId, Scope};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 
 /// What the answers are made from.
 #[derive(Debug)]
@@ -47,26 +47,6 @@ async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
             (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n")
         }
     }
-}
-
-/// Installs the recorder of metrics: they are counted from now on.
-pub(crate) fn install_metrics() -> Result<PrometheusHandle, BuildError> {
-    /// From a replay from memory to a wait for a slow upstream.
-    const SECONDS: [f64; 12] = [0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0];
-    let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
-        .install_recorder()?;
-    metrics::describe_counter!("keylatch_gateway_requests_total", "Requests answered, by outcome and status class.");
-    metrics::describe_histogram!(
-        "keylatch_gateway_request_seconds",
-        "From the head of a request to that of its answer."
-    );
-    metrics::describe_counter!(
-        "keylatch_gateway_log_lines_lost_total",
-        "Lines of the log of requests that nobody read."
-    );
-    metrics::describe_counter!("keylatch_gateway_upstream_failures_total", "Requests without a whole answer, by code.");
-    Ok(handle)
 }
 
 /// Drains the recorded samples at intervals, so that they do not pile up.

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod parse;
+pub(crate) mod telemetry;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use keylatch_probe::Probe;
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) use self::parse::{Bytes, Guarantee, Scope, Span, UpstreamKey};
+pub(crate) use self::telemetry::{LogFormat, Telemetry};
 use crate::config::{KeySource, Route};
 use crate::store::StoreUrl;
 use crate::tls;
@@ -137,6 +139,8 @@ pub(crate) struct Gateway {
     pub(crate) to_upstream: ToUpstream,
     #[command(flatten)]
     pub(crate) to_clients: ToClients,
+    #[command(flatten)]
+    pub(crate) telemetry: Telemetry,
 }
 
 /// What the upstream gets, and its limits.

@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use keylatch::http::GuardedBody;
 use keylatch_serve::Peer;
 use tower_service::Service;
+use tracing::{Instrument as _, Span};
 
 use crate::access;
 use crate::ahead::Answer;
@@ -26,6 +27,7 @@ use crate::headers::{self, Reserved};
 use crate::problem::Problem;
 use crate::room::{Arriving, Room};
 use crate::routes::Live;
+use crate::trace;
 
 /// The service for clients: the whole gateway.
 #[derive(Clone)]
@@ -44,6 +46,8 @@ pub(crate) struct Rules {
     pub(crate) host: HeaderValue,
     /// Whether to write a line per request to standard output.
     pub(crate) access_log: bool,
+    /// Whether spans are exported.
+    pub(crate) traces: bool,
 }
 
 /// The protocol that the client asks to upgrade to: the value of `Upgrade`. In the extensions of its request.
@@ -83,9 +87,11 @@ impl Service<Request<Incoming>> for Front {
         let share = self.room.share();
         parts.extensions.insert(share.clone());
         let body = Arriving::new(body, share.clone());
-        let answering = chosen.map(|mut service| service.call(Request::from_parts(parts, body)));
+        let span = if self.rules.traces { trace::request(&parts, &route) } else { Span::none() };
+        let answering = span.in_scope(|| chosen.map(|mut service| service.call(Request::from_parts(parts, body))));
         let rules = self.rules.clone();
-        Box::pin(async move {
+        let around = span.clone();
+        let answered = async move {
             let own = |problem: Problem| problem.response().map(|body| Either::Left(Full::new(body)));
             let response = match answering {
                 Ok(answering) => answering.await?.map(Either::Right),
@@ -95,9 +101,10 @@ impl Service<Request<Incoming>> for Front {
             share.pass();
             // The layer takes it for a body that broke off.
             let response = if share.was_refused() { own(Problem::Full) } else { response };
-            access::note(&asked, &route, &response, rules.access_log);
+            access::note(&asked, &route, &response, &span, rules.access_log);
             Ok(response)
-        })
+        };
+        Box::pin(answered.instrument(around))
     }
 }
 
@@ -190,7 +197,7 @@ mod tests {
 
     fn rules() -> Rules {
         let host = HeaderValue::from_static("upstream");
-        Rules { trust_forwarded: false, host, access_log: false }
+        Rules { trust_forwarded: false, host, access_log: false, traces: false }
     }
 
     fn written(request: http::request::Builder) -> Result<Parts, Problem> {

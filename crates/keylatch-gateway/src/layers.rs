@@ -67,6 +67,8 @@ pub(crate) struct Layers {
     engines: Engines,
     pool: Pool,
     host: Option<HeaderValue>,
+    /// Whether spans are exported.
+    traces: bool,
 }
 
 impl Layers {
@@ -75,7 +77,7 @@ impl Layers {
     /// # Errors
     ///
     /// If an option of the upstream cannot be used.
-    pub(crate) fn new(args: Gateway, engines: Engines) -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn new(args: Gateway, engines: Engines, traces: bool) -> Result<Self, Box<dyn Error>> {
         let to = &args.to_upstream;
         let times = Times {
             connect_max: to.upstream_connect_max.0,
@@ -88,7 +90,7 @@ impl Layers {
         };
         let pool = Pool::new(Connector::new(args.upstream.clone(), tls)?, times, to.upstream_requests_max);
         let host = to.upstream_host.as_ref().map(|host| HeaderValue::from_str(host.as_str())).transpose()?;
-        Ok(Self { args, engines, pool, host })
+        Ok(Self { args, engines, pool, host, traces })
     }
 
     /// Reads the file, and returns its routes.
@@ -97,7 +99,7 @@ impl Layers {
     ///
     /// All mistakes in the file.
     pub(crate) fn read(&self, file: &Path) -> Result<Routes, String> {
-        let Config { routes, paths } = Config::read(file, self.args.policy())?;
+        let Config { routes, paths, .. } = Config::read(file, self.args.policy())?;
         if self.args.tls_client_ca.is_none()
             && let Some(route) = routes.iter().find(|route| matches!(route.scope, Caller::Subject))
         {
@@ -173,6 +175,7 @@ impl Layers {
             ahead: Ahead { bytes_max: answer_bytes_max, end_max: self.args.response_end_max.0 },
             answer_silence_max: self.args.to_upstream.upstream_silence_max.0,
             body_silence_max: self.args.to_clients.body_silence_max.0,
+            traces: self.traces,
         };
         Proxy::new(self.pool.clone(), rules)
     }

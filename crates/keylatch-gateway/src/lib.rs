@@ -25,22 +25,23 @@ mod room;
 mod routes;
 mod run;
 mod store;
+mod telemetry;
 mod tls;
+mod trace;
 mod upgrade;
 mod upstream;
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use keylatch::Policy;
 use keylatch_probe::Probe;
-use tracing_subscriber::EnvFilter;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, Gateway};
 use crate::config::Config;
+use crate::telemetry::Installed;
 
 /// Checks the file, and prints its mistakes.
 #[expect(clippy::print_stdout, reason = "it is the answer to the command")]
@@ -68,6 +69,26 @@ fn run_probe(probe: Probe) -> ExitCode {
     }
 }
 
+async fn run_gateway(gateway: Gateway) -> ExitCode {
+    let installed = match Installed::new(&gateway) {
+        Ok(installed) => installed,
+        Err(error) => {
+            eprintln!("keylatch gateway: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = run::run(gateway, &installed).await;
+    let code = match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    };
+    installed.end().await;
+    code
+}
+
 /// Runs the program with the command line of the process, and returns its exit code.
 pub fn main() -> ExitCode {
     main_with(std::env::args_os())
@@ -80,18 +101,10 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::CheckConfig { file } => return check_config(&file),
         Command::Probe(probe) => return run_probe(*probe),
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let ended = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run::run(*gateway)));
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(run_gateway(*gateway)),
         Err(error) => {
-            tracing::error!("{error}");
+            eprintln!("keylatch gateway: {error}");
             ExitCode::FAILURE
         }
     }

@@ -15,6 +15,7 @@ use hyper::upgrade::OnUpgrade;
 use keylatch::http::{Disposition, GuardedBody};
 use keylatch::{Guarantee, Run};
 use tower_service::Service;
+use tracing::{Instrument as _, Span};
 
 use crate::ahead::{Ahead, Answer, BrokeOff, FromUpstream};
 use crate::front::{TakesTrailers, WantsUpgrade};
@@ -23,7 +24,7 @@ use crate::outgoing::{Broke, Outgoing, Progress};
 use crate::pool::{Failure, Lent, Pool};
 use crate::problem::Problem;
 use crate::room::{Arriving, Share};
-use crate::upgrade;
+use crate::{trace, upgrade};
 
 /// Sends requests to the upstream.
 #[derive(Clone)]
@@ -45,6 +46,8 @@ pub(crate) struct Rules {
     pub(crate) answer_silence_max: Duration,
     /// How long an HTTP/1.1 client may pause within the body of an unguarded request.
     pub(crate) body_silence_max: Duration,
+    /// Whether spans are exported.
+    pub(crate) traces: bool,
 }
 
 /// What is known of a request when its answer is made.
@@ -96,8 +99,15 @@ impl Inner {
         if let Some(takes_trailers) = takes_trailers {
             parts.extensions.insert(takes_trailers);
         }
+        let span = if self.rules.traces { trace::upstream(&parts.method, &mut parts.headers) } else { Span::none() };
         let (body, progress) = Outgoing::new(body, silence_max);
-        match self.pool.send(Request::from_parts(parts, body), &progress).await {
+        let sent = self.pool.send(Request::from_parts(parts, body), &progress).instrument(span.clone()).await;
+        match &sent {
+            Ok((response, _)) => trace::answered(&span, response),
+            Err(_) => drop(span.record("otel.status_code", "ERROR")),
+        }
+        drop(span);
+        match sent {
             Ok((response, lent)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => match upgrade {
                 Some((protocol, client)) => upgrade::switch(response, &protocol, client, lent),
                 None => self.failed(&asked, "the upstream switched protocols, which nobody had asked for"),

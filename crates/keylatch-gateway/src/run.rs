@@ -21,16 +21,16 @@ use crate::layers::{Engines, Layers};
 use crate::reload::Reload;
 use crate::room::Room;
 use crate::routes::Live;
+use crate::telemetry::Installed;
 
 /// Runs the gateway until it is told to stop.
 ///
 /// # Errors
 ///
 /// If it cannot start; each error says what to change.
-pub(crate) async fn run(args: Gateway) -> Result<(), Box<dyn Error>> {
+pub(crate) async fn run(args: Gateway, installed: &Installed) -> Result<(), Box<dyn Error>> {
     args.check()?;
-    // Before the engine is built, because it registers its counters once.
-    let metrics = admin::install_metrics()?;
+    let metrics = installed.metrics.clone();
     let listener = listen("--listen", args.listen).await?;
     let admin_listener = match args.admin_listen {
         Some(address) => Some(listen("--admin-listen", address).await?),
@@ -46,8 +46,9 @@ pub(crate) async fn run(args: Gateway) -> Result<(), Box<dyn Error>> {
         trust_forwarded: args.to_upstream.trust_forwarded,
         host: HeaderValue::from_str(args.upstream.authority.as_str())?,
         access_log: args.access_log,
+        traces: installed.traces(),
     };
-    let layers = Arc::new(Layers::new(args.clone(), engines.clone())?);
+    let layers = Arc::new(Layers::new(args.clone(), engines.clone(), installed.traces())?);
     let routes = match (&args.config, args.route()) {
         (Some(file), _) => layers.read(file)?,
         (None, Some(route)) => layers.alike(&route),

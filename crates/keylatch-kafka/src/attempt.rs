@@ -12,9 +12,10 @@ use keylatch_core::store::{self, At};
 use keylatch_core::tx::{Database, Ending, Misuse};
 use keylatch_core::{Outcome, Policy, Record};
 use parking_lot::Mutex;
+use tracing::Instrument as _;
 
 use crate::consumer::Handler;
-use crate::{Failed, Message};
+use crate::{Failed, Message, trace};
 
 /// How a try ended.
 #[derive(Debug)]
@@ -133,10 +134,14 @@ fn part<D: Database>(
     let start = move |handle: D::Handle, fresh: Vec<usize>| {
         said.lock().started = at;
         let tx = Tx::new(handle);
-        let work = match &handler {
-            Handler::Each(each) => each(tx, messages[0].clone()),
-            Handler::All(all) => all(tx, fresh.into_iter().map(|position| messages[position].clone()).collect()),
+        let (work, span) = match &handler {
+            Handler::Each(each) => (each(tx, messages[0].clone()), trace::span(messages[..1].iter())),
+            Handler::All(all) => {
+                let span = trace::span(fresh.iter().map(|position| &messages[*position]));
+                (all(tx, fresh.into_iter().map(|position| messages[position].clone()).collect()), span)
+            }
         };
+        let work = work.instrument(span);
         let ending = async move {
             match work.await {
                 Ok(()) => Ending::Commit(completion),

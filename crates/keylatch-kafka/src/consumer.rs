@@ -15,6 +15,7 @@ use crate::group::Group;
 use crate::id::{Extractor, MessageId, of_headers};
 use crate::poller::Limits;
 use crate::stats::Stats;
+use crate::telemetry;
 use crate::{Failed, InvalidSettings, Kafka, Message};
 
 /// Messages of a batch, at most. A batch takes what is there, and never waits for more.
@@ -255,6 +256,7 @@ impl Consumer {
             let name = self.name.clone();
             Arc::new(move |message: &Message| of_headers(&name, message))
         });
+        telemetry::begin();
         let setup = Setup { store, name: self.name, handler, extractor, options, stats: Stats::default() };
         Ok(Running(Group::new(config, self.topics, setup)))
     }

@@ -77,6 +77,8 @@ mod producer;
 mod progress;
 mod settings;
 mod stats;
+mod telemetry;
+mod trace;
 mod worker;
 
 pub use consumer::{

@@ -16,6 +16,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, Offset};
@@ -23,6 +24,7 @@ use tokio::sync::{mpsc as channel, oneshot};
 
 use crate::Message;
 use crate::partition::Partition;
+use crate::telemetry::Lag;
 
 /// How long an order may wait while no message comes.
 const POLL: Duration = Duration::from_millis(10);
@@ -264,6 +266,9 @@ impl Thread {
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for (partition, offset, route) in partitions {
             add(&mut list, &partition, offset.map_or(Offset::End, Offset::Offset));
+            if let Some(offset) = offset {
+                self.consumer.context().lag.reads(&partition, offset);
+            }
             let route = route.map(|route| Routed { route, paused: false });
             self.assigned.insert(partition, route);
         }
@@ -278,6 +283,7 @@ impl Thread {
     fn unassign(&mut self, partitions: &[Partition]) -> KafkaResult<()> {
         for partition in partitions {
             self.assigned.remove(partition);
+            self.consumer.context().lag.ends(partition);
         }
         let list = listed(partitions);
         let list = self.at_the_client(&list)?;
@@ -386,9 +392,14 @@ pub(crate) struct Context {
     rebalances: Arc<Mutex<Vec<Event>>>,
     closing: Arc<AtomicBool>,
     complaints: Complaints,
+    lag: Lag,
 }
 
 impl ClientContext for Context {
+    fn stats(&self, statistics: Statistics) {
+        self.lag.count(&statistics);
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         log(level, facility, text);
     }

@@ -6,6 +6,8 @@ use std::fmt;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 
+use crate::telemetry::STATISTICS_MS;
+
 /// The brokers, and settings of librdkafka for both consumers and producers.
 ///
 /// ```
@@ -65,6 +67,7 @@ const OF_PRODUCERS: [(&str, &str, &str); 11] = [
     ("max.in.flight.requests.per.connection", "", ORDER),
     ("queuing.strategy", "", ORDER),
 ];
+const STATISTICS: &str = "statistics.interval.ms";
 const PROPAGATION: &str = "topic.metadata.propagation.max.ms";
 const ACKS: &str = "an event is removed once all replicas in sync have it";
 const TIME: &str = "it follows from the relay's lease";
@@ -90,6 +93,9 @@ impl Kafka {
     pub(crate) fn consumer(&self, group: &str) -> Result<ClientConfig, InvalidSettings> {
         let mut config = self.config(&OF_CONSUMERS)?;
         config.set("group.id", group).set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
+        if !self.settings.contains_key(STATISTICS) {
+            config.set(STATISTICS, STATISTICS_MS);
+        }
         if self.settings.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer")) {
             // The broker assigns, and the client refuses to be told how.
             config.remove("partition.assignment.strategy");

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::telemetry::{self, Added};
+
 /// What a consumer has done since it was made, in this process. A clone sees the same.
 #[derive(Debug, Clone, Default)]
 pub struct Stats(Arc<Counters>);
@@ -13,6 +15,7 @@ pub struct Stats(Arc<Counters>);
 struct Counters {
     counts: [AtomicU64; COUNTS],
     stopped: Mutex<Vec<Stopped>>,
+    stopped_counted: Mutex<Added>,
 }
 
 const COUNTS: usize = 10;
@@ -67,9 +70,12 @@ impl Stats {
 
     pub(crate) fn add(&self, count: Count, times: usize) {
         self.0.counts[count as usize].fetch_add(times as u64, Ordering::Relaxed);
+        telemetry::counted(count, times as u64);
     }
 
+    #[expect(clippy::cast_precision_loss, reason = "counts are small")]
     pub(crate) fn set_stopped(&self, stopped: Vec<Stopped>) {
+        self.0.stopped_counted.lock().set(telemetry::stopped(), stopped.len() as f64);
         *self.0.stopped.lock() = stopped;
     }
 }

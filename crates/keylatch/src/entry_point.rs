@@ -34,3 +34,5 @@
 
 pub use crate::engine::{Answer, Final, Ran, Request, RunOrTx};
 pub use keylatch_core::Hasher;
+#[cfg(feature = "opentelemetry")]
+pub use keylatch_core::propagation;

@@ -64,6 +64,7 @@
 //! | `tokio-postgres` | | claims in your own transactions of tokio-postgres: `postgres::OwnTx` |
 //! | `diesel` | | the same for diesel, with diesel-async |
 //! | `redis` | | the store in Redis or Valkey |
+//! | `opentelemetry` | | spans in the caller's trace, and the trace in events; see the [manual](manual::observability) |
 //! | `conformance` | | the suite that every store passes |
 //! | `failpoints` | | for Keylatch's own tests: points where a process kills itself |
 

@@ -2,6 +2,7 @@
 #![cfg(all(feature = "axum", feature = "sqlite"))]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -14,12 +15,18 @@ use futures_util::future::BoxFuture;
 use keylatch::entry_point::{Answer, Request};
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
 use keylatch::outbox::{Event, Events, Outbox as _, Published, Publisher, Refusals, Relay, Sent};
+use keylatch::store::Store as _;
 use keylatch::tx::Verdict;
-use keylatch::{Cleanup, Clock, Engine, Fingerprint, Key, Limits, Outcome, Policy, Scope, Timestamp, memory, sqlite};
+use keylatch::{
+    Cleanup, Clock, Engine, Fingerprint, Guarantee, Key, Limits, Outcome, Policy, Scope, Timestamp, machine, memory,
+    sqlite,
+};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tower::ServiceExt;
 
 mod common;
+
+static PROMETHEUS: OnceLock<PrometheusHandle> = OnceLock::new();
 
 const PAGE: &str = include_str!("../src/manual/observability.md");
 
@@ -133,11 +140,47 @@ async fn everything(store: &Faulty, clock: &Clock, engine: &Engine) {
     let atomic = Engine::atomic(atomic, policy, limits).unwrap();
     assert!(ask(&atomic, "kept", "buy", kept()).await.is_some());
     relay_everything(directory.path()).await;
+    lapse(&clock).await;
     clock.advance(policy.retention);
     assert!(ask(engine, "kept", "buy", kept()).await.is_some());
     assert!(engine.sweep(1_000).await.unwrap().tombstoned > 0);
     clock.advance(policy.tombstone);
     assert!(engine.sweep(1_000).await.unwrap().removed > 0);
+}
+
+/// Lets a run in `Fenced` and one in `AtMostOnce` lapse, and waits until the cleaners have counted them.
+async fn lapse(clock: &Clock) {
+    let policy = Policy::default();
+    for guarantee in [Guarantee::Fenced, Guarantee::AtMostOnce] {
+        let store = memory::Store::with_clock(clock.clone());
+        let one = request("lapsed", "buy");
+        let claim = machine::Claim::new(one.scope, one.key, one.fingerprint, guarantee, &policy);
+        let _ = store.claim(claim).await.unwrap();
+        clock.advance(policy.lease);
+        let build = match guarantee {
+            Guarantee::Fenced => Engine::fenced,
+            _ => Engine::at_most_once,
+        };
+        let engine = build(store.clone(), policy, Limits::default()).unwrap();
+        let engine = engine.with_cleanup(Cleanup::every(Duration::from_millis(10)));
+        // The first request starts the cleaner.
+        assert!(ask(&engine, "other", "buy", kept()).await.is_some());
+        let state = if guarantee == Guarantee::Fenced { "abandoned" } else { "unknown" };
+        until("the lapsed run is counted", async || lapsed(state) == Some(1.0)).await;
+        // The run takes over, or is never run again.
+        let taken_over = ask(&engine, "lapsed", "buy", kept()).await;
+        let left = if matches!(taken_over, Some(Answer::Ran(_))) { 0.0 } else { 1.0 };
+        assert_eq!(left, if guarantee == Guarantee::Fenced { 0.0 } else { 1.0 });
+        until("the count is renewed", async || lapsed(state) == Some(left)).await;
+        assert_eq!(engine.shutdown(Duration::from_secs(10)).await, 0);
+        drop(engine);
+        until("what an engine has counted ends with it", async || lapsed(state) == Some(0.0)).await;
+    }
+}
+
+/// The value of `keylatch_lapsed_runs`.
+fn lapsed(state: &str) -> Option<f64> {
+    gauge(PROMETHEUS.get()?, &format!("keylatch_lapsed_runs{{state=\"{state}\"}}"))
 }
 
 /// Publishes as the value of an event says.
@@ -193,13 +236,13 @@ async fn the_page_says_what_is_counted() {
     let gate = Gate::closed();
     let early = begin(&engine, "early", &gate).await;
 
-    let prometheus = PrometheusBuilder::new().install_recorder().unwrap();
+    let prometheus = PROMETHEUS.get_or_init(|| PrometheusBuilder::new().install_recorder().unwrap());
     everything(&store, &clock, &engine).await;
     gate.open();
     drop(early.await.unwrap());
     // Events that began before the recorder was installed are not counted down, either.
-    until("nothing runs", async || gauge(&prometheus, "keylatch_running") == Some(0.0)).await;
-    assert_eq!(gauge(&prometheus, "keylatch_waiters"), Some(0.0));
+    until("nothing runs", async || gauge(prometheus, "keylatch_running") == Some(0.0)).await;
+    assert_eq!(gauge(prometheus, "keylatch_waiters"), Some(0.0));
 
     let rendered = prometheus.render();
     let page = page();

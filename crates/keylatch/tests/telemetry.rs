@@ -9,6 +9,7 @@ use axum::http::{Request, StatusCode};
 use axum::routing::post;
 use http_body_util::BodyExt;
 use keylatch::http::{Disposition, IdempotencyLayer, ScopeFrom};
+use keylatch::outbox::{Event, Failed, InProcess, Published, Relay};
 use keylatch::sqlite::Sqlite;
 use keylatch::store::Swept;
 use keylatch::{Clock, Engine, Limits, Policy, Run, Timestamp, Tx, memory, sqlite};
@@ -71,6 +72,32 @@ async fn send(app: &Router, key: &str, user: &str, body: impl Into<Body>) -> Sta
     status
 }
 
+/// Hands an event to a handler in this process.
+async fn handle_an_event(file: &std::path::Path) {
+    let store = sqlite::Store::open(file).await.unwrap();
+    let engine = Engine::atomic(store.clone(), Policy::default(), Limits::default()).unwrap();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let tell = std::sync::Arc::new(std::sync::Mutex::new(Some(tell)));
+    let handler = move |_: Tx<Sqlite>, _: Published| {
+        let tell = tell.lock().unwrap().take();
+        async move {
+            tell.map(|tell| tell.send(()));
+            Err(Failed::reject(std::io::Error::other("refused")))
+        }
+    };
+    store
+        .execute_and_publish(|_, events| {
+            let event = Event::new("things").with_key(SENTINEL).with_value(SENTINEL).with_header("name", SENTINEL);
+            events.publish(event).unwrap();
+            Ok(())
+        })
+        .await
+        .unwrap();
+    let relay = Relay::new(store, InProcess::atomic(engine, "subscriber", handler).unwrap()).start();
+    told.await.unwrap();
+    assert!(relay.stop(Duration::from_secs(20)).await);
+}
+
 #[test]
 fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
     let log = Logs::default();
@@ -118,6 +145,7 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
             clock.advance(policy.retention);
             statuses.push(send(app, &format!("{SENTINEL}-200"), &user, format!("200 {SENTINEL}")).await.as_u16());
         }
+        handle_an_event(&directory.path().join("events.db")).await;
         let mut swept = Swept::default();
         for span in [policy.retention, policy.tombstone] {
             clock.advance(span);
@@ -148,7 +176,7 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
     let page = include_str!("../src/manual/observability.md");
     let spans = page.lines().filter(|line| line.starts_with("| `keylatch.")).map(|line| line.split('|').collect());
     let spans: Vec<Vec<_>> = spans.collect();
-    assert_eq!(spans.len(), 3);
+    assert_eq!(spans.len(), 4);
     for span in spans {
         let name = span[1].trim().trim_matches('`');
         for field in span[2].split('`').skip(1).step_by(2) {
@@ -159,7 +187,10 @@ fn nothing_that_a_client_or_handler_says_is_logged_or_counted() {
     }
     for inner in ["keylatch.run", "keylatch.transaction"] {
         let mut lines = log.lines().filter(|line| line.contains(&format!("{inner}{{")));
-        assert!(lines.all(|line| line.contains("keylatch.request{") && line.contains(&format!("}}:{inner}{{"))));
+        let around = ["keylatch.request{", "keylatch.event{"];
+        assert!(
+            lines.all(|line| around.iter().any(|span| line.contains(span)) && line.contains(&format!("}}:{inner}{{")))
+        );
     }
     let metrics = prometheus.render();
     for expected in [

@@ -11,46 +11,47 @@ mod routes;
 mod serve;
 mod setup;
 mod store;
+mod telemetry;
 
 use std::error::Error;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::request::Parts;
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tracing_subscriber::EnvFilter;
 
 use crate::admin::Admin;
 use crate::config::{Config, Storage};
 use crate::routes::App;
 use crate::setup::Setup;
 use crate::store::Orders;
+use crate::telemetry::Telemetry;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    match run().await {
+    let telemetry = match Telemetry::install() {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match run(telemetry.metrics.clone()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE
         }
-    }
+    };
+    telemetry.end().await;
+    code
 }
 
-async fn run() -> Result<(), Box<dyn Error>> {
+async fn run(metrics: PrometheusHandle) -> Result<(), Box<dyn Error>> {
     let config = Config::from_env()?;
-    // Before the engine is built, which creates its counters once.
-    let metrics = install_metrics()?;
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}; choose another HOST or PORT", config.listen))?;
@@ -102,14 +103,6 @@ fn caller(parts: &Parts) -> Option<String> {
         (Some(user), None) => user.to_str().ok().filter(|user| !user.is_empty()).map(|user| format!("user:{user}")),
         (Some(_), Some(_)) => None,
     }
-}
-
-fn install_metrics() -> Result<PrometheusHandle, BuildError> {
-    /// From a write that joined a waiting batch to a disk that hangs.
-    const SECONDS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
-    PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
-        .install_recorder()
 }
 
 /// Keeps the measurements from accumulating.

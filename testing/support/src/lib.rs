@@ -12,6 +12,7 @@
 //! - [`disk`]: a small disk of its own that can run full or become read-only, without harm to the machine.
 //! - [`syncs`]: a server's syncs that fail.
 //! - [`records`]: the records of a store, for the history checker.
+//! - [`otlp`]: a collector of OpenTelemetry, which keeps the spans and metrics that it is sent.
 //! - [`logs`]: what a program logs, as text.
 //!
 //! Everything has a time limit: a wait fails after a while and says what it waited for. Only processes that were
@@ -23,6 +24,7 @@ pub mod disk;
 pub mod faults;
 pub mod kafka;
 pub mod logs;
+pub mod otlp;
 pub mod postgres;
 pub mod raw;
 pub mod records;

@@ -268,13 +268,16 @@ pub struct Events {
 }
 
 impl Events {
-    /// Adds an event, and returns its id.
+    /// Adds an event, and returns its id. With the feature `opentelemetry`, it gets the headers of the current span's
+    /// trace, `traceparent` and `tracestate`, unless it names a trace itself.
     ///
     /// # Errors
     ///
     /// If the event is invalid, or the transaction has as many events as it may. Then it is not added.
     pub fn publish(&mut self, event: Event) -> Result<EventId, InvalidEvent> {
         event.check()?;
+        #[cfg(feature = "opentelemetry")]
+        let event = crate::propagation::traced(event);
         if self.waiting.len() >= EVENTS_MAX {
             return Err(InvalidEvent::TooMany);
         }

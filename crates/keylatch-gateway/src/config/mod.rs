@@ -8,6 +8,7 @@ mod mistakes;
 mod paths;
 mod route;
 mod table;
+mod telemetry;
 
 use std::fs;
 use std::path::Path;
@@ -22,6 +23,7 @@ pub(crate) use self::paths::Paths;
 use self::route::Read;
 pub(crate) use self::route::{Caller, KeySource, Route};
 use self::table::Table;
+use crate::args::Telemetry;
 
 /// The contents of a file.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(crate) struct Config {
     pub(crate) routes: Vec<Route>,
     /// Finds the route of a request.
     pub(crate) paths: Paths,
+    /// Where logs, spans and metrics go.
+    pub(crate) telemetry: Telemetry,
 }
 
 impl Config {
@@ -59,6 +63,8 @@ impl Config {
                 verifiers.insert(name, Verifier::read(table, directory, mistakes).map(Arc::new));
             }
         }
+        let telemetry = document.table("telemetry", "telemetry".to_owned(), mistakes);
+        let telemetry = telemetry.map(|table| telemetry::read(table, mistakes)).unwrap_or_default();
         let mut read = Vec::new();
         match document.get("route").map(|routes| (routes.get_ref(), routes.span())) {
             Some((DeValue::Array(routes), _)) if !routes.is_empty() => {
@@ -76,7 +82,7 @@ impl Config {
         }
         document.end(mistakes);
         let paths = together(&read, mistakes);
-        Self { routes: read.into_iter().filter_map(|read| read.route).collect(), paths }
+        Self { routes: read.into_iter().filter_map(|read| read.route).collect(), paths, telemetry }
     }
 }
 
@@ -198,7 +204,7 @@ when-store-fails = "open"
 "#;
         let (_, lines) = read(text);
         let expected = [
-            ("1:1", "unknown key `colour` in the file", "known are jwt, route"),
+            ("1:1", "unknown key `colour` in the file", "known are jwt, telemetry, route"),
             ("4:8", "`jwks` of jwt `customers` cannot be used", "absent.json cannot be read"),
             ("5:1", "unknown key `isuer` in jwt `customers`", "did you mean `issuer`?"),
             ("7:6", "jwt `partners` has no key to verify with", "name one: jwks"),
@@ -226,6 +232,29 @@ when-store-fails = "open"
             assert!(line.contains(fix), "{line}\nhas no {fix}");
         }
         assert_eq!(lines.len(), expected.len(), "{}", lines.join("\n"));
+    }
+
+    #[test]
+    fn where_telemetry_goes_is_read_or_its_mistakes_are_found() {
+        let route = "[[route]]\nname = \"a\"\npath = \"/\"\nscope.shared = \"all\"\nguarantee = \"fenced\"\n";
+        let read = |telemetry: &str| read(&format!("{route}[telemetry]\n{telemetry}"));
+        let (config, lines) = read("otlp-endpoint = \"http://c:4318\"\notlp-share = \"0.5\"\nlog-format = \"json\"\n");
+        assert!(lines.is_empty(), "{lines:?}");
+        assert_eq!(config.telemetry.otlp_endpoint.unwrap().to_string(), "http://c:4318/");
+        assert!(config.telemetry.otlp_share.is_some());
+        assert_eq!(config.telemetry.log_format, Some(crate::args::LogFormat::Json));
+        let (_, lines) =
+            read("otlp-endpoint = \"c:4318\"\notlp-share = \"2\"\nlog-format = \"xml\"\nlogformat = \"json\"\n");
+        let expected = [
+            "k.toml:7:17: `otlp-endpoint` of telemetry cannot be used: write the URL of a collector",
+            "k.toml:8:14: `otlp-share` of telemetry cannot be used: the share of traces is a number from 0 to 1",
+            "k.toml:9:14: `log-format` of telemetry cannot be used: it is text or json",
+            "k.toml:10:1: unknown key `logformat` in telemetry: did you mean `log-format`?",
+        ];
+        assert_eq!(lines.len(), expected.len(), "{lines:?}");
+        for (line, expected) in lines.iter().zip(expected) {
+            assert!(line.starts_with(expected), "{line}\nand not {expected}");
+        }
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::telemetry::Lapsed;
 use super::{Error, Inner};
-use crate::Owner;
 use crate::store::Swept;
+use crate::{Guarantee, Owner};
 
 /// The default pause of a [`Cleanup`]. Such a delay does not matter beside days of retention, and a sweep of a store in
 /// which nothing is due costs as much as one read.
@@ -23,6 +24,10 @@ const SLICE_RECORDS: usize = 100;
 /// After a slice, cleaning pauses for this many times as long as the slice took, so it uses at most a quarter of the
 /// time.
 const REST_PART: u32 = 3;
+
+/// Lapsed runs that are counted after a pause: an alert needs to know whether there are any, and a page costs the same
+/// however many there are.
+const LAPSED_RUNS: usize = 100;
 
 /// How an engine cleans its store in the background: it removes the answers of expired records, and records past their
 /// tombstone, in slices of 100, so that others can use the store between them.
@@ -89,8 +94,15 @@ pub(super) fn set(engine: &Inner, cleanup: Cleanup) {
 }
 
 async fn clean(engine: Weak<Inner>, pause: Duration) {
+    let mut lapsed: Option<Lapsed> = None;
     loop {
         sleep(by_chance(pause)).await;
+        if let Some(engine) = engine.upgrade().filter(|engine| engine.guarantee != Guarantee::Atomic) {
+            let lapsed = lapsed.get_or_insert_with(|| Lapsed::new(engine.guarantee));
+            if let Ok(runs) = engine.count_lapsed().await {
+                lapsed.set(runs);
+            }
+        }
         loop {
             let Some(engine) = engine.upgrade() else { return };
             if engine.closing.load(Ordering::Acquire) {
@@ -120,6 +132,12 @@ fn by_chance(pause: Duration) -> Duration {
 }
 
 impl Inner {
+    /// Counts the lapsed runs of this engine's guarantee, as far as one page of the store goes.
+    async fn count_lapsed(&self) -> Result<usize, Error> {
+        let page = self.store.lapsed(None, LAPSED_RUNS).await?.value;
+        Ok(page.records.iter().filter(|record| record.guarantee == self.guarantee).count())
+    }
+
     /// Cleans up to `limit` records, and counts them.
     pub(super) async fn sweep(&self, limit: usize) -> Result<Swept, Error> {
         let swept = self.store.sweep(limit).await?;

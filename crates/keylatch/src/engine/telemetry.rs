@@ -17,6 +17,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Instrument as _, Span};
 
 use super::{Answer, Error, Refused};
+use crate::Guarantee;
 use crate::store::Swept;
 
 /// Whether the spans are recorded: creating and entering them takes time even if they are not.
@@ -52,7 +53,7 @@ enum Kind {
 }
 
 /// All metrics.
-const METRICS: [Metric; 19] = [
+const METRICS: [Metric; 20] = [
     Metric { name: "keylatch_answers_total", kind: Kind::Counter, help: "Answers to requests, by kind." },
     Metric {
         name: "keylatch_takeovers_total",
@@ -91,6 +92,11 @@ const METRICS: [Metric; 19] = [
         help: "Requests that an observing layer passed on, by what they would have got: a replay, or the code of a problem.",
     },
     Metric { name: "keylatch_running", kind: Kind::Gauge, help: "Runs under way." },
+    Metric {
+        name: "keylatch_lapsed_runs",
+        kind: Kind::Gauge,
+        help: "Runs whose lease has ended without an outcome, counted by each cleaner up to 100.",
+    },
     Metric { name: "keylatch_waiters", kind: Kind::Gauge, help: "Requests that wait for a run of the same key." },
     Metric {
         name: "keylatch_store_seconds",
@@ -148,7 +154,23 @@ pub(crate) fn describe() {
                 Kind::Histogram => recorder.describe_histogram(name, unit, help),
             }
         }
+        begin();
     });
+}
+
+/// Begins the counters of the engine at zero: in a series that begins with its first event, a monitoring system sees no
+/// increase.
+fn begin() {
+    for answer in ["run", "replay", "in_progress", "mismatch", "unknown", "expired", "quota", "failed"] {
+        counter!("keylatch_answers_total", "answer" => answer).increment(0);
+    }
+    for end in ["free", "retry", "unknown"] {
+        counter!("keylatch_released_total", "end" => end).increment(0);
+    }
+    counter!("keylatch_takeovers_total").increment(0);
+    counter!("keylatch_retries_total").increment(0);
+    counter!("keylatch_leases_lost_total").increment(0);
+    counter!("keylatch_bypassed_total").increment(0);
 }
 
 pub(crate) fn answered<T>(answer: &Result<Answer<T>, Error>) {
@@ -207,6 +229,39 @@ pub(super) fn complete_took(time: Duration) {
 
 pub(super) fn transact_took(time: Duration) {
     histogram!("keylatch_store_seconds", "operation" => "transact").record(time);
+}
+
+/// How many runs on the leases of one engine have lapsed, until it is dropped. The engines of a process add up.
+pub(super) struct Lapsed {
+    guarantee: Guarantee,
+    gauge: Gauge,
+    runs: usize,
+}
+
+impl Lapsed {
+    pub(super) fn new(guarantee: Guarantee) -> Self {
+        Self { guarantee, gauge: Gauge::noop(), runs: 0 }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts are small")]
+    pub(super) fn set(&mut self, runs: usize) {
+        // What was counted goes back to the recorder that counted it.
+        self.gauge.decrement(self.runs as f64);
+        describe();
+        self.gauge = match self.guarantee {
+            Guarantee::AtMostOnce => gauge!("keylatch_lapsed_runs", "state" => "unknown"),
+            Guarantee::Atomic | Guarantee::Fenced => gauge!("keylatch_lapsed_runs", "state" => "abandoned"),
+        };
+        self.gauge.increment(runs as f64);
+        self.runs = runs;
+    }
+}
+
+impl Drop for Lapsed {
+    #[expect(clippy::cast_precision_loss, reason = "counts are small")]
+    fn drop(&mut self) {
+        self.gauge.decrement(self.runs as f64);
+    }
 }
 
 /// Something that is counted in a gauge until it is dropped.

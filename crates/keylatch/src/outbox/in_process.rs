@@ -9,8 +9,10 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::time::timeout_at;
+use tracing::Span;
 
 use super::{Failed, Published, Publisher, Sent};
+use crate::engine::telemetry::{span, within};
 use crate::{Done, Engine, Fingerprint, InvalidScope, Key, Refused, Run, RunError, Scope, Tx, tx};
 
 /// How many events are handled at once; those of one key are handled one after the other.
@@ -97,12 +99,24 @@ impl InProcess {
     async fn one(&self, event: &Published, until: Instant) -> Sent {
         let key = Key::new(&event.id.to_string()).expect("a UUID is a valid key");
         let handled = AssertUnwindSafe((self.handle)(self.scope.clone(), key, event.clone())).catch_unwind();
+        let handled = within(span_of(event), handled);
         match timeout_at(until.into(), handled).await {
             Ok(Ok(done)) => sent(done),
             Ok(Err(_)) => Sent::Later("the handler panicked".to_owned()),
             Err(_) => Sent::Later("the handler has not ended yet".to_owned()),
         }
     }
+}
+
+/// The span around a handler of this event, linked to the span in which it was published.
+fn span_of(published: &Published) -> Span {
+    let Published { id, event } = published;
+    let span = span(|| tracing::info_span!("keylatch.event", topic = event.topic(), event = %id));
+    #[cfg(feature = "opentelemetry")]
+    keylatch_core::propagation::link(&span, |name| {
+        event.headers().iter().find(|(header, _)| header == name).map(|(_, value)| &**value)
+    });
+    span
 }
 
 /// What the end of a handler means for its event.

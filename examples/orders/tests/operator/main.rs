@@ -7,6 +7,7 @@ mod setup;
 mod shop;
 
 mod database;
+mod traces;
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};

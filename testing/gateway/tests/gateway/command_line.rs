@@ -58,7 +58,7 @@ async fn a_secret_of_the_store_is_not_printed() {
 }
 
 /// The address of its listener for operators.
-fn admin(pair: &Pair) -> String {
+pub(crate) fn admin(pair: &Pair) -> String {
     let printed = pair.gateway.printed();
     let line = printed.lines().find_map(|line| line.trim().strip_prefix("admin")).expect("it says where");
     line.trim().split_once("/metrics").expect("an address").0.to_owned()

@@ -18,4 +18,5 @@ mod readme;
 mod routes;
 mod setup;
 mod streams;
+mod telemetry;
 mod wire;

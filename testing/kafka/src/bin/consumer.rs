@@ -5,19 +5,30 @@ use std::time::Duration;
 
 use keylatch_core::inbox::Inbox;
 use keylatch_kafka::{Consumer, Count, Kafka, Running};
+use keylatch_otlp::{Exporter, Options};
 use testing_kafka::{apply_postgres, apply_sqlite, open_postgres, open_sqlite};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::prelude::*;
 
 #[tokio::main]
 async fn main() {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
-        .init();
+    let exporter = optional("OTEL_EXPORTER_OTLP_ENDPOINT").map(|endpoint| {
+        let options = Options::new("consumer", endpoint.parse().expect("the URL of a collector"));
+        Exporter::start(options).expect("the exporter starts")
+    });
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(LevelFilter::INFO);
+    if let Some(exporter) = &exporter {
+        metrics::set_global_recorder(exporter.recorder()).expect("it is the first");
+    }
+    tracing_subscriber::registry().with(log).with(exporter.as_ref().map(Exporter::layer)).init();
     let mut kafka = Kafka::new(required("KAFKA_BROKERS")).with("session.timeout.ms", "1500");
     kafka = kafka.with("heartbeat.interval.ms", "300");
     if let Some(protocol) = optional("GROUP_PROTOCOL") {
         kafka = Kafka::new(required("KAFKA_BROKERS")).with("group.protocol", protocol);
+    }
+    if let Some(interval) = optional("STATISTICS_MS") {
+        kafka = kafka.with("statistics.interval.ms", interval);
     }
     let tries = optional("TRIES").map_or(3, |tries| tries.parse().expect("a number"));
     let consumer = Consumer::new(kafka, &required("CONSUMER"), [required("TOPIC")])
@@ -27,6 +38,9 @@ async fn main() {
     match database.strip_prefix("sqlite:") {
         Some(path) => run(consumer.each(open_sqlite(path).await, apply_sqlite).expect("it is valid")).await,
         None => run(consumer.each(open_postgres(&database).await, apply_postgres).expect("it is valid")).await,
+    }
+    if let Some(exporter) = exporter {
+        exporter.shutdown(Duration::from_secs(5)).await;
     }
 }
 

@@ -14,13 +14,13 @@ use crate::consuming::{Db, check};
 use crate::setup::{SOON, name, say, send, servers, topic};
 
 /// A consumer in a process of its own. Killed when dropped.
-struct Member {
+pub(crate) struct Member {
     child: Child,
     said: tokio::task::JoinHandle<String>,
 }
 
 impl Member {
-    fn start(db: &Db, name: &str, topic: &str, more: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(db: &Db, name: &str, topic: &str, more: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_consumer-under-test"))
             .env("KAFKA_BROKERS", servers())
             .env("CONSUMER", name)
@@ -61,7 +61,7 @@ impl Member {
         self.said.await.expect("it speaks text")
     }
 
-    async fn terminate(self) -> String {
+    pub(crate) async fn terminate(self) -> String {
         self.signal(Signal::TERM);
         let said = self.ended().await;
         assert!(said.contains("ended: "), "{said}");

@@ -10,3 +10,4 @@ mod outage;
 mod produce;
 mod setup;
 mod start;
+mod trace;
