@@ -45,6 +45,7 @@ pub use progress::{Behind, Tracker};
 use crate::Epoch;
 #[cfg(doc)]
 use crate::machine::Claim;
+use crate::outbox::{Events, Outbox};
 use crate::record::Owner;
 use crate::store::{Applied, At, Cursor, Error};
 use crate::tx::Transactional;
@@ -71,7 +72,7 @@ pub trait Places: Debug + Send + Sync + 'static {
     fn order(&self, letter: DeadLetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>>;
 }
 
-/// A store that keeps places beside its records, in the database of the handlers' own tables.
+/// A store that keeps places beside its records and its outbox, in the database of the handlers' own tables.
 ///
 /// # What a consumer relies on
 ///
@@ -79,8 +80,8 @@ pub trait Places: Debug + Send + Sync + 'static {
 ///   lock on the place, before any handler starts, and the lock is held until the commit. So an owner that has lost its
 ///   place starts nothing, and a takeover waits for the transaction that the previous owner has open. A store with many
 ///   writers bounds that wait by the time that it lets a handler's transaction pause.
-/// - **Everything that a batch does is one commit**: the handlers' writes, the records of the message ids, and the
-///   place.
+/// - **Everything that a batch does is one commit**: the handlers' writes and events, the records of the message ids,
+///   and the place.
 /// - **Each call can be sent again** after an error, with the same arguments, and then has no further effect. There are
 ///   two exceptions, and both are safe: [`begin_try`](Self::begin_try) counts again, and an [`apply`](Self::apply) that
 ///   was committed returns [`BatchEnd::Lost`] with a place that has moved.
@@ -95,7 +96,7 @@ pub trait Places: Debug + Send + Sync + 'static {
 /// No method has a default body. The pure functions [`take`], [`advance`], [`move_to`], [`give_back`] and [`begin_try`]
 /// say what becomes of a place; [`Triage`] says what becomes of the messages of a batch. The conformance suite (feature
 /// `conformance`) is this contract in executable form.
-pub trait Inbox: Places + Transactional {
+pub trait Inbox: Places + Outbox + Transactional {
     /// Makes `owner` the owner of the place, whoever had it. The epoch rises, and [`Place::after_crash`] says whether
     /// the previous owner has not given it back. A place that does not exist is created, without a next offset.
     ///
@@ -139,12 +140,16 @@ pub trait Inbox: Places + Transactional {
     /// Gives up a message: writes a dead letter for it, and moves the place by `step`, in one commit. Without a step
     /// the place stays: for a message above the place, of a consumer that finishes out of order. If there is such a
     /// dead letter, it stays.
+    ///
+    /// The `events` are written in the same commit, if and only if the dead letter is: those for a topic of dead
+    /// letters.
     fn bury(
         &self,
         ownership: Ownership,
         offset: i64,
         trouble: Trouble,
         step: Option<Step>,
+        events: Events,
     ) -> BoxFuture<'_, Result<Applied, Error>>;
 }
 

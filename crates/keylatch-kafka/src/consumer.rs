@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use keylatch::Tx;
 use keylatch_core::Policy;
 use keylatch_core::inbox::{Inbox, InvalidPlace, PlaceName};
+use keylatch_core::outbox::{Event, Events, InvalidEvent};
 use keylatch_core::tx::Database;
 
 use crate::backoff::Backoff;
@@ -89,6 +90,7 @@ pub(crate) struct Options {
     pub(crate) tries: u32,
     pub(crate) backoff: Backoff,
     pub(crate) dead_in_row: u32,
+    pub(crate) dead_letter_topic: Option<String>,
     pub(crate) drain: Duration,
     pub(crate) stop: Duration,
 }
@@ -109,6 +111,17 @@ pub enum InvalidConsumer {
     /// It has a topic that is a pattern.
     #[error("a topic is named, and {0} is a pattern")]
     Pattern(String),
+    /// Its topic of dead letters cannot be one.
+    #[error("dead letters cannot go to {topic:?}: {why}")]
+    DeadLetterTopic {
+        /// The topic.
+        topic: String,
+        /// Why not.
+        why: InvalidEvent,
+    },
+    /// It would read its own dead letters.
+    #[error("dead letters cannot go to {0:?}, which this consumer reads")]
+    OwnDeadLetters(String),
     /// A limit is zero.
     #[error("the limit {0} is zero")]
     Zero(&'static str),
@@ -129,6 +142,7 @@ impl Consumer {
             tries: TRIES,
             backoff: Backoff { first: PAUSE, longest: PAUSE_MAX },
             dead_in_row: DEAD_IN_ROW,
+            dead_letter_topic: None,
             drain: DRAIN,
             stop: STOP,
         };
@@ -191,6 +205,15 @@ impl Consumer {
         self
     }
 
+    /// With dead letters that also go to `topic`, by the outbox of the store: a
+    /// [`Relay`](keylatch::outbox::Relay) sends them. The event commits with the dead letter. It has the key, the value
+    /// and the headers of the message, and headers that say what became of it: see the [manual](crate::manual).
+    #[must_use]
+    pub fn with_dead_letter_topic(mut self, topic: impl Into<String>) -> Self {
+        self.options.dead_letter_topic = Some(topic.into());
+        self
+    }
+
     /// With so much time for a batch when its partition is revoked, and so much to end, instead of [`DRAIN`] and [`STOP`].
     #[must_use]
     pub fn with_deadlines(mut self, drain: Duration, stop: Duration) -> Self {
@@ -239,6 +262,14 @@ impl Consumer {
             PlaceName::new(&self.name, topic, 0)?;
         }
         let options = self.options;
+        if let Some(topic) = &options.dead_letter_topic {
+            if self.topics.contains(topic) {
+                return Err(InvalidConsumer::OwnDeadLetters(topic.clone()));
+            }
+            if let Err(why) = Events::default().publish(Event::new(topic)) {
+                return Err(InvalidConsumer::DeadLetterTopic { topic: topic.clone(), why });
+            }
+        }
         let limits = [
             ("batch_max", options.batch_messages),
             ("ahead_bytes", options.ahead.bytes),

@@ -1,8 +1,9 @@
-//! A message as a dead letter keeps it.
+//! A message as a dead letter keeps it, and as a topic of dead letters gets it.
 
 use bytes::Bytes;
 use keylatch_core::Timestamp;
-use keylatch_core::inbox::DeadLetterId;
+use keylatch_core::inbox::{DeadLetterId, Trouble};
+use keylatch_core::outbox::{Event, Events};
 
 use crate::Message;
 
@@ -41,12 +42,88 @@ pub(crate) fn decode(id: &DeadLetterId, encoded: &[u8]) -> Option<Message> {
     Some(message)
 }
 
+/// The headers of a message in a topic of dead letters, beside those of the message itself.
+const CONSUMER: &str = "dead-letter-consumer";
+const TOPIC: &str = "dead-letter-topic";
+const PARTITION: &str = "dead-letter-partition";
+const OFFSET: &str = "dead-letter-offset";
+const REASON: &str = "dead-letter-reason";
+const ERROR: &str = "dead-letter-error";
+const ATTEMPTS: &str = "dead-letter-attempts";
+/// With this header, key, value and headers of the message are left out: it has no room in an event.
+const INCOMPLETE: &str = "dead-letter-incomplete";
+
+/// The event that brings the message to `topic`, because `consumer` has given it up.
+pub(crate) fn event(topic: &str, consumer: &str, message: &Message, trouble: &Trouble) -> Events {
+    let mut whole = Event::new(topic);
+    if let Some(key) = message.key() {
+        whole = whole.with_key(key.clone());
+    }
+    if let Some(value) = message.value() {
+        whole = whole.with_value(value.clone());
+    }
+    for (name, value) in message.headers() {
+        // An event has no headers that are null.
+        whole = whole.with_header(name, value.cloned().unwrap_or_default());
+    }
+    let mut events = Events::default();
+    if events.publish(told(whole, consumer, message, trouble)).is_err() {
+        let bare = told(Event::new(topic), consumer, message, trouble).with_header(INCOMPLETE, "true");
+        events.publish(bare).expect("it is small, and its topic was checked when the consumer was made");
+    }
+    events
+}
+
+/// The event with what became of the message.
+fn told(event: Event, consumer: &str, message: &Message, trouble: &Trouble) -> Event {
+    event
+        .with_header(CONSUMER, consumer.to_owned())
+        .with_header(TOPIC, message.topic().to_owned())
+        .with_header(PARTITION, message.partition().to_string())
+        .with_header(OFFSET, message.offset().to_string())
+        .with_header(REASON, trouble.reason.name())
+        .with_header(ERROR, trouble.error.clone())
+        .with_header(ATTEMPTS, trouble.attempts.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use keylatch_core::Fingerprint;
-    use keylatch_core::inbox::PlaceName;
+    use keylatch_core::inbox::{PlaceName, Reason};
+    use keylatch_core::outbox::EVENT_BYTES_MAX;
 
     use super::*;
+
+    #[test]
+    fn an_event_has_the_message_and_what_became_of_it() {
+        let message = Message::new("t", 3, 9).with_key("k").with_header("a", "1").with_nullable_header("a", None);
+        let trouble = Trouble::new(message.digest(), Reason::Exhausted, "no stock", 16);
+        let header = |events: &Events| {
+            let headers = events.as_slice()[0].event.headers().iter();
+            headers.map(|(name, value)| (name.clone(), value.clone())).collect::<Vec<_>>()
+        };
+        let whole = event("dead", "inventory", &message, &trouble);
+        let [published] = whole.as_slice() else { panic!("it is one event") };
+        assert_eq!((published.event.topic(), published.event.key()), ("dead", message.key()));
+        assert_eq!(published.event.value(), None);
+        let about = [
+            ("dead-letter-consumer", "inventory"),
+            ("dead-letter-topic", "t"),
+            ("dead-letter-partition", "3"),
+            ("dead-letter-offset", "9"),
+            ("dead-letter-reason", "exhausted"),
+            ("dead-letter-error", "no stock"),
+            ("dead-letter-attempts", "16"),
+        ];
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), Bytes::copy_from_slice(value.as_bytes()));
+        let expected: Vec<_> = [("a", "1"), ("a", "")].iter().chain(&about).map(own).collect();
+        assert_eq!(header(&whole), expected);
+        // What is too large for an event is in the table alone.
+        let bare = event("dead", "inventory", &message.with_value(vec![0; EVENT_BYTES_MAX]), &trouble);
+        let expected: Vec<_> = about.iter().chain(&[("dead-letter-incomplete", "true")]).map(own).collect();
+        assert_eq!(header(&bare), expected);
+        assert_eq!(bare.as_slice()[0].event.key(), None);
+    }
 
     #[test]
     fn a_message_comes_back_whole() {

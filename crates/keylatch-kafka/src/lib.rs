@@ -39,7 +39,8 @@
 //!
 //! A dead letter is a row of the database: see [`Places::dead_letters`](keylatch_core::inbox::Places::dead_letters). It
 //! is written in the commit in which the place passes the message, and applied after all if an operator
-//! [orders](keylatch_core::inbox::Places::order) so.
+//! [orders](keylatch_core::inbox::Places::order) so. By choice it also goes to
+//! [a topic](Consumer::with_dead_letter_topic).
 //!
 //! [`Producer`] publishes the events of `keylatch::outbox::Relay`. The [`manual`] says what happens when something
 //! fails.

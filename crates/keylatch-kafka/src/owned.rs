@@ -126,7 +126,11 @@ impl<S: Inbox> Owned<S> {
         if let Some(trace) = message.header("traceparent").and_then(|trace| std::str::from_utf8(trace).ok()) {
             trouble = trouble.with_trace(trace);
         }
-        let bury = || self.setup.store.bury(self.ownership.clone(), message.offset(), trouble.clone(), step);
+        let topic = self.setup.options.dead_letter_topic.as_ref();
+        let event = topic.map(|topic| dead_letter::event(topic, &self.setup.name, message, &trouble));
+        let events = event.unwrap_or_default();
+        let bury =
+            || self.setup.store.bury(self.ownership.clone(), message.offset(), trouble.clone(), step, events.clone());
         if self.insist("write a dead letter", bury).await? == Applied::Lost {
             return Err(self.fenced());
         }

@@ -221,7 +221,7 @@ impl Producer {
 }
 
 fn absent(topic: &str) -> String {
-    format!("the topic {topic} is not there")
+    format!("the topic {topic} is not there; create it")
 }
 
 /// What the events of one order have in common.

@@ -14,6 +14,7 @@ use keylatch_core::inbox::{
     self, Batch, BatchEnd, DeadLetter, DeadLetterId, DeadLettersRequest, Inbox, Listed, Order, Ownership, Place,
     PlaceName, Places, PlacesRequest, Step, Trouble,
 };
+use keylatch_core::outbox::{Events, Outbox as _};
 use keylatch_core::store::{Applied, At, Error, ErrorKind};
 use keylatch_core::{Epoch, Owner, RecordId, Timestamp};
 use sqlx::postgres::PgRow;
@@ -22,6 +23,8 @@ use super::error::{Fault, Sent};
 use super::link::PgQuery;
 use super::ops::{limit_of, scalar};
 use super::options::HANDLER_PAUSE_MAX;
+use super::outbox;
+use super::own::client::Param;
 use super::rows::{damaged, get};
 use super::sql::Statement;
 use super::tx::Postgres;
@@ -142,15 +145,21 @@ impl Inbox for Store {
         offset: i64,
         trouble: Trouble,
         step: Option<Step>,
+        events: Events,
     ) -> BoxFuture<'_, Result<Applied, Error>> {
         Box::pin(async move {
             step.map_or(Ok(()), |step| step.check())?;
-            let change = Change { letter: Some((offset, &trouble)), ..Change::of(&ownership.place) };
+            let letter = Some(Letter { offset, trouble: &trouble, events: &events });
+            let change = Change { letter, ..Change::of(&ownership.place) };
             let buried = self.shared.change(change, |place, now| match &step {
                 Some(step) => inbox::advance(place?, &ownership, step, now),
                 None => place.filter(|place| place.is_of(&ownership)).cloned(),
             });
-            Ok(applied(buried.await?))
+            let buried = applied(buried.await?);
+            if !events.is_empty() {
+                self.wake();
+            }
+            Ok(buried)
         })
     }
 }
@@ -162,7 +171,15 @@ struct Change<'c> {
     /// Whether it counts wherever the place is by then.
     any_next: bool,
     /// The dead letter that is written with it.
-    letter: Option<(i64, &'c Trouble)>,
+    letter: Option<Letter<'c>>,
+}
+
+/// A dead letter, and the events that are written if it is.
+#[derive(Debug, Clone, Copy)]
+struct Letter<'c> {
+    offset: i64,
+    trouble: &'c Trouble,
+    events: &'c Events,
 }
 
 impl<'c> Change<'c> {
@@ -235,9 +252,9 @@ impl Shared {
                 .bind(attempts(changed));
             // A place that a dead letter leaves as it is was changed before now.
             let query = query.bind(if letter.is_some() { now.as_millis() } else { changed.changed_at.as_millis() });
-            let trouble = letter.map(|(_, trouble)| trouble);
-            query
-                .bind(letter.map(|(offset, _)| offset))
+            let trouble = letter.map(|letter| letter.trouble);
+            let query = query
+                .bind(letter.map(|letter| letter.offset))
                 .bind(trouble.map(|trouble| trouble.digest.as_bytes().as_slice()))
                 .bind(trouble.map(|trouble| trouble.reason.name()))
                 .bind(trouble.map(|trouble| trouble.error.as_str()))
@@ -245,7 +262,9 @@ impl Shared {
                 .bind(trouble.and_then(|trouble| trouble.trace.as_deref()))
                 .bind(trouble.and_then(|trouble| trouble.record.as_ref()).map(|record| record.as_bytes().as_slice()))
                 .bind(trouble.and_then(|trouble| trouble.key.as_deref()))
-                .bind(trouble.and_then(|trouble| trouble.message.as_deref()))
+                .bind(trouble.and_then(|trouble| trouble.message.as_deref()));
+            let events = letter.map_or_else(Events::default, |letter| letter.events.clone());
+            outbox::pack(&events).into_iter().fold(query, Param::bind)
         };
         scalar(&self.patiently(query).await?)
     }

@@ -14,13 +14,14 @@ use super::Store;
 use super::db::Db;
 use super::error::{BatchFailed, Fault};
 use super::lent::Failure;
-use super::outbox::Published;
+use super::outbox::{self, Published};
 use super::tx::Sqlite;
 use apply::{Apply, Reply};
 use keylatch_core::inbox::{
     self, Batch, BatchEnd, DeadLetter, DeadLetterId, DeadLettersRequest, Inbox, Listed, Order, Ownership, Place,
     PlaceName, Places, PlacesRequest, Step, Trouble,
 };
+use keylatch_core::outbox::{Events, Outbox as _};
 use keylatch_core::store::{Applied, At, Error, PAGE_RECORDS_MAX};
 use keylatch_core::{Epoch, Owner, Timestamp};
 
@@ -156,10 +157,12 @@ impl Inbox for Store {
         offset: i64,
         trouble: Trouble,
         step: Option<Step>,
+        events: Events,
     ) -> BoxFuture<'_, Result<Applied, Error>> {
         Box::pin(async move {
             step.map_or(Ok(()), |step| step.check())?;
-            let buried = move |db: &mut Db| {
+            let publishes = !events.is_empty();
+            let buried = move |db: &mut Db| -> Result<_, Fault> {
                 let found = find(db, &ownership.place)?;
                 let now = db.now();
                 let Some(place) = found.filter(|place| place.is_of(&ownership)) else { return Ok(Applied::Lost) };
@@ -170,14 +173,21 @@ impl Inbox for Store {
                 let Some(moved) = moved else { return Ok(Applied::Lost) };
                 let id = DeadLetterId { place: ownership.place.clone(), offset, digest: trouble.digest };
                 let letter = DeadLetter { id, trouble, wanted: false, buried_at: now };
-                db.done(rows::bury(db.conn(), &letter))?;
-                // One does not stay without the other.
+                let is_new = db.done(rows::bury(db.conn(), &letter))?;
+                // Nothing of it stays without the rest.
+                if is_new {
+                    outbox::insert(db.conn(), &events, now).map_err(Fault::Batch)?;
+                }
                 if moved != place {
                     rows::write(db.conn(), &moved).map_err(Fault::Batch)?;
                 }
                 Ok(Applied::Applied(now))
             };
-            self.0.writer.call(buried).await
+            let buried = self.0.writer.call(buried).await?;
+            if publishes {
+                self.wake();
+            }
+            Ok(buried)
         })
     }
 }

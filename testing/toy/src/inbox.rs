@@ -1,6 +1,7 @@
 //! The contract of an inbox: places and dead letters, under the lock of the records. Whoever changes a place has the
 //! turn of a transaction.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use futures_util::future::{BoxFuture, ready};
@@ -8,6 +9,7 @@ use keylatch_core::inbox::{
     self, Batch, BatchEnd, DeadLetter, DeadLetterId, DeadLettersRequest, Inbox, Listed, Order, Ownership, Place,
     PlaceName, Places, PlacesRequest, Step, Triage, Trouble, Why,
 };
+use keylatch_core::outbox::Events;
 use keylatch_core::store::{Applied, At, Cursor, Error, PAGE_RECORDS_MAX};
 use keylatch_core::tx::{Ending, Misuse};
 use keylatch_core::{Epoch, Owner, Timestamp};
@@ -136,6 +138,7 @@ impl Inbox for Store {
         offset: i64,
         trouble: Trouble,
         step: Option<Step>,
+        events: Events,
     ) -> BoxFuture<'_, Result<Applied, Error>> {
         Box::pin(async move {
             step.map_or(Ok(()), |step| step.check())?;
@@ -151,7 +154,13 @@ impl Inbox for Store {
             }
             let id = DeadLetterId { place: ownership.place.clone(), offset, digest: trouble.digest };
             let letter = DeadLetter { id, trouble, wanted: false, buried_at: now };
-            state.letters.entry(name_of(&letter.id)).or_insert(letter);
+            if let Entry::Vacant(vacant) = state.letters.entry(name_of(&letter.id)) {
+                vacant.insert(letter);
+                state.queue.extend(&events, now);
+                self.published.notify_one();
+            } else if self.makes(Mistake::BurialRepeatsItsEvents) {
+                state.queue.extend(&events, now);
+            }
             let Some(passed) = passed else { return Ok(Applied::Lost) };
             state.places.insert(ownership.place, passed);
             Ok(Applied::Applied(now))

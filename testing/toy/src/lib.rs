@@ -72,6 +72,8 @@ pub enum Mistake {
     TryIsCountedAfterwards,
     /// A dead letter is written although the place is lost.
     DeadLetterCommitsAlone,
+    /// A burial that is sent again writes its events again.
+    BurialRepeatsItsEvents,
     /// That a place is given back is not written.
     ReturnIsForgotten,
 }

@@ -154,5 +154,6 @@ finds! {
     IdsAreNotLookedUp: inbox::known_message_is_passed;
     TryIsCountedAfterwards: inbox::tries_are_counted_before_they_start;
     DeadLetterCommitsAlone: inbox::stale_owner_buries_nothing;
+    BurialRepeatsItsEvents: inbox::events_are_written_with_the_letter;
     ReturnIsForgotten: inbox::given_back_place_has_no_owner;
 }

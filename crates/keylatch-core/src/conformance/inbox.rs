@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::{BoxFuture, join_all, ready};
 
 use super::atomic::{AtomicHarness, Handle, atomic, attempt, commit, committed, held, record_of, writes};
 use super::cancellation::cut_off;
@@ -28,6 +28,7 @@ use crate::inbox::{
     Ownership, Part, Place, PlaceName, Places, PlacesRequest, Reason, Step, Tried, Trouble, Why,
 };
 use crate::machine::{Claim, Claimed, Completion};
+use crate::outbox::{Event, Events, Pending, Publishes as _, Skip};
 use crate::store::{Applied, At, Cursor, Durability, ErrorKind, PAGE_RECORDS_MAX};
 use crate::tx::{Ending, Misuse, Transacted, Transactional};
 use crate::{Epoch, Fingerprint, Guarantee, Key, Outcome, Owner, Policy, Record, RecordId, Scope, Timestamp};
@@ -67,6 +68,7 @@ macro_rules! conformance_inbox {
             operator_moves_only_what_was_seen
             operator_places_a_new_consumer
             batch_commits_effects_records_and_place
+            batch_commits_its_events
             batch_sent_again_is_lost
             batch_without_messages_moves_the_place
             batch_that_is_no_batch_is_refused
@@ -106,6 +108,7 @@ macro_rules! conformance_inbox {
             buried_message_is_passed
             message_is_buried_above_the_place
             burial_sent_again_is_one_letter
+            events_are_written_with_the_letter
             stale_owner_buries_nothing
             letter_keeps_what_it_was_given
             pages_show_every_letter_once
@@ -222,6 +225,18 @@ fn never<H: InboxHarness>(id: Option<&Claim>) -> PartOf<H> {
 
 async fn effects<H: InboxHarness>(harness: &H) -> Vec<String> {
     harness.effects().await
+}
+
+/// No events.
+fn none() -> Events {
+    Events::default()
+}
+
+/// The values of the events that wait.
+async fn published(store: &impl Inbox) -> Vec<String> {
+    let pending = store.pending(100, usize::MAX, Skip::default()).await.expect("the outbox can be read");
+    let value = |pending: &Pending| pending.event.event.value().expect("it has a value").to_vec();
+    pending.iter().map(|pending| String::from_utf8(value(pending)).expect("it is a text")).collect()
 }
 
 fn trouble(of: &str) -> Trouble {

@@ -8,7 +8,7 @@ use keylatch::inbox::{
     Why,
 };
 use keylatch::machine::{Claim, Completion};
-use keylatch::outbox::{Event, Outbox as _, Publishes as _, Skip};
+use keylatch::outbox::{Event, Events, Outbox as _, Publishes as _, Skip};
 use keylatch::postgres::sqlx::{query, query_scalar, raw_sql};
 use keylatch::postgres::{Options, Postgres, Store};
 use keylatch::store::{Applied, Error, Owner};
@@ -221,7 +221,7 @@ pub(crate) async fn bury_and_discard(store: &Store) -> Result<(), Error> {
     let ownership = store.take(place(), Owner::random()).await?.value.ownership().unwrap();
     let digest = Fingerprint::of([b"message".as_slice()]);
     let trouble = Trouble::new(digest, Reason::Rejected, "it has no product", 1);
-    let _ = store.bury(ownership, 0, trouble, None).await?;
+    let _ = store.bury(ownership, 0, trouble, None, Events::default()).await?;
     let letter = DeadLetterId { place: place(), offset: 0, digest };
     assert!(store.order(letter.clone(), Order::Replay).await? && store.order(letter, Order::Discard).await?);
     Ok(())

@@ -123,10 +123,11 @@ pub(super) fn write(conn: &Connection, place: &Place) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Writes the dead letter, unless it is there.
-pub(super) fn bury(conn: &Connection, letter: &DeadLetter) -> rusqlite::Result<()> {
+/// Writes the dead letter, unless it is there; returns whether it did.
+pub(super) fn bury(conn: &Connection, letter: &DeadLetter) -> rusqlite::Result<bool> {
     let DeadLetter { id: DeadLetterId { place, offset, digest }, trouble, buried_at, .. } = letter;
-    conn.prepare_cached(include_str!("../sql/dead_letter_write.sql"))?.execute(params![
+    let mut statement = conn.prepare_cached(include_str!("../sql/dead_letter_write.sql"))?;
+    let written = statement.execute(params![
         place.consumer(),
         place.topic(),
         place.partition(),
@@ -141,7 +142,7 @@ pub(super) fn bury(conn: &Connection, letter: &DeadLetter) -> rusqlite::Result<(
         trouble.message.as_deref(),
         buried_at.as_millis(),
     ])?;
-    Ok(())
+    Ok(written > 0)
 }
 
 /// Runs a statement about one dead letter, with more parameters or without; returns how many rows it changed.

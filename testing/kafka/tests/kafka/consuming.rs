@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use keylatch::{postgres, sqlite};
 use keylatch_core::inbox::{DeadLetter, DeadLettersRequest, Order, Places};
+use keylatch_core::outbox::Outbox;
 use keylatch_kafka::{Consumer, Count, Kafka, Stats};
 use testing_kafka::{Effect, apply_postgres, apply_sqlite, open_postgres, open_sqlite};
 use testing_support::{eventually, postgres as servers};
@@ -62,6 +63,13 @@ impl Db {
                     sqlx::query_as(SELECT).fetch_all(store.pool()).await.expect("the table can be read");
                 rows.into_iter().map(|(id, key, sequence)| Effect { id, key, sequence }).collect()
             }
+        }
+    }
+
+    pub(crate) fn outbox(&self) -> &dyn Outbox {
+        match self {
+            Self::Sqlite(store, _) => store,
+            Self::Postgres(store, _) => store,
         }
     }
 

@@ -3,6 +3,7 @@
 mod batches;
 mod consuming;
 mod crash;
+mod dead_letters;
 mod flow;
 mod log;
 mod members;

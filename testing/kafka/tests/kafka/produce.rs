@@ -23,15 +23,15 @@ fn in_time() -> Instant {
 
 /// A message as it is in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Logged {
+pub(crate) struct Logged {
     partition: i32,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Vec<(String, String)>,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, String)>,
 }
 
 /// So many messages of a topic, by partition and offset.
-async fn logged(topic: &str, count: usize) -> Vec<Logged> {
+pub(crate) async fn logged(topic: &str, count: usize) -> Vec<Logged> {
     let reading: BaseConsumer = config()
         .set("group.id", name("reader"))
         .set("auto.offset.reset", "earliest")

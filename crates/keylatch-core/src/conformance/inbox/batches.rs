@@ -19,6 +19,23 @@ pub async fn batch_commits_effects_records_and_place<H: InboxHarness>(harness: &
     }
 }
 
+/// What the handlers of a batch publish is written with it, in their order, and never without it.
+pub async fn batch_commits_its_events<H: InboxHarness>(harness: &H) {
+    let (store, ownership) = begin(harness, 0).await;
+    let publishes = |value: &'static str, ending: Ending| {
+        handled::<H>(move |mut tx| {
+            tx.events().publish(Event::new("t").with_value(value)).expect("it is a valid event");
+            Box::pin(ready(ending))
+        })
+    };
+    let failed = vec![publishes("a", commit("done")), publishes("b", Ending::RollBack)];
+    assert!(matches!(apply(&store, batch::<H>(&ownership, 0, failed)).await, BatchEnd::Failed { .. }));
+    assert!(published(&store).await.is_empty());
+    let good = vec![publishes("a", commit("done")), publishes("b", commit("done"))];
+    assert_eq!(apply(&store, batch::<H>(&ownership, 0, good)).await, all_applied());
+    assert_eq!(published(&harness.connect_transactional().await).await, ["a", "b"]);
+}
+
 /// A batch that was committed cannot be applied again, and the place tells why.
 pub async fn batch_sent_again_is_lost<H: InboxHarness>(harness: &H) {
     let (store, ownership) = begin(harness, 0).await;

@@ -1,4 +1,4 @@
-//! DeadLetters: messages that were given up.
+//! Dead letters: messages that were given up.
 
 use super::*;
 
@@ -25,7 +25,8 @@ async fn all_letters(store: &impl Inbox) -> Vec<DeadLetter> {
 pub async fn buried_message_is_passed<H: InboxHarness>(harness: &H) {
     let (store, ownership) = begin(harness, 0).await;
     store.begin_try(ownership.clone(), 0).await.expect("the store counts");
-    let buried = store.bury(ownership.clone(), 0, trouble("m"), Some(step(0, 1))).await.expect("the store buries");
+    let buried =
+        store.bury(ownership.clone(), 0, trouble("m"), Some(step(0, 1)), none()).await.expect("the store buries");
     let place = read(&store, &ownership.place).await;
     assert_eq!(buried, Applied::Applied(place.changed_at));
     assert_eq!((place.next, place.last, place.tried), (Some(1), step(0, 1).last, None));
@@ -39,7 +40,7 @@ pub async fn buried_message_is_passed<H: InboxHarness>(harness: &H) {
 pub async fn message_is_buried_above_the_place<H: InboxHarness>(harness: &H) {
     let (store, ownership) = begin(harness, 0).await;
     let place = read(&store, &ownership.place).await;
-    let buried = store.bury(ownership.clone(), 7, trouble("m"), None).await.expect("the store buries");
+    let buried = store.bury(ownership.clone(), 7, trouble("m"), None, none()).await.expect("the store buries");
     assert!(matches!(buried, Applied::Applied(_)));
     assert_eq!(read(&store, &ownership.place).await, place);
     let above = DeadLettersRequest {
@@ -55,14 +56,35 @@ pub async fn message_is_buried_above_the_place<H: InboxHarness>(harness: &H) {
 pub async fn burial_sent_again_is_one_letter<H: InboxHarness>(harness: &H) {
     let (store, ownership) = begin(harness, 0).await;
     for _ in 0..2 {
-        let buried = store.bury(ownership.clone(), 0, trouble("m"), Some(step(0, 1))).await.expect("the store buries");
+        let buried =
+            store.bury(ownership.clone(), 0, trouble("m"), Some(step(0, 1)), none()).await.expect("the store buries");
         assert!(matches!(buried, Applied::Applied(_)));
         harness.advance(MS).await;
     }
     assert_eq!(all_letters(&store).await.len(), 1);
     assert_eq!(next_of(&store, &ownership).await, Some(1));
-    let _ = store.bury(ownership, 0, trouble("of another log"), None).await.expect("the store buries");
+    let _ = store.bury(ownership, 0, trouble("of another log"), None, none()).await.expect("the store buries");
     assert_eq!(all_letters(&store).await.len(), 2);
+}
+
+/// The events of a burial are written with its dead letter: once, however often it is sent, and never without it.
+pub async fn events_are_written_with_the_letter<H: InboxHarness>(harness: &H) {
+    let (store, stale) = begin(harness, 0).await;
+    let (_, ownership) = take(&store, &place_of(0)).await;
+    let events = |value: &str| {
+        let mut events = Events::default();
+        events.publish(Event::new("orders.dead").with_value(value.to_owned())).expect("it is a valid event");
+        events
+    };
+    let lost = store.bury(stale, 0, trouble("m"), Some(step(0, 1)), events("lost")).await.expect("the store answers");
+    assert_eq!(lost, Applied::Lost);
+    for _ in 0..2 {
+        let buried = store.bury(ownership.clone(), 0, trouble("m"), Some(step(0, 1)), events("0")).await;
+        assert!(matches!(buried, Ok(Applied::Applied(_))));
+    }
+    let above = store.bury(ownership, 7, trouble("m"), None, events("7")).await.expect("the store buries");
+    assert!(matches!(above, Applied::Applied(_)));
+    assert_eq!(published(&harness.connect_transactional().await).await, ["0", "7"]);
 }
 
 /// Nothing is buried by an owner that has lost its place, or from another offset.
@@ -70,10 +92,11 @@ pub async fn stale_owner_buries_nothing<H: InboxHarness>(harness: &H) {
     let (store, stale) = begin(harness, 0).await;
     let (_, current) = take(&store, &place_of(0)).await;
     for (ownership, step) in [(&stale, Some(step(0, 1))), (&stale, None), (&current, Some(step(1, 2)))] {
-        let lost = store.bury(ownership.clone(), 0, trouble("m"), step).await.expect("the store answers");
+        let lost = store.bury(ownership.clone(), 0, trouble("m"), step, none()).await.expect("the store answers");
         assert_eq!(lost, Applied::Lost);
     }
-    let back = store.bury(current.clone(), 0, trouble("m"), Some(Step { from: Some(1), to: 0, last: None })).await;
+    let back =
+        store.bury(current.clone(), 0, trouble("m"), Some(Step { from: Some(1), to: 0, last: None }), none()).await;
     assert_eq!(back.expect_err("a place moves only forward").kind(), ErrorKind::Refused);
     assert!(all_letters(&store).await.is_empty());
     assert_eq!(next_of(&store, &current).await, Some(0));
@@ -91,7 +114,8 @@ pub async fn letter_keeps_what_it_was_given<H: InboxHarness>(harness: &H) {
             .with_key(Bytes::new())
             .with_message(Bytes::from((0..=255).collect::<Vec<u8>>()));
         for (offset, trouble) in [(2 * offset, &bare), (2 * offset + 1, &full)] {
-            let _ = store.bury(ownership.clone(), offset, trouble.clone(), None).await.expect("the store buries");
+            let _ =
+                store.bury(ownership.clone(), offset, trouble.clone(), None, none()).await.expect("the store buries");
             let only = DeadLettersRequest {
                 place: Some(place_of(0)),
                 offset_min: Some(offset),
@@ -117,7 +141,7 @@ pub async fn pages_show_every_letter_once<H: InboxHarness>(harness: &H) {
     {
         let (_, ownership) = take(&store, &PlaceName::new(consumer, topic, partition).expect("a valid place")).await;
         for offset in [0, 9, 10, 1 << 40] {
-            let _ = store.bury(ownership.clone(), offset, trouble("m"), None).await.expect("the store buries");
+            let _ = store.bury(ownership.clone(), offset, trouble("m"), None, none()).await.expect("the store buries");
             buried.push((consumer, topic, partition, offset));
         }
     }
@@ -155,7 +179,7 @@ pub async fn pages_show_every_letter_once<H: InboxHarness>(harness: &H) {
 pub async fn letters_are_ordered_and_discarded<H: InboxHarness>(harness: &H) {
     let (store, ownership) = begin(harness, 0).await;
     for offset in 0..3 {
-        let _ = store.bury(ownership.clone(), offset, trouble("m"), None).await.expect("the store buries");
+        let _ = store.bury(ownership.clone(), offset, trouble("m"), None, none()).await.expect("the store buries");
     }
     let id = |offset| DeadLetterId { place: place_of(0), offset, digest: digest("m") };
     let wanted =
@@ -176,7 +200,7 @@ pub async fn letters_are_ordered_and_discarded<H: InboxHarness>(harness: &H) {
 /// place stays.
 pub async fn replay_removes_the_letter<H: InboxHarness>(harness: &H) {
     let (store, ownership) = begin(harness, 0).await;
-    let _ = store.bury(ownership.clone(), 0, trouble("m"), Some(step(0, 1))).await.expect("the store buries");
+    let _ = store.bury(ownership.clone(), 0, trouble("m"), Some(step(0, 1)), none()).await.expect("the store buries");
     let place = read(&store, &ownership.place).await;
     let id = atomic("1");
     let letter = Some(DeadLetterId { place: place_of(0), offset: 0, digest: digest("m") });
@@ -193,7 +217,7 @@ pub async fn replay_removes_the_letter<H: InboxHarness>(harness: &H) {
 pub async fn failed_replay_keeps_the_letter<H: InboxHarness>(harness: &H) {
     let (store, stale) = begin(harness, 0).await;
     let (_, ownership) = take(&store, &place_of(0)).await;
-    let _ = store.bury(ownership.clone(), 0, trouble("m"), Some(step(0, 1))).await.expect("the store buries");
+    let _ = store.bury(ownership.clone(), 0, trouble("m"), Some(step(0, 1)), none()).await.expect("the store buries");
     let id = atomic("1");
     committed(attempt(&store, &id, writes(harness, "a", commit("done"))).await);
     let letter = Some(DeadLetterId { place: place_of(0), offset: 0, digest: digest("m") });

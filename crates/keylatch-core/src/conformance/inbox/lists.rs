@@ -99,7 +99,7 @@ pub async fn places_change_as_the_contract_says<H: InboxHarness>(harness: &H) {
                 assert_eq!(tried, expected.as_ref().and_then(|place| place.tried).map(|tried| tried.attempts));
                 (expected, None)
             }
-            5 => (advanced(&model), Some(store.bury(ownership.clone(), to, trouble("m"), Some(step)).await)),
+            5 => (advanced(&model), Some(store.bury(ownership.clone(), to, trouble("m"), Some(step), none()).await)),
             _ => {
                 // A batch that was committed is not committed again, although its step may be repeated.
                 let begins = model.as_ref().is_some_and(|place| place.is_of(&ownership) && place.next == step.from);
