@@ -28,6 +28,7 @@ mod place;
 mod progress;
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -38,7 +39,7 @@ pub use dead_letter::{
 };
 pub use place::{
     CONSUMER_BYTES_MAX, InvalidPlace, LastMessage, Ownership, Place, PlaceName, PlacesRequest, Step, TOPIC_BYTES_MAX,
-    Tried, advance, begin_try, give_back, move_to, take,
+    Tried, advance, begin_try, give_back, may_remove, move_to, take,
 };
 pub use progress::{Behind, Tracker};
 
@@ -65,11 +66,20 @@ pub trait Places: Debug + Send + Sync + 'static {
     /// it loses it, and must take it again. The last message and the tries are forgotten.
     fn move_to(&self, place: PlaceName, seen: Option<Epoch>, next: i64) -> BoxFuture<'_, Result<Applied, Error>>;
 
+    /// Removes a place, for an operator: its consumer is no more, or its topic. `seen` is the epoch of the place that
+    /// the operator has seen. Its dead letters stay. Whoever has the place loses it. If a consumer comes back for it, the
+    /// consumer begins as if it had never been there: so stop all of them first.
+    fn remove(&self, place: PlaceName, seen: Epoch) -> BoxFuture<'_, Result<Applied, Error>>;
+
     /// A page of dead letters, in the order of consumer, topic, partition and offset.
     fn dead_letters(&self, page: DeadLettersRequest) -> BoxFuture<'_, Result<At<Listed<DeadLetter>>, Error>>;
 
     /// Orders what becomes of a dead letter, for an operator; returns whether it is there.
     fn order(&self, letter: DeadLetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>>;
+
+    /// Removes dead letters of a consumer that nobody wants and that were given up longer than `age` ago, `limit` at
+    /// most; returns how many. There may be more if it is `limit`.
+    fn sweep_dead_letters(&self, consumer: String, age: Duration, limit: usize) -> BoxFuture<'_, Result<usize, Error>>;
 }
 
 /// A store that keeps places beside its records and its outbox, in the database of the handlers' own tables.

@@ -1,9 +1,11 @@
-//! Cleans up the records of message ids in the background, as an engine does: a process may have only a consumer.
+//! Cleans up the records of message ids in the background, as an engine does: a process may have only a consumer. And dead
+//! letters that are too old, if they may go.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use keylatch_core::inbox::Inbox;
+use keylatch_core::store::Error;
 use rand::Rng as _;
 use tokio::time::{Instant, sleep};
 
@@ -21,16 +23,37 @@ pub(crate) async fn clean<S: Inbox>(setup: Arc<Setup<S>>) {
     loop {
         let pause = PAUSE.mul_f64(rand::rng().random_range(0.5..1.5));
         sleep(pause).await;
-        loop {
-            let started = Instant::now();
-            match setup.store.sweep(SLICE_RECORDS).await {
-                Ok(swept) if swept.more => sleep(started.elapsed() * REST_PART).await,
-                Ok(_) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "the store was not cleaned");
-                    break;
-                }
-            }
+        if let Err(error) = sweep(&setup).await {
+            tracing::warn!(%error, "the store was not cleaned");
         }
+        if let Some(retention) = setup.options.dead_letter_retention
+            && let Err(error) = sweep_dead_letters(&setup, retention).await
+        {
+            tracing::warn!(%error, "old dead letters were not removed");
+        }
+    }
+}
+
+async fn sweep<S: Inbox>(setup: &Setup<S>) -> Result<(), Error> {
+    loop {
+        let started = Instant::now();
+        if !setup.store.sweep(SLICE_RECORDS).await?.more {
+            return Ok(());
+        }
+        sleep(started.elapsed() * REST_PART).await;
+    }
+}
+
+async fn sweep_dead_letters<S: Inbox>(setup: &Setup<S>, retention: Duration) -> Result<(), Error> {
+    loop {
+        let started = Instant::now();
+        let removed = setup.store.sweep_dead_letters(setup.name.clone(), retention, SLICE_RECORDS).await?;
+        if removed > 0 {
+            tracing::info!(removed, consumer = setup.name, "dead letters were removed, because they are too old");
+        }
+        if removed < SLICE_RECORDS {
+            return Ok(());
+        }
+        sleep(started.elapsed() * REST_PART).await;
     }
 }

@@ -91,6 +91,7 @@ pub(crate) struct Options {
     pub(crate) backoff: Backoff,
     pub(crate) dead_in_row: u32,
     pub(crate) dead_letter_topic: Option<String>,
+    pub(crate) dead_letter_retention: Option<Duration>,
     pub(crate) drain: Duration,
     pub(crate) stop: Duration,
 }
@@ -143,6 +144,7 @@ impl Consumer {
             backoff: Backoff { first: PAUSE, longest: PAUSE_MAX },
             dead_in_row: DEAD_IN_ROW,
             dead_letter_topic: None,
+            dead_letter_retention: None,
             drain: DRAIN,
             stop: STOP,
         };
@@ -211,6 +213,14 @@ impl Consumer {
     #[must_use]
     pub fn with_dead_letter_topic(mut self, topic: impl Into<String>) -> Self {
         self.options.dead_letter_topic = Some(topic.into());
+        self
+    }
+
+    /// With dead letters that go by themselves when they are so old, unless an operator wants them to be applied. Without
+    /// this they stay until an operator removes them.
+    #[must_use]
+    pub fn with_dead_letter_retention(mut self, retention: Duration) -> Self {
+        self.options.dead_letter_retention = Some(retention);
         self
     }
 

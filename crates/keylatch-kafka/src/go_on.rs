@@ -1,7 +1,7 @@
-//! How an operator lets a partition go on that stands still.
+//! What operators do: let a partition go on that stands still, and have dead letters applied after all.
 
-use keylatch_core::inbox::{InvalidPlace, PlaceName, Places};
-use keylatch_core::store::{Applied, Error};
+use keylatch_core::inbox::{DeadLetterId, DeadLettersRequest, InvalidPlace, Order, PlaceName, Places};
+use keylatch_core::store::{Applied, Error, PAGE_RECORDS_MAX};
 
 /// Why a place was not moved.
 #[derive(Debug, thiserror::Error)]
@@ -44,4 +44,63 @@ pub async fn go_on(
         Applied::Applied(_) => Ok(()),
         Applied::Lost => Err(GoOnError::Changed),
     }
+}
+
+/// Whether a replay is only tried on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replay {
+    /// It only says which dead letters it would be.
+    DryRun,
+    /// They are applied.
+    ForReal,
+}
+
+/// Has all dead letters applied after all that `request` asks for, and returns which these are. Its `limit` is the most
+/// that there may be; where it goes on ([`after`](DeadLettersRequest::after)) counts too.
+///
+/// They are applied within seconds by the owner of each place, in the order of their offsets. One that fails again stays.
+/// A call that fails half-way can be made again.
+///
+/// ```no_run
+/// use keylatch::inbox::{DeadLettersRequest, Places, Reason};
+/// use keylatch_kafka::{Replay, replay};
+///
+/// # async fn operator(store: &dyn Places) -> Result<(), Box<dyn std::error::Error>> {
+/// let exhausted = DeadLettersRequest {
+///     consumer: Some("inventory".to_owned()),
+///     reason: Some(Reason::Exhausted),
+///     error: Some("timed out".to_owned()),
+///     limit: 10_000,
+///     ..DeadLettersRequest::default()
+/// };
+/// println!("{} dead letters", replay(store, exhausted.clone(), Replay::DryRun).await?.len());
+/// replay(store, exhausted, Replay::ForReal).await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+///
+/// If the store fails.
+pub async fn replay(
+    store: &(impl Places + ?Sized),
+    mut request: DeadLettersRequest,
+    replay: Replay,
+) -> Result<Vec<DeadLetterId>, Error> {
+    let mut found = Vec::new();
+    let most = request.limit;
+    while found.len() < most {
+        request.limit = (most - found.len()).min(PAGE_RECORDS_MAX);
+        let page = store.dead_letters(request.clone()).await?.value;
+        for letter in page.items {
+            // It may have gone meanwhile.
+            if replay == Replay::DryRun || store.order(letter.id.clone(), Order::Replay).await? {
+                found.push(letter.id);
+            }
+        }
+        match page.next {
+            Some(next) => request.after = Some(next),
+            None => break,
+        }
+    }
+    Ok(found)
 }

@@ -87,7 +87,7 @@ pub use consumer::{
     PAUSE_MAX, Running, STOP, StartAt, TRIES,
 };
 pub use failed::Failed;
-pub use go_on::{GoOnError, go_on};
+pub use go_on::{GoOnError, Replay, go_on, replay};
 pub use id::{Extractor, MessageId};
 pub use message::Message;
 pub use producer::{MESSAGE_TIMEOUT, Producer};

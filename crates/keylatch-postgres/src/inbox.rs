@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use keylatch_core::inbox::{
     self, Batch, BatchEnd, DeadLetter, DeadLetterId, DeadLettersRequest, Inbox, Listed, Order, Ownership, Place,
-    PlaceName, Places, PlacesRequest, Step, Trouble,
+    PlaceName, Places, PlacesRequest, Reason, Step, Trouble,
 };
 use keylatch_core::outbox::{Events, Outbox as _};
 use keylatch_core::store::{Applied, At, Error, ErrorKind};
@@ -28,7 +28,7 @@ use super::own::client::Param;
 use super::rows::{damaged, get};
 use super::sql::Statement;
 use super::tx::Postgres;
-use super::{Shared, Store};
+use super::{Shared, Store, span_ms};
 
 impl Places for Store {
     fn place(&self, place: PlaceName) -> BoxFuture<'_, Result<At<Option<Place>>, Error>> {
@@ -84,9 +84,34 @@ impl Places for Store {
                     .bind(after.as_ref().map_or(-1, |after| after.offset))
                     .bind(after.as_ref().map_or(&[][..], |after| after.digest.as_bytes()))
                     .bind(limit_of(page.limit))
+                    .bind(page.reason.map(Reason::name))
+                    .bind(page.error_text())
+                    .bind(page.key.as_deref())
+                    .bind(page.record.as_ref().map(|record| record.as_bytes().as_slice()))
+                    .bind(page.from.map(Timestamp::as_millis))
+                    .bind(page.until.map(Timestamp::as_millis))
             };
             let At { value, now } = listed(&shared.links.rows(Sent::Harmless, query).await?, rows::dead_letter)?;
             Ok(At { value: Listed::new(value, page.limit, |letter| letter.id.cursor()), now })
+        })
+    }
+
+    fn remove(&self, place: PlaceName, seen: Epoch) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            let query =
+                || named(shared.query(&shared.statements.place_remove), &place).bind(seen.as_u64().cast_signed());
+            Ok(shared.write(query).await?)
+        })
+    }
+
+    fn sweep_dead_letters(&self, consumer: String, age: Duration, limit: usize) -> BoxFuture<'_, Result<usize, Error>> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            let statement = &shared.statements.dead_letter_sweep;
+            let query = || shared.query(statement).bind(consumer.as_str()).bind(span_ms(age)).bind(limit_of(limit));
+            let removed: i64 = scalar(&shared.links.rows(Sent::Perhaps, query).await?)?;
+            Ok(usize::try_from(removed).unwrap_or_default())
         })
     }
 

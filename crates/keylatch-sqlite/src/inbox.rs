@@ -5,9 +5,10 @@ mod apply;
 mod rows;
 
 use std::panic::resume_unwind;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use rusqlite::ToSql;
+use rusqlite::{ToSql, params};
 use tokio::sync::oneshot;
 
 use super::Store;
@@ -19,11 +20,11 @@ use super::tx::Sqlite;
 use apply::{Apply, Reply};
 use keylatch_core::inbox::{
     self, Batch, BatchEnd, DeadLetter, DeadLetterId, DeadLettersRequest, Inbox, Listed, Order, Ownership, Place,
-    PlaceName, Places, PlacesRequest, Step, Trouble,
+    PlaceName, Places, PlacesRequest, Reason, Step, Trouble,
 };
 use keylatch_core::outbox::{Events, Outbox as _};
 use keylatch_core::store::{Applied, At, Error, PAGE_RECORDS_MAX};
-use keylatch_core::{Epoch, Owner, Timestamp};
+use keylatch_core::{Epoch, Owner, RecordId, Timestamp};
 
 impl Places for Store {
     fn place(&self, place: PlaceName) -> BoxFuture<'_, Result<At<Option<Place>>, Error>> {
@@ -64,7 +65,8 @@ impl Places for Store {
                 let after_offset = after.as_ref().map_or(-1, |after| after.offset);
                 let after_digest = after.as_ref().map_or(&[][..], |after| after.digest.as_bytes());
                 let limit = limit_of(page.limit);
-                let params: [&dyn ToSql; 11] = [
+                let (reason, error) = (page.reason.map(Reason::name), page.error_text());
+                let params: [&dyn ToSql; 17] = [
                     &consumer,
                     &topic,
                     &partition,
@@ -76,12 +78,37 @@ impl Places for Store {
                     &after_offset,
                     &after_digest,
                     &limit,
+                    &reason,
+                    &error,
+                    &page.key.as_deref(),
+                    &page.record.as_ref().map(RecordId::as_bytes),
+                    &page.from.map(Timestamp::as_millis),
+                    &page.until.map(Timestamp::as_millis),
                 ];
                 let items = list(db, include_str!("sql/dead_letters.sql"), &params, rows::dead_letter)?;
                 Ok(At { value: Listed::new(items, page.limit, |letter| letter.id.cursor()), now: db.now() })
             };
             self.0.querier.call(letters).await
         })
+    }
+
+    fn remove(&self, place: PlaceName, seen: Epoch) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(self.0.writer.call(move |db| {
+            if !inbox::may_remove(find(db, &place)?.as_ref(), seen) {
+                return Ok(Applied::Lost);
+            }
+            db.done(rows::remove(db.conn(), &place))?;
+            Ok(Applied::Applied(db.now()))
+        }))
+    }
+
+    fn sweep_dead_letters(&self, consumer: String, age: Duration, limit: usize) -> BoxFuture<'_, Result<usize, Error>> {
+        Box::pin(self.0.writer.call(move |db| {
+            let mut statement = db.prepare(include_str!("sql/dead_letter_sweep.sql"))?;
+            let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+            let before = db.now().as_millis().saturating_sub(age_ms);
+            db.done(statement.execute(params![consumer, before, limit_of(limit)]))
+        }))
     }
 
     fn order(&self, letter: DeadLetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>> {

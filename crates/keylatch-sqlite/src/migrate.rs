@@ -30,6 +30,7 @@ const SCHEMAS: &[Schema] = &[
             include_str!("sql/create_place.sql"),
             include_str!("sql/create_dead_letter.sql"),
             include_str!("sql/create_dead_letter_wanted.sql"),
+            include_str!("sql/create_dead_letter_age.sql"),
         ],
     },
 ];

@@ -3,6 +3,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
 use keylatch_core::inbox::{
@@ -53,16 +54,33 @@ impl Places for Store {
         Box::pin(async move {
             let after = page.after.as_ref().map(DeadLetterId::of_cursor).transpose()?.as_ref().map(name_of);
             let is_wanted = |letter: &DeadLetter| {
-                let place = &letter.id.place;
-                after.as_ref().is_none_or(|after| name_of(&letter.id) > *after)
-                    && page.consumer.as_deref().is_none_or(|consumer| place.consumer() == consumer)
-                    && page.place.as_ref().is_none_or(|wanted| place == wanted)
-                    && page.offset_min.is_none_or(|min| letter.id.offset >= min)
-                    && (letter.wanted || !page.wanted)
+                after.as_ref().is_none_or(|after| name_of(&letter.id) > *after) && page.asks_for(letter)
             };
             let state = self.state.lock();
             Ok(self.listed(state.letters.values(), is_wanted, page.limit, |letter| letter.id.cursor()))
         })
+    }
+
+    fn remove(&self, place: PlaceName, seen: Epoch) -> BoxFuture<'_, Result<Applied, Error>> {
+        Box::pin(async move {
+            let _turn = self.transaction.lock().await;
+            let (state, now) = (&mut *self.state.lock(), self.clock.now());
+            if !inbox::may_remove(state.places.get(&place), seen) {
+                return Ok(Applied::Lost);
+            }
+            state.places.remove(&place);
+            Ok(Applied::Applied(now))
+        })
+    }
+
+    fn sweep_dead_letters(&self, consumer: String, age: Duration, limit: usize) -> BoxFuture<'_, Result<usize, Error>> {
+        let (state, now) = (&mut *self.state.lock(), self.clock.now());
+        let is_old = |letter: &DeadLetter| letter.buried_at + age < now;
+        let of_consumer = state.letters.iter().filter(|(_, letter)| letter.id.place.consumer() == consumer);
+        let due = of_consumer.filter(|(_, letter)| is_old(letter) && !letter.wanted);
+        let due: Vec<_> = due.map(|(name, _)| name.clone()).take(limit).collect();
+        due.iter().for_each(|name| drop(state.letters.remove(name)));
+        Box::pin(ready(Ok(due.len())))
     }
 
     fn order(&self, letter: DeadLetterId, order: Order) -> BoxFuture<'_, Result<bool, Error>> {

@@ -13,6 +13,7 @@ use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -67,6 +68,7 @@ macro_rules! conformance_inbox {
             operator_moves_a_place_from_its_owner
             operator_moves_only_what_was_seen
             operator_places_a_new_consumer
+            operator_removes_a_place_that_was_seen
             batch_commits_effects_records_and_place
             batch_commits_its_events
             batch_sent_again_is_lost
@@ -112,7 +114,9 @@ macro_rules! conformance_inbox {
             stale_owner_buries_nothing
             letter_keeps_what_it_was_given
             pages_show_every_letter_once
+            letters_are_found_by_what_is_known_of_them
             letters_are_ordered_and_discarded
+            old_letters_that_nobody_wants_are_swept
             replay_removes_the_letter
             failed_replay_keeps_the_letter
             pages_show_every_place_once

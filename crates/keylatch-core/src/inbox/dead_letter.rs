@@ -120,17 +120,55 @@ pub struct DeadLettersRequest {
     pub offset_min: Option<i64>,
     /// Only those that are wanted.
     pub wanted: bool,
+    /// Only those that were given up for this reason.
+    pub reason: Option<Reason>,
+    /// Only those whose error has this text in it.
+    pub error: Option<String>,
+    /// Only those with this key.
+    pub key: Option<Bytes>,
+    /// Only that whose id has this record: see [`RecordId::of`].
+    pub record: Option<RecordId>,
+    /// Only those that were given up at this time or later.
+    pub from: Option<Timestamp>,
+    /// Only those that were given up before this time.
+    pub until: Option<Timestamp>,
     /// Where to go on: [`Listed::next`](super::Listed::next) of the page before, of the same request.
     pub after: Option<Cursor>,
     /// How many at most; [`PAGE_RECORDS_MAX`](crate::store::PAGE_RECORDS_MAX) is the limit.
     pub limit: usize,
 }
 
+impl DeadLettersRequest {
+    /// Whether it asks for this dead letter, on whatever page.
+    pub fn asks_for(&self, letter: &DeadLetter) -> bool {
+        let DeadLetter { id: DeadLetterId { place, offset, .. }, trouble, wanted, buried_at } = letter;
+        self.consumer.as_deref().is_none_or(|consumer| place.consumer() == consumer)
+            && self.place.as_ref().is_none_or(|of| place == of)
+            && self.offset_min.is_none_or(|min| *offset >= min)
+            && (*wanted || !self.wanted)
+            && self.reason.is_none_or(|reason| trouble.reason == reason)
+            && self.error_text().is_none_or(|text| trouble.error.contains(&text))
+            && self.key.as_ref().is_none_or(|key| trouble.key.as_ref() == Some(key))
+            && self.record.is_none_or(|record| trouble.record == Some(record))
+            && self.from.is_none_or(|from| *buried_at >= from)
+            && self.until.is_none_or(|until| *buried_at < until)
+    }
+
+    /// The text that the error must have, as [`Trouble::error`] would have it.
+    pub fn error_text(&self) -> Option<String> {
+        self.error.as_ref().map(|text| without_zeros(text))
+    }
+}
+
+/// Not every database stores a zero in a text.
+fn without_zeros(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
 impl Trouble {
     /// A message with this digest, given up after so many `attempts`. The error is cut to [`ERROR_BYTES_MAX`].
     pub fn new(digest: Fingerprint, reason: Reason, error: &str, attempts: u32) -> Self {
-        // Not every database stores a zero in a text.
-        let mut error = error.replace('\0', "\u{fffd}");
+        let mut error = without_zeros(error);
         if error.len() > ERROR_BYTES_MAX {
             let end = (0..=ERROR_BYTES_MAX).rev().find(|end| error.is_char_boundary(*end));
             error.truncate(end.unwrap_or_default());

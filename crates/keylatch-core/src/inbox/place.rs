@@ -274,6 +274,11 @@ pub fn move_to(
     previous.filter(|place| Place { changed_at: now, ..(*place).clone() } == moved).cloned()
 }
 
+/// Whether an operator who has seen the place with this epoch may remove it. A place that is not there was removed before.
+pub fn may_remove(found: Option<&Place>, seen: Epoch) -> bool {
+    found.is_none_or(|place| place.epoch == seen)
+}
+
 /// The place after its owner has given it back; `None` if it is not the owner's. It is as before if this owner has given
 /// it back already.
 pub fn give_back(place: &Place, ownership: &Ownership, now: Timestamp) -> Option<Place> {

@@ -5,6 +5,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON :schema.record TO :role;
 GRANT SELECT, INSERT, DELETE ON :schema.event TO :role;
 GRANT SELECT, INSERT, UPDATE, DELETE ON :schema.event_stuck TO :role;
 GRANT SELECT, UPDATE ON :schema.event_lane TO :role;
-GRANT SELECT, INSERT, UPDATE ON :schema.place TO :role;
+GRANT SELECT, INSERT, UPDATE, DELETE ON :schema.place TO :role;
 GRANT SELECT, INSERT, UPDATE, DELETE ON :schema.dead_letter TO :role;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA :schema TO :role;

@@ -123,6 +123,12 @@ pub(super) fn write(conn: &Connection, place: &Place) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Removes the place.
+pub(super) fn remove(conn: &Connection, name: &PlaceName) -> rusqlite::Result<usize> {
+    let mut statement = conn.prepare_cached(include_str!("../sql/place_delete.sql"))?;
+    statement.execute(params![name.consumer(), name.topic(), name.partition()])
+}
+
 /// Writes the dead letter, unless it is there; returns whether it did.
 pub(super) fn bury(conn: &Connection, letter: &DeadLetter) -> rusqlite::Result<bool> {
     let DeadLetter { id: DeadLetterId { place, offset, digest }, trouble, buried_at, .. } = letter;

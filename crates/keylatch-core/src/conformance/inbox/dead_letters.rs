@@ -175,6 +175,78 @@ pub async fn pages_show_every_letter_once<H: InboxHarness>(harness: &H) {
     assert!(found(DeadLettersRequest { limit: 1, wanted: true, ..DeadLettersRequest::default() }).await.is_empty());
 }
 
+/// An operator finds dead letters by reason, error, key, id and time, alone and together.
+pub async fn letters_are_found_by_what_is_known_of_them<H: InboxHarness>(harness: &H) {
+    let (store, ownership) = begin(harness, 0).await;
+    let record = |key| RecordId::of(&Scope::new("caller").expect("valid"), &Key::new(key).expect("valid"));
+    let errors = ["", "no stock: é'%_\\", "no stock\0", "timed out"];
+    for (offset, error) in (0..).zip(errors) {
+        for (nth, reason) in (0..).zip(Reason::ALL) {
+            let offset = 10 * offset + nth;
+            let trouble = Trouble::new(digest("m"), reason, error, 1);
+            let trouble = match nth {
+                0 => trouble,
+                1 => trouble.with_key(Bytes::new()),
+                2 => trouble.with_record(record("1")),
+                _ => trouble.with_key(Bytes::from_static(b"\xff\0")).with_record(record("2")),
+            };
+            let _ = store.bury(ownership.clone(), offset, trouble, None, none()).await.expect("the store buries");
+            harness.advance(MS).await;
+        }
+    }
+    let all = all_letters(&store).await;
+    let middle = Some(all[all.len() / 2].buried_at);
+    let any = DeadLettersRequest { limit: 3, ..DeadLettersRequest::default() };
+    let of_error = |text: &str| DeadLettersRequest { error: Some(text.to_owned()), ..any.clone() };
+    let requests = [
+        (DeadLettersRequest { reason: Some(Reason::Exhausted), ..any.clone() }, 4),
+        (of_error("stock"), 10),
+        (of_error("é'%_\\"), 5),
+        (of_error("stock\0"), 5),
+        (of_error("STOCK"), 0),
+        (of_error(""), 20),
+        (DeadLettersRequest { key: Some(Bytes::new()), ..any.clone() }, 4),
+        (DeadLettersRequest { key: Some(Bytes::from_static(b"\xff\0")), ..any.clone() }, 8),
+        (DeadLettersRequest { record: Some(record("1")), ..any.clone() }, 4),
+        (DeadLettersRequest { record: Some(record("2")), reason: Some(Reason::Reused), ..of_error("timed") }, 1),
+        (DeadLettersRequest { from: middle, ..any.clone() }, 10),
+        (DeadLettersRequest { until: middle, ..any.clone() }, 10),
+        (DeadLettersRequest { from: middle, until: middle, ..any.clone() }, 0),
+    ];
+    for (request, count) in requests {
+        let found = dead_letters(&store, &request).await;
+        let expected: Vec<_> = all.iter().filter(|letter| request.asks_for(letter)).cloned().collect();
+        assert_eq!(found, expected, "{request:?}");
+        assert_eq!(found.len(), count, "{request:?}");
+    }
+}
+
+/// Dead letters go when they are old, unless somebody wants them; those of another consumer stay.
+pub async fn old_letters_that_nobody_wants_are_swept<H: InboxHarness>(harness: &H) {
+    let (store, ownership) = begin(harness, 0).await;
+    let (_, other) = take(&store, &PlaceName::new("totals", "orders", 0).expect("a valid place")).await;
+    let bury = async |ownership: &Ownership, offset| {
+        let buried = store.bury(ownership.clone(), offset, trouble("m"), None, none()).await.expect("the store buries");
+        assert!(matches!(buried, Applied::Applied(_)));
+    };
+    for offset in 0..5 {
+        bury(&ownership, offset).await;
+    }
+    bury(&other, 0).await;
+    let wanted = DeadLetterId { place: place_of(0), offset: 2, digest: digest("m") };
+    assert!(store.order(wanted, Order::Replay).await.expect("the store orders"));
+    harness.advance(2 * MS).await;
+    let sweep =
+        async |age, limit| store.sweep_dead_letters("inventory".to_owned(), age, limit).await.expect("it sweeps");
+    for age in [Duration::from_secs(3_600), Duration::MAX] {
+        assert_eq!(sweep(age, 100).await, 0, "none is so old");
+    }
+    assert_eq!((sweep(MS, 3).await, sweep(MS, 3).await, sweep(MS, 3).await), (3, 1, 0));
+    let left: Vec<_> = all_letters(&store).await.into_iter().map(|letter| letter.id).collect();
+    let left: Vec<_> = left.iter().map(|id| (id.place.consumer(), id.offset)).collect();
+    assert_eq!(left, [("inventory", 2), ("totals", 0)]);
+}
+
 /// An operator orders a dead letter to be replayed, to be kept, or to go.
 pub async fn letters_are_ordered_and_discarded<H: InboxHarness>(harness: &H) {
     let (store, ownership) = begin(harness, 0).await;

@@ -208,3 +208,24 @@ pub async fn operator_places_a_new_consumer<H: InboxHarness>(harness: &H) {
     let (place, _) = take(&store, &place_of(0)).await;
     assert_eq!((place.epoch, place.next, place.after_crash), (Epoch::FIRST.next(), Some(3), false));
 }
+
+/// An operator removes a place as it was seen, and only that one. Its dead letters stay, and its owner has lost it.
+pub async fn operator_removes_a_place_that_was_seen<H: InboxHarness>(harness: &H) {
+    let (store, ownership) = begin(harness, 0).await;
+    let (_, other) = begin(harness, 1).await;
+    let _ = store.bury(ownership.clone(), 0, trouble("m"), None, none()).await.expect("the store buries");
+    let name = &ownership.place;
+    let remove = async |epoch| store.remove(name.clone(), epoch).await.expect("the store answers");
+    assert_eq!(remove(ownership.epoch.next()).await, Applied::Lost);
+    assert_eq!(next_of(&store, &ownership).await, Some(0));
+    for _ in 0..2 {
+        assert!(matches!(remove(ownership.epoch).await, Applied::Applied(_)), "sent again, it is done");
+    }
+    assert_eq!(store.place(name.clone()).await.expect("the store reads").value, None);
+    assert_eq!(apply(&store, batch::<H>(&ownership, 0, vec![never::<H>(None)])).await, BatchEnd::Lost(None));
+    assert_eq!(next_of(&store, &other).await, Some(0));
+    let letters = store.dead_letters(DeadLettersRequest { limit: 9, ..DeadLettersRequest::default() }).await;
+    assert_eq!(letters.expect("the store lists").value.items.len(), 1);
+    let (place, _) = take(&store, name).await;
+    assert_eq!((place.epoch, place.next, place.after_crash), (Epoch::FIRST, None, false));
+}

@@ -59,6 +59,9 @@ CREATE TABLE keylatch.dead_letter (
 -- The dead letters that are to be applied, of which there are few: owners look for them again and again.
 CREATE INDEX dead_letter_wanted ON keylatch.dead_letter (consumer, topic, partition, message_offset, digest) WHERE wanted;
 
+-- How old the dead letters of a consumer are: by choice, old ones are removed.
+CREATE INDEX dead_letter_age ON keylatch.dead_letter (consumer, buried_at);
+
 -- Makes `owner` the owner of a place, and returns the place. A repeated call changes nothing, but waits as well.
 --
 -- It waits for the transaction that another owner has open. The caller repeats it if that takes longer than this limit,
