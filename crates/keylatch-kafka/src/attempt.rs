@@ -22,8 +22,8 @@ use crate::{Failed, Message, trace};
 pub(crate) enum Attempted {
     /// Everything is committed; the messages at these positions were known.
     Done { known: Vec<usize> },
-    /// Nothing is: this message failed.
-    Failed { at: usize, failure: Failure },
+    /// Nothing is: this message failed, or it is not known which.
+    Failed { at: Option<usize>, failure: Failure },
     /// Nothing is: the id of this message is held.
     Held { at: usize, record: Option<At<Record>> },
 }

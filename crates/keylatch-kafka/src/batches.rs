@@ -112,11 +112,13 @@ impl<'o, S: Inbox> Batches<'o, S> {
                     alone = usize::from(!batch.is_empty());
                     together = batch.len();
                 }
+                // The commit was refused: it can be any of them.
+                Attempted::Failed { at: None, .. } => alone = messages.len(),
                 Attempted::Failed { .. } | Attempted::Held { .. } if self.handler.is_for_all() => {
                     alone = messages.len();
                 }
-                Attempted::Failed { at: 0, .. } | Attempted::Held { at: 0, .. } => alone = 1,
-                Attempted::Failed { at, .. } | Attempted::Held { at, .. } => together = at,
+                Attempted::Failed { at: Some(0), .. } | Attempted::Held { at: 0, .. } => alone = 1,
+                Attempted::Failed { at: Some(at), .. } | Attempted::Held { at, .. } => together = at,
             }
         }
         Ok(())
@@ -224,7 +226,7 @@ impl<'o, S: Inbox> Batches<'o, S> {
                 Ok((BatchEnd::Held { at, record }, _)) => return Ok(Attempted::Held { at, record }),
                 Ok((BatchEnd::NoDeadLetter, _)) => unreachable!("the batch is for no letter"),
                 Err(attempt::Error::Panicked { at, text }) => {
-                    return Ok(Attempted::Failed { at, failure: Failure::Panicked(text) });
+                    return Ok(Attempted::Failed { at: Some(at), failure: Failure::Panicked(text) });
                 }
                 Err(attempt::Error::Store(error)) => {
                     failures += 1;

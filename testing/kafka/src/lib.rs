@@ -15,9 +15,10 @@ use parking_lot::Mutex;
 /// The table, on SQLite.
 pub const SQLITE: &str = "CREATE TABLE IF NOT EXISTS effects (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, \
                           key TEXT NOT NULL, sequence INTEGER NOT NULL)";
-/// The table, on PostgreSQL.
+/// The table, on PostgreSQL, and one whose numbers are checked at the commit.
 pub const POSTGRES: &str = "CREATE TABLE IF NOT EXISTS effects (number bigint GENERATED ALWAYS AS IDENTITY, id text NOT NULL, \
-                            key text NOT NULL, sequence bigint NOT NULL)";
+                            key text NOT NULL, sequence bigint NOT NULL); \
+                            CREATE TABLE IF NOT EXISTS promised (number int UNIQUE DEFERRABLE INITIALLY DEFERRED)";
 
 /// The row of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -88,6 +89,10 @@ pub async fn apply_postgres(mut tx: Tx<Postgres>, message: Message) -> Result<()
         .bind(effect.sequence)
         .execute(&mut *tx)
         .await?;
+    if then == "defer" {
+        // The server finds at the commit that the numbers are not unique.
+        sqlx::query("INSERT INTO promised (number) VALUES (1), (1)").execute(&mut *tx).await?;
+    }
     before(&then).await;
     also(&effect, &then)
 }
@@ -112,6 +117,6 @@ pub async fn open_postgres(url: &str) -> postgres::Store {
     // A takeover waits for the transaction of a process that was paused.
     let options = postgres::Options::default().with_handler_pause_max(Some(Duration::from_secs(4)));
     let store = postgres::Store::connect_with(url, options).await.expect("the database answers");
-    sqlx::query(POSTGRES).execute(store.pool()).await.expect("the table can be made");
+    sqlx::raw_sql(POSTGRES).execute(store.pool()).await.expect("the table can be made");
     store
 }

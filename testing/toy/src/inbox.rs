@@ -227,7 +227,7 @@ impl Store {
             if triaged.fresh.is_empty() {
                 continue;
             }
-            let failed = |why| Ok(BatchEnd::Failed { at: triaged.first, why });
+            let failed = |why| Ok(BatchEnd::Failed { at: Some(triaged.first), why });
             let (start, fresh) = (part.start, triaged.fresh);
             let (ending, returned) = self.lend(written, |handle| start(handle, fresh)).await;
             written = match (ending, returned) {

@@ -57,10 +57,10 @@ pub enum BatchEnd {
     },
     /// A handler failed, and nothing is committed. Apply the messages before it as a batch, then this one by itself.
     Failed {
-        /// The first message of the handler's part; 0 if the store cannot tell, because the commit was refused. It can
-        /// be the part after the one that broke the transaction and ended well, so judge a message only when it is by
-        /// itself.
-        at: usize,
+        /// The first message of the handler's part. It can be the part after the one that broke the transaction and
+        /// ended well, so judge a message only when it is by itself. `None` if the store cannot tell, because the commit
+        /// was refused: then apply each message by itself.
+        at: Option<usize>,
         /// Why.
         why: Why,
     },

@@ -60,7 +60,7 @@ impl Shared {
             if triaged.fresh.is_empty() {
                 continue;
             }
-            let failed = |why| Ok(BatchEnd::Failed { at: triaged.first, why });
+            let failed = |why| Ok(BatchEnd::Failed { at: Some(triaged.first), why });
             let (start, fresh) = (part.start, triaged.fresh);
             let (ending, returned) = transaction.lend(|loaned| start(loaned, fresh)).await;
             failpoint::hit(Point::AfterHandlerWrite);
@@ -83,7 +83,8 @@ impl Shared {
             Ended::Committed(_) => BatchEnd::Applied { known: triage.known },
             // Someone has recorded an id since it was looked for.
             Ended::Lost => BatchEnd::Held { at: 0, record: None },
-            Ended::Misused(misuse) => BatchEnd::Failed { at: 0, why: Why::Misused(misuse) },
+            // A deferred constraint, or the part before has broken the transaction.
+            Ended::Misused(misuse) => BatchEnd::Failed { at: None, why: Why::Misused(misuse) },
         })
     }
 

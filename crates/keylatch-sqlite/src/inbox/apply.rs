@@ -137,7 +137,7 @@ impl Apply {
                 Ok(Ending::Commit(completion)) => endings.push((completion, triaged.entered)),
                 Ok(Ending::RecordOnly(_) | Ending::RollBack) => {
                     db.abandon().map_err(Fault::<Stopped>::Batch)?;
-                    return Ok(BatchEnd::Failed { at: triaged.first, why: Why::Ended });
+                    return Ok(BatchEnd::Failed { at: Some(triaged.first), why: Why::Ended });
                 }
                 Err(fault) => {
                     if let Fault::Job(_) = &fault {
@@ -225,7 +225,7 @@ impl Apply {
 impl Stopped {
     /// What a handler's fault means for its batch: that of the message at this position, unless the handler panicked.
     fn of(undone: Undone, at: usize, otherwise: Misuse) -> Self {
-        let failed = |misuse| Self::End(Box::new(BatchEnd::Failed { at, why: Why::Misused(misuse) }));
+        let failed = |misuse| Self::End(Box::new(BatchEnd::Failed { at: Some(at), why: Why::Misused(misuse) }));
         match undone {
             Undone::Misuse(misuse) => failed(misuse),
             Undone::Failure(Failure::Store(_)) => failed(otherwise),

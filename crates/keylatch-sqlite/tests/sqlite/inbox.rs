@@ -56,7 +56,7 @@ async fn events_of_a_batch_are_one_with_it() {
     let store = &fixture.store;
     let (ownership, _) = take(store).await;
     let failing = vec![publishing("1", done()), publishing("2", done()), publishing("3", Ending::RollBack)];
-    let failed = BatchEnd::Failed { at: 2, why: Why::Ended };
+    let failed = BatchEnd::Failed { at: Some(2), why: Why::Ended };
     assert_eq!(store.apply(batch(&ownership, 0, failing)).await.unwrap(), failed);
     assert!(store.pending(10, usize::MAX, Skip::default()).await.unwrap().is_empty());
     let parts = vec![publishing("1", done()), publishing("2", done())];
@@ -85,7 +85,7 @@ async fn a_handler_of_a_batch_awaits_nothing_else() {
     };
     let end = fixture.store.apply(batch(&ownership, 0, vec![publishing("1", done()), awaits])).await.unwrap();
     let why = Why::Misused(Misuse::AwaitedInside { after: None });
-    assert_eq!(end, BatchEnd::Failed { at: 1, why });
+    assert_eq!(end, BatchEnd::Failed { at: Some(1), why });
     assert!(fixture.store.pending(10, usize::MAX, Skip::default()).await.unwrap().is_empty());
 }
 

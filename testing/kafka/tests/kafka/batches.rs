@@ -64,6 +64,22 @@ async fn a_message_that_fails_stops_no_other_and_has_no_effect() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_whose_commit_is_refused_is_found_among_the_others() {
+    let (db, topic) = (Db::postgres().await, topic(1).await);
+    let also = |nth| if [11, 30].contains(&nth) { " defer" } else { "" };
+    send(&topic, (0..40).map(|nth| say(0, "k", &format!("{nth}{}", also(nth))))).await;
+    let consuming = db.start(consumer(client(), &name("c"), &topic));
+    db.await_effects(38).await;
+    consuming.await_count(Count::Buried, 2).await;
+    consuming.stop().await;
+    let (effects, letters) = (db.effects().await, db.dead_letters().await);
+    check(&effects, &letters);
+    assert_eq!(effects.len(), 38);
+    let letters: Vec<_> = letters.iter().map(|letter| (letter.id.offset, letter.trouble.attempts)).collect();
+    assert_eq!(letters, [(11, 3), (30, 3)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_id_again_has_no_second_effect_and_another_message_under_it_is_a_dead_letter() {
     for db in Db::both().await {
         let topic = topic(2).await;

@@ -116,7 +116,7 @@ pub async fn failed_message_takes_everything_back<H: InboxHarness>(harness: &H) 
         never::<H>(None),
     ];
     let place = read(&store, &ownership.place).await;
-    let failed = BatchEnd::Failed { at: 2, why: Why::Ended };
+    let failed = BatchEnd::Failed { at: Some(2), why: Why::Ended };
     assert_eq!(apply(&store, batch::<H>(&ownership, 0, parts)).await, failed);
     assert!(effects(harness).await.is_empty());
     assert_eq!(record_of(harness, &id).await, None);
@@ -129,7 +129,7 @@ pub async fn those_before_a_failed_message_commit<H: InboxHarness>(harness: &H) 
     let before = || vec![good(harness, "a", Some(&atomic("1"))), good(harness, "b", Some(&atomic("2")))];
     let mut parts = before();
     parts.push(message(harness, "c", Some(&atomic("3")), Ending::RollBack));
-    let failed = BatchEnd::Failed { at: 2, why: Why::Ended };
+    let failed = BatchEnd::Failed { at: Some(2), why: Why::Ended };
     assert_eq!(apply(&store, batch::<H>(&ownership, 0, parts)).await, failed);
     assert_eq!(apply(&store, batch::<H>(&ownership, 0, before())).await, all_applied());
     let alone = || batch::<H>(&ownership, 2, vec![good(harness, "c", Some(&atomic("3")))]);
@@ -144,7 +144,7 @@ pub async fn refusal_fails_its_message<H: InboxHarness>(harness: &H) {
     let id = atomic("1");
     let refused = message(harness, "b", Some(&id), Ending::RecordOnly(completion("no")));
     let parts = vec![good(harness, "a", None), refused];
-    assert_eq!(apply(&store, batch::<H>(&ownership, 0, parts)).await, BatchEnd::Failed { at: 1, why: Why::Ended });
+    assert_eq!(apply(&store, batch::<H>(&ownership, 0, parts)).await, BatchEnd::Failed { at: Some(1), why: Why::Ended });
     assert!(effects(harness).await.is_empty());
     assert_eq!(record_of(harness, &id).await, None);
 }
@@ -159,7 +159,7 @@ pub async fn leaked_transaction_fails_its_message<H: InboxHarness>(harness: &H) 
         })
     });
     let parts = vec![good(harness, "a", None), leaks, never::<H>(None)];
-    let failed = BatchEnd::Failed { at: 1, why: Why::Misused(Misuse::NotReturned) };
+    let failed = BatchEnd::Failed { at: Some(1), why: Why::Misused(Misuse::NotReturned) };
     assert_eq!(apply(&store, batch::<H>(&ownership, 0, parts)).await, failed);
     assert!(effects(harness).await.is_empty());
     // If the handler has a connection, it has leaked, and with it a lock on the place, until the database notices.

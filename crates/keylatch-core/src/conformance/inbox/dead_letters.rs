@@ -295,7 +295,7 @@ pub async fn failed_replay_keeps_the_letter<H: InboxHarness>(harness: &H) {
     let letter = Some(DeadLetterId { place: place_of(0), offset: 0, digest: digest("m") });
     let replay = |ownership, part| Batch { step: None, letter: letter.clone(), ..batch::<H>(ownership, 0, vec![part]) };
     let failed = apply(&store, replay(&ownership, message(harness, "b", None, Ending::RollBack))).await;
-    assert_eq!(failed, BatchEnd::Failed { at: 0, why: Why::Ended });
+    assert_eq!(failed, BatchEnd::Failed { at: Some(0), why: Why::Ended });
     let held = apply(&store, replay(&ownership, never::<H>(Some(&reused(&id))))).await;
     assert!(matches!(held, BatchEnd::Held { at: 0, record: Some(_) }));
     assert!(matches!(apply(&store, replay(&stale, never::<H>(None))).await, BatchEnd::Lost(Some(_))));

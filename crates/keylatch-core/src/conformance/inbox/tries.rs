@@ -13,7 +13,7 @@ pub async fn tries_are_counted_before_they_start<H: InboxHarness>(harness: &H) {
         assert_eq!(tried, Some(Tried { offset: 0, attempts }));
     }
     let failed = apply(&store, batch::<H>(&ownership, 0, vec![message(harness, "a", None, Ending::RollBack)])).await;
-    assert_eq!(failed, BatchEnd::Failed { at: 0, why: Why::Ended });
+    assert_eq!(failed, BatchEnd::Failed { at: Some(0), why: Why::Ended });
     let began = store.begin_try(ownership, 0).await.expect("the store counts");
     assert_eq!(began, Some(4), "a failure takes back no try");
 }
