@@ -21,7 +21,7 @@ pub use event::{
 pub use publisher::{Publisher, Sent};
 
 use crate::store::{Applied, At, Count, Error, Store};
-use crate::{Lease, Timestamp};
+use crate::{DecodeError, Lease, Timestamp};
 
 /// A handler's end of a transaction, which events can wait in.
 ///
@@ -40,6 +40,7 @@ pub trait Publishes {
 /// - **The order of a key**: of two transactions that publish under one topic and one key, the events of the one that
 ///   commits first have the lower numbers. So nothing that commits later comes before what a reader has seen of that key.
 /// - **Each read starts at the beginning.** A store has no cursor that a late commit could fall behind.
+/// - **An event that cannot be read stops no other**: it is handed out as such.
 /// - **An event is deleted only by [`settle`](Self::settle)** with the relay's lease, or by an operator.
 ///
 /// The conformance suite for the outbox (feature `conformance`) is this contract in executable form.
@@ -93,6 +94,9 @@ pub struct Pending {
     pub created_at: Timestamp,
     /// Whether a refused event of its key was there at the moment of the read. Then it must not be published.
     pub blocked: bool,
+    /// Why its headers could not be read, if they could not. Then the event is without them, and must not be published:
+    /// it is refused.
+    pub unreadable: Option<DecodeError>,
 }
 
 impl Pending {
@@ -141,7 +145,7 @@ pub enum Fate {
 pub struct Stuck {
     /// Its number in the outbox.
     pub seq: u64,
-    /// The event.
+    /// The event; without its headers if these cannot be read.
     pub event: Published,
     /// When it was written, on the store's clock.
     pub created_at: Timestamp,

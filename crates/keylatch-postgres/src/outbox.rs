@@ -13,7 +13,7 @@ use keylatch_core::outbox::{
     Backlog, Event, EventId, Events, Fate, Outbox, Pending, Place, Published, Settled, Skip, Stuck, Why,
 };
 use keylatch_core::store::{Applied, At, Count, Error, PAGE_RECORDS_MAX};
-use keylatch_core::{Lease, Timestamp};
+use keylatch_core::{DecodeError, Lease, Timestamp};
 
 /// The states of stuck events, which are also the fates that lead to them.
 const REFUSED: i16 = 1;
@@ -171,11 +171,13 @@ impl Store {
 }
 
 fn pending(row: &PgRow) -> Result<Pending, Fault> {
+    let (event, unreadable) = event(row)?;
     Ok(Pending {
         seq: get::<i64>(row, "seq")?.cast_unsigned(),
-        event: event(row)?,
+        event,
         created_at: Timestamp::from_millis(get(row, "created_at")?),
         blocked: get(row, "blocked")?,
+        unreadable,
     })
 }
 
@@ -183,7 +185,7 @@ fn stuck(row: &PgRow) -> Result<Stuck, Fault> {
     let reason = || Ok::<_, Fault>(get::<Option<String>>(row, "reason")?.unwrap_or_default());
     Ok(Stuck {
         seq: get::<i64>(row, "seq")?.cast_unsigned(),
-        event: event(row)?,
+        event: event(row)?.0,
         created_at: Timestamp::from_millis(get(row, "created_at")?),
         stuck_at: Timestamp::from_millis(get(row, "stuck_at")?),
         why: match get::<i16>(row, "state")? {
@@ -195,11 +197,12 @@ fn stuck(row: &PgRow) -> Result<Stuck, Fault> {
     })
 }
 
-fn event(row: &PgRow) -> Result<Published, Fault> {
+/// The event in a row, and why its headers are missing, if they cannot be read.
+fn event(row: &PgRow) -> Result<(Published, Option<DecodeError>), Fault> {
     let id: &[u8] = get(row, "id")?;
     let id = id.try_into().map_err(|_| damaged("the id of an event has the wrong length"))?;
     let bytes = |column| Ok::<_, Fault>(get::<Option<Vec<u8>>>(row, column)?.map(Bytes::from));
     let headers: Option<&[u8]> = get(row, "headers")?;
-    let event = Event::decode(get(row, "topic")?, bytes("key")?, bytes("value")?, headers);
-    Ok(Published { id: EventId::from_bytes(id), event: event.map_err(|error| damaged(error.to_string()))? })
+    let (event, unreadable) = Event::decode(get(row, "topic")?, bytes("key")?, bytes("value")?, headers);
+    Ok((Published { id: EventId::from_bytes(id), event }, unreadable))
 }

@@ -147,11 +147,13 @@ fn pending(db: &Db, limit: usize, bytes_max: usize, skip: &Skip) -> Result<Vec<P
             continue;
         }
         bytes += usize::try_from(number(row, 8)?).unwrap_or(usize::MAX);
+        let (event, unreadable) = event(row).map_err(Fault::Job)?;
         found.push(Pending {
             seq,
-            event: event(row).map_err(Fault::Job)?,
+            event,
             created_at: Timestamp::from_millis(db.done(row.get(6))?),
             blocked: db.done(row.get(9))?,
+            unreadable,
         });
     }
     Ok(found)
@@ -221,7 +223,7 @@ fn stuck(row: &Row<'_>) -> Result<Stuck, Error> {
     let instant = |at, what| row.get(at).map(Timestamp::from_millis).map_err(|_| unreadable(what));
     Ok(Stuck {
         seq: row.get::<_, i64>(0).map_err(|_| unreadable("its number"))?.unsigned_abs(),
-        event: event(row)?,
+        event: event(row)?.0,
         created_at: instant(6, "when it was written")?,
         stuck_at: instant(8, "when it got stuck")?,
         why: match row.get_ref(7).ok().and_then(|state| state.as_str().ok()) {
@@ -233,14 +235,14 @@ fn stuck(row: &Row<'_>) -> Result<Stuck, Error> {
     })
 }
 
-fn event(row: &Row<'_>) -> Result<outbox::Published, Error> {
+/// The event in a row, and why its headers are missing, if they cannot be read.
+fn event(row: &Row<'_>) -> Result<(outbox::Published, Option<DecodeError>), Error> {
     let bytes = |at, what| row.get::<_, Option<Vec<u8>>>(at).map_err(|_| unreadable(what));
     let id = row.get(1).map(EventId::from_bytes).map_err(|_| unreadable("its id"))?;
     let (key, value) = (bytes(3, "its key")?.map(Bytes::from), bytes(4, "its value")?.map(Bytes::from));
     let topic = row.get(2).map_err(|_| unreadable("its topic"))?;
-    let event = Event::decode(topic, key, value, bytes(5, "its headers")?.as_deref());
-    let event = event.map_err(|error: DecodeError| Error::new(ErrorKind::Corrupt, error))?;
-    Ok(outbox::Published { id, event })
+    let (event, unreadable) = Event::decode(topic, key, value, bytes(5, "its headers")?.as_deref());
+    Ok((outbox::Published { id, event }, unreadable))
 }
 
 fn number(row: &Row<'_>, at: usize) -> Result<u64, Fault> {

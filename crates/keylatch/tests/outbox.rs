@@ -172,6 +172,27 @@ async fn what_is_committed_is_published_in_order_and_deleted() {
     assert!(relay.stop(STOP).await);
 }
 
+/// An event that cannot be read, such as one of a later version, is refused: it holds back its key alone, and operators
+/// see it.
+#[tokio::test]
+async fn an_event_that_cannot_be_read_holds_back_its_key_alone() {
+    let (fixture, broker) = (Fixture::new().await, Broker::default());
+    fixture.publish(&[(Some("a"), "1"), (Some("a"), "2"), (Some("b"), "3")]).await;
+    let file = rusqlite::Connection::open(fixture.directory.path().join("keylatch.db")).unwrap();
+    let changed = file.execute("UPDATE keylatch_event SET headers = x'09' WHERE value = CAST('1' AS BLOB)", []);
+    assert_eq!(changed, Ok(1));
+    let relay = Relay::new(fixture.store.clone(), broker.clone()).start();
+    until("the others are published", async || broker.said() == ["3"] && fixture.is_empty().await).await;
+    let stuck = fixture.store.stuck(None, 10).await.unwrap();
+    assert!(matches!(&stuck[0].why, Why::Refused(why) if why.contains("format 9")), "{stuck:?}");
+    assert_eq!((stuck.len(), stuck[0].event.event.key(), &stuck[1].why), (2, Some(&"a".into()), &Why::Held));
+    // A process that can read it goes on with it.
+    assert_eq!(file.execute("UPDATE keylatch_event_stuck SET headers = NULL", []), Ok(2));
+    assert!(fixture.store.retry(stuck[0].place()).await.unwrap());
+    until("all are published", async || broker.said() == ["3", "1", "2"]).await;
+    assert!(relay.stop(STOP).await);
+}
+
 /// A commit wakes the relay: it need not look by itself.
 #[tokio::test]
 async fn a_commit_wakes_the_relay() {

@@ -22,7 +22,9 @@ impl Queue {
     pub(crate) fn extend(&mut self, events: &Events, now: Timestamp) {
         for event in events.as_slice() {
             self.latest += 1;
-            self.waiting.push(Pending { seq: self.latest, event: event.clone(), created_at: now, blocked: false });
+            let event = event.clone();
+            let (blocked, unreadable) = (false, None);
+            self.waiting.push(Pending { seq: self.latest, event, created_at: now, blocked, unreadable });
         }
     }
 
@@ -66,6 +68,7 @@ impl Queue {
             event,
             created_at,
             blocked: false,
+            unreadable: None,
         }));
         self.waiting.sort_by_key(|pending| pending.seq);
         true

@@ -115,25 +115,19 @@ impl Event {
         (!headers.is_empty()).then(encoded)
     }
 
-    /// An event that was stored.
-    ///
-    /// # Errors
-    ///
-    /// If the headers cannot be read.
+    /// An event that was stored. If its headers cannot be read, it is without them, and the error says why: topic and
+    /// key are what puts it in order.
     pub fn decode(
         topic: String,
         key: Option<Bytes>,
         value: Option<Bytes>,
         headers: Option<&[u8]>,
-    ) -> Result<Self, DecodeError> {
-        let headers: Vec<(String, Vec<u8>)> = match headers {
-            Some([FORMAT, encoded @ ..]) => postcard::from_bytes(encoded).map_err(|_| DecodeError::Malformed)?,
-            Some([format, ..]) => return Err(DecodeError::UnknownFormat(*format)),
-            Some([]) => return Err(DecodeError::Malformed),
-            None => Vec::new(),
+    ) -> (Self, Option<DecodeError>) {
+        let (headers, error) = match headers.map_or(Ok(Vec::new()), decode_headers) {
+            Ok(headers) => (headers, None),
+            Err(error) => (Vec::new(), Some(error)),
         };
-        let headers = headers.into_iter().map(|(name, value)| (name, value.into())).collect();
-        Ok(Self { topic, key, value, headers })
+        (Self { topic, key, value, headers }, error)
     }
 
     fn check(&self) -> Result<(), InvalidEvent> {
@@ -150,6 +144,15 @@ impl Event {
         }
         Ok(())
     }
+}
+
+fn decode_headers(stored: &[u8]) -> Result<Vec<(String, Bytes)>, DecodeError> {
+    let headers: Vec<(String, Vec<u8>)> = match stored {
+        [FORMAT, encoded @ ..] => postcard::from_bytes(encoded).map_err(|_| DecodeError::Malformed)?,
+        [format, ..] => return Err(DecodeError::UnknownFormat(*format)),
+        [] => return Err(DecodeError::Malformed),
+    };
+    Ok(headers.into_iter().map(|(name, value)| (name, value.into())).collect())
 }
 
 /// Shows the topic and sizes only.
@@ -340,11 +343,12 @@ mod tests {
     fn headers_come_back() {
         let event = Event::new("t").with_header("a", "1").with_header("a", vec![0xff]).with_header("", "");
         let encoded = event.encode_headers();
-        assert_eq!(Event::decode("t".into(), None, None, encoded.as_deref()).as_ref(), Ok(&event));
+        assert_eq!(Event::decode("t".into(), None, None, encoded.as_deref()), (event, None));
         assert_eq!(Event::new("t").encode_headers(), None);
         let decode = |headers| Event::decode("t".into(), None, None, Some(headers));
-        assert_eq!(decode(&[9]), Err(DecodeError::UnknownFormat(9)));
-        assert_eq!((decode(&[]), decode(&[1, 9])), (Err(DecodeError::Malformed), Err(DecodeError::Malformed)));
+        let without = |error| (Event::new("t"), Some(error));
+        assert_eq!(decode(&[9]), without(DecodeError::UnknownFormat(9)));
+        assert_eq!((decode(&[]), decode(&[1, 9])), (without(DecodeError::Malformed), without(DecodeError::Malformed)));
     }
 
     #[test]

@@ -122,7 +122,7 @@ mod tests {
             None => event,
         };
         let event = Published { id: EventId::from_bytes([0; 16]), event };
-        Pending { seq, event, created_at: Timestamp::from_millis(0), blocked: false }
+        Pending { seq, event, created_at: Timestamp::from_millis(0), blocked: false, unreadable: None }
     }
 
     #[test]

@@ -264,10 +264,10 @@ impl Relay {
                 continue;
             }
             poll = POLL_MIN;
-            let round = Round::new(pending);
+            let round = Round::new(pending, self.refusals);
             let Some(sent) = self.publish(&round.events(), until, held).await else { return Ended::Lost };
             failpoint::hit(Point::AfterAcknowledgement);
-            let results = round.end(sent, self.refusals);
+            let results = round.end(sent);
             report(&results, &mut failing);
             let now = Instant::now();
             results.went.iter().for_each(|went| deferred.went(went));

@@ -8,12 +8,13 @@ use super::{Fate, Pending, Published, Refusals, Sent, Settled};
 const REASON_CHARS_MAX: usize = 500;
 
 /// The events of one read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Round {
     /// Those that may be published, in order.
     free: Vec<Pending>,
-    /// What to settle: at first those behind a refused event.
+    /// What to settle: at first those behind a refused event, and those that cannot be read.
     settled: Vec<Settled>,
+    refusals: Refusals,
 }
 
 /// What a round has come to.
@@ -31,10 +32,33 @@ pub(super) struct Results {
 }
 
 impl Round {
-    pub(super) fn new(pending: Vec<Pending>) -> Self {
-        let (blocked, free): (Vec<_>, Vec<_>) = pending.into_iter().partition(|pending| pending.blocked);
-        let settled = blocked.iter().map(|held| Settled { place: held.place(), fate: Fate::Held }).collect();
-        Self { free, settled }
+    pub(super) fn new(pending: Vec<Pending>, refusals: Refusals) -> Self {
+        let mut round = Self { free: Vec::new(), settled: Vec::new(), refusals };
+        // The keys of events that may be published, and of those that wait for the next round.
+        let (mut free, mut waiting) = (HashSet::new(), HashSet::new());
+        for pending in pending {
+            let (place, key) = (pending.place(), pending.event.event.key_hash());
+            let is_in = |keys: &HashSet<i64>| key.is_some_and(|key| keys.contains(&key));
+            if pending.blocked {
+                round.settled.push(Settled { place, fate: Fate::Held });
+            } else if is_in(&waiting) || pending.unreadable.is_some() && is_in(&free) {
+                waiting.extend(key);
+            } else if let Some(error) = pending.unreadable {
+                round.settled.push(Settled { place, fate: round.refused(format!("it cannot be read: {error}")) });
+                waiting.extend(key);
+            } else {
+                free.extend(key);
+                round.free.push(pending);
+            }
+        }
+        round
+    }
+
+    fn refused(&self, reason: String) -> Fate {
+        match self.refusals {
+            Refusals::HoldBackTheKey => Fate::Refused(cut(reason)),
+            Refusals::SetAside => Fate::SetAside(cut(reason)),
+        }
     }
 
     /// The events to publish, in order.
@@ -45,8 +69,8 @@ impl Round {
     /// What the publisher's results mean. A result that is missing means "later".
     ///
     /// After an event that was not acknowledged, nothing of its key counts: it is handed out again, after it.
-    pub(super) fn end(self, sent: Vec<Sent>, refusals: Refusals) -> Results {
-        let Self { free, settled } = self;
+    pub(super) fn end(mut self, sent: Vec<Sent>) -> Results {
+        let (free, settled) = (std::mem::take(&mut self.free), std::mem::take(&mut self.settled));
         let mut results = Results { settled, ..Results::default() };
         let mut stopped: HashSet<i64> = HashSet::new();
         let mut sent = sent.into_iter();
@@ -66,10 +90,7 @@ impl Round {
                     results.went.push(pending);
                     Fate::Acknowledged
                 }
-                Sent::Refused(reason) => match refusals {
-                    Refusals::HoldBackTheKey => Fate::Refused(cut(reason)),
-                    Refusals::SetAside => Fate::SetAside(cut(reason)),
-                },
+                Sent::Refused(reason) => self.refused(reason),
                 Sent::Later(reason) => {
                     results.reason.get_or_insert(reason);
                     results.later.push(pending);
@@ -102,7 +123,7 @@ mod tests {
             None => event,
         };
         let event = Published { id: EventId::from_bytes([u8::try_from(seq).unwrap(); 16]), event };
-        Pending { seq, event, created_at: Timestamp::from_millis(0), blocked }
+        Pending { seq, event, created_at: Timestamp::from_millis(0), blocked, unreadable: None }
     }
 
     fn settled(seq: u8, fate: Fate) -> Settled {
@@ -125,7 +146,7 @@ mod tests {
             pending(7, None, false),
             pending(8, Some("a"), false),
         ];
-        let round = Round::new(read);
+        let round = Round::new(read, Refusals::HoldBackTheKey);
         assert_eq!(round.events().len(), 7, "what is held back is not handed out");
         let sent = vec![
             Sent::Acknowledged,
@@ -137,7 +158,7 @@ mod tests {
             Sent::Acknowledged,
             Sent::Refused(no()),
         ];
-        let results = round.end(sent, Refusals::HoldBackTheKey);
+        let results = round.end(sent);
         let expected = [
             settled(3, Fate::Held),
             settled(1, Fate::Acknowledged),
@@ -152,17 +173,50 @@ mod tests {
 
     #[test]
     fn a_refused_event_is_set_aside_by_choice() {
-        let round = Round::new(vec![pending(1, Some("a"), false), pending(2, Some("a"), false)]);
+        let round = Round::new(vec![pending(1, Some("a"), false), pending(2, Some("a"), false)], Refusals::SetAside);
         let sent = vec![Sent::Refused("é".repeat(REASON_CHARS_MAX + 1)), Sent::Later(no())];
-        let results = round.end(sent, Refusals::SetAside);
+        let results = round.end(sent);
         assert_eq!(results.settled, [settled(1, Fate::SetAside("é".repeat(REASON_CHARS_MAX)))]);
         assert!(results.later.is_empty(), "the next round has the second");
     }
 
     #[test]
+    fn an_event_that_cannot_be_read_stops_its_key_alone() {
+        let unreadable = |seq, key| {
+            let unreadable = Some(keylatch_core::DecodeError::UnknownFormat(9));
+            Pending { unreadable, ..pending(seq, key, false) }
+        };
+        let read = || {
+            vec![
+                unreadable(1, Some("a")),
+                pending(2, Some("a"), false),
+                pending(3, Some("b"), false),
+                // Not yet: the one before it may fail, and is not to wait for it.
+                unreadable(4, Some("b")),
+                pending(5, Some("b"), false),
+                unreadable(6, None),
+                pending(7, None, false),
+            ]
+        };
+        let reason = "it cannot be read: stored in format 9, which this version does not know; upgrade this process";
+        let seqs = |pending: &[Pending]| pending.iter().map(|pending| pending.seq).collect::<Vec<_>>();
+        for (refusals, fate) in [
+            (Refusals::HoldBackTheKey, Fate::Refused(reason.to_owned())),
+            (Refusals::SetAside, Fate::SetAside(reason.to_owned())),
+        ] {
+            let round = Round::new(read(), refusals);
+            assert_eq!(seqs(&round.free), [3, 7]);
+            let results = round.end(vec![Sent::Later(no()), Sent::Acknowledged]);
+            let expected = [settled(1, fate.clone()), settled(6, fate), settled(7, Fate::Acknowledged)];
+            assert_eq!(results.settled, expected);
+            assert_eq!(seqs(&results.later), [3]);
+        }
+    }
+
+    #[test]
     fn a_missing_result_means_later() {
-        let round = Round::new(vec![pending(1, None, false), pending(2, None, false)]);
-        let results = round.end(vec![Sent::Acknowledged], Refusals::HoldBackTheKey);
+        let round = Round::new(vec![pending(1, None, false), pending(2, None, false)], Refusals::HoldBackTheKey);
+        let results = round.end(vec![Sent::Acknowledged]);
         assert_eq!((results.went.len(), results.later.len()), (1, 1));
     }
 }

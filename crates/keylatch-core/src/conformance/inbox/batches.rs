@@ -144,7 +144,10 @@ pub async fn refusal_fails_its_message<H: InboxHarness>(harness: &H) {
     let id = atomic("1");
     let refused = message(harness, "b", Some(&id), Ending::RecordOnly(completion("no")));
     let parts = vec![good(harness, "a", None), refused];
-    assert_eq!(apply(&store, batch::<H>(&ownership, 0, parts)).await, BatchEnd::Failed { at: Some(1), why: Why::Ended });
+    assert_eq!(
+        apply(&store, batch::<H>(&ownership, 0, parts)).await,
+        BatchEnd::Failed { at: Some(1), why: Why::Ended }
+    );
     assert!(effects(harness).await.is_empty());
     assert_eq!(record_of(harness, &id).await, None);
 }
