@@ -12,10 +12,12 @@ mod cores;
 mod drive;
 mod gateway;
 mod growth;
+mod kafka;
 mod least;
 mod load;
 mod machine;
 mod orders;
+mod outbox;
 mod postgres;
 mod proxy;
 mod redis;
@@ -34,7 +36,7 @@ use server::Launcher;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [growth] [gateway|gateway=TITLE] [redis] [postgres|postgres=TITLE]
+const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [growth] [gateway|gateway=TITLE] [redis] [postgres|postgres=TITLE] [kafka|kafka=TITLE] [outbox]
   rows     ratios to the same service without the layer; with TITLE, those rows whose title begins with it
   clients  64 clients: the rate to that of one commit for each request, and the latency
   growth   the memory of a server over many distinct keys
@@ -43,9 +45,12 @@ const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [growth]
   redis    the Redis store beside redis-benchmark, and the latency that it adds; needs Redis, as its rows do
   postgres the PostgreSQL store beside pgbench, and with 10,000,000 records more; needs PostgreSQL;
            with TITLE, those rows whose title begins with it, without the 10,000,000
+  kafka    a consumer beside one that only polls, and beside the same writes; needs Kafka and PostgreSQL;
+           with TITLE, those rows whose title begins with it
+  outbox   a relay beside its producer alone, and beside reading and deleting alone; needs Kafka and PostgreSQL
 All of them without arguments. For the instructions of one request, see instructions.sh.";
 
-const PARTS: [&str; 6] = ["rows", "clients", "growth", "gateway", "redis", "postgres"];
+const PARTS: [&str; 8] = ["rows", "clients", "growth", "gateway", "redis", "postgres", "kafka", "outbox"];
 
 fn main() -> Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -74,8 +79,9 @@ fn measure(args: &[&str]) -> Result<()> {
     let names = parts.iter().map(|part| part.split('=').next().unwrap_or_default());
     let titles = |part| parts.iter().filter_map(|given| given.split_once('=')).find(|(of, _)| *of == part);
     let titles = |part| titles(part).map_or("", |(_, titles)| titles);
-    let titled =
-        |part: &&str| part.split_once('=').is_none_or(|(name, _)| ["rows", "gateway", "postgres"].contains(&name));
+    let titled = |part: &&str| {
+        part.split_once('=').is_none_or(|(name, _)| ["rows", "gateway", "postgres", "kafka"].contains(&name))
+    };
     if !parts.iter().all(titled) || names.clone().any(|name| !PARTS.contains(&name)) {
         return Err(format!("cannot measure {parts:?}\n{USAGE}").into());
     }
@@ -117,6 +123,17 @@ fn measure(args: &[&str]) -> Result<()> {
         // A separate runtime, where nothing keeps pgbench's core busy.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         for table in runtime.block_on(postgres::measure(cores, titles("postgres"), quick))? {
+            println!("\n{table}");
+        }
+    }
+    if wanted("kafka") {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let scratch = launcher.scratch();
+        println!("\n{}", runtime.block_on(kafka::measure(cores, scratch, titles("kafka"), quick))?);
+    }
+    if wanted("outbox") {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        for table in runtime.block_on(outbox::measure(cores, quick))? {
             println!("\n{table}");
         }
     }

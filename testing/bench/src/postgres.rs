@@ -33,7 +33,7 @@ const fn ours(title: &'static str, clients: usize, contestant: Contestant, again
 
 const INSERT_THEN_UPDATE: &str = include_str!("postgres/insert_then_update.sql");
 
-const ROWS: [Row; 11] = [
+const ROWS: [Row; 12] = [
     pgbench("pgbench: the same statements in a transaction", 16, "atomic", include_str!("postgres/atomic.sql")),
     ours("Atomic, an order each", 16, Contestant::First(Mode::Atomic), (0, 0.85)),
     pgbench("pgbench: the order alone in a transaction", 16, "order", include_str!("postgres/order.sql")),
@@ -46,6 +46,7 @@ const ROWS: [Row; 11] = [
     pgbench("pgbench: select by primary key", 16, "select", include_str!("postgres/select.sql")),
     ours("Atomic, replay from the record", 16, Contestant::Replay(Mode::Atomic), (8, 0.8)),
     ours("leases, replay from the record", 16, Contestant::Replay(Mode::Leases), (8, 0.8)),
+    ours("Atomic, an order and an event each", 16, Contestant::First(Mode::AtomicWithEvent), (1, 0.85)),
 ];
 
 /// The rows that are measured again on a full table.

@@ -17,6 +17,12 @@ fn every_row_runs_and_every_answer_is_right() {
         "Keylatch, 512 in flight",
         "first, AtMostOnce on SQLite",
         "the gateway, replay",
+        "Atomic, an order and an event each",
+        "an insert each, with ids",
+        "one by one, without ids",
+        "SQLite, an insert each, with ids",
+        "relay",
+        "commit to broker",
     ] {
         assert!(printed.contains(&format!("| {row} ")), "no row `{row}` in:\n{printed}");
     }

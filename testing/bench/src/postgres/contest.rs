@@ -9,6 +9,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use futures_util::future::{join_all, try_join_all};
 use keylatch::entry_point::{Answer, Request};
+use keylatch::outbox::Event;
 use keylatch::postgres::{Options, Postgres, Store, sqlx};
 use keylatch::tx::Verdict;
 use keylatch::{Body, Engine, Fingerprint, Key, Limits, Outcome, Policy, Scope};
@@ -22,6 +23,8 @@ use crate::connection::KEY_PREFIX;
 pub(super) enum Mode {
     /// An order for each request, in the transaction of its record.
     Atomic,
+    /// The same, with an event.
+    AtomicWithEvent,
     /// Claim and completion, with nothing in between.
     Leases,
 }
@@ -102,9 +105,13 @@ impl<'a> Arena<'a> {
         };
         let answer = match mode {
             Mode::Leases => self.leases.answer(request, |_| async { (Verdict::Keep(outcome(1)), ()) }).await?,
-            Mode::Atomic => {
-                let work = |handed: keylatch::entry_point::RunOrTx| async move {
+            Mode::Atomic | Mode::AtomicWithEvent => {
+                let work = move |handed: keylatch::entry_point::RunOrTx| async move {
                     let mut tx = handed.tx::<Postgres>().expect("it is a transaction of PostgreSQL");
+                    if mode == Mode::AtomicWithEvent {
+                        let event = Event::new("orders").with_key("user123").with_value(vec![b'o'; 200]);
+                        tx.publish(event).expect("it is a valid event");
+                    }
                     let insert = "INSERT INTO orders (cart_id, total_cents) VALUES ($1, $2) RETURNING order_id";
                     let insert = sqlx::query_scalar(insert).bind("cart456").bind(2500_i64);
                     match insert.fetch_one(&mut *tx).await {
