@@ -97,6 +97,15 @@ pub async fn apply_postgres(mut tx: Tx<Postgres>, message: Message) -> Result<()
     also(&effect, &then)
 }
 
+/// An environment variable that a program needs.
+///
+/// # Panics
+///
+/// If it is not set, or is not text.
+pub fn required(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
 /// A store in a file, with the table.
 ///
 /// # Panics

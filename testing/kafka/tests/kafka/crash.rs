@@ -48,7 +48,7 @@ impl Member {
         kill_process(id, signal).expect("a child can be signalled");
     }
 
-    async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         self.child.kill().await.expect("a child can be killed");
     }
 

@@ -1,13 +1,17 @@
 //! Is it the same log?
 
+use std::time::{Duration, Instant};
+
 use keylatch_kafka::Count;
-use rdkafka::Offset;
-use rdkafka::admin::AdminOptions;
+use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::Producer as _;
 use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::{Message as _, Offset};
+use testing_support::eventually;
 
 use crate::consuming::{Db, check, consumer};
-use crate::setup::{admin, client, config, delete_topic, make_topic, name, say, send, send_with, topic};
+use crate::setup::{SOON, admin, client, config, delete_topic, make_topic, name, say, send, send_with, topic};
 
 /// Applies ten messages, and stops.
 async fn ten(db: &Db, name: &str, topic: &str) {
@@ -100,7 +104,7 @@ async fn remove_before(topic: &str, offset: i64) {
 async fn messages_of_aborted_transactions_are_not_applied_and_their_gaps_are_passed() {
     let db = Db::postgres().await;
     let topic = topic(1).await;
-    let timeout = std::time::Duration::from_secs(30);
+    let timeout = Duration::from_secs(30);
     let transactional: rdkafka::producer::FutureProducer =
         config().set("transactional.id", name("tx")).create().expect("there is a client");
     let transactional = tokio::task::spawn_blocking(move || {
@@ -124,4 +128,66 @@ async fn messages_of_aborted_transactions_are_not_applied_and_their_gaps_are_pas
     consuming.stop().await;
     let sequences: Vec<_> = db.effects().await.into_iter().map(|effect| effect.sequence).collect();
     assert_eq!(sequences, (0..25).filter(|nth| nth / 5 % 2 == 0).collect::<Vec<_>>());
+}
+
+/// A topic whose old messages of a key soon go.
+async fn compacted_topic() -> String {
+    let topic = name("compacted");
+    let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(1))
+        .set("cleanup.policy", "compact")
+        .set("min.cleanable.dirty.ratio", "0.01")
+        .set("segment.ms", "100");
+    let made = admin().create_topics(&[new], &AdminOptions::new()).await.expect("it answers");
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+    topic
+}
+
+/// The offsets that are there.
+fn offsets(topic: &str) -> Vec<i64> {
+    let reading: BaseConsumer = config().set("group.id", name("reader")).create().expect("there is a client");
+    let (_, end) = reading.fetch_watermarks(topic, 0, SOON).expect("it answers");
+    let mut from = TopicPartitionList::new();
+    from.add_partition_offset(topic, 0, Offset::Beginning).expect("an offset");
+    reading.assign(&from).expect("a partition");
+    let (mut offsets, until) = (Vec::new(), Instant::now() + SOON);
+    while offsets.last().is_none_or(|last| last + 1 < end) {
+        assert!(Instant::now() < until, "it has {offsets:?} of {end}");
+        let Some(Ok(message)) = reading.poll(Duration::from_millis(500)) else { continue };
+        offsets.push(message.offset());
+    }
+    offsets
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_were_compacted_away_stop_nothing() {
+    let db = Db::sqlite().await;
+    let (topic, name) = (compacted_topic().await, name("c"));
+    let numbers = |from: i32| (from..from + 10).map(|nth| say(0, &format!("k{}", nth % 5), &nth.to_string()));
+    send(&topic, numbers(0)).await;
+    let consuming = db.start(consumer(client(), &name, &topic));
+    db.await_effects(10).await;
+    consuming.stop().await;
+    // What it has applied is replaced, its last message too, and so is what it has not.
+    send(&topic, numbers(10)).await;
+    let mut more = 20;
+    eventually(SOON * 2, "the old messages to be compacted away", async || {
+        // A segment is only compacted once there is a later one.
+        send(&topic, [say(0, "roll", &more.to_string())]).await;
+        more += 1;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::task::block_in_place(|| offsets(&topic)).first().is_some_and(|first| *first >= 15)
+    })
+    .await;
+    let consuming = db.start(consumer(client(), &name, &topic));
+    let last = more - 1;
+    let all = async || db.effects().await.last().is_some_and(|effect| effect.sequence == i64::from(last));
+    eventually(SOON, "the last message", all).await;
+    assert!(consuming.stats.stopped().is_empty());
+    // There was nothing to compare.
+    assert_eq!(consuming.stats.of(Count::SameLog), 0);
+    consuming.stop().await;
+    let effects = db.effects().await;
+    check(&effects, &[]);
+    let numbers: Vec<_> = effects.iter().filter(|effect| effect.key != "roll").map(|effect| effect.sequence).collect();
+    assert_eq!(numbers, (0..10).chain(15..20).collect::<Vec<_>>());
 }

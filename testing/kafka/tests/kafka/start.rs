@@ -10,7 +10,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use testing_support::eventually;
 
 use crate::consuming::{Db, check, consumer};
-use crate::setup::{SOON, admin, client, config, make_topic, name, say, send, topic};
+use crate::setup::{SOON, admin, client, clients, config, make_topic, name, say, send, topic};
 
 /// Commits an offset for a group that has no members, as tools do.
 async fn commit(group: &str, topic: &str, offset: i64) {
@@ -100,13 +100,7 @@ async fn partitions_that_are_added_later_begin_at_their_beginning() {
     // While nobody looks.
     let more = admin().create_partitions(&[NewPartitions::new(&topic, 12)], &AdminOptions::new()).await;
     assert!(more.expect("it answers").iter().all(Result::is_ok));
-    eventually(SOON, "the partitions", async || {
-        let known = crate::setup::producer();
-        use rdkafka::producer::Producer as _;
-        let metadata = known.client().fetch_metadata(Some(&topic), Duration::from_secs(5)).expect("it answers");
-        metadata.topics()[0].partitions().len() == 12
-    })
-    .await;
+    await_partitions(&topic, 12).await;
     // They are opened in any order.
     send(&topic, (0..4).flat_map(|nth| (2..12).map(move |part| say(part, &format!("new{part}"), &nth.to_string()))))
         .await;
@@ -119,6 +113,36 @@ async fn partitions_that_are_added_later_begin_at_their_beginning() {
     let effects = db.effects().await;
     check(&effects, &[]);
     assert!(effects.iter().all(|effect| effect.key != "old"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_are_added_under_a_running_member_are_applied_from_their_beginning() {
+    for (db, kafka) in Db::both().await.into_iter().zip(clients()) {
+        let (topic, name) = (topic(2).await, name("c"));
+        let consuming = db.start(consumer(kafka.with("topic.metadata.refresh.interval.ms", "500"), &name, &topic));
+        send(&topic, (0..20).map(|nth| say(nth % 2, &format!("k{}", nth % 2), &nth.to_string()))).await;
+        db.await_effects(20).await;
+        let more = admin().create_partitions(&[NewPartitions::new(&topic, 6)], &AdminOptions::new()).await;
+        assert!(more.expect("it answers").iter().all(Result::is_ok));
+        await_partitions(&topic, 6).await;
+        send(&topic, (20..80).map(|nth| say(nth % 6, &format!("k{}", nth % 6), &nth.to_string()))).await;
+        db.await_effects(80).await;
+        consuming.stop().await;
+        let effects = db.effects().await;
+        check(&effects, &[]);
+        assert_eq!(effects.len(), 80);
+    }
+}
+
+/// Waits until the broker says that the topic has so many partitions.
+async fn await_partitions(topic: &str, count: usize) {
+    use rdkafka::producer::Producer as _;
+    eventually(SOON, "the partitions", async || {
+        let known = crate::setup::producer();
+        let metadata = known.client().fetch_metadata(Some(topic), Duration::from_secs(5)).expect("it answers");
+        metadata.topics()[0].partitions().len() == count
+    })
+    .await;
 }
 
 /// Sends to partition 0 until the consumer, which begins at the end, has applied so many.
