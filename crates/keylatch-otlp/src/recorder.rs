@@ -122,7 +122,8 @@ impl Storage<Key> for Instruments {
                     .iter()
                     .for_each(|(labels, value)| observer.observe(value.load(Ordering::Relaxed), labels));
             };
-            drop(counter.with_callback(read).build());
+            // The meter keeps it.
+            let _ = counter.with_callback(read).build();
         })
     }
 
@@ -133,7 +134,7 @@ impl Storage<Key> for Instruments {
                 let value = |value: &AtomicU64| f64::from_bits(value.load(Ordering::Relaxed));
                 series.lock().iter().for_each(|(labels, series)| observer.observe(value(series), labels));
             };
-            drop(gauge.with_callback(read).build());
+            let _ = gauge.with_callback(read).build();
         })
     }
 

@@ -140,7 +140,7 @@ async fn everything(store: &Faulty, clock: &Clock, engine: &Engine) {
     let atomic = Engine::atomic(atomic, policy, limits).unwrap();
     assert!(ask(&atomic, "kept", "buy", kept()).await.is_some());
     relay_everything(directory.path()).await;
-    lapse(&clock).await;
+    lapse(clock).await;
     clock.advance(policy.retention);
     assert!(ask(engine, "kept", "buy", kept()).await.is_some());
     assert!(engine.sweep(1_000).await.unwrap().tombstoned > 0);

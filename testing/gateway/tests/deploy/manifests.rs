@@ -141,8 +141,8 @@ fn kubernetes_gets_manifests_that_fit_together() {
     let there = fs::read_dir(deploy("kubernetes")).unwrap().count();
     assert_eq!(files.len() + 1, there, "kustomization.yaml names every file");
     let of_kind = |kind: &str| {
-        let manifests = files.iter().map(|file| yaml(&format!("kubernetes/{file}")));
-        manifests.filter(|manifest| manifest["kind"] == kind).last().unwrap_or_else(|| panic!("there is no {kind}"))
+        let mut manifests = files.iter().map(|file| yaml(&format!("kubernetes/{file}")));
+        manifests.find(|manifest| manifest["kind"] == kind).unwrap_or_else(|| panic!("there is no {kind}"))
     };
     let deployment = of_kind("Deployment");
     let pod = &deployment["spec"]["template"];
