@@ -1,6 +1,7 @@
 //! Starts real servers in tests, breaks them in every way that a machine can, and sends requests as real clients do.
 //!
 //! - [`server`]: a program on a free port and a private directory; ready, killed, stopped, started again.
+//! - [`browser`]: Chromium, driven over WebDriver.
 //! - [`client`]: sends requests, again and again as clients do, and writes everything down in a
 //!   [`Log`](testing_history::Log) for the history checker.
 //! - [`redis`]: Redis servers, alone, as a Cluster, and with Sentinels.
@@ -18,6 +19,7 @@
 //! Everything has a time limit: a wait fails after a while and says what it waited for. Only processes that were
 //! started here are ever signalled, by their id.
 
+pub mod browser;
 pub mod certificates;
 pub mod client;
 pub mod disk;
