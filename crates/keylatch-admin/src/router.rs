@@ -21,6 +21,7 @@
 //! | `GET api/v1/live` | view | the same and the metrics, each second, as server-sent events |
 //! | `GET api/v1/me` | view | who the caller is |
 //! | `GET api/v1/openapi.json` | view | this list, for programs |
+//! | `GET console/` | none | the console, a page that is a client of these routes and asks for a token |
 //! | `GET metrics`, `GET healthz`, `GET readyz` | none | for monitoring |
 //!
 //! Errors are `application/problem+json`. A request that would change something has a `dry_run`.
