@@ -11,6 +11,7 @@ mod guard;
 mod secret;
 mod tokens;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -93,6 +94,17 @@ impl Access {
     /// Whether everyone who reaches the listener is let in.
     pub fn is_open(&self) -> bool {
         matches!(&*self.0.read().unwrap_or_else(PoisonError::into_inner), Rule::Loopback)
+    }
+}
+
+/// Who is let in, in words.
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            Rule::Tokens(_) => "a token is required",
+            Rule::Loopback => "open, because only this machine can reach it",
+            Rule::Closed => "closed, because other machines can reach it and there are no tokens",
+        })
     }
 }
 

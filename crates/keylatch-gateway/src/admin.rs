@@ -1,51 +1,94 @@
-//! The routes for operators and monitoring: `GET /metrics` (Prometheus), `GET /healthz` (the process is alive), `GET
-//! /readyz` (the store answers, and the process is not shutting down).
+//! The listener for operators and monitoring: the routes of `keylatch_admin`, and what they are made from.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
-use axum::routing::get;
-use keylatch::store::Store;
-use keylatch::{Key, RecordId, Scope};
+use keylatch_admin::{Access, Admin, Audit, Operator, Tokens};
 use metrics_exporter_prometheus::PrometheusHandle;
 
-/// What the answers are made from.
-#[derive(Debug)]
-pub(crate) struct Admin {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) metrics: PrometheusHandle,
-    pub(crate) stopping: AtomicBool,
+use crate::args::Gateway;
+use crate::config;
+use crate::layers::Engines;
+
+/// Who may do what on the listener: from the command line, and from the table `[admin]` of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) listen: Option<SocketAddr>,
+    tokens: Option<PathBuf>,
+    audit_log: Option<PathBuf>,
 }
 
-pub(crate) fn router(admin: Arc<Admin>) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
-        .with_state(admin)
-}
-
-async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
-    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.render())
-}
-
-async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
-    if admin.stopping.load(Ordering::Acquire) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
-    }
-    let nobody = Scope::new("ready").expect("it is a scope");
-    let nothing = RecordId::of(&nobody, &Key::new("ready").expect("it is a key"));
-    match admin.store.read(nothing).await {
-        Ok(_) => (StatusCode::OK, "ready\n"),
-        Err(error) => {
-            tracing::warn!(%error, "not ready: the store does not answer");
-            (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n")
+impl Settings {
+    /// Puts both together.
+    ///
+    /// # Errors
+    ///
+    /// If something is set in both, or without a listener.
+    pub(crate) fn new(args: &Gateway, file: &config::Admin) -> Result<Self, String> {
+        let both = [
+            ("--admin-listen", "listen", args.admin_listen.is_some() && file.listen.is_some()),
+            ("--admin-tokens", "tokens", args.admin_tokens.is_some() && file.tokens.is_some()),
+            ("--audit-log", "audit-log", args.audit_log.is_some() && file.audit_log.is_some()),
+        ];
+        if let Some((option, key, _)) = both.into_iter().find(|(.., both)| *both) {
+            return Err(format!("{option} and `{key}` in [admin] of the file are both set: take one of them out"));
         }
+        let settings = Self {
+            listen: args.admin_listen.or(file.listen),
+            tokens: args.admin_tokens.clone().or_else(|| file.tokens.clone()),
+            audit_log: args.audit_log.clone().or_else(|| file.audit_log.clone()),
+        };
+        if settings.listen.is_none() && (settings.tokens.is_some() || settings.audit_log.is_some()) {
+            return Err("there is no listener for operators: choose its address by --admin-listen".to_owned());
+        }
+        Ok(settings)
+    }
+
+    /// Whether it names a file that can be read again.
+    pub(crate) const fn has_tokens(&self) -> bool {
+        self.tokens.is_some()
+    }
+
+    /// Reads the tokens, if there is a file of them.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes in the file.
+    pub(crate) fn tokens(&self) -> Result<Option<Tokens>, String> {
+        self.tokens.as_ref().map(Tokens::read).transpose().map_err(|wrong| wrong.to_string())
+    }
+
+    /// Where audit events go.
+    fn audit(&self) -> Result<Audit, String> {
+        let Some(path) = &self.audit_log else { return Ok(Audit::default()) };
+        Audit::to_file(path).map_err(|error| {
+            format!("the audit log {} cannot be written: {error}; choose another file by --audit-log", path.display())
+        })
+    }
+
+    /// What operators can do, on a listener that is bound to `bound`.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be used.
+    pub(crate) fn admin(
+        &self,
+        engines: &Engines,
+        metrics: PrometheusHandle,
+        bound: SocketAddr,
+    ) -> Result<Admin, String> {
+        let mut operator = Operator::of(&engines.fenced).with_audit(self.audit()?);
+        if let Some(outbox) = engines.opened.outbox.clone() {
+            operator = operator.with_outbox(outbox);
+        }
+        if let Some(places) = engines.opened.places.clone() {
+            operator = operator.with_places(places);
+        }
+        if let Some(recent) = engines.fenced.recent() {
+            operator = operator.with_recent(recent.clone());
+        }
+        Ok(Admin::with_metrics(operator, Access::new(self.tokens()?, bound.ip()), metrics))
     }
 }
 

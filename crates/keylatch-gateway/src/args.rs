@@ -116,9 +116,18 @@ pub(crate) struct Gateway {
     /// The longest that a duplicate may wait for a running request, as it asks with `Prefer: wait=N`.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(10)))]
     pub(crate) wait_max: Span,
-    /// The address of /metrics, /healthz and /readyz. Anyone who can reach it can read them.
+    /// The address for operators: their API under /api/v1, and /metrics, /healthz and /readyz, which anyone who can reach
+    /// the address can read. Without --admin-tokens the API is open on a loopback address, and closed on any other.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) admin_listen: Option<SocketAddr>,
+    /// The tokens of operators: a file with ROLE:NAME:TOKEN on each line, where ROLE is view or operate. On SIGHUP it is
+    /// read again.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) admin_tokens: Option<PathBuf>,
+    /// A file to which a line of JSON is appended for each action of an operator: who, what, why, and the state before.
+    /// While it cannot be written, actions are refused.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit_log: Option<PathBuf>,
     /// How long running requests have to end after SIGTERM.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(8)))]
     pub(crate) drain_max: Span,

@@ -6,42 +6,54 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use keylatch::http::{BODY_BYTES_PER_SECOND_MIN, IdempotencyLayer, Route as Pattern};
+use keylatch::recent::{RECENT_RECORDS, Recent};
 use keylatch::{Cleanup, Engine, Limits};
 use tower_layer::Layer;
 
 use crate::ahead::Ahead;
 use crate::args::{Gateway, Guarantee};
-use crate::config::{Caller, Config, KeySource, Route};
+use crate::config::{self, Caller, Config, KeySource, Route};
 use crate::headers::Reserved;
 use crate::pool::{Connector, Pool, Times};
 use crate::proxy::{Proxy, Rules};
 use crate::routes::{Guarded, Routes, Service, scope_from};
+use crate::store::Opened;
 use crate::tls;
 use crate::upstream::Protocol;
 
 /// The engines, one for each guarantee, on one store.
 #[derive(Debug, Clone)]
 pub(crate) struct Engines {
-    fenced: Engine,
+    pub(crate) fenced: Engine,
     at_most_once: Engine,
+    /// The store, and what else its database has.
+    pub(crate) opened: Opened,
 }
 
 impl Engines {
-    /// Opens the store that the command line names.
+    /// Opens the store that the command line names. For operators, both engines remember what they saw of their latest
+    /// records.
     ///
     /// # Errors
     ///
     /// If the store cannot be opened.
-    pub(crate) async fn open(args: &Gateway) -> Result<Self, Box<dyn Error>> {
+    pub(crate) async fn open(args: &Gateway, for_operators: bool) -> Result<Self, Box<dyn Error>> {
         let opened = args.store.open(args.cache.as_ref()).await;
-        let store = opened.map_err(|error| format!("the store cannot be used ({}): {error}", args.store))?;
+        let opened = opened.map_err(|error| format!("the store cannot be used ({}): {error}", args.store))?;
         let (policy, limits) = (args.policy(), Limits { wait_max: args.wait_max.0, ..Limits::default() });
         // Both clean the store: an engine begins to clean with its first run, and either may have none.
         let cleanup = Cleanup::every(args.cleanup_every.0);
-        Ok(Self {
-            fenced: Engine::fenced(store.clone(), policy, limits)?.with_cleanup(cleanup),
-            at_most_once: Engine::at_most_once(store, policy, limits)?.with_cleanup(cleanup),
-        })
+        let mut engines = Self {
+            fenced: Engine::fenced(opened.store.clone(), policy, limits)?.with_cleanup(cleanup),
+            at_most_once: Engine::at_most_once(opened.store.clone(), policy, limits)?.with_cleanup(cleanup),
+            opened,
+        };
+        if for_operators {
+            let recent = Recent::new(RECENT_RECORDS);
+            engines.fenced = engines.fenced.with_recent(recent.clone());
+            engines.at_most_once = engines.at_most_once.with_recent(recent);
+        }
+        Ok(engines)
     }
 
     pub(crate) fn of(&self, guarantee: Guarantee) -> &Engine {
@@ -93,13 +105,13 @@ impl Layers {
         Ok(Self { args, engines, pool, host, traces })
     }
 
-    /// Reads the file, and returns its routes.
+    /// Reads the file, and returns its routes, and what it says of the listener for operators.
     ///
     /// # Errors
     ///
     /// All mistakes in the file.
-    pub(crate) fn read(&self, file: &Path) -> Result<Routes, String> {
-        let Config { routes, paths, .. } = Config::read(file, self.args.policy())?;
+    pub(crate) fn read(&self, file: &Path) -> Result<(Routes, config::Admin), String> {
+        let Config { routes, admin, paths, .. } = Config::read(file, self.args.policy())?;
         if self.args.tls_client_ca.is_none()
             && let Some(route) = routes.iter().find(|route| matches!(route.scope, Caller::Subject))
         {
@@ -118,7 +130,7 @@ impl Layers {
         });
         let reserved = Reserved::new(routes.iter().flat_map(headers_of));
         let (guarded, others, name_of_others) = (guarded.collect(), self.unguarded(), OTHERS.into());
-        Ok(Routes { guarded, paths, others, name_of_others, reserved })
+        Ok((Routes { guarded, paths, others, name_of_others, reserved }, admin))
     }
 
     /// The same route for all requests.

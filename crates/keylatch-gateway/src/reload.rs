@@ -1,13 +1,15 @@
-//! SIGHUP: the file of routes and the certificates are read again. They apply from the next request and the next
-//! connection.
+//! SIGHUP: the file of routes, the certificates and the tokens of operators are read again. They apply from the next
+//! request and the next connection.
 
 use std::io;
 use std::sync::Arc;
 
+use keylatch_admin::{Access, Tokens};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::admin::Settings;
 use crate::layers::Layers;
 use crate::routes::{Live, Routes};
 
@@ -17,12 +19,14 @@ pub(crate) struct Reload {
     layers: Arc<Layers>,
     live: Live,
     acceptors: Option<watch::Sender<TlsAcceptor>>,
+    access: Option<Access>,
 }
 
 /// The contents of the files.
 struct Files {
     routes: Option<Routes>,
     acceptor: Option<TlsAcceptor>,
+    tokens: Option<Tokens>,
 }
 
 impl Reload {
@@ -35,8 +39,9 @@ impl Reload {
         layers: Arc<Layers>,
         live: Live,
         acceptors: Option<watch::Sender<TlsAcceptor>>,
+        access: Option<Access>,
     ) -> io::Result<Self> {
-        Ok(Self { hangups: signal(SignalKind::hangup())?, layers, live, acceptors })
+        Ok(Self { hangups: signal(SignalKind::hangup())?, layers, live, acceptors, access })
     }
 
     /// Runs until the process ends.
@@ -61,25 +66,30 @@ impl Reload {
         }
     }
 
-    fn take(&self, Files { routes, acceptor }: Files) {
+    fn take(&self, Files { routes, acceptor, tokens }: Files) {
         if let Some(routes) = routes {
             self.live.replace(routes);
         }
         if let (Some(acceptors), Some(acceptor)) = (&self.acceptors, acceptor) {
             acceptors.send_replace(acceptor);
         }
+        if let (Some(access), Some(tokens)) = (&self.access, tokens) {
+            access.replace(tokens);
+        }
     }
 }
 
 /// Reads everything before anything changes: a mistake in one file leaves all as they were.
 fn read(layers: &Layers) -> Result<Files, String> {
-    let routes = layers.args.config.as_deref().map(|file| layers.read(file)).transpose();
-    let acceptor = layers.args.acceptor();
-    match (routes, acceptor) {
-        (Ok(routes), Ok(acceptor)) => Ok(Files { routes, acceptor }),
-        (routes, acceptor) => {
-            let (routes, acceptor) = (routes.err().unwrap_or_default(), acceptor.err().unwrap_or_default());
-            Err(routes + &acceptor)
+    let args = &layers.args;
+    let file = args.config.as_deref().map(|file| layers.read(file)).transpose();
+    let of_file = file.as_ref().ok().and_then(Option::as_ref).map(|(_, admin)| admin.clone()).unwrap_or_default();
+    let tokens = Settings::new(args, &of_file).and_then(|settings| settings.tokens());
+    match (file, args.acceptor(), tokens) {
+        (Ok(file), Ok(acceptor), Ok(tokens)) => Ok(Files { routes: file.map(|(routes, _)| routes), acceptor, tokens }),
+        (file, acceptor, tokens) => {
+            let wrong = [file.err(), acceptor.err(), tokens.err()];
+            Err(wrong.into_iter().flatten().collect::<Vec<_>>().join("\n"))
         }
     }
 }

@@ -5,16 +5,17 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderValue;
+use keylatch_admin::Admin;
+use keylatch_admin::router::API;
 use keylatch_serve::{Signals, serve, until_told};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
 use crate::access;
-use crate::admin::{self, Admin};
-use crate::args::{Gateway, Guarantee};
+use crate::admin::{self, Settings};
+use crate::args::Gateway;
 use crate::config::Config;
 use crate::front::{self, Front};
 use crate::layers::{Engines, Layers};
@@ -32,16 +33,15 @@ pub(crate) async fn run(args: Gateway, installed: &Installed) -> Result<(), Box<
     args.check()?;
     let metrics = installed.metrics.clone();
     let listener = listen("--listen", args.listen).await?;
-    let admin_listener = match args.admin_listen {
+    let (sender, acceptors) = args.acceptor()?.map(watch::channel).unzip();
+    // A mistake in the file is reported before anything is opened.
+    let file = args.config.as_ref().map(|file| Config::read(file, args.policy())).transpose()?;
+    let settings = Settings::new(&args, &file.map(|file| file.admin).unwrap_or_default())?;
+    let admin_listener = match settings.listen {
         Some(address) => Some(listen("--admin-listen", address).await?),
         None => None,
     };
-    let (sender, acceptors) = args.acceptor()?.map(watch::channel).unzip();
-    // A mistake in the file is reported before anything is opened.
-    if let Some(file) = &args.config {
-        Config::read(file, args.policy())?;
-    }
-    let engines = Engines::open(&args).await?;
+    let engines = Engines::open(&args, admin_listener.is_some()).await?;
     let rules = front::Rules {
         trust_forwarded: args.to_upstream.trust_forwarded,
         host: HeaderValue::from_str(args.upstream.authority.as_str())?,
@@ -50,26 +50,29 @@ pub(crate) async fn run(args: Gateway, installed: &Installed) -> Result<(), Box<
     };
     let layers = Arc::new(Layers::new(args.clone(), engines.clone(), installed.traces())?);
     let routes = match (&args.config, args.route()) {
-        (Some(file), _) => layers.read(file)?,
+        (Some(file), _) => layers.read(file)?.0,
         (None, Some(route)) => layers.alike(&route),
         (None, None) => unreachable!("the command line needs a file, or a scope and a guarantee"),
     };
     let live = Live::new(routes);
-    let store = engines.of(Guarantee::Fenced).store().clone();
-    let admin = Arc::new(Admin { store, metrics: metrics.clone(), stopping: AtomicBool::new(false) });
+    let admin = match &admin_listener {
+        Some(listener) => Some(settings.admin(&engines, metrics.clone(), listener.local_addr()?)?),
+        None => None,
+    };
     // Before the greeting: a script that waits for it may stop the process at once.
     let mut signals = Signals::new()?;
-    let has_files = args.config.is_some() || args.tls_cert.is_some();
-    let reload = has_files.then(|| Reload::new(layers, live.clone(), sender)).transpose()?;
-    greet(&args, listener.local_addr()?, admin_listener.as_ref().and_then(|listener| listener.local_addr().ok()));
+    let has_files = args.config.is_some() || args.tls_cert.is_some() || settings.has_tokens();
+    let access = admin.as_ref().map(|admin| admin.access().clone());
+    let reload = has_files.then(|| Reload::new(layers, live.clone(), sender, access)).transpose()?;
+    let admin_address = admin_listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    greet(&args, listener.local_addr()?, admin_address.zip(admin.as_ref()));
 
     let mut beside = vec![tokio::spawn(admin::keep_house(metrics))];
     if let Some(reload) = reload {
         beside.push(tokio::spawn(reload.run()));
     }
-    if let Some(listener) = admin_listener {
-        let serving =
-            serve(listener, keylatch_serve::Limits::default(), admin::router(admin.clone()), std::future::pending());
+    if let (Some(listener), Some(admin)) = (admin_listener, &admin) {
+        let serving = serve(listener, keylatch_serve::Limits::default(), admin.router(), std::future::pending());
         beside.push(tokio::spawn(serving));
     }
     let limits = limits(&args);
@@ -77,7 +80,9 @@ pub(crate) async fn run(args: Gateway, installed: &Installed) -> Result<(), Box<
     let serving = |stopped: oneshot::Receiver<()>| async move {
         let stop = async {
             stopped.await.unwrap_or_default();
-            admin.stopping.store(true, Ordering::Release);
+            if let Some(admin) = admin {
+                admin.stop();
+            }
         };
         match acceptors {
             Some(acceptors) => keylatch_serve::tls::serve(listener, acceptors, limits, front, stop).await,
@@ -108,7 +113,7 @@ fn limits(args: &Gateway) -> keylatch_serve::Limits {
 }
 
 /// Prints where the gateway listens, and what it does.
-fn greet(args: &Gateway, listen: SocketAddr, admin: Option<SocketAddr>) {
+fn greet(args: &Gateway, listen: SocketAddr, admin: Option<(SocketAddr, &Admin)>) {
     let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
     let guards = match (&args.config, &args.scope, args.guarantee) {
         (None, Some(scope), Some(guarantee)) => {
@@ -118,8 +123,12 @@ fn greet(args: &Gateway, listen: SocketAddr, admin: Option<SocketAddr>) {
         }
         (file, ..) => format!("routes     {}", file.as_deref().unwrap_or(Path::new("")).display()),
     };
-    let admin =
-        admin.map_or(String::new(), |admin| format!("  admin      http://{admin}/metrics, /healthz, /readyz\n"));
+    let admin = admin.map_or(String::new(), |(address, admin)| {
+        format!(
+            "  admin      http://{address}/metrics, /healthz, /readyz\n  operators  http://{address}{API}: {}\n",
+            admin.access()
+        )
+    });
     let greeting = format!(
         "\
 keylatch gateway: every request with an Idempotency-Key takes effect once

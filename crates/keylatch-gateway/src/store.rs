@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use keylatch::inbox::Places;
+use keylatch::outbox::Outbox;
 use keylatch::store::Store;
 use keylatch::tiered::Tiered;
 use keylatch::{memory, postgres, redis, sqlite};
@@ -87,30 +89,52 @@ impl StoreUrl {
         }
     }
 
-    /// Opens it, with `cache` in front of it if there is one.
+    /// Opens it, with `cache` in front of it if there is one, and what else its database has.
     ///
     /// # Errors
     ///
     /// If it cannot be opened.
-    pub(crate) async fn open(&self, cache: Option<&Self>) -> Result<Arc<dyn Store>, Box<dyn Error>> {
+    pub(crate) async fn open(&self, cache: Option<&Self>) -> Result<Opened, Box<dyn Error>> {
         let cache = match cache {
             Some(Self::Redis(url)) => Some(redis::Cache::connect(url, redis::Options::default()).await?),
             _ => None,
         };
         Ok(match self {
-            Self::Memory => Arc::new(memory::Store::new()),
-            Self::Sqlite(path) => behind(cache, sqlite::Store::open(path).await?),
-            Self::Postgres(url) => behind(cache, postgres::Store::connect(url).await?),
-            Self::Redis(url) => Arc::new(redis::Store::connect(url).await?),
+            Self::Memory => Opened::of(memory::Store::new()),
+            Self::Sqlite(path) => Opened::with_tables(sqlite::Store::open(path).await?, cache),
+            Self::Postgres(url) => Opened::with_tables(postgres::Store::connect(url).await?, cache),
+            Self::Redis(url) => Opened::of(redis::Store::connect(url).await?),
             Self::Cluster(nodes) => {
                 let urls: Vec<&str> = nodes.iter().map(String::as_str).collect();
-                Arc::new(redis::Store::connect_cluster(&urls, redis::Options::default()).await?)
+                Opened::of(redis::Store::connect_cluster(&urls, redis::Options::default()).await?)
             }
             Self::Sentinel { nodes, service } => {
                 let urls: Vec<&str> = nodes.iter().map(String::as_str).collect();
-                Arc::new(redis::Store::connect_sentinel(&urls, service, redis::Options::default()).await?)
+                Opened::of(redis::Store::connect_sentinel(&urls, service, redis::Options::default()).await?)
             }
         })
+    }
+}
+
+/// An open store, and what else its database has.
+#[derive(Debug, Clone)]
+pub(crate) struct Opened {
+    /// The records.
+    pub(crate) store: Arc<dyn Store>,
+    /// The events.
+    pub(crate) outbox: Option<Arc<dyn Outbox>>,
+    /// The places and dead letters of consumers.
+    pub(crate) places: Option<Arc<dyn Places>>,
+}
+
+impl Opened {
+    fn of(store: impl Store) -> Self {
+        Self { store: Arc::new(store), outbox: None, places: None }
+    }
+
+    fn with_tables<S: Outbox + Places + Clone>(store: S, cache: Option<redis::Cache>) -> Self {
+        let (outbox, places) = (Arc::new(store.clone()), Arc::new(store.clone()));
+        Self { store: behind(cache, store), outbox: Some(outbox), places: Some(places) }
     }
 }
 

@@ -3,6 +3,7 @@
 //! All mistakes in a file are reported at once, each with its place and the fix. A file with a mistake is not used at
 //! all.
 
+mod admin;
 mod jwt;
 mod mistakes;
 mod paths;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use keylatch::Policy;
 use toml::de::{DeTable, DeValue};
 
+pub(crate) use self::admin::Admin;
 use self::jwt::Verifier;
 use self::mistakes::Mistakes;
 pub(crate) use self::paths::Paths;
@@ -29,6 +31,8 @@ use crate::args::Telemetry;
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) routes: Vec<Route>,
+    /// The listener for operators.
+    pub(crate) admin: Admin,
     /// Finds the route of a request.
     pub(crate) paths: Paths,
     /// Where logs, spans and metrics go.
@@ -57,6 +61,8 @@ impl Config {
             mistakes.add(&error.span().unwrap_or(end), error.message(), "mend the TOML here");
         }
         let mut document = Table::new("the file", 0..0, document.get_ref());
+        let admin = document.table("admin", "admin".to_owned(), mistakes);
+        let admin = admin.map(|table| Admin::read(table, directory, mistakes)).unwrap_or_default();
         let mut verifiers = route::Verifiers::new();
         if let Some(mut tables) = document.table("jwt", "jwt".to_owned(), mistakes) {
             for (name, table) in tables.named(mistakes, "jwt") {
@@ -82,7 +88,7 @@ impl Config {
         }
         document.end(mistakes);
         let paths = together(&read, mistakes);
-        Self { routes: read.into_iter().filter_map(|read| read.route).collect(), paths, telemetry }
+        Self { routes: read.into_iter().filter_map(|read| read.route).collect(), admin, paths, telemetry }
     }
 }
 
@@ -204,7 +210,7 @@ when-store-fails = "open"
 "#;
         let (_, lines) = read(text);
         let expected = [
-            ("1:1", "unknown key `colour` in the file", "known are jwt, telemetry, route"),
+            ("1:1", "unknown key `colour` in the file", "known are admin, jwt, telemetry, route"),
             ("4:8", "`jwks` of jwt `customers` cannot be used", "absent.json cannot be read"),
             ("5:1", "unknown key `isuer` in jwt `customers`", "did you mean `issuer`?"),
             ("7:6", "jwt `partners` has no key to verify with", "name one: jwks"),
@@ -311,5 +317,35 @@ when-store-fails = "open"
             let refused = verified_by(&set).unwrap_err();
             assert!(refused.contains("k.toml:2:8: ") && refused.contains(why), "{set}: {refused}");
         }
+    }
+
+    #[test]
+    fn the_listener_for_operators_is_checked_with_the_rest() {
+        let directory = tempfile::tempdir().unwrap();
+        let token = "0123456789abcdef0123456789abcdef";
+        fs::write(directory.path().join("good"), format!("view:grafana:{token}\n")).unwrap();
+        fs::write(directory.path().join("bad"), format!("admin:a:{token}\nview:b:short\n")).unwrap();
+        let route = "[[route]]\nname = \"a\"\npath = \"/\"\nscope.shared = \"all\"\nguarantee = \"fenced\"\n";
+        let file = directory.path().join("k.toml");
+        let read = |table: &str| {
+            fs::write(&file, format!("[admin]\n{table}\n{route}")).unwrap();
+            Config::read(&file, Policy::default())
+        };
+        let config = read("listen = \"127.0.0.1:9090\"\ntokens = \"good\"\naudit-log = \"audit.jsonl\"").unwrap();
+        assert_eq!(config.admin.listen, Some("127.0.0.1:9090".parse().unwrap()));
+        assert_eq!(config.admin.tokens, Some(directory.path().join("good")));
+        let mistakes = read("listen = \"here\"\ntokens = \"bad\"\naudit-log = \"no/where\"\ntoken = 1").unwrap_err();
+        let expected = [
+            "k.toml:2:10: `listen` of admin cannot be used: write an address",
+            "k.toml:3:10: `tokens` of admin cannot be used: ",
+            "k.toml:4:13: `audit-log` of admin cannot be used: ",
+            "k.toml:5:1: unknown key `token` in admin: did you mean `tokens`?",
+        ];
+        for (line, expected) in mistakes.lines().zip(expected) {
+            assert!(line.contains(expected), "{line}\nis not {expected}");
+        }
+        assert_eq!(mistakes.lines().count(), expected.len(), "{mistakes}");
+        assert!(mistakes.contains("line 1: unknown role") && mistakes.contains("line 2: a token has"), "{mistakes}");
+        assert!(!mistakes.contains(token));
     }
 }
