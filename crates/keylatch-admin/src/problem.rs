@@ -177,3 +177,59 @@ impl IntoResponse for Problem {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io;
+    use std::path::Path;
+
+    use keylatch::store;
+
+    use super::*;
+
+    /// One problem of each kind. A new kind does not compile until it is in `next`, and then needs its page.
+    fn problems() -> Vec<Problem> {
+        let next = |problem: &Problem| match problem {
+            Problem::TokenRequired => Some(Problem::Closed),
+            Problem::Closed => Some(Problem::RoleTooWeak),
+            Problem::RoleTooWeak => Some(Problem::HostRefused),
+            Problem::HostRefused => Some(Problem::OriginRefused),
+            Problem::OriginRefused => Some(Problem::NoRoute),
+            Problem::NoRoute => Some(Problem::NoMethod),
+            Problem::NoMethod => Some(Problem::TooLarge),
+            Problem::TooLarge => Some(Problem::Busy),
+            Problem::Busy => Some(Problem::NotJson),
+            Problem::NotJson | Problem::Failed(_) => None,
+        };
+        let of_store = |kind| Error::Store(store::Error::new(kind, "why"));
+        let failed = [
+            Error::invalid("field", "why"),
+            Error::NotFound("record"),
+            Error::Stale(Now::Gone),
+            Error::Alive(Now::Gone),
+            Error::NotPossible { why: "why", now: Now::Gone },
+            Error::Unsupported { what: "what", stores: "which" },
+            Error::Audit(io::Error::other("why")),
+            of_store(ErrorKind::Unavailable),
+            of_store(ErrorKind::NotKnown),
+            of_store(ErrorKind::Corrupt),
+            of_store(ErrorKind::Refused),
+        ];
+        let all = std::iter::successors(Some(Problem::TokenRequired), next);
+        all.chain(failed.map(Problem::Failed)).collect()
+    }
+
+    #[test]
+    fn every_problem_has_its_page() {
+        let pages = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/problems");
+        for problem in problems() {
+            let is_second_status = matches!(problem, Problem::NotJson);
+            let document = problem.document();
+            let page = document.page.rsplit('/').next().unwrap().to_owned();
+            let text = fs::read_to_string(pages.join(&page)).expect(&page);
+            assert!(text.starts_with(&format!("# {}\n", document.code)), "{page}");
+            assert!(is_second_status || text.contains(&format!("\nStatus {}.\n", document.status)), "{page}");
+        }
+    }
+}

@@ -108,6 +108,19 @@ impl Admin {
         self.0.stopping.send_replace(true);
     }
 
+    /// `routes` of the program's own, for callers with `role` only. They get who it is as an extension: [`Actor`].
+    ///
+    /// [`Actor`]: crate::Actor
+    pub fn guard<S: Clone + Send + Sync + 'static>(&self, role: Role, routes: Router<S>) -> Router<S> {
+        let routes = match role {
+            Role::View => routes,
+            Role::Operate => routes.route_layer(from_fn(operators_only)),
+        };
+        routes
+            .route_layer(from_fn_with_state(self.0.clone(), authenticate))
+            .route_layer(from_fn_with_state(self.0.clone(), known_host))
+    }
+
     /// The router.
     pub fn router(&self) -> Router {
         let shared = self.0.clone();

@@ -7,12 +7,16 @@ mod rest;
 
 use std::sync::Arc;
 
-use utoipa_axum::router::OpenApiRouter;
+use axum::extract::DefaultBodyLimit;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
-use crate::ops::Error;
+use crate::ops::{Error, RESOLVE_BODY_BYTES_MAX};
 use crate::problem::Problem;
 use crate::router::Shared;
+
+/// The largest body of a request to resolve: a character of the answer can take six bytes as JSON.
+const RESOLVE_BYTES_MAX: usize = 6 * RESOLVE_BODY_BYTES_MAX + (256 << 10);
 
 /// The routes for everyone who is let in.
 pub(crate) fn view() -> OpenApiRouter<Arc<Shared>> {
@@ -34,7 +38,7 @@ pub(crate) fn view() -> OpenApiRouter<Arc<Shared>> {
 pub(crate) fn operate() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::new()
         .routes(routes!(records::release))
-        .routes(routes!(records::resolve))
+        .routes(routes!(records::resolve).layer(DefaultBodyLimit::max(RESOLVE_BYTES_MAX)))
         .routes(routes!(records::forget))
         .routes(routes!(consumers::reset))
         .routes(routes!(consumers::replay))

@@ -1,7 +1,6 @@
 //! An orders API that takes each order exactly once, even if its client or the API itself fails. The path of an order:
 //! [`routes`] → Keylatch's layer → `routes::create` → [`order`] → [`store`].
 
-mod admin;
 mod config;
 mod inventory;
 mod money;
@@ -20,10 +19,11 @@ use std::time::Duration;
 
 use axum::http::request::Parts;
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
+use keylatch::recent::{RECENT_RECORDS, Recent};
+use keylatch_admin::{Access, Admin, Operator, Role, Tokens};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 
-use crate::admin::Admin;
 use crate::config::{Config, Storage};
 use crate::routes::App;
 use crate::setup::Setup;
@@ -55,38 +55,43 @@ async fn run(metrics: PrometheusHandle) -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}; choose another HOST or PORT", config.listen))?;
-    let admin = Admin::new(config.admin_token, listener.local_addr()?.ip());
+    let token = config.admin_token.as_ref().map(|token| Tokens::one(Role::Operate, "admin", token.reveal()));
+    let access = Access::new(token, listener.local_addr()?.ip());
     let file = config.data_dir.join("keylatch.db");
     match &config.storage {
-        Storage::Sqlite => serve(listener, setup::sqlite(&file).await?, admin, metrics).await,
+        Storage::Sqlite => serve(listener, setup::sqlite(&file).await?, access, metrics).await,
         #[cfg(feature = "redis")]
-        Storage::Redis(url) => serve(listener, setup::redis_and_sqlite(url, &file).await?, admin, metrics).await,
+        Storage::Redis(url) => serve(listener, setup::redis_and_sqlite(url, &file).await?, access, metrics).await,
         #[cfg(feature = "postgres")]
-        Storage::Postgres(server) => serve(listener, setup::postgres(server).await?, admin, metrics).await,
+        Storage::Postgres(server) => serve(listener, setup::postgres(server).await?, access, metrics).await,
         #[cfg(all(feature = "postgres", feature = "redis"))]
-        Storage::Tiered(server, cache) => serve(listener, setup::tiered(server, cache).await?, admin, metrics).await,
+        Storage::Tiered(server, cache) => serve(listener, setup::tiered(server, cache).await?, access, metrics).await,
     }
 }
 
 async fn serve<D: Orders>(
     listener: TcpListener,
     setup: Setup<D>,
-    admin: Admin,
+    access: Access,
     metrics: PrometheusHandle,
 ) -> Result<(), Box<dyn Error>> {
     /// How long the relay has to settle what it has handed out, after the requests have ended.
     const RELAY_END_MAX: Duration = Duration::from_secs(1);
-    let Setup { reader, engine, create, relay, storing } = setup;
+    let Setup { reader, engine, create, relay, outbox, places, storing } = setup;
+    let recent = Recent::new(RECENT_RECORDS);
+    let engine = engine.with_recent(recent.clone());
+    let operator = Operator::of(&engine).with_outbox(outbox).with_places(places).with_recent(recent);
+    let admin = Admin::with_metrics(operator, access, metrics.clone());
     let layer = IdempotencyLayer::new(engine.clone(), ScopeFrom::with(caller)).require_key();
     // A reader of the greeting may stop the process at once.
     let signals = keylatch_serve::Signals::new()?;
-    serve::greet(listener.local_addr()?, &storing, &admin);
+    serve::greet(listener.local_addr()?, &storing, admin.access());
 
     let housekeeping = tokio::spawn(keep_house(metrics.clone()));
-    let app = Arc::new(App { reader, engine: engine.clone(), admin, metrics });
+    let app = Arc::new(App { reader, engine: engine.clone(), admin: admin.clone(), metrics });
     let router = routes::router(app, create.layer(layer));
     let relay = relay.start();
-    serve::until_told(signals, listener, router, &engine).await;
+    serve::until_told(signals, listener, router, &engine, &admin).await;
     relay.stop(RELAY_END_MAX).await;
     housekeeping.abort();
     Ok(())

@@ -1,7 +1,7 @@
 //! The orders API's own problems, in the form of Keylatch's: `application/problem+json` (RFC 9457).
 
 use axum::Json;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -23,10 +23,6 @@ pub(crate) enum Problem {
         /// What it must be.
         message: String,
     },
-    /// 401: the administrator's token is missing or wrong.
-    Unauthorized,
-    /// 403: no token is set, and the server listens on an address that is not loopback.
-    Closed,
     /// 404: there is no such order.
     NoOrder,
     /// 404: there is nothing at this path.
@@ -54,8 +50,6 @@ impl Problem {
             Self::NotJson(_) => (StatusCode::BAD_REQUEST, "BODY_NOT_JSON", "Body is not JSON"),
             Self::Order(_) => (StatusCode::UNPROCESSABLE_ENTITY, "ORDER_INVALID", "Order is not valid"),
             Self::Query { .. } => (StatusCode::BAD_REQUEST, "QUERY_INVALID", "Query is not valid"),
-            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "ADMIN_TOKEN_REQUIRED", "Administrator's token required"),
-            Self::Closed => (StatusCode::FORBIDDEN, "ADMIN_CLOSED", "Administration is closed"),
             Self::NoOrder => (StatusCode::NOT_FOUND, "ORDER_NOT_FOUND", "Order not found"),
             Self::NoRoute => (StatusCode::NOT_FOUND, "NOT_FOUND", "Not found"),
             Self::NoMethod => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Method not allowed"),
@@ -73,12 +67,6 @@ impl Problem {
                 format!("{}{more}. Nothing was ordered.", named.join("; "))
             }
             Self::Query { field, message } => format!("{field} {message}."),
-            Self::Unauthorized => "Send Authorization: Bearer and the value of ADMIN_TOKEN.".into(),
-            Self::Closed => {
-                "This route is closed because the server has no ADMIN_TOKEN and other machines can reach it; set one \
-                 to open the route."
-                    .into()
-            }
             Self::NoOrder => "There is no order with this order_id.".into(),
             Self::NoRoute => "Use POST /api/orders, GET /api/orders/{id} or GET /api/orders?user_id=….".into(),
             Self::NoMethod => "The Allow header lists the methods of this path.".into(),
@@ -124,9 +112,6 @@ impl IntoResponse for Problem {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if retryable {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        if matches!(self, Self::Unauthorized) {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

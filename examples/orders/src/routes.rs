@@ -7,6 +7,7 @@
 //! | `GET /api/orders?user_id=…&limit=…&cursor=…` | a user's orders, a page at a time |
 //! | `GET /api/inventory?limit=…&cursor=…&user_id=…` | the pieces of each product in all orders, a page at a time; what a user has ordered |
 //! | `POST /api/admin/cleanup` | removes Keylatch's expired records |
+//! | `/admin/…` | what operators can do: see `keylatch_admin::router` |
 //! | `GET /health` | whether the process runs |
 //! | `GET /ready` | whether the stores of orders and records answer |
 //! | `GET /metrics` | Prometheus |
@@ -16,19 +17,20 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
 use axum::http::header::LOCATION;
-use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use jiff::Timestamp;
 use keylatch::{Engine, Identity, Key, RecordId, Scope, Tx};
+use keylatch_admin::ops::{SweepAnswer, SweepRequest};
+use keylatch_admin::{Actor, Admin, Role};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::admin::{self, Admin};
 use crate::inventory::{self, Product, UserTotal};
 use crate::order::{NewOrder, Order};
 use crate::problem::Problem;
@@ -51,11 +53,13 @@ const PAGE_ORDERS_MAX: u32 = 1_000;
 
 /// All routes; `create` takes orders.
 pub(crate) fn router<D: Orders>(app: Arc<App<D>>, create: MethodRouter<Arc<App<D>>>) -> Router {
+    let cleanup = Router::new().route("/api/admin/cleanup", post(cleanup::<D>));
     Router::new()
         .route("/api/orders", create.get(page::<D>))
         .route("/api/orders/{id}", get(find::<D>))
         .route("/api/inventory", get(stock::<D>))
-        .route("/api/admin/cleanup", post(cleanup::<D>))
+        .merge(app.admin.guard(Role::Operate, cleanup))
+        .nest("/admin", app.admin.router().with_state(()))
         .route("/health", get(health))
         .route("/ready", get(ready::<D>))
         .route("/metrics", get(metrics::<D>))
@@ -183,12 +187,10 @@ async fn stock<D: Orders>(
 
 async fn cleanup<D: Orders>(
     State(app): State<Arc<App<D>>>,
-    headers: HeaderMap,
-) -> Result<Json<admin::Cleaned>, Problem> {
-    app.admin.admit(&headers)?;
-    let cleaned = admin::clean(&app.engine).await.map_err(|error| Problem::unavailable(&error))?;
-    tracing::info!(?cleaned, "cleaned up on request");
-    Ok(Json(cleaned))
+    Extension(actor): Extension<Actor>,
+) -> Result<Json<SweepAnswer>, Problem> {
+    let swept = app.admin.operator().sweep(&actor, SweepRequest::default(), |_| {}).await;
+    swept.map(Json).map_err(|error| Problem::unavailable(&error))
 }
 
 async fn health() -> impl IntoResponse {

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::routing::{MethodRouter, post};
-use keylatch::outbox::Relay;
+use keylatch::inbox::Places;
+use keylatch::outbox::{Outbox, Relay};
 #[cfg(feature = "postgres")]
 use keylatch::postgres::Postgres;
 use keylatch::sqlite::Sqlite;
@@ -38,6 +39,10 @@ pub(crate) struct Setup<D: Orders> {
     pub(crate) create: MethodRouter<Arc<App<D>>>,
     /// Hands the events of orders to the inventory.
     pub(crate) relay: Relay,
+    /// The events, for operators.
+    pub(crate) outbox: Arc<dyn Outbox>,
+    /// The places of consumers, for operators.
+    pub(crate) places: Arc<dyn Places>,
     /// Where everything is kept, to show to the operator.
     pub(crate) storing: String,
 }
@@ -56,6 +61,8 @@ pub(crate) async fn sqlite(path: &Path) -> Result<Setup<Sqlite>, Box<dyn Error>>
     Ok(Setup {
         engine: Engine::atomic(store.clone(), Policy::default(), Limits::default())?,
         relay: inventory::relay::<Sqlite>(store.clone(), counting(store.clone())?)?,
+        outbox: Arc::new(store.clone()),
+        places: Arc::new(store.clone()),
         reader: store,
         create: post(routes::create::<Sqlite>),
         storing: format!("{} (SQLite)", path.display()),
@@ -73,6 +80,8 @@ pub(crate) async fn redis_and_sqlite(redis: &Secret, path: &Path) -> Result<Setu
     let orders = sqlite::open(path).await?;
     Ok(Setup {
         relay: inventory::relay::<Sqlite>(orders.clone(), counting(orders.clone())?)?,
+        outbox: Arc::new(orders.clone()),
+        places: Arc::new(orders.clone()),
         reader: orders,
         engine: Engine::fenced(records, policy, Limits::default())?,
         create: post(routes::create_fenced),
@@ -87,6 +96,8 @@ pub(crate) async fn postgres(server: &Server) -> Result<Setup<Postgres>, Box<dyn
     Ok(Setup {
         reader,
         relay: inventory::relay::<Postgres>(store.clone(), counting(store.clone())?)?,
+        outbox: Arc::new(store.clone()),
+        places: Arc::new(store.clone()),
         engine: Engine::atomic(store, Policy::default(), Limits::default())?,
         create: post(routes::create::<Postgres>),
         storing: server.to_string(),
@@ -101,10 +112,13 @@ pub(crate) async fn tiered(server: &Server, redis: &Secret) -> Result<Setup<Post
     let (store, reader) = postgres::open(server).await?;
     let cache = Cache::connect(redis.reveal(), Options::default()).await?;
     let relay = inventory::relay::<Postgres>(store.clone(), counting(store.clone())?)?;
+    let (outbox, places) = (Arc::new(store.clone()), Arc::new(store.clone()));
     let store = keylatch::tiered::Tiered::new(store, cache);
     Ok(Setup {
         reader,
         relay,
+        outbox,
+        places,
         engine: Engine::atomic(store, Policy::default(), Limits::default())?,
         create: post(routes::create::<Postgres>),
         storing: format!("{server}; copies of answers in Redis"),

@@ -84,6 +84,7 @@ async fn an_operator_who_resolves_while_the_owner_lives_changes_nothing_and_is_t
     for guarantee in [Guarantee::AtMostOnce, Guarantee::Fenced] {
         let record = world.claim(&format!("{guarantee:?}"), guarantee).await;
         for (action, body) in [
+            ("/forget", json!({ "epoch": 1, "reason": "it hangs" })),
             ("/release", json!({ "epoch": 1, "reason": "it hangs" })),
             ("/resolve", json!({ "epoch": 1, "reason": "it hangs", "status": 200 })),
         ] {
@@ -123,4 +124,22 @@ async fn an_action_needs_the_epoch_that_was_seen_and_a_reason() {
         }
         assert_eq!(phase(&world, &record).await, Phase::Unknown);
     }
+}
+
+#[tokio::test]
+async fn a_forgotten_answer_leaves_a_tombstone() {
+    let world = World::new();
+    let record = world.completed("key-1", "secret answer").await;
+    let stale = world.post(OPERATOR, &path(&record, "/forget"), &json!({ "epoch": 2, "reason": "asked" })).await;
+    assert_eq!((stale.status.as_u16(), stale.code().as_str()), (409, "ADMIN_EPOCH_STALE"));
+    for wrong in [json!({ "reason": "asked" }), json!({ "epoch": 1 })] {
+        assert_eq!(world.post(OPERATOR, &path(&record, "/forget"), &wrong).await.code(), "ADMIN_REQUEST_INVALID");
+    }
+    assert_eq!(phase(&world, &record).await, Phase::Completed);
+    let acted = world.post(OPERATOR, &path(&record, "/forget"), &json!({ "epoch": 1, "reason": "asked" })).await.json();
+    assert_eq!((&acted["applied"], &acted["record"]["phase"]), (&json!(true), &json!("tombstone")));
+    assert_eq!(acted["plan"]["second_run"], false);
+    assert_eq!(phase(&world, &record).await, Phase::Tombstone);
+    let gone = world.get(OPERATOR, &path(&record, "?body=true")).await;
+    assert!(!gone.text.contains("secret answer"), "{gone:?}");
 }

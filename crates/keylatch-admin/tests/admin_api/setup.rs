@@ -24,6 +24,7 @@ pub(crate) const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 pub(crate) struct World {
     pub(crate) store: memory::Store,
     pub(crate) clock: Clock,
+    pub(crate) admin: Admin,
     pub(crate) router: Router,
 }
 
@@ -55,8 +56,9 @@ impl World {
     pub(crate) fn with(access: Access) -> Self {
         let clock = Clock::manual(START);
         let store = memory::Store::with_clock(clock.clone());
-        let router = Admin::new(Operator::new(Arc::new(store.clone())), access).router();
-        Self { store, clock, router }
+        let admin = Admin::new(Operator::new(Arc::new(store.clone())), access);
+        let router = admin.router();
+        Self { store, clock, admin, router }
     }
 
     /// Sends a request as it is.

@@ -13,6 +13,7 @@ mod h2spec;
 mod headers;
 mod http2;
 mod limits;
+mod operators;
 mod planted;
 mod readme;
 mod routes;
