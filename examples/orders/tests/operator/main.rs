@@ -230,10 +230,13 @@ async fn secrets_are_not_printed(setup: Setup) {
     answer(caller(shop.placing("sentinel key", body))).await;
     clean(&shop, Some("Bearer sentinel-token")).await;
     clean(&shop, Some("Bearer sentinel-wrong")).await;
+    let records = shop.request(Method::GET, "/admin/api/v1/records").header("authorization", "Bearer sentinel-token");
+    assert!(answer(records).await.body.contains("sentinel-key"), "an operator sees the key");
     let metrics = shop.get("/metrics").await.body;
     let (status, printed) = shop.server.terminate().await;
     assert!(status.success());
-    assert!(printed.contains("cleaned up on request"), "it logs something:\n{printed}");
+    let audited = printed.contains("keylatch::audit") && printed.contains(r#"action="sweep""#);
+    assert!(audited, "it logs something:\n{printed}");
     for shown in [printed, metrics] {
         assert!(!shown.contains("sentinel"), "{shown}");
     }
