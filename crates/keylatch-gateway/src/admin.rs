@@ -78,13 +78,8 @@ impl Settings {
         metrics: PrometheusHandle,
         bound: SocketAddr,
     ) -> Result<Admin, String> {
-        let mut operator = Operator::of(&engines.fenced).with_audit(self.audit()?);
-        if let Some(outbox) = engines.opened.outbox.clone() {
-            operator = operator.with_outbox(outbox);
-        }
-        if let Some(places) = engines.opened.places.clone() {
-            operator = operator.with_places(places);
-        }
+        let operator = Operator::of(&engines.fenced).with_audit(self.audit()?);
+        let mut operator = engines.opened.equip(operator);
         if let Some(recent) = engines.fenced.recent() {
             operator = operator.with_recent(recent.clone());
         }

@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 pub(crate) use self::parse::{Bytes, Guarantee, Scope, Span, UpstreamKey};
 pub(crate) use self::telemetry::{LogFormat, Telemetry};
 use crate::config::{KeySource, Route};
+use crate::operate::Operate;
 use crate::store::StoreUrl;
 use crate::tls;
 use crate::upstream::Upstream;
@@ -41,6 +42,8 @@ pub(crate) enum Command {
         file: PathBuf,
     },
     Probe(Box<Probe>),
+    #[command(flatten)]
+    Operate(Operate),
 }
 
 /// The options of the gateway.

@@ -11,6 +11,7 @@ use keylatch::outbox::Outbox;
 use keylatch::store::Store;
 use keylatch::tiered::Tiered;
 use keylatch::{memory, postgres, redis, sqlite};
+use keylatch_admin::Operator;
 
 /// A store that can be opened. Its password is never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -89,30 +90,72 @@ impl StoreUrl {
         }
     }
 
-    /// Opens it, with `cache` in front of it if there is one, and what else its database has.
+    /// Opens it as a service does, with `cache` in front of it if there is one.
     ///
     /// # Errors
     ///
     /// If it cannot be opened.
     pub(crate) async fn open(&self, cache: Option<&Self>) -> Result<Opened, Box<dyn Error>> {
+        self.open_with(cache, Ways { migrates: true, ..Ways::default() }).await
+    }
+
+    /// Opens it, and what else its database has.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be opened.
+    pub(crate) async fn open_with(&self, cache: Option<&Self>, ways: Ways<'_>) -> Result<Opened, Box<dyn Error>> {
+        let in_redis =
+            ways.prefix.map_or_else(redis::Options::default, |prefix| redis::Options::default().with_prefix(prefix));
         let cache = match cache {
-            Some(Self::Redis(url)) => Some(redis::Cache::connect(url, redis::Options::default()).await?),
+            Some(Self::Redis(url)) => Some(redis::Cache::connect(url, in_redis.clone()).await?),
             _ => None,
         };
         Ok(match self {
             Self::Memory => Opened::of(memory::Store::new()),
             Self::Sqlite(path) => Opened::with_tables(sqlite::Store::open(path).await?, cache),
-            Self::Postgres(url) => Opened::with_tables(postgres::Store::connect(url).await?, cache),
-            Self::Redis(url) => Opened::of(redis::Store::connect(url).await?),
-            Self::Cluster(nodes) => {
-                let urls: Vec<&str> = nodes.iter().map(String::as_str).collect();
-                Opened::of(redis::Store::connect_cluster(&urls, redis::Options::default()).await?)
+            Self::Postgres(url) => {
+                let store = postgres::Store::connect_with(url, ways.in_postgres()).await?;
+                Opened::with_tables(store, cache)
             }
-            Self::Sentinel { nodes, service } => {
-                let urls: Vec<&str> = nodes.iter().map(String::as_str).collect();
-                Opened::of(redis::Store::connect_sentinel(&urls, service, redis::Options::default()).await?)
+            Self::Redis(url) => Opened::of(redis::Store::connect_with(url, in_redis).await?),
+            Self::Cluster(urls) => Opened::of(redis::Store::connect_cluster(&texts(urls), in_redis).await?),
+            Self::Sentinel { nodes: urls, service } => {
+                Opened::of(redis::Store::connect_sentinel(&texts(urls), service, in_redis).await?)
             }
         })
+    }
+
+    /// Whether records are in Redis.
+    pub(crate) const fn is_redis(&self) -> bool {
+        matches!(self, Self::Redis(_) | Self::Cluster(_) | Self::Sentinel { .. })
+    }
+}
+
+fn texts(urls: &[String]) -> Vec<&str> {
+    urls.iter().map(String::as_str).collect()
+}
+
+/// How a store is opened: what a service may have chosen.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ways<'a> {
+    /// The schema in PostgreSQL.
+    pub(crate) schema: Option<&'a str>,
+    /// The prefix of the keys in Redis.
+    pub(crate) prefix: Option<&'a str>,
+    /// Whether the schema in PostgreSQL may be made, or brought up to date.
+    pub(crate) migrates: bool,
+}
+
+impl Ways<'_> {
+    /// The options of a store in PostgreSQL.
+    pub(crate) fn in_postgres(self) -> postgres::Options {
+        let options = postgres::Options::default();
+        let options = if self.migrates { options } else { options.without_migration() };
+        match self.schema {
+            Some(schema) => options.with_schema(schema),
+            None => options,
+        }
     }
 }
 
@@ -135,6 +178,17 @@ impl Opened {
     fn with_tables<S: Outbox + Places + Clone>(store: S, cache: Option<redis::Cache>) -> Self {
         let (outbox, places) = (Arc::new(store.clone()), Arc::new(store.clone()));
         Self { store: behind(cache, store), outbox: Some(outbox), places: Some(places) }
+    }
+
+    /// `operator`, who can work on what is beside the records, too.
+    pub(crate) fn equip(&self, mut operator: Operator) -> Operator {
+        if let Some(outbox) = self.outbox.clone() {
+            operator = operator.with_outbox(outbox);
+        }
+        if let Some(places) = self.places.clone() {
+            operator = operator.with_places(places);
+        }
+        operator
     }
 }
 

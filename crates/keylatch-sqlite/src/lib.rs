@@ -60,6 +60,7 @@ pub use fence::{LeaseLost, assert_owner};
 use keylatch_core::Clock;
 use keylatch_core::outbox::Events;
 pub use keylatch_core::tx::{Entered, InOwn};
+pub use migrate::SCHEMA_VERSION;
 pub use options::{
     BATCH_JOBS_MAX, BUSY_TIMEOUT, CACHE_BYTES, CHECKPOINT_PAGES, CLOSURE_TIME_MAX, LOG_PAGES_MAX, Options,
     QUERY_THREADS, QUEUE_JOBS_MAX,

@@ -44,8 +44,8 @@ struct Schema {
     statements: &'static [&'static str],
 }
 
-/// The version that this build knows.
-pub(super) const KNOWN: i64 = SCHEMAS.len() as i64;
+/// The version of the schema that this build knows.
+pub const SCHEMA_VERSION: i64 = SCHEMAS.len() as i64;
 
 /// The schema of a file; 0 for none.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,11 +59,16 @@ pub(super) fn migrate(conn: &mut Connection, path: &Path, clock: &Clock) -> Resu
     let failed = |source| OpenError::database(path, source);
     let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
     let found = find(&transaction).map_err(failed)?;
-    if found.min_reader > KNOWN {
+    if found.min_reader > SCHEMA_VERSION {
         let SchemaVersion { version, min_reader } = found;
-        return Err(OpenError::NewerSchema { path: path.to_owned(), found: version, min_reader, known: KNOWN });
+        return Err(OpenError::NewerSchema {
+            path: path.to_owned(),
+            found: version,
+            min_reader,
+            known: SCHEMA_VERSION,
+        });
     }
-    if found.version < KNOWN {
+    if found.version < SCHEMA_VERSION {
         apply(&transaction, found.version, clock).map_err(failed)?;
     }
     transaction.commit().map_err(failed)
@@ -72,10 +77,10 @@ pub(super) fn migrate(conn: &mut Connection, path: &Path, clock: &Clock) -> Resu
 /// Fails if another process has brought the file to a schema that this build may not use.
 pub(super) fn refuse_later(conn: &Connection) -> rusqlite::Result<()> {
     let SchemaVersion { version, min_reader } = find(conn)?;
-    if min_reader > KNOWN {
+    if min_reader > SCHEMA_VERSION {
         let message = format!(
             "the file now has Keylatch's schema {version}, which only processes that know schema {min_reader} or later \
-             may use; this process knows schema {KNOWN}"
+             may use; this process knows schema {SCHEMA_VERSION}"
         );
         return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_SCHEMA), Some(message)));
     }

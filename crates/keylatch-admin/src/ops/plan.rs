@@ -53,7 +53,8 @@ impl Plan {
         let phase = phase(Some(record), now);
         let possible = match action {
             Action::Release | Action::Resolve => phase == Phase::Unknown,
-            Action::Forget => phase == Phase::Completed,
+            // A tombstone, too: it can be sent again if a cache was not told the first time.
+            Action::Forget => matches!(phase, Phase::Completed | Phase::Tombstone),
         };
         let says = match (possible, action) {
             (true, Action::Release) => {
@@ -63,6 +64,11 @@ impl Plan {
             }
             (true, Action::Resolve) => {
                 "This answer becomes the answer of the request, for good: every retry gets it, and it never runs again."
+                    .to_owned()
+            }
+            (true, Action::Forget) if phase == Phase::Tombstone => {
+                "Its answer is no longer given already. Sent again, it removes what is not yet swept, and what a cache in \
+                 front of the store still has."
                     .to_owned()
             }
             (true, Action::Forget) => {
@@ -97,7 +103,6 @@ const fn why_not(action: Action, phase: Phase) -> &'static str {
     match (action, phase) {
         (_, Phase::Running) => "the run has an owner that is alive: its lease has not ended. Wait for its end",
         (_, Phase::Free) => "the key is free: the next request with it runs",
-        (Action::Forget, Phase::Tombstone) => "its answer is no longer kept already",
         (Action::Forget, _) => "it has no recorded answer",
         (_, Phase::Abandoned) => {
             "a retry of the same request takes over by itself, with the next epoch: there is nothing to resolve"

@@ -45,6 +45,20 @@ async fn the_readmes_order_is_one_order() {
     }
     let other = run(&order.replace("order-1", "order-2")).await;
     assert!(String::from_utf8_lossy(&other.stdout).ends_with("{\"order\": 2}\n"));
+
+    // What an operator sees of it, by the README's own commands.
+    let commands = readme.split_once("\n## For operators\n").expect("the README has a part for operators").1;
+    let commands = commands.split("\n\n").nth(2).expect("it has commands");
+    let mut shown = String::new();
+    for command in commands.lines().map(str::trim).filter_map(|line| line.strip_prefix("keylatch ")) {
+        let store = format!("KEYLATCH_STORE=sqlite:{}/keylatch.db", directory.path().display());
+        let ran = run(&format!("{store} {} {command}", env!("CARGO_BIN_EXE_gateway-under-test"))).await;
+        assert!(ran.status.success(), "{command}: {}", String::from_utf8_lossy(&ran.stderr));
+        shown.push_str(&String::from_utf8(ran.stdout).expect("text"));
+    }
+    for wanted in ["unknown outcomes", "There is no such record.", "order-1", "completed", "status 201"] {
+        assert!(shown.contains(wanted), "{wanted:?} is not in:\n{shown}");
+    }
 }
 
 /// A service that honours the derived key gives the same order to every attempt, even after it has been killed.
