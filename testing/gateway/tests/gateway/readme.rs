@@ -48,7 +48,7 @@ async fn the_readmes_order_is_one_order() {
 
     // What an operator sees of it, by the README's own commands.
     let commands = readme.split_once("\n## For operators\n").expect("the README has a part for operators").1;
-    let commands = commands.split("\n\n").nth(2).expect("it has commands");
+    let commands = commands.split("\n\n").nth(1).expect("it has commands");
     let mut shown = String::new();
     for command in commands.lines().map(str::trim).filter_map(|line| line.strip_prefix("keylatch ")) {
         let store = format!("KEYLATCH_STORE=sqlite:{}/keylatch.db", directory.path().display());
