@@ -51,7 +51,7 @@ async fn seed<S: Inbox + Outbox>(store: &S) {
         let digest = Fingerprint::of([offset.to_string().as_bytes()]);
         let trouble =
             Trouble::new(digest, Reason::Rejected, SAID, 1).with_message(Bytes::from_static(b"body-sentinel"));
-        applied(store.bury(ownership.clone(), offset, trouble, None).await.expect("it is buried"));
+        applied(store.bury(ownership.clone(), offset, trouble, None, Events::default()).await.expect("it is buried"));
     }
     let pending = store.pending(10, usize::MAX, Skip::default()).await.expect("events can be read");
     let lease = crate::setup::lease_in(store).await;
