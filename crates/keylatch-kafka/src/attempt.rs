@@ -49,7 +49,7 @@ impl Failure {
         }
     }
 
-    fn said(failed: Failed) -> Self {
+    pub(crate) fn said(failed: Failed) -> Self {
         if failed.may_succeed_later() { Self::Again(failed) } else { Self::Rejected(failed) }
     }
 
@@ -156,7 +156,7 @@ fn part<D: Database>(
     Part { ids, start: Box::new(start) }
 }
 
-fn text_of(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn text_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a text".to_owned())
 }

@@ -24,6 +24,15 @@ impl Backoff {
         whole.mul_f64(rand::rng().random_range(0.5..=1.0))
     }
 
+    /// The longest that the pauses between so many tries may be together.
+    pub(crate) fn longest_of(self, tries: u32) -> Duration {
+        let pauses = tries.saturating_sub(1);
+        let rising = (1..=pauses).map(|nth| self.whole(nth)).take_while(|pause| *pause < self.longest);
+        let (count, sum) =
+            rising.fold((0, Duration::ZERO), |(count, sum), pause| (count + 1, sum.saturating_add(pause)));
+        sum.saturating_add(self.longest.saturating_mul(pauses - count))
+    }
+
     fn whole(self, nth: u32) -> Duration {
         let doubled = 2_u32.checked_pow(nth.saturating_sub(1)).and_then(|factor| self.first.checked_mul(factor));
         doubled.unwrap_or(self.longest).min(self.longest)
@@ -39,6 +48,12 @@ mod tests {
         let backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
         assert_eq!([1, 2, 3].map(|nth| backoff.whole(nth).as_secs()), [1, 2, 4]);
         assert_eq!(backoff.whole(u32::MAX), Duration::from_secs(60));
+        // 1, 2, 4, 8, 16, 32, 60, 60.
+        assert_eq!([1, 2, 4, 9].map(|tries| backoff.longest_of(tries).as_secs()), [0, 1, 7, 183]);
+        assert_eq!(backoff.longest_of(u32::MAX).as_secs(), 63 + 60 * u64::from(u32::MAX - 7));
+        let constant = Backoff { first: backoff.longest, longest: backoff.longest };
+        assert_eq!(constant.longest_of(3).as_secs(), 120);
+        assert_eq!(Backoff { first: Duration::ZERO, longest: Duration::ZERO }.longest_of(9), Duration::ZERO);
         for nth in 0..100 {
             let pause = backoff.after(nth);
             assert!(pause <= backoff.whole(nth) && pause * 2 >= backoff.whole(nth));

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use keylatch::Tx;
-use keylatch_core::Policy;
 use keylatch_core::inbox::{Inbox, InvalidPlace, PlaceName};
 use keylatch_core::outbox::{Event, Events, InvalidEvent};
 use keylatch_core::tx::Database;
+use keylatch_core::{InvalidPolicy, Policy};
 
 use crate::backoff::Backoff;
 use crate::group::Group;
 use crate::id::{Extractor, MessageId, of_headers};
+use crate::lanes::through::Through;
+use crate::lanes::{LANES, WINDOW};
 use crate::poller::Limits;
 use crate::stats::Stats;
 use crate::telemetry;
@@ -76,7 +78,7 @@ pub struct Consumer {
     kafka: Kafka,
     name: String,
     topics: Vec<String>,
-    options: Options,
+    pub(crate) options: Options,
     extractor: Option<Extractor>,
 }
 
@@ -87,6 +89,8 @@ pub(crate) struct Options {
     pub(crate) batch_messages: usize,
     pub(crate) batch_bytes: usize,
     pub(crate) ahead: Limits,
+    pub(crate) lanes: usize,
+    pub(crate) window: usize,
     pub(crate) tries: u32,
     pub(crate) backoff: Backoff,
     pub(crate) dead_in_row: u32,
@@ -129,6 +133,28 @@ pub enum InvalidConsumer {
     /// A batch is larger than stores take.
     #[error("a batch has at most {} messages", keylatch_core::inbox::BATCH_MESSAGES_MAX)]
     BatchTooLarge,
+    /// The records of messages cannot be kept so.
+    #[error(transparent)]
+    Policy(#[from] InvalidPolicy),
+    /// Records are forgotten while messages are still tried.
+    #[error(
+        "a message may be tried for {tried_for:?}, but records are kept for {kept:?}: what is done meanwhile would be \
+         applied again. Raise the retention or the tombstone of the policy, or lower the tries or their pauses"
+    )]
+    Retention {
+        /// How long all tries of a message and the pauses between them take, if its handler takes no time.
+        tried_for: Duration,
+        /// Retention and tombstone of the policy.
+        kept: Duration,
+    },
+    /// The engine is `Atomic`.
+    #[error("the engine is Atomic, and has no leases; use Consumer::lanes with its store")]
+    Atomic,
+    /// The engine's records end with its process.
+    #[error(
+        "the records of the engine end with its process, and so would the knowledge of what is done; use another store"
+    )]
+    NotDurable,
 }
 
 impl Consumer {
@@ -140,6 +166,8 @@ impl Consumer {
             batch_messages: BATCH_MESSAGES,
             batch_bytes: BATCH_BYTES,
             ahead: Limits { records: AHEAD_MESSAGES, bytes: AHEAD_BYTES },
+            lanes: LANES,
+            window: WINDOW,
             tries: TRIES,
             backoff: Backoff { first: PAUSE, longest: PAUSE_MAX },
             dead_in_row: DEAD_IN_ROW,
@@ -169,7 +197,8 @@ impl Consumer {
         self
     }
 
-    /// With this retention of message ids: for so long, the same id again is no second effect.
+    /// With this retention of message ids: for so long, the same id again is no second effect. On a lease, the policy of the
+    /// engine counts instead.
     #[must_use]
     pub fn with_policy(mut self, policy: Policy) -> Self {
         self.options.policy = policy;
@@ -244,7 +273,7 @@ impl Consumer {
         H: Fn(Tx<S::Database>, Message) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), Failed>> + Send + 'static,
     {
-        self.running(store, Handler::Each(Arc::new(move |tx, message| Box::pin(handler(tx, message)))))
+        self.batches(store, Handler::Each(Arc::new(move |tx, message| Box::pin(handler(tx, message)))))
     }
 
     /// Applies messages with one call of `handler` for each batch. If that fails, each is applied by itself.
@@ -258,10 +287,14 @@ impl Consumer {
         H: Fn(Tx<S::Database>, Vec<Message>) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), Failed>> + Send + 'static,
     {
-        self.running(store, Handler::All(Arc::new(move |tx, messages| Box::pin(handler(tx, messages)))))
+        self.batches(store, Handler::All(Arc::new(move |tx, messages| Box::pin(handler(tx, messages)))))
     }
 
-    fn running<S: Inbox>(self, store: S, handler: Handler<S::Database>) -> Result<Running<S>, InvalidConsumer> {
+    fn batches<S: Inbox>(self, store: S, handler: Handler<S::Database>) -> Result<Running<S>, InvalidConsumer> {
+        self.running(store, Mode::Batches(handler))
+    }
+
+    pub(crate) fn running<S: Inbox>(self, store: S, mode: Mode<S::Database>) -> Result<Running<S>, InvalidConsumer> {
         if self.topics.is_empty() {
             return Err(InvalidConsumer::NoTopics);
         }
@@ -285,6 +318,8 @@ impl Consumer {
             ("ahead_bytes", options.ahead.bytes),
             ("tries", options.tries as usize),
             ("dead_in_row", options.dead_in_row as usize),
+            ("lanes", options.lanes),
+            ("window", options.window),
         ];
         if let Some((name, _)) = limits.into_iter().find(|(_, limit)| *limit == 0) {
             return Err(InvalidConsumer::Zero(name));
@@ -298,7 +333,7 @@ impl Consumer {
             Arc::new(move |message: &Message| of_headers(&name, message))
         });
         telemetry::begin();
-        let setup = Setup { store, name: self.name, handler, extractor, options, stats: Stats::default() };
+        let setup = Setup { store, name: self.name, mode, extractor, options, stats: Stats::default() };
         Ok(Running(Group::new(config, self.topics, setup)))
     }
 }
@@ -325,13 +360,19 @@ impl<S: Inbox> Running<S> {
 pub(crate) struct Setup<S: Inbox> {
     pub(crate) store: S,
     pub(crate) name: String,
-    pub(crate) handler: Handler<S::Database>,
+    pub(crate) mode: Mode<S::Database>,
     pub(crate) extractor: Extractor,
     pub(crate) options: Options,
     pub(crate) stats: Stats,
 }
 
-/// Applies messages.
+/// How messages are applied.
+pub(crate) enum Mode<D: Database> {
+    Batches(Handler<D>),
+    Lanes(Arc<Through>),
+}
+
+/// Applies the messages of a batch.
 pub(crate) enum Handler<D: Database> {
     Each(Arc<dyn Fn(Tx<D>, Message) -> Handled + Send + Sync>),
     All(Arc<dyn Fn(Tx<D>, Vec<Message>) -> Handled + Send + Sync>),

@@ -210,7 +210,7 @@ impl<S: Inbox> Member<S> {
 
     /// Starts the worker of a partition, unless it stands still.
     fn work(&mut self, opened: Opened) -> Option<Route> {
-        let Opened { partition, ownership, next, check, after_crash, stopped, .. } = opened;
+        let Opened { partition, ownership, next, check, tried, after_crash, stopped, .. } = opened;
         let (place, epoch) = (ownership.place.clone(), ownership.epoch);
         if let Some(why) = stopped {
             let setup = self.setup.clone();
@@ -225,7 +225,7 @@ impl<S: Inbox> Member<S> {
         let owned =
             Owned::new(self.setup.clone(), partition.clone(), ownership, waiting.clone(), self.progress.clone());
         let stop = owned.stop.clone();
-        let worker = Worker { owned, start: Start { next, check, after_crash, messages: received } };
+        let worker = Worker { owned, start: Start { next, check, tried, after_crash, messages: received } };
         static LIVES: AtomicU64 = AtomicU64::new(0);
         let life = LIVES.fetch_add(1, Ordering::Relaxed);
         let (done, of) = (self.done.clone(), partition.clone());

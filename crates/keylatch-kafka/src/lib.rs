@@ -31,7 +31,8 @@
 //! - **A message has one effect**, and is in the end applied or a dead letter, never both and never neither. The same
 //!   message sent twice has one effect as well, if it has an [id](MessageId).
 //! - **The messages of a partition are applied in their order.** One that fails and may succeed later holds up its
-//!   partition until it is applied or a dead letter.
+//!   partition until it is applied or a dead letter. In [lanes](Consumer::lanes) this is so for the messages of a key:
+//!   those of different keys are applied at once, and in any [guarantee](Consumer::lanes_on_lease).
 //! - **Nobody applies anything for a partition that they have lost**: the place carries an epoch, which is checked
 //!   under a lock before a handler starts. A process that was paused and comes back changes nothing.
 //! - **Another log is noticed.** If a topic is deleted and created again, or truncated, its partitions stand still, and
@@ -54,7 +55,8 @@
 //!  group   (task)     which partitions are ours; open: takes the place, compares the log
 //!    │
 //!    ▼
-//!  worker  (task for each partition)   owned: tries, dead letters, waiting; batches: many messages in one transaction
+//!  worker  (task for each partition)   owned: tries, dead letters, waiting
+//!                                      batches: many messages in one transaction; lanes: each through an engine
 //! ```
 
 mod attempt;
@@ -67,6 +69,7 @@ mod failed;
 mod go_on;
 mod group;
 mod id;
+mod lanes;
 #[doc = include_str!("manual.md")]
 pub mod manual {}
 mod message;
@@ -89,6 +92,7 @@ pub use consumer::{
 pub use failed::Failed;
 pub use go_on::{GoOnError, Replay, go_on, replay};
 pub use id::{Extractor, MessageId};
+pub use lanes::{LANES, WINDOW};
 pub use message::Message;
 pub use producer::{MESSAGE_TIMEOUT, Producer};
 pub use settings::{InvalidSettings, Kafka};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use keylatch_core::Owner;
-use keylatch_core::inbox::{Inbox, LastMessage, Ownership, Place, PlaceName, PlacesRequest, Step};
+use keylatch_core::inbox::{Inbox, LastMessage, Ownership, Place, PlaceName, PlacesRequest, Step, Tried};
 
 use keylatch_core::store::{At, Error, PAGE_RECORDS_MAX};
 use rdkafka::Offset;
@@ -38,6 +38,8 @@ pub(crate) struct Opened {
     pub(crate) fetch: i64,
     /// The message that must come first, if it is still there.
     pub(crate) check: Option<LastMessage>,
+    /// The tries of one message that were counted.
+    pub(crate) tried: Option<Tried>,
     /// Whether the owner before may have died in a message.
     pub(crate) after_crash: bool,
     /// Why it must not begin.
@@ -100,6 +102,7 @@ impl<S: Inbox> Opener<S> {
             next,
             fetch: next,
             check: place.last,
+            tried: place.tried,
             after_crash: place.after_crash,
             stopped: None,
         };

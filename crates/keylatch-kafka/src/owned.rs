@@ -1,7 +1,7 @@
 //! A partition whose place is ours: what the worker of every mode does with it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -34,6 +34,8 @@ pub(crate) struct Owned<S: Inbox> {
     pub(crate) progress: Arc<Progress>,
     /// Messages that became dead letters one after another.
     dead_in_row: AtomicU32,
+    /// Whether somebody else has the place.
+    is_lost: AtomicBool,
 }
 
 /// Why a worker ends.
@@ -57,8 +59,8 @@ impl<S: Inbox> Owned<S> {
         waiting: Arc<Waiting>,
         progress: Arc<Progress>,
     ) -> Self {
-        let (stop, dead_in_row) = (CancellationToken::new(), AtomicU32::default());
-        Self { setup, partition, ownership, waiting, stop, progress, dead_in_row }
+        let (stop, dead_in_row, is_lost) = (CancellationToken::new(), AtomicU32::default(), AtomicBool::default());
+        Self { setup, partition, ownership, waiting, stop, progress, dead_in_row, is_lost }
     }
 
     pub(crate) async fn give_back(&self, ownership: Ownership) {
@@ -68,8 +70,8 @@ impl<S: Inbox> Owned<S> {
         }
     }
 
-    /// Whether `message` is to be applied: the place, whose next offset is `next`, may have passed it. The first message is
-    /// compared with `check`, which was applied before.
+    /// Whether `message` is to be applied: the place, whose next offset is `next`, may have passed it. The first
+    /// message is compared with `check`, which was applied before.
     pub(crate) fn is_new(&self, check: &mut Option<LastMessage>, next: i64, message: &Message) -> Result<bool, Halt> {
         if let Some(last) = check.take().filter(|last| last.offset == message.offset()) {
             if message.digest() != last.digest {
@@ -178,8 +180,11 @@ impl<S: Inbox> Owned<S> {
         if self.stop.is_cancelled() { Halt::Asked } else { Halt::Again }
     }
 
+    /// Somebody else has the place. Several lanes may find out.
     pub(crate) fn fenced(&self) -> Halt {
-        self.setup.stats.add(Count::Fenced, 1);
+        if !self.is_lost.swap(true, Ordering::Relaxed) {
+            self.setup.stats.add(Count::Fenced, 1);
+        }
         Halt::Lost
     }
 

@@ -1,12 +1,15 @@
 //! The worker of a partition: applies what is fetched in the mode of its consumer, and gives the place back at its end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use keylatch_core::inbox::{Inbox, LastMessage};
+use keylatch_core::inbox::{Inbox, LastMessage, Tried};
 use tokio::sync::mpsc;
 
 use crate::Message;
 use crate::batches::Batches;
+use crate::consumer::Mode;
+use crate::lanes::Lanes;
 use crate::owned::{Halt, Owned};
 
 /// How often a worker looks for dead letters that an operator wants to be applied.
@@ -24,6 +27,8 @@ pub(crate) struct Start {
     pub(crate) next: i64,
     /// The message that has to be read first, to see whether the log is the same.
     pub(crate) check: Option<LastMessage>,
+    /// The tries of one message that were counted.
+    pub(crate) tried: Option<Tried>,
     /// Whether the owner before may have died in a message.
     pub(crate) after_crash: bool,
     pub(crate) messages: mpsc::UnboundedReceiver<Message>,
@@ -32,8 +37,11 @@ pub(crate) struct Start {
 impl<S: Inbox> Worker<S> {
     pub(crate) async fn run(self) -> Halt {
         let Self { owned, start } = self;
-        let setup = owned.setup.clone();
-        let halt = Batches::new(&owned, &setup.handler, start).work().await;
+        let (setup, owned) = (owned.setup.clone(), Arc::new(owned));
+        let halt = match &setup.mode {
+            Mode::Batches(handler) => Batches::new(&owned, handler, start).work().await,
+            Mode::Lanes(through) => Lanes::new(owned.clone(), through.clone(), start).work().await,
+        };
         if !matches!(halt, Halt::Lost) {
             owned.give_back(owned.ownership.clone()).await;
         }

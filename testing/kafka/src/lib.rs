@@ -12,6 +12,10 @@ use keylatch::{Tx, postgres, sqlite};
 use keylatch_kafka::{Failed, Message};
 use parking_lot::Mutex;
 
+mod outside;
+
+pub use outside::{Outside, apply_outside, open_outside};
+
 /// The table, on SQLite.
 pub const SQLITE: &str = "CREATE TABLE IF NOT EXISTS effects (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, \
                           key TEXT NOT NULL, sequence INTEGER NOT NULL)";

@@ -197,7 +197,8 @@ impl Run {
         *self.0.on_error.lock() = Some(Box::new(verdict));
     }
 
-    pub(super) fn verdict_on_error(&self) -> Option<Verdict> {
+    /// Takes the verdict that the handler has set with [`on_error`](Self::on_error); for authors of entry points.
+    pub fn verdict_on_error(&self) -> Option<Verdict> {
         self.0.on_error.lock().take().map(|verdict| *verdict)
     }
 

@@ -3,10 +3,11 @@
 use std::env::{self, VarError};
 use std::time::Duration;
 
+use keylatch::{Engine, Guarantee, Limits, Policy};
 use keylatch_core::inbox::Inbox;
-use keylatch_kafka::{Consumer, Count, Kafka, Running};
+use keylatch_kafka::{Consumer, Count, InvalidConsumer, Kafka, Running};
 use keylatch_otlp::{Exporter, Options};
-use testing_kafka::{apply_postgres, apply_sqlite, open_postgres, open_sqlite};
+use testing_kafka::{Outside, apply_outside, apply_postgres, apply_sqlite, open_outside, open_postgres, open_sqlite};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::prelude::*;
@@ -34,17 +35,67 @@ async fn main() {
     let consumer = Consumer::new(kafka, &required("CONSUMER"), [required("TOPIC")])
         .with_tries(tries, Duration::from_millis(20), Duration::from_millis(100))
         .with_batch_max(optional("BATCH").map_or(500, |max| max.parse().expect("a number")));
+    let window = optional("WINDOW").map_or(100, |window| window.parse().expect("a number"));
+    let consumer = consumer.with_lanes(8, window);
     let database = required("DATABASE");
     match database.strip_prefix("sqlite:") {
-        Some(path) => run(consumer.each(open_sqlite(path).await, apply_sqlite).expect("it is valid")).await,
-        None => run(consumer.each(open_postgres(&database).await, apply_postgres).expect("it is valid")).await,
+        Some(path) => {
+            let store = open_sqlite(path).await;
+            let outside = open_outside(Outside::Sqlite(store.clone())).await;
+            match mode() {
+                Mode::Batches => run(consumer.each(store, apply_sqlite)).await,
+                Mode::Lanes => run(consumer.lanes(store, apply_sqlite)).await,
+                Mode::Lease(guarantee) => run(on_lease(consumer, guarantee, store, outside)).await,
+            }
+        }
+        None => {
+            let store = open_postgres(&database).await;
+            let outside = open_outside(Outside::Postgres(store.pool().clone())).await;
+            match mode() {
+                Mode::Batches => run(consumer.each(store, apply_postgres)).await,
+                Mode::Lanes => run(consumer.lanes(store, apply_postgres)).await,
+                Mode::Lease(guarantee) => run(on_lease(consumer, guarantee, store, outside)).await,
+            }
+        }
     }
     if let Some(exporter) = exporter {
         exporter.shutdown(Duration::from_secs(5)).await;
     }
 }
 
-async fn run<S: Inbox>(consumer: Running<S>) {
+enum Mode {
+    Batches,
+    Lanes,
+    Lease(Guarantee),
+}
+
+fn mode() -> Mode {
+    match optional("MODE").as_deref() {
+        None | Some("batches") => Mode::Batches,
+        Some("lanes") => Mode::Lanes,
+        Some("fenced") => Mode::Lease(Guarantee::Fenced),
+        Some("at-most-once") => Mode::Lease(Guarantee::AtMostOnce),
+        Some(other) => panic!("MODE={other}"),
+    }
+}
+
+fn on_lease<S: Inbox + Clone>(
+    consumer: Consumer,
+    guarantee: Guarantee,
+    store: S,
+    outside: Outside,
+) -> Result<Running<S>, InvalidConsumer> {
+    let policy = Policy { lease: Duration::from_secs(2), ..Policy::default() };
+    let engine = match guarantee {
+        Guarantee::AtMostOnce => Engine::at_most_once(store.clone(), policy, Limits::default()),
+        _ => Engine::fenced(store.clone(), policy, Limits::default()),
+    };
+    let engine = engine.expect("the policy can be kept");
+    consumer.lanes_on_lease(engine, store, move |run, message| apply_outside(outside.clone(), run, message))
+}
+
+async fn run<S: Inbox>(consumer: Result<Running<S>, InvalidConsumer>) {
+    let consumer = consumer.expect("it is valid");
     let stats = consumer.stats();
     let mut terminated = signal(SignalKind::terminate()).expect("signals can be heard");
     consumer

@@ -1,13 +1,18 @@
 //! Databases of both kinds, consumers, and the oracle.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use keylatch::{postgres, sqlite};
-use keylatch_core::inbox::{DeadLetter, DeadLettersRequest, Order, Places};
+use futures_util::future::BoxFuture;
+use keylatch::store::Store;
+use keylatch::{Engine, Guarantee, Limits, Policy, postgres, sqlite};
+use keylatch_core::inbox::{DeadLetter, DeadLettersRequest, Inbox, Order, PlaceName, Places};
 use keylatch_core::outbox::Outbox;
-use keylatch_kafka::{Consumer, Count, Kafka, Stats};
-use testing_kafka::{Effect, apply_postgres, apply_sqlite, open_postgres, open_sqlite};
+use keylatch_kafka::{Consumer, Count, InvalidConsumer, Kafka, Message, Running, Stats};
+use testing_kafka::{
+    Effect, Outside, apply_outside, apply_postgres, apply_sqlite, open_outside, open_postgres, open_sqlite,
+};
 use testing_support::{eventually, postgres as servers};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -101,20 +106,84 @@ impl Db {
         .await;
     }
 
-    /// Starts a consumer in this process.
+    /// Starts a consumer in this process, in batches.
     pub(crate) fn start(&self, consumer: Consumer) -> Consuming {
-        let (stop, stopped) = oneshot::channel::<()>();
-        let stopped = async { drop(stopped.await) };
+        match self {
+            Self::Sqlite(store, _) => Consuming::start(consumer.each(store.clone(), apply_sqlite)),
+            Self::Postgres(store, _) => Consuming::start(consumer.each(store.clone(), apply_postgres)),
+        }
+    }
+
+    /// Starts one in lanes. `before` comes before the handler.
+    pub(crate) fn start_lanes(&self, consumer: Consumer, before: Before) -> Consuming {
         match self {
             Self::Sqlite(store, _) => {
-                let running = consumer.each(store.clone(), apply_sqlite).expect("it is valid");
-                Consuming { stats: running.stats(), stop, task: tokio::spawn(running.run_until(stopped)) }
+                let handler = move |tx, message: Message| {
+                    let waiting = before(message.clone());
+                    async move {
+                        waiting.await;
+                        apply_sqlite(tx, message).await
+                    }
+                };
+                Consuming::start(consumer.lanes(store.clone(), handler))
             }
             Self::Postgres(store, _) => {
-                let running = consumer.each(store.clone(), apply_postgres).expect("it is valid");
-                Consuming { stats: running.stats(), stop, task: tokio::spawn(running.run_until(stopped)) }
+                let handler = move |tx, message: Message| {
+                    let waiting = before(message.clone());
+                    async move {
+                        waiting.await;
+                        apply_postgres(tx, message).await
+                    }
+                };
+                Consuming::start(consumer.lanes(store.clone(), handler))
             }
         }
+    }
+
+    /// Starts one in lanes on a lease of `engine`.
+    pub(crate) async fn start_on_lease(&self, consumer: Consumer, engine: Engine) -> Consuming {
+        let outside = self.outside().await;
+        let handler = move |run, message| apply_outside(outside.clone(), run, message);
+        match self {
+            Self::Sqlite(store, _) => Consuming::start(consumer.lanes_on_lease(engine, store.clone(), handler)),
+            Self::Postgres(store, _) => Consuming::start(consumer.lanes_on_lease(engine, store.clone(), handler)),
+        }
+    }
+
+    /// What handlers on a lease do.
+    pub(crate) async fn outside(&self) -> Outside {
+        match self {
+            Self::Sqlite(store, _) => open_outside(Outside::Sqlite(store.clone())).await,
+            Self::Postgres(store, _) => open_outside(Outside::Postgres(store.pool().clone())).await,
+        }
+    }
+
+    /// An engine whose records are in this database.
+    pub(crate) fn engine(&self, guarantee: Guarantee) -> Engine {
+        let (policy, limits) = (Policy { lease: Duration::from_secs(2), ..Policy::default() }, Limits::default());
+        let store: Arc<dyn Store> = match self {
+            Self::Sqlite(store, _) => Arc::new(store.clone()),
+            Self::Postgres(store, _) => Arc::new(store.clone()),
+        };
+        match guarantee {
+            Guarantee::AtMostOnce => Engine::at_most_once(store, policy, limits),
+            _ => Engine::fenced(store, policy, limits),
+        }
+        .expect("the policy can be kept")
+    }
+
+    /// The next offset of a place.
+    pub(crate) async fn next(&self, consumer: &str, topic: &str) -> Option<i64> {
+        let name = PlaceName::new(consumer, topic, 0).expect("a name");
+        let place = match self {
+            Self::Sqlite(store, _) => store.place(name).await,
+            Self::Postgres(store, _) => store.place(name).await,
+        };
+        place.expect("the store answers").value.and_then(|place| place.next)
+    }
+
+    pub(crate) async fn await_next(&self, consumer: &str, topic: &str, next: i64) {
+        eventually(SOON, "the place", async || self.next(consumer, topic).await == Some(next)).await;
     }
 
     pub(crate) async fn await_effects(&self, count: usize) {
@@ -129,7 +198,21 @@ pub(crate) struct Consuming {
     task: JoinHandle<()>,
 }
 
+/// What comes before a handler.
+pub(crate) type Before = Arc<dyn Fn(Message) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Nothing.
+pub(crate) fn nothing() -> Before {
+    Arc::new(|_| Box::pin(async {}))
+}
+
 impl Consuming {
+    fn start<S: Inbox>(running: Result<Running<S>, InvalidConsumer>) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = running.expect("it is valid");
+        Self { stats: running.stats(), stop, task: tokio::spawn(running.run_until(async { drop(stopped.await) })) }
+    }
+
     pub(crate) async fn stop(self) {
         drop(self.stop);
         self.task.await.expect("the consumer ends in order");

@@ -53,7 +53,7 @@ impl Member {
     }
 
     /// Waits until it has ended by itself. Returns what it said.
-    async fn ended(mut self) -> String {
+    pub(crate) async fn ended(mut self) -> String {
         tokio::time::timeout(SOON, self.child.wait())
             .await
             .expect("it ends in time")
@@ -71,6 +71,11 @@ impl Member {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_is_killed_at_random_under_load_applies_each_message_once() {
+    killed_at_random("batches").await;
+}
+
+/// Kills consumers in this mode.
+pub(crate) async fn killed_at_random(mode: &str) {
     // A kill takes a few seconds: the broker has to find out.
     let kills = std::env::var("KEYLATCH_KAFKA_KILLS")
         .map_or(6, |kills| kills.parse().expect("KEYLATCH_KAFKA_KILLS is a number"));
@@ -82,8 +87,9 @@ async fn a_consumer_that_is_killed_at_random_under_load_applies_each_message_onc
             async move {
                 let mut sent: usize = 0;
                 while stopped.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty) {
-                    let batch = (sent..sent + 10)
-                        .flat_map(|nth| (0..3).map(move |part| say(part, &format!("k{part}"), &nth.to_string())));
+                    let batch = (sent..sent + 10).flat_map(|nth| {
+                        (0..3).map(move |part| say(part, &format!("k{part}-{}", nth % 4), &nth.to_string()))
+                    });
                     send(&topic, batch).await;
                     sent += 10;
                     sleep(Duration::from_millis(20)).await;
@@ -93,7 +99,7 @@ async fn a_consumer_that_is_killed_at_random_under_load_applies_each_message_onc
         });
         let mut applied = 0;
         for _ in 0..kills {
-            let member = Member::start(&db, &name, &topic, &[]);
+            let member = Member::start(&db, &name, &topic, &[("MODE", mode)]);
             // It works, and then dies at some moment of that.
             db.await_effects(applied + 1).await;
             let pause = rand::rng().random_range(0..400);
@@ -103,9 +109,9 @@ async fn a_consumer_that_is_killed_at_random_under_load_applies_each_message_onc
         }
         stop.send(()).expect("the sender listens");
         let count = sending.await.expect("the sender ends");
-        let member = Member::start(&db, &name, &topic, &[]);
+        let member = Member::start(&db, &name, &topic, &[("MODE", mode)]);
         // The others may have applied everything before, so it gets something in each partition.
-        send(&topic, (0..3).map(|part| say(part, &format!("k{part}"), &count.to_string()))).await;
+        send(&topic, (0..3).map(|part| say(part, &format!("k{part}-0"), &count.to_string()))).await;
         let count = count + 3;
         db.await_effects(count).await;
         let said = member.terminate().await;
@@ -117,7 +123,8 @@ async fn a_consumer_that_is_killed_at_random_under_load_applies_each_message_onc
 }
 
 /// Around the lock of the place, in the handler, and around the commit.
-const BOUNDARIES: [&str; 5] = ["before-claim", "after-claim", "after-handler-write", "before-commit", "after-commit"];
+pub(crate) const BOUNDARIES: [&str; 5] =
+    ["before-claim", "after-claim", "after-handler-write", "before-commit", "after-commit"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_is_killed_at_a_boundary_of_its_batch_applies_each_message_once() {
@@ -169,7 +176,12 @@ async fn a_message_that_ends_the_process_becomes_a_dead_letter_and_the_others_ar
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_is_paused_past_its_session_and_comes_back_changes_nothing() {
-    let protocols: [&[(&str, &str)]; 2] = [&[], &[("GROUP_PROTOCOL", "consumer")]];
+    paused_past_its_session("batches").await;
+}
+
+/// Pauses a consumer in this mode.
+pub(crate) async fn paused_past_its_session(mode: &str) {
+    let protocols: [&[(&str, &str)]; 2] = [&[("MODE", mode)], &[("MODE", mode), ("GROUP_PROTOCOL", "consumer")]];
     for (db, protocol) in [Db::postgres().await, Db::postgres().await].into_iter().zip(protocols) {
         let (topic, name) = (topic(2).await, name("c"));
         let numbers = |from: i32, to: i32| {

@@ -6,6 +6,8 @@ mod crash;
 mod dead_letters;
 mod flow;
 mod http;
+mod lanes;
+mod lanes_crash;
 mod log;
 mod members;
 mod orders;

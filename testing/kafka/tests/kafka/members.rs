@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use keylatch_kafka::Count;
+use keylatch_kafka::{Consumer, Count};
 use rand::Rng as _;
 use tokio::time::sleep;
 
-use crate::consuming::{Db, check, consumer};
+use crate::consuming::{Consuming, Db, check, consumer, nothing};
 use crate::setup::{clients, name, say, send, topic};
 
 /// How long members come and go: `KEYLATCH_KAFKA_REBALANCE_SECONDS`, or this.
@@ -14,6 +14,15 @@ const REBALANCE_SECONDS: u64 = 12;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_that_join_and_leave_under_load_apply_each_message_once() {
+    join_and_leave(Db::start).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_with_lanes_that_join_and_leave_under_load_apply_each_message_once() {
+    join_and_leave(|db, consumer| db.start_lanes(consumer, nothing())).await;
+}
+
+async fn join_and_leave(start: fn(&Db, Consumer) -> Consuming) {
     let seconds = std::env::var("KEYLATCH_KAFKA_REBALANCE_SECONDS").map_or(REBALANCE_SECONDS, |seconds| {
         seconds.parse().expect("KEYLATCH_KAFKA_REBALANCE_SECONDS is a number of seconds")
     });
@@ -35,11 +44,11 @@ async fn members_that_join_and_leave_under_load_apply_each_message_once() {
             }
         });
         // One stays; up to two others come and go.
-        let stays = db.start(consumer(kafka.clone(), &name, &topic));
+        let stays = start(&db, consumer(kafka.clone(), &name, &topic));
         let mut others = Vec::new();
         while tokio::time::Instant::now() < until {
             if others.len() < 2 {
-                others.push(db.start(consumer(kafka.clone(), &name, &topic)));
+                others.push(start(&db, consumer(kafka.clone(), &name, &topic)));
             } else {
                 let one = rand::rng().random_range(0..others.len());
                 others.swap_remove(one).stop().await;
