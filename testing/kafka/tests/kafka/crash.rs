@@ -76,6 +76,8 @@ async fn a_consumer_that_is_killed_at_random_under_load_applies_each_message_onc
 
 /// Kills consumers in this mode.
 pub(crate) async fn killed_at_random(mode: &str) {
+    // A short window, so that the next one has soon seen what is known.
+    let more = [("MODE", mode), ("WINDOW", "25")];
     // A kill takes a few seconds: the broker has to find out.
     let kills = std::env::var("KEYLATCH_KAFKA_KILLS")
         .map_or(6, |kills| kills.parse().expect("KEYLATCH_KAFKA_KILLS is a number"));
@@ -99,7 +101,7 @@ pub(crate) async fn killed_at_random(mode: &str) {
         });
         let mut applied = 0;
         for _ in 0..kills {
-            let member = Member::start(&db, &name, &topic, &[("MODE", mode)]);
+            let member = Member::start(&db, &name, &topic, &more);
             // It works, and then dies at some moment of that.
             db.await_effects(applied + 1).await;
             let pause = rand::rng().random_range(0..400);
@@ -109,7 +111,7 @@ pub(crate) async fn killed_at_random(mode: &str) {
         }
         stop.send(()).expect("the sender listens");
         let count = sending.await.expect("the sender ends");
-        let member = Member::start(&db, &name, &topic, &[("MODE", mode)]);
+        let member = Member::start(&db, &name, &topic, &more);
         // The others may have applied everything before, so it gets something in each partition.
         send(&topic, (0..3).map(|part| say(part, &format!("k{part}-0"), &count.to_string()))).await;
         let count = count + 3;
