@@ -76,8 +76,9 @@ async fn a_consumer_that_is_killed_at_random_under_load_applies_each_message_onc
 
 /// Kills consumers in this mode.
 pub(crate) async fn killed_at_random(mode: &str) {
-    // A short window, so that the next one has soon seen what is known.
-    let more = [("MODE", mode), ("WINDOW", "25")];
+    // A short window, so that the next one has soon seen what is known. Kills are no fault of a message, and count as its
+    // tries all the same, even if it only waits for the lease of the one before.
+    let more = [("MODE", mode), ("WINDOW", "25"), ("TRIES", "100")];
     // A kill takes a few seconds: the broker has to find out.
     let kills = std::env::var("KEYLATCH_KAFKA_KILLS")
         .map_or(6, |kills| kills.parse().expect("KEYLATCH_KAFKA_KILLS is a number"));
