@@ -43,7 +43,7 @@ pub(crate) enum Command {
     },
     Probe(Box<Probe>),
     #[command(flatten)]
-    Operate(Operate),
+    Operate(Box<Operate>),
 }
 
 /// The options of the gateway.

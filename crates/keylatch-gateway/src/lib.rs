@@ -101,7 +101,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Gateway(gateway) => gateway,
         Command::CheckConfig { file } => return check_config(&file),
         Command::Probe(probe) => return run_probe(*probe),
-        Command::Operate(command) => return operate::run(command),
+        Command::Operate(command) => return operate::run(*command),
     };
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(run_gateway(*gateway)),

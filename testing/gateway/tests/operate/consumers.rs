@@ -20,7 +20,9 @@ async fn worlds() -> [World; 2] {
     let path = sqlite.url.strip_prefix("sqlite:").expect("a file");
     let store = sqlite::Store::open(path).await.expect("the file can be opened");
     let published = store.execute_and_publish(|_, events| {
-        two_events().into_iter().for_each(|event| drop(events.publish(event).expect("it fits")));
+        two_events().into_iter().for_each(|event| {
+            events.publish(event).expect("it fits");
+        });
         Ok(())
     });
     published.await.expect("they are published");
@@ -30,7 +32,9 @@ async fn worlds() -> [World; 2] {
     let store = postgres::Store::connect(&postgres.url).await.expect("the database is there");
     let mut tx = store.pool().begin().await.expect("a transaction");
     let mut events = Events::default();
-    two_events().into_iter().for_each(|event| drop(events.publish(event).expect("it fits")));
+    two_events().into_iter().for_each(|event| {
+        events.publish(event).expect("it fits");
+    });
     store.publish_in(&mut *tx, events).await.expect("they are written");
     tx.commit().await.expect("it commits");
     seed(&store).await;
