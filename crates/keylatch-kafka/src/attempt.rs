@@ -50,12 +50,12 @@ impl Failure {
     }
 
     pub(crate) fn said(failed: Failed) -> Self {
-        if failed.may_succeed_later() { Self::Again(failed) } else { Self::Rejected(failed) }
+        if failed.is_final() { Self::Rejected(failed) } else { Self::Again(failed) }
     }
 
     pub(crate) fn text(&self) -> String {
         match self {
-            Self::Again(failed) | Self::Rejected(failed) => failed.text(),
+            Self::Again(failed) | Self::Rejected(failed) => failed.to_string(),
             Self::Misused(misuse) => misuse.to_string(),
             Self::Panicked(text) => format!("the handler panicked: {text}"),
         }

@@ -65,7 +65,6 @@ mod batches;
 mod cleaner;
 mod consumer;
 mod dead_letter;
-mod failed;
 mod go_on;
 mod group;
 mod id;
@@ -89,9 +88,9 @@ pub use consumer::{
     AHEAD_BYTES, AHEAD_MESSAGES, BATCH_BYTES, BATCH_MESSAGES, Consumer, DEAD_IN_ROW, DRAIN, InvalidConsumer, PAUSE,
     PAUSE_MAX, Running, STOP, StartAt, TRIES,
 };
-pub use failed::Failed;
 pub use go_on::{GoOnError, Replay, go_on, replay};
 pub use id::{Extractor, MessageId};
+pub use keylatch::outbox::Failed;
 pub use lanes::{LANES, WINDOW};
 pub use message::Message;
 pub use producer::{MESSAGE_TIMEOUT, Producer};

@@ -1,7 +1,7 @@
 //! A message in its lane: it is tried until it is applied or a dead letter.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use keylatch::entry_point::{Answer, Ran};
@@ -62,6 +62,17 @@ enum Try {
     Hopeless(Reason, &'static str),
 }
 
+/// When the handler of a try starts, once the key is held.
+#[derive(Debug, Clone)]
+enum Start {
+    /// If the place is ours.
+    AtOnce,
+    /// Once the try is counted in the place; this gets the number.
+    Counted(Arc<AtomicU32>),
+    /// Not at all: the message is given up, unless it is known.
+    Never,
+}
+
 impl<S: Inbox> Shared<S> {
     pub(super) fn new(owned: Arc<Owned<S>>, through: Arc<Through>, next: i64, tried: Option<Tried>) -> Self {
         Self { owned, through, checked: Mutex::default(), mark: AtomicI64::new(next), tried }
@@ -90,16 +101,30 @@ impl<S: Inbox> Shared<S> {
         let earlier = self.tried.filter(|tried| tried.offset == message.offset());
         let mut nth = earlier.map_or(0, |tried| tried.attempts);
         let mut last_error = None;
+        let counted = Arc::new(AtomicU32::new(0));
         loop {
-            nth = if nth < options.tries { self.count_try(message, nth, is_counted).await? } else { nth + 1 };
-            let (reason, error) = match self.try_once(message, &id, nth > options.tries).await? {
+            let counts = nth < options.tries && self.counts(message, nth, is_counted);
+            match (counts, self.through.gate_may_write) {
+                (true, false) => nth = self.owned.begin_try(message.offset()).await?.max(nth + 1),
+                _ => nth += 1,
+            }
+            let start = if nth > options.tries {
+                Start::Never
+            } else if counts && self.through.gate_may_write {
+                Start::Counted(counted.clone())
+            } else {
+                Start::AtOnce
+            };
+            let tried = self.try_once(message, &id, &start).await?;
+            nth = nth.max(counted.load(Ordering::Relaxed));
+            let (reason, error) = match tried {
                 Try::Done { is_known } => return Ok(Ended::Applied { is_known }),
                 Try::Hopeless(reason, error) => {
                     // This one did not start.
                     nth -= u32::from(last_error.is_some() || nth > options.tries);
                     (reason, last_error.unwrap_or_else(|| error.to_owned()))
                 }
-                Try::Failed(Failure::Rejected(failed)) => (Reason::Rejected, failed.text()),
+                Try::Failed(Failure::Rejected(failed)) => (Reason::Rejected, failed.to_string()),
                 Try::Failed(failure) => {
                     last_error = Some(failure.text());
                     if nth < options.tries {
@@ -115,17 +140,15 @@ impl<S: Inbox> Shared<S> {
         }
     }
 
-    /// Counts a try before it starts. In the place, if the owner before may have died in a message; and if it is not
-    /// the first of the message that holds up the place, so that it is not tried anew by each owner.
-    async fn count_try(&self, message: &Message, before: u32, is_counted: bool) -> Result<u32, Halt> {
-        let holds_up = before > 0 && message.offset() == self.mark.load(Ordering::Relaxed);
-        let counted = if is_counted || holds_up { self.owned.begin_try(message.offset()).await? } else { 0 };
-        Ok(counted.max(before.saturating_add(1)))
+    /// Whether a try is counted in the place before it starts: if the owner before may have died in a message; and if it
+    /// is not the first of the message that holds up the place, so that it is not tried anew by each owner.
+    fn counts(&self, message: &Message, before: u32, is_counted: bool) -> bool {
+        is_counted || before > 0 && message.offset() == self.mark.load(Ordering::Relaxed)
     }
 
     /// Sends a message through the engine, however long the store does not answer or somebody else has its key. If it
     /// is given up, the handler does not start, but it may be known.
-    async fn try_once(self: &Arc<Self>, message: &Message, id: &MessageId, is_given_up: bool) -> Result<Try, Halt> {
+    async fn try_once(self: &Arc<Self>, message: &Message, id: &MessageId, start: &Start) -> Result<Try, Halt> {
         let (mut failures, mut held) = (0, 0);
         loop {
             let answer = {
@@ -137,7 +160,7 @@ impl<S: Inbox> Shared<S> {
                 // Here too, so that a transaction seldom waits for it.
                 match self.check().await {
                     Ok(()) => {
-                        let gate = self.clone().gate(is_given_up);
+                        let gate = self.clone().gate(message.offset(), start.clone());
                         let entry = Entry { id: id.clone(), message: message.clone(), gate };
                         self.through.send(entry).await.map(Try::of)
                     }
@@ -172,8 +195,25 @@ impl<S: Inbox> Shared<S> {
     }
 
     /// Asked while the key is held: so whoever has taken the place waits for this run, before it gives the message up.
-    fn gate(self: Arc<Self>, is_given_up: bool) -> Gate {
-        Box::pin(async move { if is_given_up { Err(Closed::GivenUp) } else { self.check().await } })
+    fn gate(self: Arc<Self>, offset: i64, start: Start) -> Gate {
+        Box::pin(async move {
+            match start {
+                Start::Never => Err(Closed::GivenUp),
+                Start::AtOnce => self.check().await,
+                Start::Counted(count) => self.count(offset, &count).await,
+            }
+        })
+    }
+
+    /// Counts a try in the place, which must be ours. Nothing is counted while somebody else has the key: an owner that dies
+    /// while it waits has not tried.
+    async fn count(&self, offset: i64, count: &AtomicU32) -> Result<(), Closed> {
+        let (setup, asked) = (&self.owned.setup, Instant::now());
+        let begun = setup.store.begin_try(self.owned.ownership.clone(), offset).await.map_err(Closed::Store)?;
+        let nth = begun.ok_or(Closed::Lost)?;
+        self.is_ours(asked);
+        count.store(nth, Ordering::Relaxed);
+        if nth > setup.options.tries { Err(Closed::GivenUp) } else { Ok(()) }
     }
 
     /// Whether the place is still ours.
@@ -211,7 +251,7 @@ impl<S: Inbox> Shared<S> {
             return Ok(Ended::Dead);
         };
         let id = id.unwrap_or_else(|| by_place(&self.owned.setup.name, message));
-        let Try::Done { is_known } = self.try_once(message, &id, false).await? else {
+        let Try::Done { is_known } = self.try_once(message, &id, &Start::AtOnce).await? else {
             self.owned.keep_letter(letter).await?;
             return Ok(Ended::Dead);
         };

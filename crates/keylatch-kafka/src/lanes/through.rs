@@ -23,6 +23,9 @@ pub(crate) struct Through {
     pub(crate) permits: Semaphore,
     /// Messages of a partition that may be above the mark, or open.
     pub(crate) window: usize,
+    /// Whether a gate may write to the store. In a transaction it may not: it would need a second connection while it
+    /// holds one, and a small pool has no other.
+    pub(crate) gate_may_write: bool,
 }
 
 type Sends = dyn Fn(Entry) -> BoxFuture<'static, Result<Answer<Said>, Error>> + Send + Sync;
@@ -91,7 +94,7 @@ impl Through {
             };
             Box::pin(async move { engine.answer(request(id), work).await }) as BoxFuture<'static, _>
         };
-        Self { send: Box::new(send), permits: Semaphore::new(options.lanes), window: options.window }
+        Self::new(Box::new(send), options, false)
     }
 
     /// Each message on a lease of `engine`, which is `Fenced` or `AtMostOnce`.
@@ -127,7 +130,11 @@ impl Through {
             };
             Box::pin(async move { engine.answer(request(id), work).await }) as BoxFuture<'static, _>
         };
-        Self { send: Box::new(send), permits: Semaphore::new(options.lanes), window: options.window }
+        Self::new(Box::new(send), options, true)
+    }
+
+    fn new(send: Box<Sends>, options: &Options, gate_may_write: bool) -> Self {
+        Self { send, permits: Semaphore::new(options.lanes), window: options.window, gate_may_write }
     }
 
     /// Sends a message through the engine. It never waits for a run of somebody else.

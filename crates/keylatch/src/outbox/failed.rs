@@ -29,9 +29,21 @@ impl Failed {
     }
 }
 
+/// The error and its causes, in one line.
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.source, f)
+        let mut text = self.source.to_string();
+        let mut cause = self.source.source();
+        while let Some(error) = cause {
+            let more = error.to_string();
+            // Many errors say their cause themselves.
+            if !text.contains(&more) {
+                text.push_str(": ");
+                text.push_str(&more);
+            }
+            cause = error.source();
+        }
+        f.write_str(&text)
     }
 }
 
@@ -39,5 +51,23 @@ impl fmt::Display for Failed {
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failed {
     fn from(error: E) -> Self {
         Self::again(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_mark_means_again() {
+        fn apply(text: &str) -> Result<i32, Failed> {
+            let number: i32 = text.parse()?;
+            if number < 0 { Err(Failed::reject("it is negative")) } else { Ok(number) }
+        }
+        assert!(!apply("x").unwrap_err().is_final());
+        let rejected = apply("-1").unwrap_err();
+        assert!(rejected.is_final());
+        assert_eq!(rejected.to_string(), "it is negative");
+        assert_eq!(apply("5").unwrap(), 5);
     }
 }
