@@ -21,6 +21,9 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     /// Where orders and records are kept.
     pub(crate) storage: Storage,
+    /// `KAFKA_BROKERS`: what the events of orders go through. Without it they go to the inventory in this process.
+    #[cfg(feature = "kafka")]
+    pub(crate) kafka_brokers: Option<String>,
     /// `DATA_DIR` (./data): where SQLite's file is, if there is one. It is made if it is not there.
     pub(crate) data_dir: PathBuf,
     /// `ADMIN_TOKEN`: the token that `POST /api/admin/cleanup` requires. Without one, the route is open on a loopback
@@ -40,10 +43,6 @@ const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const PORT: u16 = 3000;
 const DATA_DIR: &str = "./data";
 
-/// A variable for Kafka brokers, which this version does not use. Refused, because a user who sets it would expect
-/// events there.
-const NOT_YET: &str = "KAFKA_BROKERS";
-
 impl Config {
     /// Reads the process's environment.
     ///
@@ -62,12 +61,21 @@ impl Config {
             text.bytes().all(|byte| byte.is_ascii_graphic()).then(|| Some(Secret(text.to_owned())))
         });
         let storage = Storage::read(&mut vars);
-        if vars.get(NOT_YET).is_some() {
-            vars.wrong.push(format!("{NOT_YET} must not be set: this version does not publish to Kafka"));
-        }
+        #[cfg(feature = "kafka")]
+        let kafka_brokers = vars.parse("KAFKA_BROKERS", None, "must look like host:9092,host:9092", |text| {
+            let is_address = |one: &str| one.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+            text.split(',').all(is_address).then(|| Some(text.to_owned()))
+        });
         let data_dir = vars.get("DATA_DIR").map_or_else(|| DATA_DIR.into(), PathBuf::from);
         if vars.wrong.is_empty() {
-            Ok(Self { listen: SocketAddr::new(host, port), storage, data_dir, admin_token })
+            Ok(Self {
+                listen: SocketAddr::new(host, port),
+                storage,
+                #[cfg(feature = "kafka")]
+                kafka_brokers,
+                data_dir,
+                admin_token,
+            })
         } else {
             Err(Invalid(vars.wrong))
         }
@@ -152,7 +160,7 @@ mod tests {
         assert_eq!(read(&[("HOST", "localhost")]).unwrap().listen.to_string(), "127.0.0.1:3000");
     }
 
-    #[cfg(all(feature = "postgres", feature = "redis"))]
+    #[cfg(all(feature = "postgres", feature = "redis", feature = "kafka"))]
     #[test]
     fn all_that_is_wrong_is_told_at_once_without_the_values() {
         let vars = [
@@ -175,7 +183,7 @@ mod tests {
              DB_PORT must be a number from 1 to 65535\n  \
              DB_NAME is missing: DB_PORT, DB_PASSWORD ask for PostgreSQL\n  \
              DB_USER is missing: DB_PORT, DB_PASSWORD ask for PostgreSQL\n  \
-             KAFKA_BROKERS must not be set: this version does not publish to Kafka"
+             KAFKA_BROKERS must look like host:9092,host:9092"
         );
     }
 }

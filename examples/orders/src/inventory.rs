@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use keylatch::outbox::{Event, Failed, InProcess, Published, Relay};
+use keylatch::outbox::{Event, Failed, InProcess, Published, Relay, RunningRelay};
 use keylatch::{Engine, Tx};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -77,23 +77,125 @@ pub(crate) fn too_large(error: keylatch::outbox::InvalidEvent) -> Problem {
     Problem::Order(Faults { named: vec![fault], more: 0 })
 }
 
-/// Hands each event to [`count`] in this process, through `engine`, which is on the database of the orders.
-pub(crate) fn relay<D: Orders>(store: D::Outbox, engine: Engine) -> Result<Relay, Box<dyn Error>> {
-    /// An order is counted in milliseconds; if a process dies, another counts after this time.
-    const LEASE: Duration = Duration::from_secs(2);
-    Ok(Relay::new(store, InProcess::atomic(engine, "inventory", count::<D>)?).with_lease(LEASE)?)
+/// How events get to the inventory.
+pub(crate) struct Flow {
+    /// Hands events out.
+    relay: Relay,
+    /// Takes them from Kafka, until it is told to stop.
+    #[cfg(feature = "kafka")]
+    consumer: Option<Box<kafka::Consume>>,
 }
+
+/// A flow that has begun.
+pub(crate) struct RunningFlow {
+    relay: RunningRelay,
+    #[cfg(feature = "kafka")]
+    consumer: Option<kafka::Consuming>,
+}
+
+impl Flow {
+    /// Hands each event to [`count`] in this process, through `engine`, which is on the database of the orders.
+    pub(crate) fn in_process<D: Orders>(store: D::Store, engine: Engine) -> Result<Self, Box<dyn Error>> {
+        let inventory = InProcess::atomic(engine, "inventory", count::<D>)?;
+        Ok(Self {
+            relay: Relay::new(store, inventory).with_lease(LEASE)?,
+            #[cfg(feature = "kafka")]
+            consumer: None,
+        })
+    }
+
+    pub(crate) fn start(self) -> RunningFlow {
+        RunningFlow {
+            relay: self.relay.start(),
+            #[cfg(feature = "kafka")]
+            consumer: self.consumer.map(kafka::Consuming::start),
+        }
+    }
+}
+
+impl RunningFlow {
+    /// Ends when what was handed out is settled, or `limit` is over.
+    pub(crate) async fn stop(self, limit: Duration) {
+        self.relay.stop(limit).await;
+        #[cfg(feature = "kafka")]
+        if let Some(consumer) = self.consumer {
+            consumer.stop().await;
+        }
+    }
+}
+
+/// An order is counted in milliseconds; if a process dies, another hands events out after this time.
+const LEASE: Duration = Duration::from_secs(2);
 
 /// Counts an order. What it writes commits together with the record that the event was handled.
 async fn count<D: Orders>(mut tx: Tx<D>, Published { event, .. }: Published) -> Result<(), Failed> {
-    let created = event.headers().iter().any(|(name, value)| name == "type" && value == CREATED);
-    if event.topic() != TOPIC || !created {
+    let of_order = event.headers().iter().any(|(name, value)| name == "type" && value == CREATED);
+    D::count(&mut tx, read(event.topic(), of_order, event.value().map_or(&[][..], |value| value))?).await
+}
+
+/// What is counted of an event. An error does not show it.
+fn read(topic: &str, of_order: bool, value: &[u8]) -> Result<OrderCreated, Failed> {
+    if topic != TOPIC || !of_order {
         return Err(Failed::reject("it is no event of an order that this version knows"));
     }
-    let value = event.value().map_or(&[][..], |value| value);
-    // The error could show what is in the order.
-    let order = serde_json::from_slice(value).map_err(|_| Failed::reject("the order in it cannot be read"))?;
-    D::count(&mut tx, order).await
+    serde_json::from_slice(value).map_err(|_| Failed::reject("the order in it cannot be read"))
+}
+
+/// The way through Kafka: the relay publishes there, and a consumer in this process counts. Any number of processes share
+/// the work.
+#[cfg(feature = "kafka")]
+mod kafka {
+    use std::pin::Pin;
+
+    use keylatch_kafka::{Consumer, Kafka, Message, Producer};
+    use tokio::sync::oneshot;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    /// A consumer that has not begun.
+    pub(super) type Consume = dyn FnOnce(oneshot::Receiver<()>) -> Consumed + Send;
+    type Consumed = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    /// A consumer that has begun.
+    pub(super) struct Consuming {
+        stop: oneshot::Sender<()>,
+        task: JoinHandle<()>,
+    }
+
+    impl Flow {
+        /// Hands each event to the brokers, and counts what comes from there.
+        pub(crate) fn by_kafka<D: Orders>(store: D::Store, brokers: &str) -> Result<Self, Box<dyn Error>> {
+            let brokers = Kafka::new(brokers);
+            let producer = Producer::new(&brokers, "/orders")?;
+            let consumer = Consumer::new(brokers, "inventory", [TOPIC]).each(store.clone(), take::<D>)?;
+            let consume = |stopped: oneshot::Receiver<()>| {
+                let stopped = async { stopped.await.unwrap_or_default() };
+                Box::pin(consumer.run_until(stopped)) as Consumed
+            };
+            Ok(Self { relay: Relay::new(store, producer).with_lease(LEASE)?, consumer: Some(Box::new(consume)) })
+        }
+    }
+
+    /// Counts an order. What it writes commits together with the place in the topic.
+    async fn take<D: Orders>(mut tx: Tx<D>, message: Message) -> Result<(), Failed> {
+        let of_order = message.header("type").is_some_and(|value| value == CREATED.as_bytes());
+        let order = read(message.topic(), of_order, message.value().map_or(&[][..], |value| value))?;
+        D::count(&mut tx, order).await
+    }
+
+    impl Consuming {
+        pub(super) fn start(consume: Box<Consume>) -> Self {
+            let (stop, stopped) = oneshot::channel();
+            Self { stop, task: tokio::spawn(consume(stopped)) }
+        }
+
+        pub(super) async fn stop(self) {
+            drop(self.stop);
+            // It has a deadline of its own.
+            let _ = self.task.await;
+        }
+    }
 }
 
 mod as_text {

@@ -58,14 +58,22 @@ async fn run(metrics: PrometheusHandle) -> Result<(), Box<dyn Error>> {
     let token = config.admin_token.as_ref().map(|token| Tokens::one(Role::Operate, "admin", token.reveal()));
     let access = Access::new(token, listener.local_addr()?.ip());
     let file = config.data_dir.join("keylatch.db");
+    #[cfg(feature = "kafka")]
+    let events = config.kafka_brokers;
+    #[cfg(not(feature = "kafka"))]
+    let events = None;
     match &config.storage {
-        Storage::Sqlite => serve(listener, setup::sqlite(&file).await?, access, metrics).await,
+        Storage::Sqlite => serve(listener, setup::sqlite(&file, &events).await?, access, metrics).await,
         #[cfg(feature = "redis")]
-        Storage::Redis(url) => serve(listener, setup::redis_and_sqlite(url, &file).await?, access, metrics).await,
+        Storage::Redis(url) => {
+            serve(listener, setup::redis_and_sqlite(url, &file, &events).await?, access, metrics).await
+        }
         #[cfg(feature = "postgres")]
-        Storage::Postgres(server) => serve(listener, setup::postgres(server).await?, access, metrics).await,
+        Storage::Postgres(server) => serve(listener, setup::postgres(server, &events).await?, access, metrics).await,
         #[cfg(all(feature = "postgres", feature = "redis"))]
-        Storage::Tiered(server, cache) => serve(listener, setup::tiered(server, cache).await?, access, metrics).await,
+        Storage::Tiered(server, cache) => {
+            serve(listener, setup::tiered(server, cache, &events).await?, access, metrics).await
+        }
     }
 }
 
@@ -77,7 +85,7 @@ async fn serve<D: Orders>(
 ) -> Result<(), Box<dyn Error>> {
     /// How long the relay has to settle what it has handed out, after the requests have ended.
     const RELAY_END_MAX: Duration = Duration::from_secs(1);
-    let Setup { reader, engine, create, relay, outbox, places, storing } = setup;
+    let Setup { reader, engine, create, flow, outbox, places, storing } = setup;
     let recent = Recent::new(RECENT_RECORDS);
     let engine = engine.with_recent(recent.clone());
     let operator = Operator::of(&engine).with_outbox(outbox).with_places(places).with_recent(recent);
@@ -90,9 +98,9 @@ async fn serve<D: Orders>(
     let housekeeping = tokio::spawn(keep_house(metrics.clone()));
     let app = Arc::new(App { reader, engine: engine.clone(), admin: admin.clone(), metrics });
     let router = routes::router(app, create.layer(layer));
-    let relay = relay.start();
+    let flow = flow.start();
     serve::until_told(signals, listener, router, &engine, &admin).await;
-    relay.stop(RELAY_END_MAX).await;
+    flow.stop(RELAY_END_MAX).await;
     housekeeping.abort();
     Ok(())
 }

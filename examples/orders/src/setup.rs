@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use axum::routing::{MethodRouter, post};
 use keylatch::inbox::Places;
-use keylatch::outbox::{Outbox, Relay};
+use keylatch::outbox::Outbox;
 #[cfg(feature = "postgres")]
 use keylatch::postgres::Postgres;
 use keylatch::sqlite::Sqlite;
@@ -24,7 +24,7 @@ use keylatch::{Engine, InvalidPolicy, Limits, Policy};
 use crate::config::Secret;
 #[cfg(feature = "postgres")]
 use crate::config::Server;
-use crate::inventory;
+use crate::inventory::Flow;
 use crate::routes::{self, App};
 #[cfg(feature = "postgres")]
 use crate::store::postgres;
@@ -37,14 +37,26 @@ pub(crate) struct Setup<D: Orders> {
     pub(crate) engine: Engine,
     /// What takes an order; the layer goes around it.
     pub(crate) create: MethodRouter<Arc<App<D>>>,
-    /// Hands the events of orders to the inventory.
-    pub(crate) relay: Relay,
+    /// Brings the events of orders to the inventory.
+    pub(crate) flow: Flow,
     /// The events, for operators.
     pub(crate) outbox: Arc<dyn Outbox>,
     /// The places of consumers, for operators.
     pub(crate) places: Arc<dyn Places>,
     /// Where everything is kept, to show to the operator.
     pub(crate) storing: String,
+}
+
+/// Where the events of orders go on their way to the inventory: to these brokers, or nowhere outside this process.
+pub(crate) type Brokers = Option<String>;
+
+/// The way of events to the inventory.
+fn flow<D: Orders>(store: D::Store, events: &Brokers) -> Result<Flow, Box<dyn Error>> {
+    match events {
+        #[cfg(feature = "kafka")]
+        Some(brokers) => Flow::by_kafka::<D>(store, brokers),
+        _ => Flow::in_process::<D>(store.clone(), counting(store)?),
+    }
 }
 
 /// The engine that handles events, on the database of the orders. It remembers each event for longer than a relay takes to
@@ -56,11 +68,11 @@ fn counting(store: impl Transactional) -> Result<Engine, InvalidPolicy> {
 }
 
 /// Records and orders in the SQLite file at `path`.
-pub(crate) async fn sqlite(path: &Path) -> Result<Setup<Sqlite>, Box<dyn Error>> {
+pub(crate) async fn sqlite(path: &Path, events: &Brokers) -> Result<Setup<Sqlite>, Box<dyn Error>> {
     let store = sqlite::open(path).await?;
     Ok(Setup {
         engine: Engine::atomic(store.clone(), Policy::default(), Limits::default())?,
-        relay: inventory::relay::<Sqlite>(store.clone(), counting(store.clone())?)?,
+        flow: flow::<Sqlite>(store.clone(), events)?,
         outbox: Arc::new(store.clone()),
         places: Arc::new(store.clone()),
         reader: store,
@@ -71,7 +83,11 @@ pub(crate) async fn sqlite(path: &Path) -> Result<Setup<Sqlite>, Box<dyn Error>>
 
 /// Records in Redis, orders in the SQLite file at `path`.
 #[cfg(feature = "redis")]
-pub(crate) async fn redis_and_sqlite(redis: &Secret, path: &Path) -> Result<Setup<Sqlite>, Box<dyn Error>> {
+pub(crate) async fn redis_and_sqlite(
+    redis: &Secret,
+    path: &Path,
+    events: &Brokers,
+) -> Result<Setup<Sqlite>, Box<dyn Error>> {
     /// How long a run holds its key without a renewal: an order takes milliseconds, and after a crash its client waits
     /// no longer than this.
     const LEASE: Duration = Duration::from_secs(5);
@@ -79,7 +95,7 @@ pub(crate) async fn redis_and_sqlite(redis: &Secret, path: &Path) -> Result<Setu
     let policy = Policy { lease: LEASE, ..Policy::default() };
     let orders = sqlite::open(path).await?;
     Ok(Setup {
-        relay: inventory::relay::<Sqlite>(orders.clone(), counting(orders.clone())?)?,
+        flow: flow::<Sqlite>(orders.clone(), events)?,
         outbox: Arc::new(orders.clone()),
         places: Arc::new(orders.clone()),
         reader: orders,
@@ -91,11 +107,11 @@ pub(crate) async fn redis_and_sqlite(redis: &Secret, path: &Path) -> Result<Setu
 
 /// Records and orders in PostgreSQL.
 #[cfg(feature = "postgres")]
-pub(crate) async fn postgres(server: &Server) -> Result<Setup<Postgres>, Box<dyn Error>> {
+pub(crate) async fn postgres(server: &Server, events: &Brokers) -> Result<Setup<Postgres>, Box<dyn Error>> {
     let (store, reader) = postgres::open(server).await?;
     Ok(Setup {
         reader,
-        relay: inventory::relay::<Postgres>(store.clone(), counting(store.clone())?)?,
+        flow: flow::<Postgres>(store.clone(), events)?,
         outbox: Arc::new(store.clone()),
         places: Arc::new(store.clone()),
         engine: Engine::atomic(store, Policy::default(), Limits::default())?,
@@ -106,17 +122,21 @@ pub(crate) async fn postgres(server: &Server) -> Result<Setup<Postgres>, Box<dyn
 
 /// Records and orders in PostgreSQL, copies of answers in Redis.
 #[cfg(all(feature = "postgres", feature = "redis"))]
-pub(crate) async fn tiered(server: &Server, redis: &Secret) -> Result<Setup<Postgres>, Box<dyn Error>> {
+pub(crate) async fn tiered(
+    server: &Server,
+    redis: &Secret,
+    events: &Brokers,
+) -> Result<Setup<Postgres>, Box<dyn Error>> {
     use keylatch::redis::{Cache, Options};
 
     let (store, reader) = postgres::open(server).await?;
     let cache = Cache::connect(redis.reveal(), Options::default()).await?;
-    let relay = inventory::relay::<Postgres>(store.clone(), counting(store.clone())?)?;
+    let flow = flow::<Postgres>(store.clone(), events)?;
     let (outbox, places) = (Arc::new(store.clone()), Arc::new(store.clone()));
     let store = keylatch::tiered::Tiered::new(store, cache);
     Ok(Setup {
         reader,
-        relay,
+        flow,
         outbox,
         places,
         engine: Engine::atomic(store, Policy::default(), Limits::default())?,

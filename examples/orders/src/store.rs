@@ -4,7 +4,8 @@
 pub(crate) mod postgres;
 pub(crate) mod sqlite;
 
-use keylatch::outbox::{Failed, Outbox};
+use keylatch::inbox::Inbox;
+use keylatch::outbox::Failed;
 use keylatch::tx::Database;
 use keylatch::{Key, Tx};
 use uuid::Uuid;
@@ -20,8 +21,8 @@ pub(crate) trait Orders: Database {
     /// The database for reads.
     type Reader: Clone + Send + Sync + 'static;
 
-    /// The store with the events of orders.
-    type Outbox: Outbox;
+    /// The store with the events of orders, and with the places of the consumer that counts them.
+    type Store: Inbox<Database = Self> + Clone;
 
     /// Writes `order`, which `caller` placed under `key`, and returns it.
     ///

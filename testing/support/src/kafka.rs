@@ -82,6 +82,23 @@ impl Cluster {
         servers.join(",")
     }
 
+    /// Makes a topic, with as many replicas as there are brokers.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be made.
+    pub fn create_topic(&self, topic: &str, partitions: u32) {
+        let output = Command::new(jars::java())
+            .args(JAVA)
+            .arg("-cp")
+            .arg(jars::class_path())
+            .args(["org.apache.kafka.tools.TopicCommand", "--create", "--topic", topic, "--bootstrap-server"])
+            .args([self.servers(), "--partitions".to_owned(), partitions.to_string()])
+            .output()
+            .expect("java runs");
+        assert!(output.status.success(), "the topic was not made: {output:?}");
+    }
+
     /// Stops a broker in order. Brokers count from 0.
     ///
     /// # Panics

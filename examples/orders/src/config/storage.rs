@@ -24,7 +24,7 @@ pub(crate) enum Storage {
 
 impl Storage {
     pub(super) fn read(vars: &mut Vars) -> Self {
-        refuse_missing(vars, [cfg!(feature = "postgres"), cfg!(feature = "redis")]);
+        refuse_missing(vars, [cfg!(feature = "postgres"), cfg!(feature = "redis"), cfg!(feature = "kafka")]);
         #[cfg(feature = "redis")]
         let redis = redis(vars);
         #[cfg(feature = "postgres")]
@@ -44,15 +44,16 @@ impl Storage {
 }
 
 /// The servers that can be configured: name, feature, and the variables of each.
-const SERVERS: [(&str, &str, &[&str]); 2] = [
+const SERVERS: [(&str, &str, &[&str]); 3] = [
     ("PostgreSQL", "postgres", &["DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD"]),
     ("Redis", "redis", &["REDIS_URL"]),
+    ("Kafka", "kafka", &["KAFKA_BROKERS"]),
 ];
 
 /// Refuses variables that ask for a server that this build cannot use. `built` says which of [`SERVERS`] it can.
-fn refuse_missing(vars: &mut Vars, built: [bool; 2]) {
+fn refuse_missing(vars: &mut Vars, built: [bool; 3]) {
     let asking = SERVERS.map(|(.., names)| names.iter().copied().filter(|name| vars.get(name).is_some()).collect());
-    let asking: [Vec<_>; 2] = asking;
+    let asking: [Vec<_>; 3] = asking;
     let needed = SERVERS.iter().zip(&asking).zip(built).filter(|((_, set), built)| *built || !set.is_empty());
     let needed = needed.map(|(((_, feature, _), _), _)| *feature).collect::<Vec<_>>().join(",");
     for (((what, ..), set), built) in SERVERS.iter().zip(&asking).zip(built) {
@@ -120,12 +121,14 @@ mod tests {
         let missing = "which this build does not have; run: cargo run --features";
         let postgres = |features| format!("DB_HOST, DB_NAME ask for PostgreSQL, {missing} {features}");
         let redis = |features| format!("REDIS_URL asks for Redis, {missing} {features}");
-        assert_eq!(refused(&["DB_HOST", "DB_NAME"], [false, false]), [postgres("postgres")]);
-        assert_eq!(refused(&["DB_HOST", "DB_NAME"], [false, true]), [postgres("postgres,redis")]);
-        assert_eq!(refused(&["REDIS_URL"], [false, false]), [redis("redis")]);
+        assert_eq!(refused(&["DB_HOST", "DB_NAME"], [false, false, false]), [postgres("postgres")]);
+        assert_eq!(refused(&["DB_HOST", "DB_NAME"], [false, true, false]), [postgres("postgres,redis")]);
+        assert_eq!(refused(&["REDIS_URL"], [false, false, false]), [redis("redis")]);
         let both = ["DB_HOST", "DB_NAME", "REDIS_URL"];
-        assert_eq!(refused(&both, [false, false]), [postgres("postgres,redis"), redis("postgres,redis")]);
-        assert_eq!(refused(&both, [true, true]), [""; 0]);
-        assert_eq!(refused(&["PORT"], [false, false]), [""; 0]);
+        assert_eq!(refused(&both, [false, false, false]), [postgres("postgres,redis"), redis("postgres,redis")]);
+        assert_eq!(refused(&both, [true, true, true]), [""; 0]);
+        let kafka = format!("KAFKA_BROKERS asks for Kafka, {missing} kafka");
+        assert_eq!(refused(&["KAFKA_BROKERS"], [false, false, false]), [kafka]);
+        assert_eq!(refused(&["PORT"], [false, false, false]), [""; 0]);
     }
 }

@@ -67,7 +67,7 @@ async fn make_tables(pool: &PgPool) -> sqlx::Result<()> {
 
 impl Orders for Postgres {
     type Reader = PgPool;
-    type Outbox = Store;
+    type Store = Store;
 
     async fn insert(tx: &mut Tx<Self>, caller: String, key: Key, order: Order) -> Result<Order, Problem> {
         let items = serde_json::to_string(&order.items).expect("items have nothing that JSON cannot say");

@@ -37,7 +37,7 @@ pub(crate) async fn open(path: &Path) -> Result<Store, CannotOpen> {
 
 impl Orders for Sqlite {
     type Reader = Store;
-    type Outbox = Store;
+    type Store = Store;
 
     async fn insert(tx: &mut Tx<Self>, caller: String, key: Key, order: Order) -> Result<Order, Problem> {
         let inserted = tx.run(move |db| insert(db, &caller, &key, order)).await;

@@ -1,0 +1,72 @@
+//! The way of orders to the inventory through Kafka, with a real broker of each test's own.
+
+#[macro_use]
+mod setup;
+mod shop;
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use setup::Setup;
+use shop::{Shop, readme_order};
+use testing_support::eventually;
+use testing_support::kafka::Cluster;
+
+/// How long events may take, on a busy machine, past the lease of a relay that was killed.
+const FLOW_MAX: Duration = Duration::from_secs(120);
+
+async fn inventory(shop: &Shop) -> Value {
+    shop.get("/api/inventory?user_id=user123").await.json()
+}
+
+async fn each_order_is_in_the_inventory_once_although_the_server_is_killed(setup: Setup) {
+    const KILLS: u64 = 4;
+    const ORDERS: u64 = 25;
+    let kafka = Cluster::start(1);
+    kafka.create_topic("orders", 3);
+    let stores = setup.stores();
+    let program = stores.program().env("KAFKA_BROKERS", kafka.servers());
+    let mut shop = Shop::start(&program, stores).await.expect("the server starts");
+    let (_, body) = readme_order();
+    for kill in 0..KILLS {
+        for order in 0..ORDERS {
+            let key = format!("{kill}-{order}");
+            assert_eq!(shop.order(&key, body).await.status, StatusCode::CREATED);
+        }
+        // Its events are on their way, or have just come.
+        let Shop { server, stores, .. } = shop;
+        server.kill().await;
+        shop = Shop::start(&program, stores).await.expect("the server starts again");
+    }
+    let all = KILLS * ORDERS;
+    eventually(FLOW_MAX, "all orders in the inventory", async || inventory(&shop).await["user"]["orders"] == all).await;
+    // One more is behind all that could have come twice.
+    assert_eq!(shop.order("last", body).await.status, StatusCode::CREATED);
+    eventually(FLOW_MAX, "the last order", async || inventory(&shop).await["user"]["orders"] == all + 1).await;
+    let products = json!([
+        { "product_id": "prod1", "ordered": 2 * (all + 1) },
+        { "product_id": "prod2", "ordered": all + 1 },
+    ]);
+    assert_eq!(inventory(&shop).await["products"], products);
+    let (status, printed) = shop.server.terminate().await;
+    assert!(status.success(), "{printed}");
+}
+
+async fn an_order_waits_for_its_topic(setup: Setup) {
+    let kafka = Cluster::start(1);
+    let stores = setup.stores();
+    let program = stores.program().env("KAFKA_BROKERS", kafka.servers());
+    let shop = Shop::start(&program, stores).await.expect("the server starts");
+    let (key, body) = readme_order();
+    assert_eq!(shop.order(key, body).await.status, StatusCode::CREATED);
+    assert_eq!(inventory(&shop).await["user"], Value::Null);
+    kafka.create_topic("orders", 1);
+    eventually(FLOW_MAX, "the order in the inventory", async || inventory(&shop).await["user"]["orders"] == 1).await;
+}
+
+tests_on! {
+    sqlite: Sqlite, postgres: Postgres => [each_order_is_in_the_inventory_once_although_the_server_is_killed]
+}
+
+tests_on! { redis: Redis, tiered: Tiered => [an_order_waits_for_its_topic] }
