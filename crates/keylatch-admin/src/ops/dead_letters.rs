@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use keylatch::inbox::{self, DeadLetter, DeadLetterId, DeadLettersRequest, Listed, PlaceName};
+use keylatch::Timestamp;
+use keylatch::inbox::{self, DeadLetter, DeadLetterId, DeadLettersRequest, Listed, PlaceName, Reason};
 use keylatch::store::{At, Cursor};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -36,6 +37,17 @@ pub struct DeadLetterFilter {
     /// Only those that are wanted.
     #[serde(default)]
     pub wanted: bool,
+    /// Only those that were given up for this reason: `rejected`, `undecodable`, `exhausted`, `reused` or
+    /// `outcome_unknown`.
+    pub reason: Option<String>,
+    /// Only those that were given up at this time (RFC 3339) or later.
+    pub from: Option<String>,
+    /// Only those that were given up before this time (RFC 3339).
+    pub until: Option<String>,
+    /// Only those whose error has this text in it. Only for the role `operate`.
+    pub error: Option<String>,
+    /// Only those of messages with this key, which is text. Only for the role `operate`.
+    pub key: Option<String>,
     /// Where to go on: `next` of the answer before, for the same filter.
     pub cursor: Option<String>,
 }
@@ -56,6 +68,13 @@ pub struct ListDeadLetters {
     /// Only those that are wanted.
     #[serde(default)]
     pub wanted: bool,
+    /// Only those that were given up for this reason: `rejected`, `undecodable`, `exhausted`, `reused` or
+    /// `outcome_unknown`.
+    pub reason: Option<String>,
+    /// Only those that were given up at this time (RFC 3339) or later.
+    pub from: Option<String>,
+    /// Only those that were given up before this time (RFC 3339).
+    pub until: Option<String>,
     /// Where to go on: `next` of the page before, of the same list.
     pub cursor: Option<String>,
     /// How many at most, from 1 to 500; 50 if it is left out.
@@ -204,15 +223,21 @@ pub struct Ordered {
 }
 
 impl Operator {
-    /// A page of dead letters, with their errors if `role` may see them.
+    /// A page of at most `limit` dead letters, with their errors if `role` may see them.
     ///
     /// # Errors
     ///
     /// If the store has none, the request cannot be used, or the store fails.
-    pub async fn list_dead_letters(&self, role: Role, request: ListDeadLetters) -> Result<DeadLetterPage, Error> {
-        let ListDeadLetters { consumer, topic, partition, offset_min, wanted, cursor, limit } = request;
+    pub async fn list_dead_letters(
+        &self,
+        role: Role,
+        filter: DeadLetterFilter,
+        limit: Option<u32>,
+    ) -> Result<DeadLetterPage, Error> {
         let limit = scan::limit(limit)?;
-        let filter = DeadLetterFilter { consumer, topic, partition, offset_min, wanted, cursor };
+        if role < Role::Operate && (filter.error.is_some() || filter.key.is_some()) {
+            return Err(Error::invalid("error and key", "are for the role operate: they tell of the content"));
+        }
         let (letters, next, now) =
             self.letters(filter.request()?, limit, |letter| DeadLetterView::new(letter, role)).await?;
         Ok(DeadLetterPage { dead_letters: letters, next: next.map(|next| next.to_string()), now })
@@ -285,9 +310,17 @@ impl Operator {
     }
 }
 
+impl From<ListDeadLetters> for DeadLetterFilter {
+    fn from(list: ListDeadLetters) -> Self {
+        let ListDeadLetters { consumer, topic, partition, offset_min, wanted, reason, from, until, cursor, limit: _ } =
+            list;
+        Self { consumer, topic, partition, offset_min, wanted, reason, from, until, error: None, key: None, cursor }
+    }
+}
+
 impl DeadLetterFilter {
     fn request(self) -> Result<DeadLettersRequest, Error> {
-        let Self { consumer, topic, partition, offset_min, wanted, cursor } = self;
+        let Self { consumer, topic, partition, offset_min, wanted, reason, from, until, error, key, cursor } = self;
         let place = match (&consumer, &topic, partition) {
             (Some(consumer), Some(topic), Some(partition)) => {
                 let name = PlaceName::new(consumer, topic, partition);
@@ -299,9 +332,36 @@ impl DeadLetterFilter {
         if offset_min.is_some() && place.is_none() {
             return Err(Error::invalid("offset_min", "needs consumer, topic and partition"));
         }
-        let after = scan::cursor(cursor.as_deref())?;
-        Ok(DeadLettersRequest { consumer, place, offset_min, wanted, after, ..DeadLettersRequest::default() })
+        let reason = match reason.map(|name| Reason::named(&name)) {
+            Some(None) => {
+                return Err(Error::invalid(
+                    "reason",
+                    format!("must be one of {}", Reason::ALL.map(Reason::name).join(", ")),
+                ));
+            }
+            known => known.flatten(),
+        };
+        Ok(DeadLettersRequest {
+            consumer,
+            place,
+            offset_min,
+            wanted,
+            reason,
+            error,
+            key: key.map(Bytes::from),
+            from: time("from", from)?,
+            until: time("until", until)?,
+            after: scan::cursor(cursor.as_deref())?,
+            ..DeadLettersRequest::default()
+        })
     }
+}
+
+fn time(field: &'static str, text: Option<String>) -> Result<Option<Timestamp>, Error> {
+    let Some(text) = text else { return Ok(None) };
+    let at: jiff::Timestamp =
+        text.parse().map_err(|_| Error::invalid(field, "must be a time of RFC 3339, such as 2026-01-31T12:00:00Z"))?;
+    Ok(Some(Timestamp::from_millis(at.as_millisecond())))
 }
 
 fn letter_id(text: &str) -> Result<DeadLetterId, Error> {

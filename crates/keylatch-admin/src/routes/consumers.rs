@@ -48,7 +48,8 @@ pub(super) async fn dead_letters(
     Caller(actor): Caller,
     Asked(request): Asked<ListDeadLetters>,
 ) -> Result<Json<DeadLetterPage>, Problem> {
-    Ok(Json(shared.operator.list_dead_letters(actor.role, request).await?))
+    let limit = request.limit;
+    Ok(Json(shared.operator.list_dead_letters(actor.role, request.into(), limit).await?))
 }
 
 /// The owners of their places apply these dead letters after all.

@@ -6,9 +6,7 @@ use keylatch::Fingerprint;
 use keylatch::inbox::{Inbox, PlaceName, Reason, Step, Trouble};
 use keylatch::outbox::Events;
 use keylatch::store::{Applied, Owner};
-use keylatch_admin::ops::{
-    DeadLetterFilter, ListDeadLetters, ListPlaces, ListStuck, Order, OrderDeadLetters, ResetPlace,
-};
+use keylatch_admin::ops::{DeadLetterFilter, ListPlaces, ListStuck, Order, OrderDeadLetters, ResetPlace};
 use keylatch_admin::{Error, Operator, Role};
 
 use crate::setup::{self, operator, who};
@@ -62,7 +60,7 @@ async fn dead_letters_are_ordered_by_filter_and_by_id(store: impl Inbox + Clone)
         ));
     }
     let list = |role, wanted| {
-        operator.list_dead_letters(role, ListDeadLetters { wanted, limit: Some(100), ..ListDeadLetters::default() })
+        operator.list_dead_letters(role, DeadLetterFilter { wanted, ..DeadLetterFilter::default() }, Some(100))
     };
     let seen = list(Role::View, false).await.unwrap();
     assert_eq!(seen.dead_letters.len() as i64, LETTERS);

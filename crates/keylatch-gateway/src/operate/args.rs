@@ -7,8 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 pub(crate) use self::consumers::{
-    DeadLetters, ListDeadLetters, ListOutbox, ListPlaces, OfConsumer, OrderDeadLetters, OrderEvents, Outbox, Places,
-    ResetPlace,
+    DeadLetters, ListDeadLetters, ListOutbox, ListPlaces, OrderDeadLetters, OrderEvents, Outbox, Places, ResetPlace,
 };
 use super::failure::EXIT_CODES;
 use crate::args::Span;

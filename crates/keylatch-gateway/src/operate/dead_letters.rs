@@ -5,7 +5,7 @@ use std::io;
 use keylatch_admin::Role;
 use keylatch_admin::ops::{self, DeadLetterFilter, DeadLetterView, Order, Ordered, PAGE_MAX};
 
-use super::args::{DeadLetters, ListDeadLetters, OfConsumer, OrderDeadLetters};
+use super::args::{DeadLetters, ListDeadLetters, OrderDeadLetters};
 use super::failure::Failure;
 use super::output::Output;
 use super::table::{Cell, Column, Paint, shown};
@@ -23,13 +23,13 @@ pub(super) async fn run(command: DeadLetters, output: Output) -> Result<(), Fail
 
 async fn list(args: ListDeadLetters, output: Output) -> Result<(), Failure> {
     let operator = args.common.operator().await?;
-    let role = if args.errors { Role::Operate } else { Role::View };
+    let shows_content = args.errors || args.of.error.is_some() || args.of.key.is_some();
+    let role = if shows_content { Role::Operate } else { Role::View };
     let mut cursor = args.page.cursor;
     loop {
-        let OfConsumer { consumer, topic, partition, offset_min, wanted } = args.of.clone();
+        let filter = DeadLetterFilter { cursor, ..args.of.clone().into() };
         let limit = Some(if args.page.all { PAGE_MAX } else { args.page.limit.min(PAGE_MAX) });
-        let request = ops::ListDeadLetters { consumer, topic, partition, offset_min, wanted, cursor, limit };
-        let page = operator.list_dead_letters(role, request).await?;
+        let page = operator.list_dead_letters(role, filter, limit).await?;
         match (output.json, args.page.all) {
             (true, false) => output.object(&page)?,
             (true, true) => page.dead_letters.iter().try_for_each(|letter| output.object(letter))?,
@@ -94,9 +94,8 @@ async fn order(order: Order, args: OrderDeadLetters, output: Output) -> Result<(
     }
     let operator = args.acting.audited(args.common.operator().await?)?;
     let who = args.acting.actor();
-    let OfConsumer { consumer, topic, partition, offset_min, wanted } = args.of;
-    let by_filter = consumer.is_some();
-    let filter = DeadLetterFilter { consumer, topic, partition, offset_min, wanted, cursor: None };
+    let filter = DeadLetterFilter::from(args.of);
+    let by_filter = filter.consumer.is_some();
     let request = |cursor: Option<String>, dry_run| ops::OrderDeadLetters {
         ids: args.ids.clone(),
         filter: by_filter.then(|| DeadLetterFilter { cursor, ..filter.clone() }),

@@ -1,7 +1,7 @@
 //! The commands for messages and events.
 
 use clap::{Args, Subcommand};
-use keylatch_admin::ops::EventName;
+use keylatch_admin::ops::{DeadLetterFilter, EventName};
 
 use super::{Acting, Common, Confirm, Page};
 
@@ -36,6 +36,40 @@ pub(crate) struct OfConsumer {
     /// Only those that are wanted: somebody has asked for a replay.
     #[arg(long)]
     pub(crate) wanted: bool,
+    /// Only those that were given up as this: rejected, undecodable, exhausted, reused or outcome_unknown.
+    #[arg(long, value_name = "REASON")]
+    pub(crate) given_up_as: Option<String>,
+    /// Only those whose error has this text in it.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) error: Option<String>,
+    /// Only those of messages with this key.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) key: Option<String>,
+    /// Only those that were given up at this time or later, such as 2026-01-31T12:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<String>,
+    /// Only those that were given up before this time.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+}
+
+impl From<OfConsumer> for DeadLetterFilter {
+    fn from(of: OfConsumer) -> Self {
+        let OfConsumer { consumer, topic, partition, offset_min, wanted, given_up_as, error, key, from, until } = of;
+        Self {
+            consumer,
+            topic,
+            partition,
+            offset_min,
+            wanted,
+            reason: given_up_as,
+            error,
+            key,
+            from,
+            until,
+            cursor: None,
+        }
+    }
 }
 
 /// `keylatch dead-letters list`
