@@ -217,13 +217,15 @@ async fn a_swallowed_error_commits_nothing_of_the_batch() {
 }
 
 /// Everything that needs a grant, beside batches.
-pub(crate) async fn bury_and_discard(store: &Store) -> Result<(), Error> {
+pub(crate) async fn bury_discard_and_remove(store: &Store) -> Result<(), Error> {
     let ownership = store.take(place(), Owner::random()).await?.value.ownership().unwrap();
+    let seen = ownership.epoch;
     let digest = Fingerprint::of([b"message".as_slice()]);
     let trouble = Trouble::new(digest, Reason::Rejected, "it has no product", 1);
     let _ = store.bury(ownership, 0, trouble, None, Events::default()).await?;
     let letter = DeadLetterId { place: place(), offset: 0, digest };
     assert!(store.order(letter.clone(), Order::Replay).await? && store.order(letter, Order::Discard).await?);
+    let _ = store.remove(place(), seen).await?;
     Ok(())
 }
 

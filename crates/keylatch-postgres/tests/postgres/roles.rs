@@ -89,10 +89,11 @@ async fn each_grant_is_needed() {
         "SELECT ON keylatch.place",
         "INSERT ON keylatch.place",
         "UPDATE ON keylatch.place",
-        "SELECT ON keylatch.letter",
-        "INSERT ON keylatch.letter",
-        "UPDATE ON keylatch.letter",
-        "DELETE ON keylatch.letter",
+        "DELETE ON keylatch.place",
+        "SELECT ON keylatch.dead_letter",
+        "INSERT ON keylatch.dead_letter",
+        "UPDATE ON keylatch.dead_letter",
+        "DELETE ON keylatch.dead_letter",
         "SELECT ON keylatch.event_lane",
         "UPDATE ON keylatch.event_lane",
         "EXECUTE ON ALL FUNCTIONS IN SCHEMA keylatch",
@@ -112,7 +113,7 @@ async fn each_grant_is_needed() {
                     let keylatch::machine::Claimed::Won(record) = store.claim(claim).await?.value else {
                         panic!("it is free")
                     };
-                    crate::inbox::bury_and_discard(&store).await?;
+                    crate::inbox::bury_discard_and_remove(&store).await?;
                     crate::outbox::refuse_and_discard(&store, record.lease()).await?;
                     let _ = store.release(record.lease(), keylatch::machine::End::Unknown).await?;
                     store.sweep(1).await
