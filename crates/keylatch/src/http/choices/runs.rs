@@ -72,7 +72,7 @@ impl IdempotencyLayer {
     }
 
     /// Remembers in `recent` what comes of the requests, and which part of a request differed that was refused; see
-    /// [`Engine::with_recent`].
+    /// [`Engine::with_recent`](crate::Engine::with_recent).
     pub fn with_recent(self, recent: Recent) -> Self {
         self.with(|config| config.engine = config.engine.clone().with_recent(recent))
     }
