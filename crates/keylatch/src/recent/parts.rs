@@ -1,10 +1,5 @@
 //! The parts of a request, to tell which of them differ.
 
-use std::hash::BuildHasher as _;
-use std::sync::LazyLock;
-
-use foldhash::quality::RandomState;
-
 /// A part of a request that counts in its fingerprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -67,13 +62,17 @@ impl std::fmt::Debug for Differs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Parts([u64; Part::ALL.len()]);
 
-/// The key of the hashes.
-static HASHING: LazyLock<RandomState> = LazyLock::new(RandomState::default);
-
 impl Parts {
     /// Adds a field to `part`. An absent field is not an empty one.
     #[cfg(any(feature = "http", test))]
     pub(crate) fn add(&mut self, part: Part, field: Option<&[u8]>) {
+        use std::hash::BuildHasher as _;
+        use std::sync::LazyLock;
+
+        use foldhash::quality::RandomState;
+
+        /// The key of the hashes.
+        static HASHING: LazyLock<RandomState> = LazyLock::new(RandomState::default);
         let hash = &mut self.0[part as usize];
         *hash = HASHING.hash_one((*hash, field));
     }
