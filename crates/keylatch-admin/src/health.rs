@@ -2,6 +2,7 @@
 //! store answers, and the process is not shutting down). They need no token: they have nothing of a record.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -10,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::StatusCode;
 use keylatch::{Key, RecordId, Scope};
+use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::access::known_host;
 use crate::problem::Problem;
@@ -45,5 +47,15 @@ async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, &'static str) 
             tracing::warn!(%error, "not ready: the store does not answer");
             (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n")
         }
+    }
+}
+
+/// Drains the recorded samples at intervals, so that they do not pile up. It never ends.
+pub async fn keep_house(metrics: PrometheusHandle) {
+    const UPKEEP: Duration = Duration::from_secs(5);
+    let mut rounds = tokio::time::interval(UPKEEP);
+    loop {
+        rounds.tick().await;
+        metrics.run_upkeep();
     }
 }

@@ -51,5 +51,6 @@ pub mod view;
 
 pub use access::{Access, Role, Tokens};
 pub use audit::{Actor, Audit, Via};
+pub use health::keep_house;
 pub use ops::{Error, Operator};
 pub use router::Admin;

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use keylatch_admin::{Access, Admin, Audit, Operator, Tokens};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -84,15 +83,5 @@ impl Settings {
             operator = operator.with_recent(recent.clone());
         }
         Ok(Admin::with_metrics(operator, Access::new(self.tokens()?, bound.ip()), metrics))
-    }
-}
-
-/// Drains the recorded samples at intervals, so that they do not pile up.
-pub(crate) async fn keep_house(metrics: PrometheusHandle) {
-    const UPKEEP: Duration = Duration::from_secs(5);
-    let mut rounds = tokio::time::interval(UPKEEP);
-    loop {
-        rounds.tick().await;
-        metrics.run_upkeep();
     }
 }

@@ -7,14 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use http::HeaderValue;
-use keylatch_admin::Admin;
 use keylatch_admin::router::API;
+use keylatch_admin::{Admin, keep_house};
 use keylatch_serve::{Signals, serve, until_told};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
 use crate::access;
-use crate::admin::{self, Settings};
+use crate::admin::Settings;
 use crate::args::Gateway;
 use crate::config::Config;
 use crate::front::{self, Front};
@@ -67,7 +67,7 @@ pub(crate) async fn run(args: Gateway, installed: &Installed) -> Result<(), Box<
     let admin_address = admin_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     greet(&args, listener.local_addr()?, admin_address.zip(admin.as_ref()));
 
-    let mut beside = vec![tokio::spawn(admin::keep_house(metrics))];
+    let mut beside = vec![tokio::spawn(keep_house(metrics))];
     if let Some(reload) = reload {
         beside.push(tokio::spawn(reload.run()));
     }

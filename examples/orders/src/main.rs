@@ -20,7 +20,7 @@ use std::time::Duration;
 use axum::http::request::Parts;
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
 use keylatch::recent::{RECENT_RECORDS, Recent};
-use keylatch_admin::{Access, Admin, Operator, Role, Tokens};
+use keylatch_admin::{Access, Admin, Operator, Role, Tokens, keep_house};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 
@@ -115,15 +115,5 @@ fn caller(parts: &Parts) -> Option<String> {
         (None, _) => Some("demo".to_owned()),
         (Some(user), None) => user.to_str().ok().filter(|user| !user.is_empty()).map(|user| format!("user:{user}")),
         (Some(_), Some(_)) => None,
-    }
-}
-
-/// Keeps the measurements from accumulating.
-async fn keep_house(metrics: PrometheusHandle) {
-    const UPKEEP: Duration = Duration::from_secs(5);
-    let mut rounds = tokio::time::interval(UPKEEP);
-    loop {
-        rounds.tick().await;
-        metrics.run_upkeep();
     }
 }
