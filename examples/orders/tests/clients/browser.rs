@@ -1,6 +1,5 @@
 //! The client for TypeScript in Chromium: a page that orders, and is reloaded in the middle.
 
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -9,6 +8,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use serde_json::Value;
+use testing_support::browser::Browser;
 use testing_support::eventually;
 use testing_support::faults::Network;
 use tokio::net::TcpListener;
@@ -29,14 +29,16 @@ async fn a_page_that_is_reloaded_finishes_what_it_had_begun() {
     let lines = Lines::default();
     let pages = serve_pages(lines.clone()).await;
     let network = Network::with_pages(server.authority(), Some(pages), faults).await;
-    let mut browser = Browser::open(network.url());
+    let browser = Browser::open().await;
+    browser.go(network.url()).await;
 
     let is_over = |line: &Value| line["ended"] == true || line["failed"].is_string();
     eventually(ORDERING_MAX, "the page to end", async || {
-        lines.lock().expect("nothing fails with it").iter().any(is_over) || browser.has_ended()
+        lines.lock().expect("nothing fails with it").iter().any(is_over)
     })
     .await;
-    assert!(!browser.has_ended(), "the browser has ended:\n{:?}", lines.lock());
+    // A browser that has ended does not answer.
+    browser.url().await;
 
     let (mut told, mut failed) = (Told::default(), Vec::new());
     for line in lines.lock().expect("nothing fails with it").iter() {
@@ -93,44 +95,4 @@ async fn serve_pages(lines: Lines) -> String {
 async fn file(name: &str, kind: &'static str) -> impl IntoResponse + use<> {
     let text = std::fs::read(INSTALLED.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     ([(CONTENT_TYPE, kind)], text)
-}
-
-/// Chromium with one page. Killed when dropped.
-struct Browser {
-    child: Child,
-    _profile: tempfile::TempDir,
-}
-
-impl Browser {
-    fn open(url: &str) -> Self {
-        const FLAGS: [&str; 9] = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-        ];
-        let profile = tempfile::tempdir().expect("there is room for a directory");
-        let mut command = Command::new("chromium");
-        command.args(FLAGS).arg(format!("--user-data-dir={}", profile.path().display())).arg(url);
-        // Without a debugging port the headless mode would end after the page has loaded.
-        command.arg("--remote-debugging-port=0").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().unwrap_or_else(|error| panic!("{error}; run: apt-get install chromium"));
-        Self { child, _profile: profile }
-    }
-
-    fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("a child can be asked").is_some()
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
