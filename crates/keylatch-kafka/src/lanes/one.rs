@@ -104,16 +104,12 @@ impl<S: Inbox> Shared<S> {
         let counted = Arc::new(AtomicU32::new(0));
         loop {
             let counts = nth < options.tries && self.counts(message, nth, is_counted);
-            match (counts, self.through.gate_may_write) {
-                (true, false) => nth = self.owned.begin_try(message.offset()).await?.max(nth + 1),
-                _ => nth += 1,
-            }
-            let start = if nth > options.tries {
-                Start::Never
-            } else if counts && self.through.gate_may_write {
+            let start = if counts && self.through.gate_may_write {
+                nth += 1;
                 Start::Counted(counted.clone())
             } else {
-                Start::AtOnce
+                nth = if counts { self.owned.begin_try(message.offset()).await?.max(nth + 1) } else { nth + 1 };
+                if nth > options.tries { Start::Never } else { Start::AtOnce }
             };
             let tried = self.try_once(message, &id, &start).await?;
             nth = nth.max(counted.load(Ordering::Relaxed));
