@@ -3,20 +3,19 @@
 //!
 //! They need Java 17 and Maven, which fetches the jars that `dev/kafka/pom.xml` names, once, into the target directory.
 
-mod jars;
-
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-use rand::Rng as _;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
+use super::guarded::Guarded;
+use super::jars::{self, Jars};
+use super::ports::free_port;
+
+static JARS: Jars = Jars::new("kafka", "4.3.1");
 /// How long a broker may take to serve after its start. On two busy cores it takes long.
 const START_MAX: Duration = Duration::from_secs(90);
 /// Of every test cluster. Only its own brokers know its ports.
@@ -33,16 +32,7 @@ pub struct Cluster {
 #[derive(Debug)]
 struct Broker {
     port: u16,
-    directory: PathBuf,
-    running: Mutex<Option<Running>>,
-}
-
-#[derive(Debug)]
-struct Running {
-    pid: Pid,
-    /// A shell that kills the broker when this process closes its end of the pipe.
-    guard: Child,
-    pipe: Option<ChildStdin>,
+    program: Guarded,
 }
 
 /// The broker that all tests of a program share. Each test uses topics and groups of its own.
@@ -91,7 +81,7 @@ impl Cluster {
         let output = Command::new(jars::java())
             .args(JAVA)
             .arg("-cp")
-            .arg(jars::class_path())
+            .arg(JARS.class_path())
             .args(["org.apache.kafka.tools.TopicCommand", "--create", "--topic", topic, "--bootstrap-server"])
             .args([self.servers(), "--partitions".to_owned(), partitions.to_string()])
             .output()
@@ -106,18 +96,18 @@ impl Cluster {
     /// If it does not stop.
     pub fn stop(&self, broker: usize) {
         let broker = &self.brokers[broker];
-        broker.signal(Signal::TERM);
+        broker.program.signal(Signal::TERM);
         let started = Instant::now();
-        while !broker.has_ended() {
-            assert!(started.elapsed() < START_MAX, "the broker does not stop: {}", broker.log());
+        while !broker.program.has_ended() {
+            assert!(started.elapsed() < START_MAX, "the broker does not stop: {}", broker.program.log());
             std::thread::sleep(Duration::from_millis(10));
         }
-        broker.end();
+        broker.program.end();
     }
 
     /// Kills a broker on the spot with SIGKILL, and waits until it is gone. Its files stay.
     pub fn kill(&self, broker: usize) {
-        self.brokers[broker].end();
+        self.brokers[broker].program.end();
     }
 
     /// Starts a broker again, on the same ports and files, and waits until it serves.
@@ -127,30 +117,30 @@ impl Cluster {
     /// If it does not start.
     pub fn start_again(&self, broker: usize) {
         let broker = &self.brokers[broker];
-        broker.end();
+        broker.program.end();
         broker.run();
         broker.await_ready();
     }
 
     /// Stops a broker with SIGSTOP: its connections stay, and nothing is answered.
     pub fn pause(&self, broker: usize) {
-        self.brokers[broker].signal(Signal::STOP);
+        self.brokers[broker].program.signal(Signal::STOP);
     }
 
     /// Lets a broker go on after a [`pause`](Self::pause).
     pub fn resume(&self, broker: usize) {
-        self.brokers[broker].signal(Signal::CONT);
+        self.brokers[broker].program.signal(Signal::CONT);
     }
 
     /// What a broker has logged since its last start.
     pub fn log(&self, broker: usize) -> String {
-        self.brokers[broker].log()
+        self.brokers[broker].program.log()
     }
 }
 
 impl Broker {
     fn make(id: usize, port: u16, controller: u16, voters: &str, brokers: usize) -> Self {
-        let directory = tempfile::Builder::new().prefix("keylatch-kafka-").tempdir().expect("a directory").keep();
+        let program = Guarded::in_directory("keylatch-kafka-");
         let in_sync = brokers.div_ceil(2);
         let properties = format!(
             "process.roles=broker,controller\n\
@@ -178,49 +168,33 @@ impl Broker {
              log.retention.check.interval.ms=500\n\
              log.initial.task.delay.ms=500\n\
              log.cleaner.backoff.ms=200\n",
-            data = directory.join("data").display(),
+            data = program.directory.join("data").display(),
         );
-        fs::write(directory.join("server.properties"), properties).expect("the directory is writable");
-        let broker = Self { port, directory, running: Mutex::new(None) };
+        fs::write(program.directory.join("server.properties"), properties).expect("the directory is writable");
         let output = Command::new(jars::java())
             .args(JAVA)
             .arg("-cp")
-            .arg(jars::class_path())
+            .arg(JARS.class_path())
             .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"])
-            .arg(broker.directory.join("server.properties"))
+            .arg(program.directory.join("server.properties"))
             .output()
             .expect("java runs");
         assert!(output.status.success(), "the storage was not formatted: {output:?}");
-        broker
+        Self { port, program }
     }
 
     fn run(&self) {
-        let mut guard = Command::new("sh")
-            .args(["-c", GUARD, "sh"])
-            .arg(jars::java())
-            .args(JAVA)
-            .arg("-cp")
-            .arg(jars::class_path())
-            .arg("kafka.Kafka")
-            .arg(self.directory.join("server.properties"))
-            .env("KEYLATCH_DIRECTORY", &self.directory)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("sh can be run");
-        let pipe = guard.stdin.take();
-        let mut pid = String::new();
-        BufReader::new(guard.stdout.take().expect("it is piped")).read_line(&mut pid).expect("the guard says the id");
-        let pid = Pid::from_raw(pid.trim().parse().expect("an id")).expect("an id");
-        *self.running.lock() = Some(Running { pid, guard, pipe });
+        let properties = self.program.directory.join("server.properties").display().to_string();
+        let args = ["-cp".to_owned(), JARS.class_path(), "kafka.Kafka".to_owned(), properties];
+        self.program.run(&jars::java(), JAVA.map(str::to_owned).into_iter().chain(args));
     }
 
     fn await_ready(&self) {
         let started = Instant::now();
         // Its port opens earlier.
-        while !(self.log().contains("Kafka Server started") && self.answers()) {
-            let ended = self.has_ended();
-            assert!(!ended && started.elapsed() < START_MAX, "the broker did not start: {}", self.log());
+        while !(self.program.log().contains("Kafka Server started") && self.answers()) {
+            let ended = self.program.has_ended();
+            assert!(!ended && started.elapsed() < START_MAX, "the broker did not start: {}", self.program.log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -228,72 +202,6 @@ impl Broker {
     fn answers(&self) -> bool {
         TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok()
     }
-
-    fn has_ended(&self) -> bool {
-        let running = self.running.lock();
-        running.as_ref().is_none_or(|running| {
-            let status = fs::read_to_string(format!("/proc/{}/status", running.pid.as_raw_nonzero()));
-            // The guard waits for it only later.
-            status.is_ok_and(|status| status.contains("State:\tZ"))
-        })
-    }
-
-    fn signal(&self, signal: Signal) {
-        let running = self.running.lock();
-        let running = running.as_ref().expect("the broker runs");
-        kill_process(running.pid, signal).expect("a broker that the guard has not waited for can be signalled");
-    }
-
-    /// Kills it if it runs, and keeps its files.
-    fn end(&self) {
-        let Some(mut running) = self.running.lock().take() else { return };
-        if let Some(mut pipe) = running.pipe.take() {
-            pipe.write_all(b"keep\n").expect("the guard reads");
-        }
-        running.guard.wait().expect("the guard ends");
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        self.end();
-        // A directory that is left over harms nothing.
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
-/// Kills the broker when its input ends, which it does when the process that started it is gone, however; then nobody
-/// needs the files either. A broker that was stopped is not waited for before that, so that its id stays its own.
-const GUARD: &str = r#"
-    trap '' INT
-    "$@" >"$KEYLATCH_DIRECTORY/log" 2>&1 </dev/null &
-    echo $!
-    read -r word
-    kill -9 $! 2>/dev/null
-    wait
-    [ "$word" = keep ] || rm -rf "$KEYLATCH_DIRECTORY"
-"#;
-
-/// A port outside the range that connections take theirs from: a broker that starts again needs the same.
-fn free_port() -> u16 {
-    for _ in 0..1_000 {
-        let port = rand::rng().random_range(20_000..32_000);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no port is free");
-}
-
-/// The directory `name` in the target directory that this program was built in.
-fn in_target(name: &str) -> PathBuf {
-    let program = std::env::current_exe().expect("a program knows where it is");
-    let target = program.ancestors().find(|place| place.join("CACHEDIR.TAG").exists());
-    target.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"), Path::to_owned).join(name)
 }
 
 #[cfg(test)]
@@ -303,7 +211,7 @@ mod tests {
     #[test]
     fn starts_stops_and_goes() {
         let cluster = Cluster::start(1);
-        let directory = cluster.brokers[0].directory.clone();
+        let directory = cluster.brokers[0].program.directory.clone();
         assert!(cluster.brokers[0].answers());
         cluster.kill(0);
         assert!(!cluster.brokers[0].answers());

@@ -6,6 +6,7 @@
 //!   [`Log`](testing_history::Log) for the history checker.
 //! - [`redis`]: Redis servers, alone, as a Cluster, and with Sentinels.
 //! - [`kafka`]: Apache Kafka brokers.
+//! - [`cassandra`]: Apache Cassandra nodes.
 //! - [`raw`]: a connection that a test can leave in the middle of a request.
 //! - [`postgres`]: a PostgreSQL cluster of a test's own, with standbys, and PgBouncer before it.
 //! - [`certificates`]: an authority of a test's own, and certificates for servers.
@@ -20,13 +21,17 @@
 //! started here are ever signalled, by their id.
 
 pub mod browser;
+pub mod cassandra;
 pub mod certificates;
 pub mod client;
 pub mod disk;
 pub mod faults;
+mod guarded;
+mod jars;
 pub mod kafka;
 pub mod logs;
 pub mod otlp;
+mod ports;
 pub mod postgres;
 pub mod raw;
 pub mod records;

@@ -1,0 +1,254 @@
+//! Apache Cassandra for tests: nodes on addresses and ports of their own, with private directories, gone with the
+//! process that started them.
+//!
+//! They need Java 17 and Maven, which fetches the jars that `dev/cassandra/pom.xml` names, once, into the target
+//! directory. A node takes about 1 GB of memory, and 12 s to 25 s to start.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use rand::Rng as _;
+use rustix::process::Signal;
+
+use super::guarded::Guarded;
+use super::jars::{self, Jars};
+use super::ports::free_port_on;
+
+static JARS: Jars = Jars::new("cassandra", "5.0.9");
+/// How long a node may take to serve after its start. On two busy cores it takes long.
+const START_MAX: Duration = Duration::from_secs(240);
+
+/// A cluster of nodes. It goes when it is dropped, or when the process ends.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Node>,
+    /// Of CQL, the same on all nodes: that is how clients find the others.
+    port: u16,
+}
+
+#[derive(Debug)]
+struct Node {
+    address: Ipv4Addr,
+    port: u16,
+    program: Guarded,
+}
+
+/// How the nodes of a cluster are spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spread {
+    /// In one data centre, `dc1`.
+    Together,
+    /// Each in a data centre of its own: `dc1`, `dc2` and so on.
+    Apart,
+}
+
+/// The node that all tests of a program share. Each test uses a keyspace or a prefix of its own.
+pub fn shared() -> &'static Cluster {
+    static SHARED: OnceLock<Cluster> = OnceLock::new();
+    SHARED.get_or_init(|| Cluster::start(1))
+}
+
+impl Cluster {
+    /// Starts so many nodes in one data centre, and waits until they serve.
+    ///
+    /// # Panics
+    ///
+    /// If Java or Maven is not installed, with the command that installs it; or if a node does not start.
+    pub fn start(nodes: usize) -> Self {
+        Self::start_spread(nodes, Spread::Together)
+    }
+
+    /// The same, in one data centre or in several.
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_spread(nodes: usize, spread: Spread) -> Self {
+        // Loopback addresses that no other cluster is likely to have.
+        let [a, b] = [rand::rng().random_range(1..255), rand::rng().random_range(0..255)];
+        let addresses: Vec<_> = (1..).take(nodes).map(|last| Ipv4Addr::new(127, a, b, last)).collect();
+        let (port, storage) = (free_port_on(&addresses), free_port_on(&addresses));
+        let seeds: Vec<_> = addresses.iter().map(|address| format!("{address}:{storage}")).collect();
+        let make = |(nth, address): (usize, &Ipv4Addr)| {
+            let centre = if spread == Spread::Apart { nth + 1 } else { 1 };
+            Node::make(*address, port, storage, centre, &seeds.join(","))
+        };
+        let cluster = Self { nodes: addresses.iter().enumerate().map(make).collect(), port };
+        // All at once: each is a seed.
+        for node in &cluster.nodes {
+            node.run();
+        }
+        for nth in 0..cluster.nodes.len() {
+            cluster.await_ready(nth);
+        }
+        cluster
+    }
+
+    /// The address of a keyspace on all nodes, for a store.
+    pub fn url(&self, keyspace: &str) -> String {
+        format!("cassandra://{}/{keyspace}", self.servers().join(","))
+    }
+
+    /// The addresses of all nodes, each with its port.
+    pub fn servers(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| format!("{}:{}", node.address, self.port)).collect()
+    }
+
+    /// How many nodes there are.
+    pub fn size(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Kills a node on the spot with SIGKILL, and waits until it is gone. Its files stay. Nodes count from 0.
+    pub fn kill(&self, node: usize) {
+        self.nodes[node].program.end();
+    }
+
+    /// Starts a node again, on the same address and files, and waits until it serves.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub fn start_again(&self, node: usize) {
+        self.nodes[node].program.end();
+        self.nodes[node].run();
+        self.await_ready(node);
+    }
+
+    /// Stops a node with SIGSTOP: its connections stay, and nothing is answered.
+    pub fn pause(&self, node: usize) {
+        self.nodes[node].program.signal(Signal::STOP);
+    }
+
+    /// Lets a node go on after a [`pause`](Self::pause).
+    pub fn resume(&self, node: usize) {
+        self.nodes[node].program.signal(Signal::CONT);
+    }
+
+    /// What a node has logged since its last start.
+    pub fn log(&self, node: usize) -> String {
+        self.nodes[node].program.log()
+    }
+
+    fn await_ready(&self, nth: usize) {
+        let (node, started) = (&self.nodes[nth], Instant::now());
+        while !(node.program.log().contains("Startup complete") && node.answers()) {
+            let ended = node.program.has_ended();
+            let waits = !ended && started.elapsed() < START_MAX;
+            assert!(waits, "node {nth} did not start: {}", node.program.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Node {
+    fn make(address: Ipv4Addr, port: u16, storage: u16, centre: usize, seeds: &str) -> Self {
+        let program = Guarded::in_directory("keylatch-cassandra-");
+        let at = |name: &str| program.directory.join(name).display().to_string();
+        let yaml = format!(
+            "cluster_name: keylatch\n\
+             num_tokens: 4\n\
+             partitioner: org.apache.cassandra.dht.Murmur3Partitioner\n\
+             endpoint_snitch: GossipingPropertyFileSnitch\n\
+             seed_provider:\n\
+             \x20 - class_name: org.apache.cassandra.locator.SimpleSeedProvider\n\
+             \x20   parameters: [{{seeds: \"{seeds}\"}}]\n\
+             listen_address: {address}\n\
+             rpc_address: {address}\n\
+             native_transport_port: {port}\n\
+             storage_port: {storage}\n\
+             commitlog_sync: periodic\n\
+             commitlog_sync_period: 1000ms\n\
+             paxos_variant: v2\n\
+             auto_snapshot: false\n\
+             data_file_directories: [{data}]\n\
+             commitlog_directory: {log}\n\
+             saved_caches_directory: {caches}\n\
+             hints_directory: {hints}\n\
+             cdc_raw_directory: {cdc}\n",
+            data = at("data"),
+            log = at("commitlog"),
+            caches = at("saved_caches"),
+            hints = at("hints"),
+            cdc = at("cdc_raw"),
+        );
+        let write = |name: &str, text: &str| fs::write(at(name), text).expect("the directory is writable");
+        write("cassandra.yaml", &yaml);
+        write("cassandra-rackdc.properties", &format!("dc=dc{centre}\nrack=r1\n"));
+        write("logback.xml", LOGBACK);
+        Self { address, port, program }
+    }
+
+    fn run(&self) {
+        let at = |name: &str| self.program.directory.join(name).display().to_string();
+        let mut args: Vec<String> = JAVA.map(str::to_owned).into();
+        args.extend(OPENED.iter().map(|package| format!("--add-opens={package}=ALL-UNNAMED")));
+        args.extend(EXPORTED.iter().map(|package| format!("--add-exports={package}=ALL-UNNAMED")));
+        args.extend([
+            format!("-Dcassandra.config=file://{}", at("cassandra.yaml")),
+            format!("-Dcassandra-rackdc.properties=file://{}", at("cassandra-rackdc.properties")),
+            format!("-Dlogback.configurationFile={}", at("logback.xml")),
+            format!("-Dcassandra.storagedir={}", self.program.directory.display()),
+            "-cp".to_owned(),
+            JARS.class_path(),
+            "org.apache.cassandra.service.CassandraDaemon".to_owned(),
+        ]);
+        self.program.run(&jars::java(), args);
+    }
+
+    fn answers(&self) -> bool {
+        TcpStream::connect((self.address, self.port)).is_ok()
+    }
+}
+
+/// How a node that serves a test's time starts soon: it does not wait for others that may be there.
+const JAVA: [&str; 8] = [
+    "-Xms512M",
+    "-Xmx512M",
+    "-XX:+UseSerialGC",
+    "-Djdk.attach.allowAttachSelf=true",
+    "-Dcassandra.skip_wait_for_gossip_to_settle=0",
+    "-Dcassandra.ring_delay_ms=2000",
+    "-Dcassandra-foreground=yes",
+    "-Dcassandra.superuser_setup_delay_ms=0",
+];
+/// What Cassandra's `jvm17-server.options` opens to it.
+const OPENED: [&str; 16] = [
+    "java.base/java.lang.module",
+    "java.base/jdk.internal.loader",
+    "java.base/jdk.internal.ref",
+    "java.base/jdk.internal.reflect",
+    "java.base/jdk.internal.math",
+    "java.base/jdk.internal.module",
+    "java.base/jdk.internal.util.jar",
+    "jdk.management/com.sun.management.internal",
+    "java.base/sun.nio.ch",
+    "java.base/java.io",
+    "java.base/java.nio",
+    "java.base/java.util.concurrent",
+    "java.base/java.util",
+    "java.base/java.util.concurrent.atomic",
+    "java.base/java.lang",
+    "java.base/java.net",
+];
+/// The same.
+const EXPORTED: [&str; 9] = [
+    "java.base/jdk.internal.misc",
+    "java.base/jdk.internal.ref",
+    "java.base/sun.nio.ch",
+    "java.management.rmi/com.sun.jmx.remote.internal.rmi",
+    "java.rmi/sun.rmi.registry",
+    "java.rmi/sun.rmi.server",
+    "java.sql/java.sql",
+    "java.base/java.lang.ref",
+    "jdk.unsupported/sun.misc",
+];
+const LOGBACK: &str = r#"<configuration>
+  <appender name="OUT" class="ch.qos.logback.core.ConsoleAppender">
+    <encoder><pattern>%d{HH:mm:ss.SSS} %-5level %logger{20} %msg%n</pattern></encoder>
+  </appender>
+  <root level="INFO"><appender-ref ref="OUT"/></root>
+</configuration>
+"#;
