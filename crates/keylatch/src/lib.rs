@@ -40,7 +40,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`machine`] | all the semantics, pure: what a request gets, and what a store writes |
-//! | [`store`] | the contract of a store, and what its author needs; [`memory`], `sqlite`, `postgres` and `redis` implement it, and the suite in `conformance` tests it |
+//! | [`store`] | the contract of a store, and what its author needs; [`memory`], `sqlite`, `postgres`, `redis` and `cassandra` implement it, and the suite in `conformance` tests it |
 //! | [`tiered`] | a cache of final outcomes in front of a store |
 //! | [`tx`] | `Atomic`: a handler's transaction |
 //! | [`inbox`] | the contract of a store that keeps a consumer's place in a log, and applies its messages |
@@ -64,6 +64,7 @@
 //! | `tokio-postgres` | | claims in your own transactions of tokio-postgres: `postgres::OwnTx` |
 //! | `diesel` | | the same for diesel, with diesel-async |
 //! | `redis` | | the store in Redis or Valkey |
+//! | `cassandra` | | the store in Apache Cassandra |
 //! | `opentelemetry` | | spans in the caller's trace, and the trace in events; see the [manual](manual::observability) |
 //! | `conformance` | | the suite that every store passes |
 //! | `failpoints` | | for Keylatch's own tests: points where a process kills itself |
@@ -78,6 +79,9 @@ pub mod recent;
 pub mod tiered;
 pub mod tx;
 
+#[cfg(feature = "cassandra")]
+#[doc(inline)]
+pub use keylatch_cassandra as cassandra;
 #[cfg(feature = "conformance")]
 pub use keylatch_core::{conformance, conformance_atomic, conformance_inbox, conformance_outbox};
 pub use keylatch_core::{inbox, machine, memory, store};

@@ -41,7 +41,8 @@ fn every_invariant_names_tests_that_exist() {
 fn every_module_has_its_place() {
     let page = read("docs/ARCHITECTURE.md");
     let (_, modules) = page.split_once("\n## Modules\n").unwrap();
-    for name in ["keylatch-core", "keylatch", "keylatch-sqlite", "keylatch-postgres", "keylatch-redis"] {
+    const STORES: [&str; 4] = ["keylatch-sqlite", "keylatch-postgres", "keylatch-redis", "keylatch-cassandra"];
+    for name in ["keylatch-core", "keylatch"].into_iter().chain(STORES) {
         let (_, section) = modules.split_once(&format!("\ncrates/{name} ")).unwrap();
         let section = section.split("\ncrates/").next().unwrap();
         for entry in fs::read_dir(root().join("crates").join(name).join("src")).unwrap() {

@@ -1,0 +1,7 @@
+//! The Cassandra store, on one real node.
+
+mod conformance;
+mod expiry;
+mod one_node;
+mod settings;
+mod support;
