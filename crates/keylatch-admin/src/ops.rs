@@ -38,7 +38,7 @@ pub use self::timeline::{Moment, Seen, SeenEvent};
 use crate::audit::{Actor, Asked, Audit, Stage};
 
 /// Which stores have more than records.
-const HAVE_TABLES: &str = "SQLite and PostgreSQL have it; memory and Redis keep records only";
+const HAVE_TABLES: &str = "SQLite and PostgreSQL have it; memory, Redis and Cassandra keep records only";
 
 /// Everything that can be done for an operator. Clones share it.
 ///

@@ -64,8 +64,8 @@ pub(crate) struct Gateway {
     #[arg(long, value_name = "URL")]
     pub(crate) upstream: Upstream,
     /// Where records are kept: memory:, sqlite:FILE, postgres://…, redis://…, rediss://…, redis+cluster://A,B,
-    /// redis+sentinel://A,B/SERVICE. Put a URL with a password into the environment: every user of the machine can see
-    /// a program's arguments.
+    /// redis+sentinel://A,B/SERVICE, cassandra://A,B/KEYSPACE. Put a URL with a password into the environment: every
+    /// user of the machine can see a program's arguments.
     #[arg(long, value_name = "URL", env = "KEYLATCH_STORE", hide_env_values = true)]
     pub(crate) store: StoreUrl,
     /// A cache of answers in Redis, in front of the store: redis://… or rediss://….

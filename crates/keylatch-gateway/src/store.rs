@@ -10,7 +10,7 @@ use keylatch::inbox::Places;
 use keylatch::outbox::Outbox;
 use keylatch::store::Store;
 use keylatch::tiered::Tiered;
-use keylatch::{memory, postgres, redis, sqlite};
+use keylatch::{cassandra, memory, postgres, redis, sqlite};
 use keylatch_admin::Operator;
 
 /// A store that can be opened. Its password is never shown.
@@ -22,10 +22,12 @@ pub(crate) enum StoreUrl {
     Redis(String),
     Cluster(Vec<String>),
     Sentinel { nodes: Vec<String>, service: String },
+    Cassandra(String),
 }
 
 const WANTED: &str = "it is memory:, sqlite:FILE, postgres://USER@HOST/DATABASE, redis://HOST:PORT, rediss://HOST:PORT, \
-                      redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE";
+                      redis+cluster://HOST:PORT,HOST:PORT, redis+sentinel://HOST:PORT,HOST:PORT/SERVICE or \
+                      cassandra://HOST,HOST/KEYSPACE";
 
 impl FromStr for StoreUrl {
     type Err = String;
@@ -38,6 +40,7 @@ impl FromStr for StoreUrl {
             "sqlite" => Ok(Self::Sqlite(rest.into())),
             "postgres" | "postgresql" if rest.starts_with("//") => Ok(Self::Postgres(text.to_owned())),
             "redis" | "rediss" if rest.starts_with("//") => Ok(Self::Redis(text.to_owned())),
+            "cassandra" if rest.starts_with("//") => Ok(Self::Cassandra(text.to_owned())),
             "redis+cluster" | "rediss+cluster" => Ok(Self::Cluster(nodes(scheme, rest, "")?)),
             "redis+sentinel" | "rediss+sentinel" => {
                 let path = rest.trim_start_matches('/').split_once('/');
@@ -81,10 +84,10 @@ impl StoreUrl {
             return Err("--cache is a single Redis: redis://HOST:PORT or rediss://HOST:PORT".to_owned());
         }
         match store {
-            Self::Postgres(_) | Self::Sqlite(_) => Ok(()),
+            Self::Postgres(_) | Self::Sqlite(_) | Self::Cassandra(_) => Ok(()),
             _ => Err(
-                "--cache goes in front of PostgreSQL or SQLite; what is kept in Redis or in memory gains nothing from \
-                      it: leave it out"
+                "--cache goes in front of PostgreSQL, SQLite or Cassandra; what is kept in Redis or in memory gains \
+                 nothing from it: leave it out"
                     .to_owned(),
             ),
         }
@@ -123,7 +126,15 @@ impl StoreUrl {
             Self::Sentinel { nodes: urls, service } => {
                 Opened::of(redis::Store::connect_sentinel(&texts(urls), service, in_redis).await?)
             }
+            Self::Cassandra(url) => {
+                Opened::behind(cache, cassandra::Store::connect_with(url, ways.in_cassandra()).await?)
+            }
         })
+    }
+
+    /// Whether rows have a prefix.
+    pub(crate) const fn has_prefix(&self) -> bool {
+        self.is_redis() || matches!(self, Self::Cassandra(_))
     }
 
     /// Whether records are in Redis.
@@ -141,7 +152,7 @@ fn texts(urls: &[String]) -> Vec<&str> {
 pub(crate) struct Ways<'a> {
     /// The schema in PostgreSQL.
     pub(crate) schema: Option<&'a str>,
-    /// The prefix of the keys in Redis.
+    /// The prefix of the keys in Redis, or of the rows in Cassandra.
     pub(crate) prefix: Option<&'a str>,
     /// Whether the schema in PostgreSQL may be made, or brought up to date.
     pub(crate) migrates: bool,
@@ -159,6 +170,14 @@ impl Ways<'_> {
     }
 }
 
+impl Ways<'_> {
+    /// The options of a store in Cassandra. The tables are made by `keylatch migrate` alone.
+    pub(crate) fn in_cassandra(self) -> cassandra::Options {
+        let options = cassandra::Options::default();
+        self.prefix.map_or(options.clone(), |prefix| options.with_prefix(prefix))
+    }
+}
+
 /// An open store, and what else its database has.
 #[derive(Debug, Clone)]
 pub(crate) struct Opened {
@@ -173,6 +192,10 @@ pub(crate) struct Opened {
 impl Opened {
     fn of(store: impl Store) -> Self {
         Self { store: Arc::new(store), outbox: None, places: None }
+    }
+
+    fn behind(cache: Option<redis::Cache>, store: impl Store) -> Self {
+        Self { store: behind(cache, store), outbox: None, places: None }
     }
 
     fn with_tables<S: Outbox + Places + Clone>(store: S, cache: Option<redis::Cache>) -> Self {
@@ -209,6 +232,7 @@ impl fmt::Display for StoreUrl {
             Self::Redis(_) => f.write_str("Redis"),
             Self::Cluster(_) => f.write_str("a Redis Cluster"),
             Self::Sentinel { .. } => f.write_str("Redis, by its Sentinels"),
+            Self::Cassandra(_) => f.write_str("Cassandra"),
         }
     }
 }
@@ -230,6 +254,7 @@ mod tests {
         assert_eq!(parsed("sqlite:/var/lib/k.db"), StoreUrl::Sqlite("/var/lib/k.db".into()));
         assert_eq!(parsed("postgres://u@h/d"), StoreUrl::Postgres("postgres://u@h/d".to_owned()));
         assert_eq!(parsed("rediss://h:1"), StoreUrl::Redis("rediss://h:1".to_owned()));
+        assert_eq!(parsed("cassandra://a,b/keys"), StoreUrl::Cassandra("cassandra://a,b/keys".to_owned()));
         let nodes = |nodes: &[&str]| nodes.iter().map(|node| (*node).to_owned()).collect::<Vec<_>>();
         assert_eq!(
             parsed("redis+cluster://u:p@a:1,b:2"),
@@ -253,6 +278,7 @@ mod tests {
             "redis://u:hunter2@h",
             "redis+cluster://u:hunter2@h",
             "redis+sentinel://:hunter2@h/s",
+            "cassandra://u:hunter2@h/keys",
         ] {
             let url: StoreUrl = text.parse().unwrap();
             assert!(!format!("{url} {url:?}").contains("hunter2"));

@@ -43,14 +43,14 @@ pub(crate) enum Operate {
 #[command(next_help_heading = "The store and the answer")]
 pub(crate) struct Common {
     /// Where records are kept, as for `keylatch gateway`: sqlite:FILE, postgres://…, redis://…, rediss://…,
-    /// redis+cluster://A,B, redis+sentinel://A,B/SERVICE. Put a URL with a password into the environment: every user of
-    /// the machine can see a program's arguments.
+    /// redis+cluster://A,B, redis+sentinel://A,B/SERVICE, cassandra://A,B/KEYSPACE. Put a URL with a password into the
+    /// environment: every user of the machine can see a program's arguments.
     #[arg(long, value_name = "URL", env = "KEYLATCH_STORE", hide_env_values = true)]
     pub(crate) store: StoreUrl,
     /// The schema in PostgreSQL, if the service has chosen one.
     #[arg(long, value_name = "NAME")]
     pub(crate) schema: Option<String>,
-    /// The prefix of the keys in Redis, if the service has chosen one.
+    /// The prefix of the keys in Redis or of the rows in Cassandra, if the service has chosen one.
     #[arg(long, value_name = "NAME")]
     pub(crate) prefix: Option<String>,
     /// Print JSON instead of tables and words.

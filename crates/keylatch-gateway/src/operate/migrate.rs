@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use keylatch::cassandra;
 use keylatch::postgres::{self, SCHEMA, SCHEMA_VERSION, grant_sql, schema_sql};
 use serde::Serialize;
 
@@ -13,7 +14,7 @@ use crate::store::{StoreUrl, Ways};
 /// What was done.
 #[derive(Debug, Serialize)]
 struct Migrated {
-    /// `postgresql`, `sqlite` or `redis`.
+    /// `postgresql`, `sqlite`, `redis` or `cassandra`.
     store: &'static str,
     /// The version of the schema; `null` for a store without one.
     version: Option<i64>,
@@ -28,10 +29,14 @@ struct Sql {
 }
 
 pub(super) async fn run(args: Migrate, output: Output) -> Result<(), Failure> {
-    if !matches!(args.common.store, StoreUrl::Postgres(_)) && (args.grants.is_some() || args.print) {
-        let why = "--grants and --print are for PostgreSQL: other stores have no roles and make their own tables; \
-                   leave them out";
+    let is_cassandra = matches!(args.common.store, StoreUrl::Cassandra(_));
+    if !matches!(args.common.store, StoreUrl::Postgres(_)) && (args.grants.is_some() || args.print && !is_cassandra) {
+        let why = "--grants is for PostgreSQL, and --print for PostgreSQL and Cassandra: other stores have no roles and \
+                   make their own tables; leave them out";
         return Err(Failure::Arguments(why.to_owned()));
+    }
+    if args.print && is_cassandra {
+        return print_text(cassandra::SCHEMA_CQL.to_owned(), output);
     }
     if args.print {
         return print(&args, output);
@@ -44,6 +49,11 @@ pub(super) async fn run(args: Migrate, output: Output) -> Result<(), Failure> {
         StoreUrl::Sqlite(_) => {
             args.common.open(None, true).await?;
             ("sqlite", Some(keylatch::sqlite::SCHEMA_VERSION))
+        }
+        StoreUrl::Cassandra(url) => {
+            args.common.check_names(false)?;
+            let version = cassandra::migrate(url, &cassandra::Options::default()).await;
+            ("cassandra", Some(version.map_err(|error| Failure::Store(format!("Cassandra: {error}")))?.into()))
         }
         StoreUrl::Memory => return Err(Failure::Arguments("a store in memory has no schema".to_owned())),
         _ => {
@@ -72,6 +82,10 @@ fn print(args: &Migrate, output: Output) -> Result<(), Failure> {
         None => schema_sql(schema),
     };
     let sql = sql.map_err(|error| Failure::Arguments(error.to_string()))?;
+    print_text(sql, output)
+}
+
+fn print_text(sql: String, output: Output) -> Result<(), Failure> {
     if output.json { Ok(output.object(&Sql { sql })?) } else { Ok(output.line(sql.trim_end())?) }
 }
 

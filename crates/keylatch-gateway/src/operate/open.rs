@@ -58,13 +58,18 @@ impl Common {
         self.store.open_with(cache, ways).await.map_err(|error| Failure::Store(format!("{}: {error}", self.store)))
     }
 
-    fn check_names(&self, has_cache: bool) -> Result<(), Failure> {
-        let (is_postgres, is_redis) = (matches!(self.store, StoreUrl::Postgres(_)), self.store.is_redis());
+    /// Refuses a schema or a prefix for a store that has none.
+    ///
+    /// # Errors
+    ///
+    /// Says what to leave out.
+    pub(super) fn check_names(&self, has_cache: bool) -> Result<(), Failure> {
+        let is_postgres = matches!(self.store, StoreUrl::Postgres(_));
         if self.schema.is_some() && !is_postgres {
             return Err(Failure::Arguments("--schema is for PostgreSQL; leave it out".to_owned()));
         }
-        if self.prefix.is_some() && !is_redis && !has_cache {
-            return Err(Failure::Arguments("--prefix is for Redis; leave it out".to_owned()));
+        if self.prefix.is_some() && !self.store.has_prefix() && !has_cache {
+            return Err(Failure::Arguments("--prefix is for Redis and Cassandra; leave it out".to_owned()));
         }
         Ok(())
     }

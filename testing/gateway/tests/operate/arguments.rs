@@ -49,7 +49,7 @@ async fn each_mistake_is_told_with_its_fix() {
         (vec!["keys", "list", "--store", "mysql://h"], &["sqlite:FILE", "postgres://"]),
         (vec!["keys", "list", "--store", "memory:"], &["in memory belongs to the process"]),
         (vec!["keys", "list", "--schema", "mine"], &["--schema is for PostgreSQL"]),
-        (vec!["keys", "list", "--prefix", "mine"], &["--prefix is for Redis"]),
+        (vec!["keys", "list", "--prefix", "mine"], &["--prefix is for Redis and Cassandra"]),
         (vec!["migrate", "--grants", "service"], &["--grants", "PostgreSQL"]),
     ] {
         world.run(&arguments).await.ends(ARGUMENTS).says(wanted);
