@@ -74,7 +74,8 @@ pub trait Outbox: Store {
     fn backlog(&self, limit: u64) -> BoxFuture<'_, Result<At<Backlog>, Error>>;
 }
 
-/// Which event it is: its number and its id. A number alone could be another event's later.
+/// Which event it is: its number and its id, or [what stands for it](EventId::decode). A number alone could be another
+/// event's later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Place {
     /// Its number in the outbox.
@@ -94,8 +95,8 @@ pub struct Pending {
     pub created_at: Timestamp,
     /// Whether a refused event of its key was there at the moment of the read. Then it must not be published.
     pub blocked: bool,
-    /// Why its headers could not be read, if they could not. Then the event is without them, and must not be published:
-    /// it is refused.
+    /// Why its id or its headers could not be read, if they could not. Then the event is without its headers or has
+    /// [a name](EventId::decode) instead of its id, and must not be published: it is refused.
     pub unreadable: Option<DecodeError>,
 }
 

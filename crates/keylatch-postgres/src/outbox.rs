@@ -197,12 +197,11 @@ fn stuck(row: &PgRow) -> Result<Stuck, Fault> {
     })
 }
 
-/// The event in a row, and why its headers are missing, if they cannot be read.
+/// The event in a row, and why its id or its headers cannot be read, if so.
 fn event(row: &PgRow) -> Result<(Published, Option<DecodeError>), Fault> {
-    let id: &[u8] = get(row, "id")?;
-    let id = id.try_into().map_err(|_| damaged("the id of an event has the wrong length"))?;
+    let (id, damaged) = EventId::decode(get(row, "id")?);
     let bytes = |column| Ok::<_, Fault>(get::<Option<Vec<u8>>>(row, column)?.map(Bytes::from));
     let headers: Option<&[u8]> = get(row, "headers")?;
     let (event, unreadable) = Event::decode(get(row, "topic")?, bytes("key")?, bytes("value")?, headers);
-    Ok((Published { id: EventId::from_bytes(id), event }, unreadable))
+    Ok((Published { id, event }, damaged.or(unreadable)))
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use keylatch::conformance::Harness;
 use keylatch::conformance::atomic::AtomicHarness;
+use keylatch::conformance::outbox::{OutboxHarness, Part};
 use keylatch::machine::{Claim, Claimed, Completion};
 use keylatch::postgres::sqlx::{AssertSqlSafe, PgPool, query, query_scalar, raw_sql};
 use keylatch::postgres::{Loaned, Options, Store};
@@ -148,6 +149,20 @@ impl AtomicHarness for Postgres {
         Box::pin(async {
             let select = format!("SELECT text FROM {}.effect ORDER BY text", self.schema);
             query_scalar(AssertSqlSafe(select)).fetch_all(&self.pool).await.expect("the effects are read")
+        })
+    }
+}
+
+impl OutboxHarness for Postgres {
+    fn damage(&self, seq: u64, part: Part, stored: Vec<u8>) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let column = match part {
+                Part::Id => "id",
+                Part::Headers => "headers",
+            };
+            let update = format!("UPDATE {}.event SET {column} = $2 WHERE seq = $1", self.schema);
+            let update = query(AssertSqlSafe(update)).bind(seq.cast_signed()).bind(stored);
+            assert_eq!(update.execute(&self.pool).await.expect("the event is changed").rows_affected(), 1);
         })
     }
 }

@@ -235,14 +235,15 @@ fn stuck(row: &Row<'_>) -> Result<Stuck, Error> {
     })
 }
 
-/// The event in a row, and why its headers are missing, if they cannot be read.
+/// The event in a row, and why its id or its headers cannot be read, if so.
 fn event(row: &Row<'_>) -> Result<(outbox::Published, Option<DecodeError>), Error> {
     let bytes = |at, what| row.get::<_, Option<Vec<u8>>>(at).map_err(|_| unreadable(what));
-    let id = row.get(1).map(EventId::from_bytes).map_err(|_| unreadable("its id"))?;
+    let id = row.get_ref(1).ok().and_then(|id| id.as_blob().ok()).ok_or_else(|| unreadable("its id"))?;
+    let (id, damaged) = EventId::decode(id);
     let (key, value) = (bytes(3, "its key")?.map(Bytes::from), bytes(4, "its value")?.map(Bytes::from));
     let topic = row.get(2).map_err(|_| unreadable("its topic"))?;
     let (event, unreadable) = Event::decode(topic, key, value, bytes(5, "its headers")?.as_deref());
-    Ok((outbox::Published { id, event }, unreadable))
+    Ok((outbox::Published { id, event }, damaged.or(unreadable)))
 }
 
 fn number(row: &Row<'_>, at: usize) -> Result<u64, Fault> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use keylatch::conformance::Harness;
 use keylatch::conformance::atomic::AtomicHarness;
+use keylatch::conformance::outbox::{OutboxHarness, Part};
 use keylatch::sqlite::{self, Loaned, Options};
 use keylatch::store::Store;
 use keylatch::{Clock, RecordId, Timestamp};
@@ -118,6 +119,20 @@ impl AtomicHarness for Sqlite {
 
     fn effects(&self) -> BoxFuture<'_, Vec<String>> {
         effects::all(&self.store)
+    }
+}
+
+impl OutboxHarness for Sqlite {
+    fn damage(&self, seq: u64, part: Part, stored: Vec<u8>) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let file = rusqlite::Connection::open(self.path()).expect("the file can be opened");
+            let update = match part {
+                Part::Id => "UPDATE keylatch_event SET id = ?2 WHERE seq = ?1",
+                Part::Headers => "UPDATE keylatch_event SET headers = ?2 WHERE seq = ?1",
+            };
+            let seq = i64::try_from(seq).expect("it is a number of SQLite");
+            assert_eq!(file.execute(update, (seq, stored)), Ok(1));
+        })
     }
 }
 

@@ -193,6 +193,34 @@ async fn an_event_that_cannot_be_read_holds_back_its_key_alone() {
     assert!(relay.stop(STOP).await);
 }
 
+/// The same for an event whose id is damaged; by choice it is set aside, and its key goes on.
+#[tokio::test]
+async fn an_event_without_a_whole_id_stops_its_key_alone_or_nothing() {
+    for (refusals, said, why) in [
+        (Refusals::HoldBackTheKey, &["3"][..], Why::Refused as fn(String) -> Why),
+        (Refusals::SetAside, &["2", "3"], Why::SetAside),
+    ] {
+        let (fixture, broker) = (Fixture::new().await, Broker::default());
+        fixture.publish(&[(Some("a"), "1"), (Some("a"), "2"), (Some("b"), "3")]).await;
+        let file = rusqlite::Connection::open(fixture.directory.path().join("keylatch.db")).unwrap();
+        let changed = file.execute("UPDATE keylatch_event SET id = x'0102' WHERE value = CAST('1' AS BLOB)", []);
+        assert_eq!(changed, Ok(1));
+        let relay = Relay::new(fixture.store.clone(), broker.clone()).with_refusals(refusals).start();
+        until("the others are published", async || {
+            let mut published = broker.said();
+            published.sort();
+            published == said && fixture.is_empty().await
+        })
+        .await;
+        let stuck = fixture.store.stuck(None, 10).await.unwrap();
+        assert_eq!(stuck[0].why, why("it cannot be read: the stored bytes are damaged".to_owned()));
+        assert!(fixture.store.discard(stuck[0].place()).await.unwrap());
+        until("the rest is published", async || broker.said().len() == 2 && fixture.is_empty().await).await;
+        assert!(fixture.store.stuck(None, 10).await.unwrap().is_empty());
+        assert!(relay.stop(STOP).await);
+    }
+}
+
 /// A commit wakes the relay: it need not look by itself.
 #[tokio::test]
 async fn a_commit_wakes_the_relay() {

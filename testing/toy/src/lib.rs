@@ -58,6 +58,8 @@ pub enum Mistake {
     SettlesByNumber,
     /// The events behind a refused one of their key go on.
     RefusedHoldsBackNothing,
+    /// An event that cannot be read makes the whole read fail.
+    UnreadableStopsAll,
     /// Nobody is told of a commit with events.
     NobodyIsWoken,
     /// A place is moved in a commit of its own, before the effect's.

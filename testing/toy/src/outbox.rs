@@ -1,9 +1,11 @@
 //! The contract of an outbox: two lists, under the lock of the records.
 
+use std::collections::BTreeMap;
+
 use futures_util::future::{BoxFuture, ready};
 use keylatch_core::outbox::{Backlog, Events, Fate, Outbox, Pending, Place, Published, Settled, Skip, Stuck, Why};
-use keylatch_core::store::{Applied, At, Count, Error};
-use keylatch_core::{Lease, State, Timestamp};
+use keylatch_core::store::{Applied, At, Count, Error, ErrorKind};
+use keylatch_core::{DecodeError, Lease, State, Timestamp};
 
 use crate::{Mistake, Store};
 
@@ -13,6 +15,8 @@ pub(crate) struct Queue {
     waiting: Vec<Pending>,
     stuck: Vec<Stuck>,
     latest: u64,
+    /// The events that cannot be read, by their numbers.
+    damaged: BTreeMap<u64, DecodeError>,
     /// Where a mistaken reader goes on.
     read_to: u64,
 }
@@ -26,6 +30,12 @@ impl Queue {
             let (blocked, unreadable) = (false, None);
             self.waiting.push(Pending { seq: self.latest, event, created_at: now, blocked, unreadable });
         }
+    }
+
+    fn damage(&mut self, seq: u64, event: Published, error: DecodeError) {
+        let pending = self.waiting.iter_mut().find(|pending| pending.seq == seq).expect("the event waits");
+        (pending.event, pending.unreadable) = (event, Some(error));
+        self.damaged.insert(seq, error);
     }
 
     fn is_blocked(&self, event: &Published) -> bool {
@@ -63,15 +73,28 @@ impl Queue {
         if again {
             back.push(released);
         }
+        let damaged = &self.damaged;
         self.waiting.extend(back.into_iter().map(|Stuck { seq, event, created_at, .. }| Pending {
             seq,
             event,
             created_at,
             blocked: false,
-            unreadable: None,
+            unreadable: damaged.get(&seq).copied(),
         }));
         self.waiting.sort_by_key(|pending| pending.seq);
         true
+    }
+}
+
+impl Store {
+    /// Leaves `event` of the one with this number, which waits and cannot be read for this reason, as a damaged store
+    /// would.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such event.
+    pub fn damage_event(&self, seq: u64, event: Published, error: DecodeError) {
+        self.state.lock().queue.damage(seq, event, error);
     }
 }
 
@@ -98,6 +121,9 @@ impl Outbox for Store {
         for pending in queue.waiting.iter().filter(|pending| !skips(pending)) {
             if found.len() == limit || before >= bytes {
                 break;
+            }
+            if pending.unreadable.is_some() && self.makes(Mistake::UnreadableStopsAll) {
+                return Box::pin(ready(Err(Error::new(ErrorKind::Corrupt, "an event cannot be read"))));
             }
             before += pending.event.event.bytes();
             let blocked = queue.is_blocked(&pending.event) && !self.makes(Mistake::RefusedHoldsBackNothing);

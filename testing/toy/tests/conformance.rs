@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
 use keylatch_core::conformance::atomic::{self, AtomicHarness};
-use keylatch_core::conformance::{self, Harness, inbox, outbox};
+use keylatch_core::conformance::outbox::{self, OutboxHarness, Part};
+use keylatch_core::conformance::{self, Harness, inbox};
+use keylatch_core::outbox::{Event, EventId, Outbox as _, Published, Skip};
 use keylatch_core::{Clock, RecordId, Timestamp, store};
 use testing_toy::{Handle, Mistake, Store};
 
@@ -84,6 +86,28 @@ impl AtomicHarness for Toy {
     }
 }
 
+impl OutboxHarness for Toy {
+    fn damage(&self, seq: u64, part: Part, stored: Vec<u8>) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let pending = self.store.pending(usize::MAX, usize::MAX, Skip::default()).await.expect("the store reads");
+            let Published { id, event } =
+                pending.into_iter().find(|one| one.seq == seq).expect("the event waits").event;
+            let (damaged, error) = match part {
+                Part::Id => {
+                    let (id, error) = EventId::decode(&stored);
+                    (Published { id, event }, error)
+                }
+                Part::Headers => {
+                    let (key, value) = (event.key().cloned(), event.value().cloned());
+                    let (event, error) = Event::decode(event.topic().to_owned(), key, value, Some(&stored));
+                    (Published { id, event }, error)
+                }
+            };
+            self.store.damage_event(seq, damaged, error.expect("it cannot be read"));
+        })
+    }
+}
+
 keylatch_core::conformance!(Toy::new(None));
 
 mod in_transactions {
@@ -147,6 +171,7 @@ finds! {
     SettlesWithoutLease: outbox::taken_over_lease_settles_nothing;
     SettlesByNumber: outbox::another_event_of_the_number_is_not_settled;
     RefusedHoldsBackNothing: outbox::refused_event_holds_back_its_key_alone;
+    UnreadableStopsAll: outbox::event_that_cannot_be_read_stops_no_other;
     NobodyIsWoken: outbox::commit_wakes_who_waits;
     PlaceMovesAlone: inbox::failed_message_takes_everything_back;
     EpochNotChecked: inbox::stale_owner_starts_nothing;

@@ -19,9 +19,19 @@ use crate::store::{Applied, At, Count};
 use crate::tx::{Ending, Transacted, Transactional};
 
 /// The environment of one case: that of [`atomic`](super::atomic), for a store with an outbox.
-pub trait OutboxHarness: AtomicHarness<Store: Outbox> {}
+pub trait OutboxHarness: AtomicHarness<Store: Outbox> {
+    /// Replaces what is stored of a part of the event with this number, which waits, as a damaged store would.
+    fn damage(&self, seq: u64, part: Part, stored: Vec<u8>) -> BoxFuture<'_, ()>;
+}
 
-impl<H: AtomicHarness<Store: Outbox>> OutboxHarness for H {}
+/// A part of an event that is stored as bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Its id.
+    Id,
+    /// Its headers, [encoded](Event::encode_headers).
+    Headers,
+}
 
 /// Makes every case of the outbox a `#[test]`. The expression builds the harness, anew for each case. It may await.
 #[macro_export]
@@ -59,6 +69,7 @@ macro_rules! conformance_outbox {
             nothing_is_held_without_a_refused_event
             event_without_key_holds_back_nothing
             event_that_is_set_aside_holds_back_nothing
+            event_that_cannot_be_read_stops_no_other
             only_an_event_that_is_stuck_is_released
             stuck_events_are_read_in_pages
             backlog_counts_each_kind
@@ -622,6 +633,40 @@ pub async fn event_that_is_set_aside_holds_back_nothing<H: OutboxHarness>(harnes
     assert!(store.discard(first.place()).await.expect("the store writes"));
     assert_eq!(free(&store).await, ["2"]);
     assert!(stuck(&store).await.is_empty());
+}
+
+/// An event that cannot be read is handed out as such, and what becomes of it is up to the relay and operators, as with
+/// any other.
+pub async fn event_that_cannot_be_read_stops_no_other<H: OutboxHarness>(harness: &H) {
+    let (store, lease) = (harness.transactional(), lease(harness).await);
+    let damages = [(Part::Id, &[][..]), (Part::Id, &[7; 15]), (Part::Id, &[7; 17]), (Part::Headers, &[9])];
+    for (part, stored) in damages {
+        publish(&store, &[of_key("a", "1").with_header("h", ""), of_key("a", "2"), of_key("b", "3")]).await;
+        harness.damage(find(&store, "1").await.seq, part, stored.to_vec()).await;
+        let before = pending(&store).await;
+        assert_eq!(before.iter().map(|one| one.unreadable.is_some()).collect::<Vec<_>>(), [true, false, false]);
+        // What puts it in order is there, and it is named alike each time.
+        let damaged = find(&store, "1").await;
+        assert_eq!(damaged, before[0]);
+        assert_eq!((damaged.event.event.topic(), damaged.event.event.key()), ("orders", Some(&"a".into())));
+        if part == Part::Id {
+            assert_eq!(damaged.place().id, EventId::decode(stored).0);
+        }
+        settle_value(&store, lease, "1", refused()).await;
+        assert_eq!(free(&store).await, ["3"]);
+        settle_value(&store, lease, "2", Fate::Held).await;
+        assert_eq!(stuck(&store).await[0].place(), damaged.place());
+        assert!(store.retry(damaged.place()).await.expect("the store writes"));
+        assert_eq!(pending(&store).await, before);
+        settle_value(&store, lease, "1", Fate::SetAside(String::new())).await;
+        assert_eq!(free(&store).await, ["2", "3"]);
+        assert!(store.discard(damaged.place()).await.expect("the store writes"));
+        assert!(stuck(&store).await.is_empty());
+        for rest in ["2", "3"] {
+            settle_value(&store, lease, rest, Fate::Acknowledged).await;
+        }
+        assert!(waiting(&store).await.is_empty());
+    }
 }
 
 /// An operator neither repeats nor discards an event that waits, nor one that is held.

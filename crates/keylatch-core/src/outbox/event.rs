@@ -205,6 +205,16 @@ impl EventId {
         Self(bytes)
     }
 
+    /// An id that was stored. If it does not have 16 bytes, it cannot be read, and the error says so. Then this is what
+    /// there is of it, cut or filled up with zeros to 16 bytes, so that the event can be named; a store finds the event by
+    /// this name.
+    pub fn decode(stored: &[u8]) -> (Self, Option<DecodeError>) {
+        let mut id = [0; 16];
+        let fits = stored.len().min(id.len());
+        id[..fits].copy_from_slice(&stored[..fits]);
+        (Self(id), (stored.len() != id.len()).then_some(DecodeError::Malformed))
+    }
+
     /// The 16 bytes, to store them.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
@@ -337,6 +347,16 @@ mod tests {
         for wrong in ["", &text[1..], &text.replace('-', ""), &text.to_uppercase(), &format!("{text}0")] {
             assert_eq!(wrong.parse::<EventId>(), Err(InvalidEventId), "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_id_that_cannot_be_read_has_a_name_even_so() {
+        let id = EventId::new(Timestamp::from_millis(7));
+        assert_eq!(EventId::decode(id.as_bytes()), (id, None));
+        let damaged = |bytes| (EventId::from_bytes(bytes), Some(DecodeError::Malformed));
+        assert_eq!(EventId::decode(&[]), damaged([0; 16]));
+        assert_eq!(EventId::decode(&[1, 2]), damaged([1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]));
+        assert_eq!(EventId::decode(&[7; 17]), damaged([7; 16]));
     }
 
     #[test]

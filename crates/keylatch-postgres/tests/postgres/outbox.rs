@@ -56,26 +56,6 @@ pub(crate) async fn refuse_and_discard(store: &Store, lease: Lease) -> Result<()
     Ok(())
 }
 
-/// An event that cannot be read, such as one of a later version, stops no other, and can be listed.
-#[tokio::test]
-async fn an_event_that_cannot_be_read_is_handed_out_as_such() -> Result<(), Error> {
-    let store = store(&database().await).await;
-    let lease = lease(&store).await;
-    let mut tx = store.pool().begin().await.unwrap();
-    store.publish_in(&mut tx, events(&[("a", "1"), ("b", "2")])).await?;
-    tx.commit().await.unwrap();
-    let damage = r"UPDATE keylatch.event SET headers = '\x09' WHERE value = '1'";
-    assert_eq!(sqlx::query(damage).execute(store.pool()).await.unwrap().rows_affected(), 1);
-    let pending = store.pending(10, usize::MAX, Skip::default()).await?;
-    assert_eq!(pending.iter().map(|pending| pending.unreadable.is_some()).collect::<Vec<_>>(), [true, false]);
-    assert_eq!(pending[0].event.event.key(), Some(&"a".into()));
-    let settled = vec![Settled { place: pending[0].place(), fate: Fate::Refused("it cannot be read".to_owned()) }];
-    assert!(matches!(store.settle(lease, settled).await?, Applied::Applied(_)));
-    assert_eq!(waiting(&store).await, ["2"]);
-    assert_eq!(store.stuck(None, 10).await?[0].place(), pending[0].place());
-    Ok(())
-}
-
 /// Two transactions commit in the reverse order of their numbers. A reader that has seen the higher one sees the lower one
 /// when it comes.
 #[tokio::test]

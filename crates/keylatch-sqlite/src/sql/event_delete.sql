@@ -1,2 +1,3 @@
--- An event that was published.
-DELETE FROM keylatch_event WHERE seq = ?1 AND id = ?2
+-- An event that was published. An id that does not have 16 bytes is cut or filled up with zeros: see `EventId::decode`.
+DELETE FROM keylatch_event WHERE seq = ?1
+    AND (id = ?2 OR length(id) <> 16 AND substr(hex(id) || hex(zeroblob(16)), 1, 32) = hex(?2))

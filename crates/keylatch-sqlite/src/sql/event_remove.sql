@@ -1,3 +1,5 @@
--- An operator ends its wait.
-DELETE FROM keylatch_event_stuck WHERE seq = ?1 AND id = ?2 AND state <> 'held'
+-- An operator ends its wait. An id that does not have 16 bytes is cut or filled up with zeros: see `EventId::decode`.
+DELETE FROM keylatch_event_stuck
+WHERE seq = ?1 AND (id = ?2 OR length(id) <> 16 AND substr(hex(id) || hex(zeroblob(16)), 1, 32) = hex(?2))
+    AND state <> 'held'
 RETURNING topic, key, key_hash, state

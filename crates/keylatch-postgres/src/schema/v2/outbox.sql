@@ -118,6 +118,11 @@ BEGIN
 END
 $$;
 
+-- The id by which an event is named. One that does not have 16 bytes is cut or filled up with zeros.
+CREATE FUNCTION keylatch.event_name(id bytea) RETURNS bytea
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT substring(id || '\x00000000000000000000000000000000'::bytea FROM 1 FOR 16) $$;
+
 -- The first events that wait, in the order of their numbers: at most `rows_max`, and so many that all before the last one
 -- have fewer than `bytes_max` bytes together; without those of these topics, keys (by hash) and numbers. `blocked` says
 -- whether a refused event of the same key is there.
@@ -190,7 +195,7 @@ BEGIN
         DELETE FROM keylatch.event AS e
         USING unnest(seqs, ids, fates) AS s (seq, id, fate)
         -- Written like this, there is only one plan: by the primary key, one row after the other.
-        WHERE e.seq = ANY (ARRAY[s.seq]) AND e.id = s.id AND s.fate = 0;
+        WHERE e.seq = ANY (ARRAY[s.seq]) AND keylatch.event_name(e.id) = s.id AND s.fate = 0;
     END IF;
     FOR i IN 1 .. cardinality(seqs) LOOP
         CONTINUE WHEN fates[i] = 0;
@@ -198,12 +203,12 @@ BEGIN
             -- An operator may just have let the key go on. If not yet, this lock makes that wait, and then see this event.
             PERFORM FROM keylatch.event AS e JOIN keylatch.event_stuck AS s
                 ON s.key_hash = e.key_hash AND s.topic = e.topic AND s.key = e.key AND s.state = 1
-            WHERE e.seq = seqs[i] AND e.id = ids[i]
+            WHERE e.seq = seqs[i] AND keylatch.event_name(e.id) = ids[i]
             FOR UPDATE OF s;
             CONTINUE WHEN NOT FOUND;
         END IF;
         WITH moved AS (
-            DELETE FROM keylatch.event AS e WHERE e.seq = seqs[i] AND e.id = ids[i] RETURNING e.*
+            DELETE FROM keylatch.event AS e WHERE e.seq = seqs[i] AND keylatch.event_name(e.id) = ids[i] RETURNING e.*
         )
         INSERT INTO keylatch.event_stuck (
             seq, id, topic, key, key_hash, value, headers, bytes, created_at, state, stuck_at, reason
@@ -228,7 +233,9 @@ BEGIN
     IF current_setting('synchronous_commit') = 'off' THEN
         PERFORM set_config('synchronous_commit', 'local', true);
     END IF;
-    DELETE FROM keylatch.event_stuck AS s WHERE s.seq = event_seq AND s.id = event_id AND s.state <> 2 RETURNING s.* INTO there;
+    DELETE FROM keylatch.event_stuck AS s
+    WHERE s.seq = event_seq AND keylatch.event_name(s.id) = event_id AND s.state <> 2
+    RETURNING s.* INTO there;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
