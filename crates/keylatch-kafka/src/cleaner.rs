@@ -13,6 +13,8 @@ use crate::consumer::Setup;
 
 /// As often as an engine cleans; each process at its own random moments.
 const PAUSE: Duration = keylatch::CLEANUP_PAUSE;
+/// The shortest pause.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Records between which others may write.
 const SLICE_RECORDS: usize = 100;
 /// It rests so many times as long as a slice took.
@@ -21,7 +23,9 @@ const REST_PART: u32 = 3;
 /// Cleans for as long as it is polled.
 pub(crate) async fn clean<S: Inbox>(setup: Arc<Setup<S>>) {
     loop {
-        let pause = PAUSE.mul_f64(rand::rng().random_range(0.5..1.5));
+        // Dead letters that are kept for a short time only are looked for as often.
+        let pause = setup.options.dead_letter_retention.map_or(PAUSE, |kept| kept.clamp(PAUSE_MIN, PAUSE));
+        let pause = pause.mul_f64(rand::rng().random_range(0.5..1.5));
         sleep(pause).await;
         if let Err(error) = sweep(&setup).await {
             tracing::warn!(%error, "the store was not cleaned");

@@ -3,7 +3,7 @@
 //! The table of effects is the oracle. A message has a sequence number within its key, and a row of it names its id, its key
 //! and that number; the rows are numbered in the order in which they were written.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use keylatch::postgres::Postgres;
@@ -47,11 +47,20 @@ fn told(message: &Message) -> Result<(Effect, String), Failed> {
     Ok((Effect { id, key, sequence: sequence.parse().unwrap_or(-1) }, also.to_owned()))
 }
 
+static MENDED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// From now on, the `broken` and `unwanted` messages of this key are applied.
+pub fn mend(key: &str) {
+    MENDED.lock().insert(key.to_owned());
+}
+
 /// What happens after the row is written.
 fn also(effect: &Effect, also: &str) -> Result<(), Failed> {
     static SEEN: Mutex<Option<HashSet<Effect>>> = Mutex::new(None);
     match also {
         "reject" => Err(Failed::reject("the test says so")),
+        "broken" if !MENDED.lock().contains(&effect.key) => Err(Failed::again("the service is broken")),
+        "unwanted" if !MENDED.lock().contains(&effect.key) => Err(Failed::reject("nobody wants it")),
         "fail" => Err(Failed::again("the test says so")),
         "once" if SEEN.lock().get_or_insert_default().insert(effect.clone()) => Err(Failed::again("the test says so")),
         "abort" => std::process::abort(),

@@ -15,6 +15,7 @@ mod outage;
 mod planted;
 mod poison;
 mod produce;
+mod replay;
 mod setup;
 mod start;
 mod trace;
