@@ -11,6 +11,9 @@ use tokio::time::sleep;
 use crate::consuming::{Db, check, consumer};
 use crate::setup::{SOON, client, name, say, send, topic};
 
+/// For so long the database is down: `KEYLATCH_KAFKA_OUTAGE_SECONDS`, or this.
+const DOWN_SECONDS: u64 = 10;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_down_is_waited_for_and_is_no_try_of_a_message() {
     let cluster = Cluster::start("");
@@ -24,8 +27,10 @@ async fn a_database_that_is_down_is_waited_for_and_is_no_try_of_a_message() {
     // One try: an outage that counted as one would make dead letters.
     let consuming = db.start(consumer(client(), &name, &topic).with_tries(1, Duration::ZERO, Duration::ZERO));
     db.await_effects(100).await;
+    let down = std::env::var("KEYLATCH_KAFKA_OUTAGE_SECONDS")
+        .map_or(DOWN_SECONDS, |seconds| seconds.parse().expect("KEYLATCH_KAFKA_OUTAGE_SECONDS is a number of seconds"));
     // In the middle of a batch, twice: once while it is down for a while, and once as it starts again at once.
-    for (from, down) in [(50, Duration::from_secs(3)), (100, Duration::ZERO)] {
+    for (from, down) in [(50, Duration::from_secs(down)), (100, Duration::ZERO)] {
         send(&topic, [say(0, "k0", &format!("{from} slow:500"))]).await;
         sleep(Duration::from_millis(200)).await;
         let cluster = &cluster;
