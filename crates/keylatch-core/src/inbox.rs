@@ -107,6 +107,9 @@ pub trait Places: Debug + Send + Sync + 'static {
 /// say what becomes of a place; [`Triage`] says what becomes of the messages of a batch. The conformance suite (feature
 /// `conformance`) is this contract in executable form.
 pub trait Inbox: Places + Outbox + Transactional {
+    /// How the processes of a consumer share its partitions.
+    fn sharing(&self) -> Sharing;
+
     /// Makes `owner` the owner of the place, whoever had it. The epoch rises, and [`Place::after_crash`] says whether
     /// the previous owner has not given it back. A place that does not exist is created, without a next offset.
     ///
@@ -161,6 +164,16 @@ pub trait Inbox: Places + Outbox + Transactional {
         step: Option<Step>,
         events: Events,
     ) -> BoxFuture<'_, Result<Applied, Error>>;
+}
+
+/// How the processes of a consumer that use one store share the partitions of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// As members of a group at the broker: for a database with many writers.
+    Group,
+    /// One process has all partitions, and others stand by: for a database with one writer, such as a file. Two of them may
+    /// belong to one consumer and know nothing of each other; in a group, each would get a part of the messages.
+    OneProcess,
 }
 
 /// A part of a list.

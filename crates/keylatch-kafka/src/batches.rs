@@ -248,7 +248,7 @@ impl<'o, S: Inbox> Batches<'o, S> {
     ) -> Result<(BatchEnd, Option<Failure>), attempt::Error> {
         let attempt = attempt::Attempt::new(self.handler, &self.owned.setup.options.policy, messages, claims);
         let letter = letter.map(|letter| letter.id.clone());
-        attempt.run(&self.owned.setup.store, self.owned.ownership.clone(), step, letter).await
+        attempt.run(&*self.owned.setup.store, self.owned.ownership.clone(), step, letter).await
     }
 
     /// Whether the place is at `to`, after an answer that was lost.

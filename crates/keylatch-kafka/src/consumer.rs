@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use keylatch::Tx;
+use keylatch::leader::LEADER_LEASE_MS_MIN;
+use keylatch::outbox::RELAY_LEASE;
 use keylatch_core::inbox::{Inbox, InvalidPlace, PlaceName};
 use keylatch_core::outbox::{Event, Events, InvalidEvent};
 use keylatch_core::tx::Database;
@@ -42,6 +44,10 @@ pub const DRAIN: Duration = Duration::from_secs(5);
 /// How long a consumer may take to end: less than Kubernetes waits before it kills.
 pub const STOP: Duration = Duration::from_secs(20);
 
+/// On a store that one process at a time consumes for, such as SQLite: if that process dies, the next one begins after at
+/// most so long. The same as a relay's.
+pub const LEASE: Duration = RELAY_LEASE;
+
 /// Where a consumer begins that has no place yet, and whose group has committed nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StartAt {
@@ -54,7 +60,8 @@ pub enum StartAt {
 
 /// A consumer of topics: it applies each message once, and remembers in the store how far it has come.
 ///
-/// All processes with the same name and topics share the partitions. The name is also the group at the broker.
+/// All processes with the same name and topics share the partitions. The name is also the group at the broker. On SQLite
+/// there is no group: one process at a time reads a topic for the file, and others stand by.
 ///
 /// ```no_run
 /// use keylatch::Tx;
@@ -98,6 +105,7 @@ pub(crate) struct Options {
     pub(crate) dead_letter_retention: Option<Duration>,
     pub(crate) drain: Duration,
     pub(crate) stop: Duration,
+    pub(crate) lease: Duration,
 }
 
 /// A consumer that cannot be made.
@@ -130,6 +138,9 @@ pub enum InvalidConsumer {
     /// A limit is zero.
     #[error("the limit {0} is zero")]
     Zero(&'static str),
+    /// The lease is too short.
+    #[error("the lease of a consumer is at least {LEADER_LEASE_MS_MIN} ms")]
+    Lease,
     /// A batch is larger than stores take.
     #[error("a batch has at most {} messages", keylatch_core::inbox::BATCH_MESSAGES_MAX)]
     BatchTooLarge,
@@ -175,6 +186,7 @@ impl Consumer {
             dead_letter_retention: None,
             drain: DRAIN,
             stop: STOP,
+            lease: LEASE,
         };
         let topics = topics.into_iter().map(Into::into).collect();
         Self { kafka, name: name.to_owned(), topics, options, extractor: None }
@@ -261,6 +273,14 @@ impl Consumer {
         self
     }
 
+    /// With this lease instead of [`LEASE`], on a store that one process at a time consumes for. Elsewhere it means nothing.
+    /// All processes should have the same.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.options.lease = lease;
+        self
+    }
+
     /// Applies each message with `handler`. Many share one transaction; if one fails, what the others wrote is applied
     /// again without it.
     ///
@@ -327,13 +347,17 @@ impl Consumer {
         if options.batch_messages > keylatch_core::inbox::BATCH_MESSAGES_MAX {
             return Err(InvalidConsumer::BatchTooLarge);
         }
+        if options.lease < Duration::from_millis(LEADER_LEASE_MS_MIN) {
+            return Err(InvalidConsumer::Lease);
+        }
         let config = self.kafka.consumer(&self.name)?;
         let extractor = self.extractor.unwrap_or_else(|| {
             let name = self.name.clone();
             Arc::new(move |message: &Message| of_headers(&name, message))
         });
         telemetry::begin();
-        let setup = Setup { store, name: self.name, mode, extractor, options, stats: Stats::default() };
+        let setup =
+            Setup { store: Arc::new(store), name: self.name, mode, extractor, options, stats: Stats::default() };
         Ok(Running(Group::new(config, self.topics, setup)))
     }
 }
@@ -358,7 +382,7 @@ impl<S: Inbox> Running<S> {
 
 /// What a consumer is made of.
 pub(crate) struct Setup<S: Inbox> {
-    pub(crate) store: S,
+    pub(crate) store: Arc<S>,
     pub(crate) name: String,
     pub(crate) mode: Mode<S::Database>,
     pub(crate) extractor: Extractor,

@@ -1,6 +1,7 @@
-//! A member of a consumer group: which partitions it has, and who works on them.
+//! A member of a consumer group, or the process that reads on a lease: which partitions it has, and who works on them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use keylatch_core::Epoch;
-use keylatch_core::inbox::{Inbox, PlaceName};
+use keylatch_core::inbox::{Inbox, PlaceName, Sharing};
 use rdkafka::ClientConfig;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -22,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::backoff::Backoff;
 use crate::cleaner::clean;
 use crate::consumer::Setup;
+use crate::leased::Leases;
 use crate::open::{Opened, Opener};
 use crate::owned::{Halt, Owned};
 use crate::partition::Partition;
@@ -59,12 +61,18 @@ impl<S: Inbox> Group<S> {
         loop {
             let (events_tx, events) = mpsc::unbounded_channel();
             let limits = self.setup.options.ahead;
-            match Poller::start(&self.config, &self.topics, limits, events_tx) {
+            let on_lease = self.setup.store.sharing() == Sharing::OneProcess;
+            let topics = if on_lease { &[][..] } else { &self.topics };
+            match Poller::start(&self.config, topics, limits, events_tx.clone()) {
                 Ok((poller, left)) => {
                     let (done, halts) = mpsc::unbounded_channel();
+                    let poller = Arc::new(poller);
+                    let start = || Leases::start(&self.setup, &self.config, &self.topics, &poller, &events_tx);
+                    let leases = on_lease.then(start);
                     let mut member = Member {
                         setup: self.setup.clone(),
-                        poller: Arc::new(poller),
+                        poller: poller.clone(),
+                        leases,
                         ours: HashMap::new(),
                         opening: None,
                         done,
@@ -78,7 +86,7 @@ impl<S: Inbox> Group<S> {
                         Some(why) => {
                             tracing::error!(why, "the Kafka client failed for good, and is replaced");
                             self.setup.stats.add(Count::Clients, 1);
-                            member.drop_all();
+                            member.drop_all().await;
                         }
                     }
                     if started.elapsed() > Backoff::OF_SERVERS.longest {
@@ -102,6 +110,8 @@ struct Member<S: Inbox> {
     poller: Arc<Poller>,
     /// Ready when the client has left the group.
     left: Left,
+    /// Without a group.
+    leases: Option<Leases>,
     ours: HashMap<Partition, State>,
     /// The assignment that is not answered yet.
     opening: Option<Opening>,
@@ -164,6 +174,8 @@ impl<S: Inbox> Member<S> {
                 event = events.recv() => match event {
                     Some(Event::Assigned(partitions)) => self.assigned(partitions),
                     Some(Event::Revoked { partitions, lost }) => self.revoked(partitions, lost).await,
+                    Some(Event::Found(topic, partitions)) => self.found(&topic, partitions).await,
+                    Some(Event::Lost(topic)) => self.revoked(self.of_topic(&topic), true).await,
                     Some(Event::OutOfRange) => self.open_all_again(),
                     Some(Event::Ended(why)) => return Some(why),
                     None => return Some("its thread has ended".to_owned()),
@@ -181,6 +193,28 @@ impl<S: Inbox> Member<S> {
         let all = partitions.clone();
         let task = tokio::spawn(async move { join_all(all.into_iter().map(|one| opener.open(one))).await });
         self.opening = Some(Opening { partitions, task });
+    }
+
+    /// Opens the partitions that are new, and lets those go that are no more.
+    async fn found(&mut self, topic: &str, partitions: Vec<Partition>) {
+        let gone: Vec<_> = self.of_topic(topic).into_iter().filter(|ours| !partitions.contains(ours)).collect();
+        if !gone.is_empty() {
+            self.revoked(gone, false).await;
+        }
+        let mut are_new = false;
+        for partition in partitions {
+            if let Entry::Vacant(new) = self.ours.entry(partition) {
+                new.insert(State::Waiting(Instant::now()));
+                are_new = true;
+            }
+        }
+        if are_new {
+            self.tick().await;
+        }
+    }
+
+    fn of_topic(&self, topic: &str) -> Vec<Partition> {
+        self.ours.keys().filter(|partition| &*partition.topic == topic).cloned().collect()
     }
 
     fn opener(&self) -> Opener<S> {
@@ -354,13 +388,16 @@ impl<S: Inbox> Member<S> {
         self.commit();
         self.show_stopped();
         self.poller.order(Order::Stop);
+        if let Some(leases) = self.leases {
+            leases.end(until).await;
+        }
         if timeout_at(until, self.left).await.is_err() {
             tracing::warn!("the Kafka client has not left its group in time; the broker will find out");
         }
     }
 
     /// The client has failed, and others may have the partitions.
-    fn drop_all(self) {
+    async fn drop_all(self) {
         if let Some(opening) = &self.opening {
             opening.task.abort();
         }
@@ -370,6 +407,9 @@ impl<S: Inbox> Member<S> {
                 State::Opening(task) => task.abort(),
                 _ => {}
             }
+        }
+        if let Some(leases) = self.leases {
+            leases.end(Instant::now() + TICK).await;
         }
     }
 }

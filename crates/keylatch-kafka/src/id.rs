@@ -65,7 +65,7 @@ fn short(source: &str) -> String {
     if fits { source.to_owned() } else { hashed(source) }
 }
 
-fn hashed(text: &str) -> String {
+pub(crate) fn hashed(text: &str) -> String {
     use fmt::Write as _;
     let mut hasher = Hasher::default();
     hasher.field(text.as_bytes());

@@ -53,7 +53,7 @@
 //!    │  rebalances, messages                 ▲ assign at the place, pause, commit
 //!    ▼                                       │
 //!  group   (task)     which partitions are ours; open: takes the place, compares the log
-//!    │
+//!    │                 leased (task for each topic): instead of a group, a lease in the store
 //!    ▼
 //!  worker  (task for each partition)   owned: tries, dead letters, waiting
 //!                                      batches: many messages in one transaction; lanes: each through an engine
@@ -69,6 +69,7 @@ mod go_on;
 mod group;
 mod id;
 mod lanes;
+mod leased;
 #[doc = include_str!("manual.md")]
 pub mod manual {}
 mod message;
@@ -85,8 +86,8 @@ mod trace;
 mod worker;
 
 pub use consumer::{
-    AHEAD_BYTES, AHEAD_MESSAGES, BATCH_BYTES, BATCH_MESSAGES, Consumer, DEAD_IN_ROW, DRAIN, InvalidConsumer, PAUSE,
-    PAUSE_MAX, Running, STOP, StartAt, TRIES,
+    AHEAD_BYTES, AHEAD_MESSAGES, BATCH_BYTES, BATCH_MESSAGES, Consumer, DEAD_IN_ROW, DRAIN, InvalidConsumer, LEASE,
+    PAUSE, PAUSE_MAX, Running, STOP, StartAt, TRIES,
 };
 pub use go_on::{GoOnError, Replay, go_on, replay};
 pub use id::{Extractor, MessageId};

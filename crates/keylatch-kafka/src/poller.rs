@@ -36,7 +36,8 @@ const COMPLAINT_EVERY: Duration = Duration::from_secs(30);
 pub(crate) enum Order {
     /// Fetch these from their offsets on, `None` for the end. What has no route is dropped, and soon not fetched any more.
     Assign(Vec<(Partition, Option<i64>, Option<Route>)>),
-    /// Fetch this one, which is assigned, from another offset on. A seek would not do after an offset that was not there.
+    /// Fetch this one from an offset on, wherever it was fetched before. A seek would not do after an offset that was not
+    /// there.
     Reassign(Partition, i64, Route),
     /// Fetch these no more.
     Unassign(Vec<Partition>),
@@ -53,6 +54,10 @@ pub(crate) enum Event {
     Assigned(Vec<Partition>),
     /// These are no longer ours; an [`Order::Unassign`] is awaited. If they are lost, somebody else may have them.
     Revoked { partitions: Vec<Partition>, lost: bool },
+    /// These are all partitions of the topic, and all are ours: of a consumer that reads on a [lease](crate::leased).
+    Found(Arc<str>, Vec<Partition>),
+    /// Another process reads the topic.
+    Lost(Arc<str>),
     /// An offset of some partition is not in its log.
     OutOfRange,
     /// The client is of no more use. It is the last event.
@@ -131,7 +136,7 @@ pub(crate) struct Poller {
 pub(crate) type Left = oneshot::Receiver<()>;
 
 impl Poller {
-    /// Joins the group with a new client.
+    /// Joins the group with a new client; without topics it joins none.
     pub(crate) fn start(
         config: &ClientConfig,
         topics: &[String],
@@ -142,7 +147,9 @@ impl Poller {
         let (rebalances, closing) = (context.rebalances.clone(), context.closing.clone());
         let consumer: Arc<BaseConsumer<Context>> = Arc::new(config.create_with_context(context)?);
         let topics: Vec<_> = topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics)?;
+        if !topics.is_empty() {
+            consumer.subscribe(&topics)?;
+        }
         let (orders, taken) = mpsc::channel();
         let (ended, left) = oneshot::channel();
         let weak = Arc::downgrade(&consumer);
@@ -287,6 +294,9 @@ impl Thread {
         }
         let list = listed(partitions);
         let list = self.at_the_client(&list)?;
+        if list.count() == 0 {
+            return Ok(());
+        }
         // A pause would last until the partition comes back.
         let _ = self.consumer.resume(&list);
         self.consumer.incremental_unassign(&list)

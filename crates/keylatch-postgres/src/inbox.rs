@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use keylatch_core::inbox::{
     self, Batch, BatchEnd, DeadLetter, DeadLetterId, DeadLettersRequest, Inbox, Listed, Order, Ownership, Place,
-    PlaceName, Places, PlacesRequest, Reason, Step, Trouble,
+    PlaceName, Places, PlacesRequest, Reason, Sharing, Step, Trouble,
 };
 use keylatch_core::outbox::{Events, Outbox as _};
 use keylatch_core::store::{Applied, At, Error, ErrorKind};
@@ -129,6 +129,10 @@ impl Places for Store {
 }
 
 impl Inbox for Store {
+    fn sharing(&self) -> Sharing {
+        Sharing::Group
+    }
+
     fn take(&self, place: PlaceName, owner: Owner) -> BoxFuture<'_, Result<At<Place>, Error>> {
         Box::pin(async move { Ok(self.shared.take(&place, owner).await?) })
     }

@@ -20,7 +20,7 @@ use super::tx::Sqlite;
 use apply::{Apply, Reply};
 use keylatch_core::inbox::{
     self, Batch, BatchEnd, DeadLetter, DeadLetterId, DeadLettersRequest, Inbox, Listed, Order, Ownership, Place,
-    PlaceName, Places, PlacesRequest, Reason, Step, Trouble,
+    PlaceName, Places, PlacesRequest, Reason, Sharing, Step, Trouble,
 };
 use keylatch_core::outbox::{Events, Outbox as _};
 use keylatch_core::store::{Applied, At, Error, PAGE_RECORDS_MAX};
@@ -128,6 +128,10 @@ impl Places for Store {
 }
 
 impl Inbox for Store {
+    fn sharing(&self) -> Sharing {
+        Sharing::OneProcess
+    }
+
     fn take(&self, place: PlaceName, owner: Owner) -> BoxFuture<'_, Result<At<Place>, Error>> {
         Box::pin(self.0.writer.call(move |db| {
             let (found, now) = (find(db, &place)?, db.now());

@@ -1,4 +1,8 @@
-//! The relay's lease: a record like any other.
+//! One of many processes does something: the one that holds a lease, which is a record like any other.
+//!
+//! The relay of an outbox is such a process, and so is the consumer of a topic on a store that one process at a time
+//! consumes for. The lease says who is to work; that nobody else's work counts is up to what is written, which has to
+//! carry an epoch.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,29 +12,30 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Outbox;
 use crate::machine::{self, Claim, Claimed, Decision, End, Terms};
-use crate::store::{Applied, At, Error};
+use crate::store::{Applied, At, Error, Store};
 use crate::{Fingerprint, Guarantee, Key, Lease, Owner, Policy, Scope};
 
-/// The scope and the key of the record, and what it is a request for. Scopes of HTTP requests have an operation that begins
-/// with a method, so none is the same.
-const SCOPE: (&str, &str) = ("keylatch", "outbox");
-const KEY: &str = "relay";
+/// The shortest lease, in milliseconds: whoever holds it needs time to renew it.
+pub const LEADER_LEASE_MS_MIN: u64 = 1_000;
 
-/// How long the epoch of the last lease is kept, if no relay runs.
+/// How long the epoch of the last lease is kept, if nobody holds it.
 const EPOCH_KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// A lease is renewed after this part of it, and a renewal may take as long.
 const RENEWAL_PART: u32 = 3;
 /// After a renewal that failed, it is tried again after this part of the lease.
 const AGAIN_PART: u32 = 12;
-/// So much of the lease is left when the relay stops counting on it: clocks run at slightly different speeds.
+/// Whoever stands by asks after this part of the lease.
+const ASK_PART: u32 = 10;
+/// So much of the lease is left when its holder stops counting on it: clocks run at slightly different speeds.
 const MARGIN_PART: u32 = 10;
 
-/// Asks for the lease.
+/// Asks for a lease.
 #[derive(Debug)]
-pub(super) struct Candidate {
-    store: Arc<dyn Outbox>,
+pub struct Candidate {
+    store: Arc<dyn Store>,
+    scope: Scope,
+    key: Key,
     span: Duration,
     /// The same for each claim, so that a claim whose reply was lost is recognised.
     owner: Owner,
@@ -38,17 +43,21 @@ pub(super) struct Candidate {
 
 /// A lease that was won. It is renewed until it is dropped or lost.
 #[derive(Debug)]
-pub(super) struct Held {
+pub struct Held {
     lease: Lease,
-    /// Until when the relay may count on it, as of the last renewal.
+    /// Until when its holder may count on it, as of the last renewal.
     until: watch::Receiver<Instant>,
     lost: CancellationToken,
     _renewing: AbortOnDropHandle<()>,
 }
 
 impl Candidate {
-    pub(super) fn new(store: Arc<dyn Outbox>, span: Duration) -> Self {
-        Self { store, span, owner: Owner::random() }
+    /// A candidate for the lease with this name in `store`. All candidates for a lease should have the same `span`, of at
+    /// least [`LEADER_LEASE_MS_MIN`]: if the process of its holder dies, the next one begins after at most so long.
+    ///
+    /// Nothing else may use the record of this scope and key.
+    pub fn new(store: Arc<dyn Store>, scope: Scope, key: Key, span: Duration) -> Self {
+        Self { store, scope, key, span, owner: Owner::random() }
     }
 
     fn terms(&self) -> Terms {
@@ -57,24 +66,23 @@ impl Candidate {
     }
 
     fn claim(&self) -> Claim {
-        let scope = Scope::new(SCOPE.0).and_then(|scope| scope.for_operation(SCOPE.1)).expect("it is a valid scope");
+        let fingerprint = Fingerprint::of([self.key.as_str().as_bytes()]);
+        let (scope, key) = (self.scope.clone(), self.key.clone());
         Claim {
             owner: self.owner,
             terms: self.terms(),
-            ..Claim::new(
-                scope,
-                Key::new(KEY).expect("it is a valid key"),
-                Fingerprint::of([KEY.as_bytes()]),
-                Guarantee::Fenced,
-                &Policy::default(),
-            )
+            ..Claim::new(scope, key, fingerprint, Guarantee::Fenced, &Policy::default())
         }
     }
 
-    /// Claims the lease, unless another relay has it.
-    pub(super) async fn win(&self) -> Result<Option<Held>, Error> {
+    /// Claims the lease, unless somebody else has it.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn win(&self) -> Result<Option<Held>, Error> {
         let claim = self.claim();
-        // A relay that stands by only reads.
+        // Whoever stands by only reads.
         let At { value: record, now } = self.store.read(claim.id()).await?;
         let ours = record.as_ref().is_some_and(|record| record.owner == self.owner);
         if !ours && machine::decide(record.as_ref(), claim.fingerprint, now) != Decision::Run {
@@ -94,16 +102,27 @@ impl Candidate {
         }
     }
 
-    /// Gives the lease back: the next relay need not wait for its end.
-    pub(super) async fn release(&self, held: Held) {
+    /// How long to wait before asking again: so chosen that candidates that started together do not ask together.
+    pub fn pause(&self) -> Duration {
+        by_chance(self.span / ASK_PART)
+    }
+
+    /// Gives the lease back: the next holder need not wait for its end.
+    pub async fn release(&self, held: Held) {
         if let Err(error) = self.store.release(held.lease, End::Retry(EPOCH_KEPT)).await {
-            tracing::debug!(%error, "the relay's lease was not given back; it ends by itself");
+            tracing::debug!(%error, "a lease was not given back; it ends by itself");
         }
     }
 }
 
+/// Between a half and one and a half times `pause`.
+fn by_chance(pause: Duration) -> Duration {
+    let [low, high, ..] = *Owner::random().as_bytes();
+    pause / 2 + pause * u32::from(u16::from_le_bytes([low, high])) / (1 << 16)
+}
+
 async fn renew(
-    store: Arc<dyn Outbox>,
+    store: Arc<dyn Store>,
     lease: Lease,
     terms: Terms,
     span: Duration,
@@ -121,11 +140,11 @@ async fn renew(
             }
             Ok(Ok(Applied::Lost)) => return lost.cancel(),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the relay's lease could not be renewed; it keeps trying");
+                tracing::warn!(%error, "a lease could not be renewed; its holder keeps trying");
                 span / AGAIN_PART
             }
             Err(_) => {
-                tracing::warn!("the relay's lease was not renewed in time; it keeps trying");
+                tracing::warn!("a lease was not renewed in time; its holder keeps trying");
                 span / AGAIN_PART
             }
         };
@@ -134,18 +153,18 @@ async fn renew(
 
 impl Held {
     /// What writes carry.
-    pub(super) const fn lease(&self) -> Lease {
+    pub const fn lease(&self) -> Lease {
         self.lease
     }
 
-    /// Until when the relay may publish, if at least a third of the lease is left: what is handed out needs some time.
-    pub(super) fn until(&self, now: Instant, span: Duration) -> Option<Instant> {
+    /// Until when its holder may count on it, if at least a third of the lease is left: what is begun needs some time.
+    pub(crate) fn until(&self, now: Instant, span: Duration) -> Option<Instant> {
         let until = *self.until.borrow() - span / MARGIN_PART;
         (now + span / RENEWAL_PART <= until).then_some(until)
     }
 
     /// Ends when the lease is renewed.
-    pub(super) async fn renewed(&self) {
+    pub(crate) async fn renewed(&self) {
         let mut until = self.until.clone();
         until.mark_unchanged();
         if until.changed().await.is_err() {
@@ -153,12 +172,12 @@ impl Held {
         }
     }
 
-    /// Ends when another relay has taken over.
-    pub(super) async fn lost(&self) {
+    /// Ends when somebody else has taken over.
+    pub async fn lost(&self) {
         self.lost.cancelled().await;
     }
 
-    pub(super) fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         self.lost.is_cancelled()
     }
 }

@@ -73,6 +73,7 @@ mod engine;
 pub mod entry_point;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod leader;
 pub mod manual;
 pub mod outbox;
 pub mod recent;

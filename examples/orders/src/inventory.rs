@@ -142,7 +142,7 @@ fn read(topic: &str, of_order: bool, value: &[u8]) -> Result<OrderCreated, Faile
 }
 
 /// The way through Kafka: the relay publishes there, and a consumer in this process counts. Any number of processes share
-/// the work.
+/// the work; on SQLite one of them does it, and the others stand by.
 #[cfg(feature = "kafka")]
 mod kafka {
     use std::pin::Pin;

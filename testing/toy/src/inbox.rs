@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, ready};
 use keylatch_core::inbox::{
     self, Batch, BatchEnd, DeadLetter, DeadLetterId, DeadLettersRequest, Inbox, Listed, Order, Ownership, Place,
-    PlaceName, Places, PlacesRequest, Step, Triage, Trouble, Why,
+    PlaceName, Places, PlacesRequest, Sharing, Step, Triage, Trouble, Why,
 };
 use keylatch_core::outbox::Events;
 use keylatch_core::store::{Applied, At, Cursor, Error, PAGE_RECORDS_MAX};
@@ -98,6 +98,10 @@ impl Places for Store {
 }
 
 impl Inbox for Store {
+    fn sharing(&self) -> Sharing {
+        Sharing::OneProcess
+    }
+
     fn take(&self, place: PlaceName, owner: Owner) -> BoxFuture<'_, Result<At<Place>, Error>> {
         Box::pin(async move {
             let _turn = self.transaction.lock().await;

@@ -34,7 +34,6 @@
 mod deferred;
 mod failed;
 mod in_process;
-mod lease;
 mod relay;
 mod round;
 mod telemetry;

@@ -10,16 +10,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::deferred::Deferred;
-use super::lease::{Candidate, Held};
 use super::round::{Results, Round};
 use super::{Fate, Outbox, Pending, Published, Publisher, Sent, Settled, telemetry};
-use crate::Owner;
+use crate::leader::{Candidate, Held, LEADER_LEASE_MS_MIN};
 use crate::store::Applied;
+use crate::{Key, Scope};
 
 /// The default lease. If a relay's process dies, the next one begins after at most so long.
 pub const RELAY_LEASE: Duration = Duration::from_secs(15);
 /// The shortest lease, in milliseconds: a publisher needs time to say what became of a batch.
-pub const RELAY_LEASE_MS_MIN: u64 = 1_000;
+pub const RELAY_LEASE_MS_MIN: u64 = LEADER_LEASE_MS_MIN;
 /// The default of the most events in one batch.
 pub const BATCH_EVENTS: usize = 1_000;
 /// The default of the most bytes in one batch, but for its last event.
@@ -27,6 +27,11 @@ pub const BATCH_BYTES: usize = 4 * 1_024 * 1_024;
 /// The default of the longest pause between two looks at an outbox in which nothing waits. A commit in the same process
 /// ends it at once; this is for those of other processes.
 pub const POLL_MAX: Duration = Duration::from_millis(500);
+
+/// The scope and the key of the lease. Scopes of HTTP requests have an operation that begins with a method, so none is the
+/// same.
+const SCOPE: (&str, &str) = ("keylatch", "outbox");
+const KEY: &str = "relay";
 
 /// The first pause after the last event; each is twice as long as the one before.
 const POLL_MIN: Duration = Duration::from_millis(5);
@@ -167,7 +172,9 @@ enum Ended {
 }
 
 async fn run(relay: Relay, stopping: CancellationToken) {
-    let candidate = Candidate::new(relay.store.clone(), relay.lease);
+    let scope = Scope::new(SCOPE.0).and_then(|scope| scope.for_operation(SCOPE.1)).expect("it is a valid scope");
+    let key = Key::new(KEY).expect("it is a valid key");
+    let candidate = Candidate::new(relay.store.clone(), scope, key, relay.lease);
     let mut failing = false;
     while !stopping.is_cancelled() {
         match candidate.win().await {
@@ -188,8 +195,7 @@ async fn run(relay: Relay, stopping: CancellationToken) {
                 failing = true;
             }
         }
-        let pause = by_chance(relay.lease / 10);
-        let _ = timeout(pause, stopping.cancelled()).await;
+        let _ = timeout(candidate.pause(), stopping.cancelled()).await;
     }
 }
 
@@ -207,12 +213,6 @@ impl Drop for Active {
     fn drop(&mut self) {
         telemetry::active(false);
     }
-}
-
-/// Between a half and one and a half times `pause`, so that relays that started together do not ask together.
-fn by_chance(pause: Duration) -> Duration {
-    let [low, high, ..] = *Owner::random().as_bytes();
-    pause / 2 + pause * u32::from(u16::from_le_bytes([low, high])) / (1 << 16)
 }
 
 impl Relay {

@@ -36,7 +36,8 @@ async fn main() {
         .with_tries(tries, Duration::from_millis(20), Duration::from_millis(100))
         .with_batch_max(optional("BATCH").map_or(500, |max| max.parse().expect("a number")));
     let window = optional("WINDOW").map_or(100, |window| window.parse().expect("a number"));
-    let consumer = consumer.with_lanes(8, window);
+    // On SQLite, the next one takes over after this time.
+    let consumer = consumer.with_lanes(8, window).with_lease(Duration::from_secs(2));
     let database = required("DATABASE");
     match database.strip_prefix("sqlite:") {
         Some(path) => {

@@ -10,11 +10,11 @@ use testing_kafka::apply_sqlite;
 use testing_support::eventually;
 
 use crate::consuming::{Db, check, consumer};
-use crate::setup::{SOON, Say, client, clients, name, say, send, topic};
+use crate::setup::{SOON, Say, client, name, say, send, topic};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_message_is_applied_once_in_its_order() {
-    for (db, kafka) in Db::both().await.into_iter().zip(clients()) {
+    for (db, kafka) in Db::each_way().await {
         let topic = topic(4).await;
         let consuming = db.start(consumer(kafka, &name("c"), &topic));
         let messages =

@@ -17,7 +17,7 @@ use testing_support::{eventually, postgres as servers};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::setup::SOON;
+use crate::setup::{SOON, client, clients};
 
 /// A database with the table of effects.
 pub(crate) enum Db {
@@ -39,6 +39,12 @@ impl Db {
 
     pub(crate) async fn both() -> [Self; 2] {
         [Self::sqlite().await, Self::postgres().await]
+    }
+
+    /// SQLite, where one process reads on a lease, and PostgreSQL with both group protocols.
+    pub(crate) async fn each_way() -> [(Self, Kafka); 3] {
+        let [classic, consumer] = clients();
+        [(Self::sqlite().await, client()), (Self::postgres().await, classic), (Self::postgres().await, consumer)]
     }
 
     /// As the program wants it.

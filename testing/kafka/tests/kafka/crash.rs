@@ -43,7 +43,7 @@ impl Member {
         Self { child, said }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let id = self.child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)).expect("it runs");
         kill_process(id, signal).expect("a child can be signalled");
     }

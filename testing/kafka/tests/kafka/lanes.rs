@@ -15,7 +15,7 @@ use testing_support::{eventually, redis as servers};
 use tokio::sync::{Barrier, Semaphore};
 
 use crate::consuming::{Before, Db, check, consumer, nothing};
-use crate::setup::{SOON, Say, client, clients, name, say, send, topic};
+use crate::setup::{SOON, Say, client, name, say, send, topic};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -40,7 +40,7 @@ fn gated(offsets: &[i64], gate: &Arc<Semaphore>) -> Before {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_message_is_applied_once_and_each_key_in_its_order() {
-    for (db, kafka) in Db::both().await.into_iter().zip(clients()) {
+    for (db, kafka) in Db::each_way().await {
         let topic = topic(3).await;
         let consuming = db.start_lanes(consumer(kafka, &name("c"), &topic), nothing());
         let keys = (0..3).flat_map(|part| (0..5).map(move |key| (part, format!("k{part}-{key}"))));

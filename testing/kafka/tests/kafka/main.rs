@@ -17,5 +17,6 @@ mod poison;
 mod produce;
 mod replay;
 mod setup;
+mod standby;
 mod start;
 mod trace;

@@ -26,7 +26,7 @@ async fn join_and_leave(start: fn(&Db, Consumer) -> Consuming) {
     let seconds = std::env::var("KEYLATCH_KAFKA_REBALANCE_SECONDS").map_or(REBALANCE_SECONDS, |seconds| {
         seconds.parse().expect("KEYLATCH_KAFKA_REBALANCE_SECONDS is a number of seconds")
     });
-    for (db, kafka) in Db::both().await.into_iter().zip(clients()) {
+    for (db, kafka) in Db::each_way().await {
         let (topic, name) = (topic(6).await, name("c"));
         let until = tokio::time::Instant::now() + Duration::from_secs(seconds);
         let sending = tokio::spawn({
@@ -95,7 +95,7 @@ async fn a_member_that_joins_waits_for_a_slow_handler_and_not_for_a_pause() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_static_member_that_comes_back_goes_on() {
-    let db = Db::sqlite().await;
+    let db = Db::postgres().await;
     let (topic, name) = (topic(1).await, name("c"));
     let kafka = crate::setup::client().with("group.instance.id", "one");
     for round in 0..2_usize {

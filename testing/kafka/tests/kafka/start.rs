@@ -10,7 +10,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use testing_support::eventually;
 
 use crate::consuming::{Db, check, consumer};
-use crate::setup::{SOON, admin, client, clients, config, make_topic, name, say, send, topic};
+use crate::setup::{SOON, admin, client, config, make_topic, name, say, send, topic};
 
 /// Commits an offset for a group that has no members, as tools do.
 async fn commit(group: &str, topic: &str, offset: i64) {
@@ -117,7 +117,7 @@ async fn partitions_that_are_added_later_begin_at_their_beginning() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_are_added_under_a_running_member_are_applied_from_their_beginning() {
-    for (db, kafka) in Db::both().await.into_iter().zip(clients()) {
+    for (db, kafka) in Db::each_way().await {
         let (topic, name) = (topic(2).await, name("c"));
         let consuming = db.start(consumer(kafka.with("topic.metadata.refresh.interval.ms", "500"), &name, &topic));
         send(&topic, (0..20).map(|nth| say(nth % 2, &format!("k{}", nth % 2), &nth.to_string()))).await;
