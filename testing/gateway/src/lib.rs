@@ -43,6 +43,8 @@ pub struct Upstream(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     ledger: Ledger,
+    /// Where it runs, if there are several regions.
+    region: Option<String>,
     /// The letters that were sent.
     sent: Mutex<HashSet<String>>,
     seen: Mutex<Vec<Seen>>,
@@ -59,13 +61,22 @@ impl Upstream {
     ///
     /// If the file cannot be read.
     pub fn new(ledger: Ledger, path: &Path) -> Self {
+        Self::in_region(ledger, path, None)
+    }
+
+    /// As [`new`](Self::new), in a region that each event names.
+    ///
+    /// # Panics
+    ///
+    /// If the file cannot be read.
+    pub fn in_region(ledger: Ledger, path: &Path, region: Option<String>) -> Self {
         let before = ledger::read(path).expect("the ledger is whole");
         let effects = before.into_iter().filter_map(|event| match event.what {
             What::Effect { effect, .. } => Some(effect),
             _ => None,
         });
         let (seen, connections) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { ledger, sent: Mutex::new(effects.collect()), seen, connections }))
+        Self(Arc::new(Inner { ledger, region, sent: Mutex::new(effects.collect()), seen, connections }))
     }
 
     /// Serves until it is dropped.
@@ -115,7 +126,10 @@ impl Upstream {
         let (scope, key) = (request.header("x-user-id"), request.header("idempotency-key"));
         let epoch = request.header("idempotency-epoch").and_then(|epoch| epoch.parse().ok());
         let (scope, key) = (scope.unwrap_or_default(), key.unwrap_or_default());
-        let note = |what| self.0.ledger.append(&Event::now(&scope, &key, what)).expect("the ledger can be written");
+        let note = |what| {
+            let event = Event::now(&scope, &key, what).in_region(self.0.region.as_deref());
+            self.0.ledger.append(&event).expect("the ledger can be written");
+        };
         note(What::Start { epoch });
         tokio::time::sleep(SENDING).await;
         let letter = match request.header("idempotency-derived-key") {

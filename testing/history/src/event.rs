@@ -15,6 +15,9 @@ pub struct Event {
     pub key: String,
     /// What happened.
     pub what: What,
+    /// The region in which it happened, if there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
 }
 
 /// What happened.

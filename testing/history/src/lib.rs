@@ -8,7 +8,7 @@
 //!
 //! | | is broken by |
 //! |---|---|
-//! | I1 | two effects under one key, in `AtMostOnce` two starts; an effect that nobody asked for |
+//! | I1 | two effects under one key, in `AtMostOnce` two starts; starts in two regions; an effect that nobody asked for |
 //! | I2 | two final answers to one request that differ in status, headers or body |
 //! | I3 | an answer without its effect, or before it |
 //! | I4 | a request after the first final answer that gets anything but that answer again |

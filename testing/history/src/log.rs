@@ -69,7 +69,13 @@ impl Call {
 impl Event {
     /// An event that happens now.
     pub fn now(scope: &str, key: &str, what: What) -> Self {
-        Self { at: monotonic_ns(), scope: scope.to_owned(), key: key.to_owned(), what }
+        Self { at: monotonic_ns(), scope: scope.to_owned(), key: key.to_owned(), what, region: None }
+    }
+
+    /// The same, in a region.
+    #[must_use]
+    pub fn in_region(self, region: Option<&str>) -> Self {
+        Self { region: region.map(str::to_owned), ..self }
     }
 }
 

@@ -252,6 +252,21 @@ fn replaced(event: Event) -> Vec<Event> {
     history
 }
 
+/// A run that dies in one region, and its next attempt in another: each region has its own epochs, so both may win.
+#[test]
+fn starts_in_two_regions_are_found() {
+    let mut history = sound();
+    for event in history.iter_mut().filter(|event| matches!(event.what, What::Start { .. })) {
+        event.region = Some(if event.at < 20 { "eu" } else { "us" }.to_owned());
+    }
+    let violations = check(&history, Guarantee::Fenced).expect_err("two regions are one too many");
+    assert!(violations[0].invariant == Invariant::I1 && violations[0].to_string().contains(" in us"), "{violations:?}");
+    for event in &mut history {
+        event.region = event.region.take().map(|_| "eu".to_owned());
+    }
+    assert!(check(&history, Guarantee::Fenced).is_ok());
+}
+
 fn in_scope(scope: &str, calls: u64, mut history: Vec<Event>) -> Vec<Event> {
     for event in &mut history {
         event.scope = scope.to_owned();
@@ -263,7 +278,7 @@ fn in_scope(scope: &str, calls: u64, mut history: Vec<Event>) -> Vec<Event> {
 }
 
 fn at(at: u64, what: What) -> Event {
-    Event { at, scope: "tenant".to_owned(), key: "key".to_owned(), what }
+    Event { at, scope: "tenant".to_owned(), key: "key".to_owned(), what, region: None }
 }
 
 fn invoke(call: u64, request: &str) -> What {

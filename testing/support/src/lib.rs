@@ -11,6 +11,7 @@
 //! - [`postgres`]: a PostgreSQL cluster of a test's own, with standbys, and PgBouncer before it.
 //! - [`certificates`]: an authority of a test's own, and certificates for servers.
 //! - [`faults`]: a network between HTTP clients and a server that loses, delays and repeats what passes.
+//! - [`link`]: the way between two machines, for any protocol over TCP: slow, silent or gone.
 //! - [`disk`]: a small disk of its own that can run full or become read-only, without harm to the machine.
 //! - [`syncs`]: a server's syncs that fail.
 //! - [`records`]: the records of a store, for the history checker.
@@ -29,6 +30,7 @@ pub mod faults;
 mod guarded;
 mod jars;
 pub mod kafka;
+pub mod link;
 pub mod logs;
 pub mod otlp;
 mod ports;

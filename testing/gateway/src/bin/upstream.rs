@@ -1,4 +1,5 @@
-//! The service behind the gateway, in its own process. `PORT`; `LEDGER` is the file for its starts and effects.
+//! The service behind the gateway, in its own process. `PORT`; `LEDGER` is the file for its starts and effects, `REGION`
+//! the region that they name, if there are several.
 
 use std::error::Error;
 use std::io::Write;
@@ -13,6 +14,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let ledger = std::env::var("LEDGER")?;
     let listener = TcpListener::bind(format!("127.0.0.1:{}", std::env::var("PORT")?)).await?;
     writeln!(std::io::stdout(), "listening on http://{}", listener.local_addr()?)?;
-    Upstream::new(Ledger::open(Path::new(&ledger))?, Path::new(&ledger)).serve(listener).await;
+    let region = std::env::var("REGION").ok();
+    Upstream::in_region(Ledger::open(Path::new(&ledger))?, Path::new(&ledger), region).serve(listener).await;
     Ok(())
 }

@@ -38,6 +38,10 @@ fn one_effect<'h>(story: &Story<'h>, guarantee: Guarantee, report: &mut impl Rep
         let starts = story.starts.iter().map(|(event, _)| *event).collect();
         report(Invariant::I1, "started more than once in AtMostOnce", starts);
     }
+    let first = story.starts.first().map(|(event, _)| &event.region);
+    if let Some((elsewhere, _)) = story.starts.iter().find(|(event, _)| Some(&event.region) != first) {
+        report(Invariant::I1, "started in two regions", vec![story.starts[0].0, elsewhere]);
+    }
 }
 
 fn one_answer<'h>(story: &Story<'h>, report: &mut impl Report<'h>) {
@@ -90,8 +94,8 @@ fn answer_for_good<'h>(story: &Story<'h>, guarantee: Guarantee, report: &mut imp
         let why = match reply {
             Reply::Final(answer) if answer.replayed => continue,
             Reply::Final(_) => "after the final answer, the same request was run again",
-            // The store may be unreachable, or limits may be reached: such replies say nothing about the outcome.
-            Reply::Nothing | Reply::Refused { status: 429 | 503, .. } => continue,
+            // The store or the home may be unreachable, or limits may be reached: such replies say nothing about the outcome.
+            Reply::Nothing | Reply::Refused { status: 429 | 503 | 504, .. } => continue,
             Reply::Refused { .. } => "after the final answer, the same request was refused",
             Reply::Failed { .. } => "after the final answer, the same request failed",
         };

@@ -42,9 +42,12 @@ pub struct Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} is broken: {}", self.invariant, self.why)?;
-        for Event { at, scope, key, what } in &self.events {
+        for Event { at, scope, key, what, region } in &self.events {
             let (seconds, nanoseconds) = (at / 1_000_000_000, at % 1_000_000_000);
             write!(f, "\n    {seconds}.{nanoseconds:09} {scope}/{key}: {what:?}")?;
+            if let Some(region) = region {
+                write!(f, " in {region}")?;
+            }
         }
         Ok(())
     }
