@@ -48,6 +48,14 @@ class Keys(unittest.TestCase):
                 self.assertEqual(_uuid7(case["unix_ms"], bytes.fromhex(case["random"])), case["key"])
         self.assertNotEqual(Key.random(), Key.random())
 
+    def test_in_region(self) -> None:
+        for case in cases("keys.json", "in_region"):
+            with self.subTest(case["name"]):
+                self.assertEqual(Key(case["key"]).in_region(case["region"]).text, case["in_region"])
+        for case in cases("keys.json", "in_region_refused"):
+            with self.subTest(case["name"]), self.assertRaises(InvalidKey):
+                Key(case["key"]).in_region(case["region"])
+
     def test_headers(self) -> None:
         for case in cases("keys.json", "headers"):
             for name, profile in PROFILES.items():

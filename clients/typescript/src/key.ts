@@ -42,6 +42,18 @@ export class Key {
     return new Key(hex(hash(DERIVED_KEY, parts.map(utf8OfPart))));
   }
 
+  /**
+   * This key in a region: `REGION.KEY`. A service whose map of regions goes by the prefix of keys decides about it there.
+   *
+   * Throws {@link InvalidKey} if `region` is not 1 to 32 lower-case letters, digits and `-`, or the key becomes too long.
+   */
+  inRegion(region: string): Key {
+    if (!/^[a-z0-9-]{1,32}$/.test(region)) {
+      throw new InvalidKey("the name of a region is 1 to 32 lower-case letters, digits and -, such as eu-1");
+    }
+    return new Key(`${region}.${this.#text}`);
+  }
+
   /** The key itself. Do not log it. */
   get text(): string {
     return this.#text;

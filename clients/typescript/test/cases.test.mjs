@@ -33,6 +33,12 @@ describe("keys", () => {
     test(`random: ${name}`, () => assert.equal(uuid7(unix_ms, Buffer.from(random, "hex")), key));
   }
   test("two random keys differ", () => assert.notEqual(Key.random().text, Key.random().text));
+  for (const { name, key, region, in_region } of cases("keys.json", "in_region")) {
+    test(`in a region: ${name}`, () => assert.equal(new Key(key).inRegion(region).text, in_region));
+  }
+  for (const { name, key, region } of cases("keys.json", "in_region_refused")) {
+    test(`no region: ${name}`, () => assert.throws(() => new Key(key).inRegion(region), InvalidKey));
+  }
   for (const { name, key, ...headers } of cases("keys.json", "headers")) {
     for (const profile of ["draft", "stripe"]) {
       test(`${profile}: ${name}`, () => assert.equal(PROFILES[profile].header(new Key(key)), headers[profile]));

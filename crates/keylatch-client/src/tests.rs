@@ -117,6 +117,24 @@ fn random_keys() {
 }
 
 #[derive(Deserialize)]
+struct InRegion {
+    name: String,
+    key: String,
+    region: String,
+    in_region: Option<String>,
+}
+
+#[test]
+fn keys_in_regions() {
+    for table in ["in_region", "in_region_refused"] {
+        for case in cases::<InRegion>("keys.json", table) {
+            let key = Key::new(&case.key).expect("it is a key").in_region(&case.region).ok();
+            assert_eq!(key.as_ref().map(Key::as_str), case.in_region.as_deref(), "{}", case.name);
+        }
+    }
+}
+
+#[derive(Deserialize)]
 struct Header {
     name: String,
     key: String,

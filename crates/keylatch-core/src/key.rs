@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
-use crate::Hasher;
+use crate::{Hasher, Timestamp};
 
 /// A client's idempotency key: 1 to 255 visible ASCII characters (`!` to `~`).
 ///
@@ -14,6 +14,15 @@ pub struct Key(Arc<str>);
 
 /// The longest key, in bytes: the limit of Stripe and of implementations of the IETF draft.
 pub const KEY_BYTES_MAX: usize = 255;
+
+/// The longest name of a region, in bytes.
+pub const REGION_BYTES_MAX: usize = 32;
+
+/// Whether `name` is the name of a region: 1 to [`REGION_BYTES_MAX`] lower-case letters, digits and hyphens.
+pub fn is_region(name: &str) -> bool {
+    let fits = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
+    (1..=REGION_BYTES_MAX).contains(&name.len()) && name.bytes().all(fits)
+}
 
 /// Why a text is not a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +49,14 @@ pub enum InvalidKey {
     /// An empty list of parts, from which a key was to be derived.
     #[error("a key is derived from one or more parts; name the intent, for example by [\"order\", user, cart]")]
     NoParts,
+    /// The name of a region that is not one.
+    #[error("the name of a region is 1 to {REGION_BYTES_MAX} lower-case letters, digits and `-`, such as eu-1")]
+    BadRegion,
+    /// The time in the key is later than now, by more than a service with several regions allows.
+    #[error(
+        "the time in the key, a UUID of version 7, is in the future; set the clock of the client, or send another key"
+    )]
+    Ahead,
 }
 
 impl Key {
@@ -87,6 +104,40 @@ impl Key {
             let _ = write!(text, "{byte:02x}");
         }
         Ok(Self(Arc::from(text)))
+    }
+
+    /// This key in a region: `REGION.KEY`. A service whose map of regions goes by the prefix of keys decides about it there.
+    ///
+    /// ```
+    /// use keylatch_core::Key;
+    ///
+    /// assert_eq!(Key::new("k")?.in_region("eu")?.as_str(), "eu.k");
+    /// let key = Key::random().in_region("eu")?;
+    /// # assert!(key.as_str().starts_with("eu."));
+    /// # Ok::<_, keylatch_core::InvalidKey>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If `region` is not the name of one, or the key becomes too long.
+    pub fn in_region(&self, region: &str) -> Result<Self, InvalidKey> {
+        if !is_region(region) {
+            return Err(InvalidKey::BadRegion);
+        }
+        Self::new(&format!("{region}.{}", self.0))
+    }
+
+    /// When the key was made, by the clock of its client, if it says so: a UUID of version 7, alone or
+    /// [in a region](Self::in_region).
+    pub fn made_at(&self) -> Option<Timestamp> {
+        let uuid = match self.0.split_once('.') {
+            Some((region, rest)) if is_region(region) => rest,
+            _ => &*self.0,
+        };
+        // Only the usual form, so that no two texts are one UUID.
+        let parsed = uuid::Uuid::try_parse(uuid).ok().filter(|_| uuid.len() == 36)?;
+        let (seconds, nanos) = parsed.get_timestamp().filter(|_| parsed.get_version_num() == 7)?.to_unix();
+        i64::try_from(seconds * 1_000 + u64::from(nanos / 1_000_000)).ok().map(Timestamp::from_millis)
     }
 
     /// The value of an `Idempotency-Key` header: the quoted string of
@@ -194,6 +245,21 @@ mod tests {
         assert_eq!(header(r#""a\"#), Err(InvalidKey::Unterminated));
         assert_eq!(header(r#""a\n""#), Err(InvalidKey::BadEscape(1)));
         assert!(header(&"k".repeat(KEY_BYTES_MAX)).is_ok());
+    }
+
+    #[test]
+    fn a_uuid_of_version_7_says_when_it_was_made() {
+        let made_at = |text: &str| Key::new(text).unwrap().made_at().map(Timestamp::as_millis);
+        let uuid = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f";
+        assert_eq!(made_at(uuid), Some(1_645_557_742_000));
+        assert_eq!(made_at(&format!("eu.{uuid}")), Some(1_645_557_742_000));
+        assert_eq!(made_at("00000000-0000-7000-8000-000000000000"), Some(0));
+        assert_eq!(made_at("ffffffff-ffff-7fff-bfff-ffffffffffff"), Some(281_474_976_710_655));
+        let (version_4, simple) = ("919108f7-52d1-4320-9bac-f847db4148a8", uuid.replace('-', ""));
+        for text in [version_4, &*simple, &format!("EU.{uuid}"), &format!("eu.us.{uuid}"), &format!("{{{uuid}}}"), "k"]
+        {
+            assert_eq!(made_at(text), None, "{text}");
+        }
     }
 
     #[test]

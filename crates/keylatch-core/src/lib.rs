@@ -48,7 +48,7 @@ pub use cache::Cache;
 pub use canonical::canonical;
 pub use clock::Clock;
 pub use fingerprint::{Fingerprint, Hasher};
-pub use key::{InvalidKey, KEY_BYTES_MAX, Key};
+pub use key::{InvalidKey, KEY_BYTES_MAX, Key, REGION_BYTES_MAX, is_region};
 pub use outcome::{Body, DecodeError, Outcome};
 pub use policy::{CACHE_AGE, Guarantee, InvalidPolicy, LEASE, LEASE_MS_MIN, Limits, Policy, RETENTION, TOMBSTONE};
 pub use record::{Epoch, InvalidRecordId, Lease, Name, Notes, Owner, Record, RecordId, State};

@@ -120,6 +120,14 @@ impl Record {
         Lease { id: self.id(), epoch: self.epoch, owner: self.owner }
     }
 
+    /// The final outcome, if it is kept.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        match &self.state {
+            State::Completed { outcome, .. } => outcome.as_deref(),
+            State::Running { .. } => None,
+        }
+    }
+
     /// Whether this is the record of that scope and key.
     pub fn belongs_to(&self, scope: &Scope, key: &Key) -> bool {
         self.scope == *scope && self.key == *key

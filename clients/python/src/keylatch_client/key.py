@@ -14,6 +14,7 @@ KEY_CHARS_MAX = 255
 """The longest key: the limit of Stripe, and of servers that follow the IETF draft."""
 
 _VISIBLE_ASCII = re.compile(r"[!-~]+")
+_REGION = re.compile(r"[a-z0-9-]{1,32}")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -53,6 +54,17 @@ class Key:
         for part in parts:
             hasher.update(field(_utf8(part)))
         return cls(hasher.hexdigest())
+
+    def in_region(self, region: str) -> "Key":
+        """This key in a region: ``REGION.KEY``. A service whose map of regions goes by the prefix of keys decides about
+        it there.
+
+        Raises :class:`InvalidKey` if ``region`` is not 1 to 32 lower-case letters, digits and ``-``, or the key becomes
+        too long.
+        """
+        if not _REGION.fullmatch(region):
+            raise InvalidKey("the name of a region is 1 to 32 lower-case letters, digits and -, such as eu-1")
+        return Key(f"{region}.{self.text}")
 
     def quoted(self) -> str:
         """The key as a string of RFC 9651, as the draft wants it."""
