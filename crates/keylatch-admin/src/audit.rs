@@ -147,7 +147,7 @@ impl Audit {
     /// # Errors
     ///
     /// If the line cannot be written to the file. Then the action must not happen.
-    pub(crate) async fn asked(&self, who: &Actor, asked: Asked) -> io::Result<Trail> {
+    pub async fn asked(&self, who: &Actor, asked: Asked) -> io::Result<Trail> {
         let trail = Trail { audit: self.clone(), event: Uuid::now_v7(), who: who.clone(), asked };
         trail.write(Stage::Asked, None).await?;
         Ok(trail)
@@ -156,7 +156,7 @@ impl Audit {
 
 /// An action that was asked for.
 #[derive(Debug)]
-pub(crate) struct Trail {
+pub struct Trail {
     audit: Audit,
     event: Uuid,
     who: Actor,
@@ -166,7 +166,7 @@ pub(crate) struct Trail {
 impl Trail {
     /// Records what became of it. A line that cannot be written now is in the log, with the error: the action has
     /// happened, and the next one is refused.
-    pub(crate) async fn ended(self, stage: Stage, result: &str) {
+    pub async fn ended(self, stage: Stage, result: &str) {
         if let Err(error) = self.write(stage, Some(result)).await {
             tracing::error!(target: TARGET, event = %self.event, %error, "the audit file cannot be written");
         }

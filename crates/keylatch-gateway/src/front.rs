@@ -25,6 +25,7 @@ use crate::access;
 use crate::ahead::Answer;
 use crate::headers::{self, Reserved};
 use crate::problem::Problem;
+use crate::regions::beat::asks_for_map;
 use crate::room::{Arriving, Room};
 use crate::routes::Live;
 use crate::trace;
@@ -79,7 +80,12 @@ impl Service<Request<Incoming>> for Front {
         let asked = access::Asked { method: request.method().clone(), version: request.version(), at: Instant::now() };
         let (mut parts, body) = request.into_parts();
         let routes = self.routes.now();
-        let written = self.rules.write_anew(&mut parts, &routes.reserved);
+        // What another region says of a client is true.
+        let sent = routes.regions.as_ref().is_some_and(|member| member.regions.sent(&parts));
+        let written = self.rules.write_anew(&mut parts, &routes.reserved, sent);
+        if let Some(member) = routes.regions.clone().filter(|_| asks_for_map(&parts, sent)) {
+            return Box::pin(async move { Ok(told(member.tell().await).map(|body| Either::Left(Full::new(body)))) });
+        }
         let (route, chosen) = match written {
             Ok(()) => routes.choose(&mut parts),
             Err(problem) => (routes.name_of_others.clone(), Err(problem)),
@@ -108,9 +114,14 @@ impl Service<Request<Incoming>> for Front {
     }
 }
 
+/// The answer to another region that asks for the map.
+fn told(map: Option<String>) -> Response<Bytes> {
+    map.map_or_else(|| keylatch::http::Problem::StoreUnavailable.response(), |map| Response::new(Bytes::from(map)))
+}
+
 impl Rules {
-    /// Writes the head of a request in its one form.
-    fn write_anew(&self, parts: &mut Parts, reserved: &Reserved) -> Result<(), Problem> {
+    /// Writes the head of a request in its one form. `sent` by another region: what it says of its client is believed.
+    fn write_anew(&self, parts: &mut Parts, reserved: &Reserved, sent: bool) -> Result<(), Problem> {
         if [Method::CONNECT, Method::TRACE].contains(&parts.method) {
             return Err(Problem::MethodRefused);
         }
@@ -132,7 +143,7 @@ impl Rules {
             headers::join_cookies(&mut parts.headers);
         }
         if let Some(peer) = parts.extensions.get::<Peer>() {
-            headers::forward(&mut parts.headers, *peer, parts.version, self.trust_forwarded);
+            headers::forward(&mut parts.headers, *peer, parts.version, self.trust_forwarded || sent);
         }
         Ok(())
     }
@@ -202,7 +213,7 @@ mod tests {
 
     fn written(request: http::request::Builder) -> Result<Parts, Problem> {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        rules().write_anew(&mut parts, &Reserved::new([])).map(|()| parts)
+        rules().write_anew(&mut parts, &Reserved::new([]), false).map(|()| parts)
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Builds the layers around the proxy from the command line and the file.
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use keylatch::http::{BODY_BYTES_PER_SECOND_MIN, IdempotencyLayer, Route as Pattern};
+use keylatch::http::{AtHome, BODY_BYTES_PER_SECOND_MIN, IdempotencyLayer, Regions, Route as Pattern};
 use keylatch::recent::{RECENT_RECORDS, Recent};
 use keylatch::{Cleanup, Engine, Limits};
 use tower_layer::Layer;
@@ -16,6 +18,9 @@ use crate::config::{self, Caller, Config, KeySource, Route};
 use crate::headers::Reserved;
 use crate::pool::{Connector, Pool, Times};
 use crate::proxy::{Proxy, Rules};
+use crate::regions::Peers;
+use crate::regions::beat::Member;
+use crate::regions::log::Log;
 use crate::routes::{Guarded, Routes, Service, scope_from};
 use crate::store::Opened;
 use crate::tls;
@@ -81,7 +86,11 @@ pub(crate) struct Layers {
     host: Option<HeaderValue>,
     /// Whether spans are exported.
     traces: bool,
+    /// The regions, once the file has been read: as they are in it, and the way to them.
+    joined: OnceLock<(Option<config::Regions>, Option<Joined>)>,
 }
+
+type Joined = Result<(Regions, Peers), String>;
 
 impl Layers {
     /// Builds it from the command line.
@@ -97,12 +106,14 @@ impl Layers {
             idle_max: to.upstream_idle_max.0,
         };
         let tls = match args.upstream.protocol {
-            Protocol::Tls => Some(tls::to_upstream(to.upstream_ca.as_deref())?),
+            Protocol::Tls => Some(tls::to_upstream("--upstream-ca", to.upstream_ca.as_deref())?),
             Protocol::Http1 | Protocol::Http2 => None,
         };
-        let pool = Pool::new(Connector::new(args.upstream.clone(), tls)?, times, to.upstream_requests_max);
+        let connector = Connector::new(args.upstream.clone(), tls);
+        let connector = connector.map_err(|why| format!("--upstream {}: {why}", args.upstream))?;
+        let pool = Pool::new(connector, times, to.upstream_requests_max);
         let host = to.upstream_host.as_ref().map(|host| HeaderValue::from_str(host.as_str())).transpose()?;
-        Ok(Self { args, engines, pool, host, traces })
+        Ok(Self { args, engines, pool, host, traces, joined: OnceLock::new() })
     }
 
     /// Reads the file, and returns its routes, and what it says of the listener for operators.
@@ -111,7 +122,7 @@ impl Layers {
     ///
     /// All mistakes in the file.
     pub(crate) fn read(&self, file: &Path) -> Result<(Routes, config::Admin), String> {
-        let Config { routes, admin, paths, .. } = Config::read(file, self.args.policy())?;
+        let Config { routes, admin, paths, regions, .. } = Config::read(file, self.args.policy())?;
         if self.args.tls_client_ca.is_none()
             && let Some(route) = routes.iter().find(|route| matches!(route.scope, Caller::Subject))
         {
@@ -122,23 +133,72 @@ impl Layers {
                 route.name
             ));
         }
+        let regions = self.join(regions).map_err(|why| format!("{}: the regions: {why}\n", file.display()))?;
         let guarded = routes.iter().map(|route| Guarded {
             name: route.name.as_str().into(),
-            service: self.service(route),
+            service: self.service(route, regions.as_ref()),
             pattern: Pattern::new(route.path.clone()),
             caller: route.scope.clone(),
         });
         let reserved = Reserved::new(routes.iter().flat_map(headers_of));
         let (guarded, others, name_of_others) = (guarded.collect(), self.unguarded(), OTHERS.into());
-        Ok((Routes { guarded, paths, others, name_of_others, reserved }, admin))
+        let regions = self.member().map(|(member, ..)| member);
+        Ok((Routes { guarded, paths, others, name_of_others, reserved, regions }, admin))
     }
 
     /// The same route for all requests.
     pub(crate) fn alike(&self, route: &Route) -> Routes {
-        Routes::alike(route.name.as_str().into(), self.service(route), Reserved::new(headers_of(route)))
+        Routes::alike(route.name.as_str().into(), self.service(route, None), Reserved::new(headers_of(route)))
     }
 
-    fn service(&self, route: &Route) -> Service {
+    /// What is needed to send requests to other regions. The same every time that the file is read: what a region may do
+    /// does not depend on that.
+    fn join(&self, regions: Option<config::Regions>) -> Result<Option<(Regions, Peers)>, String> {
+        let (first, joined) =
+            self.joined.get_or_init(|| (regions.clone(), regions.as_ref().map(|regions| self.connect(regions))));
+        if *first != regions {
+            return Err(
+                "the table [regions] has changed: stop the gateways of all regions, and start them with it".to_owned()
+            );
+        }
+        joined.clone().transpose()
+    }
+
+    /// What is beside the requests: this region as a member, and the task that holds its lease, if it needs one.
+    pub(crate) fn member(&self) -> Option<(Member, config::Regions, Peers)> {
+        let (Some(regions), Some(Ok((place, peers)))) = self.joined.get()? else { return None };
+        let log = Log::new(self.engines.opened.store.clone());
+        Some((Member { regions: place.clone(), log }, regions.clone(), peers.clone()))
+    }
+
+    fn connect(&self, regions: &config::Regions) -> Result<(Regions, Peers), String> {
+        let to = &self.args.to_upstream;
+        let mut peers = HashMap::new();
+        for (region, url) in &regions.peers {
+            let tls = match url.protocol {
+                Protocol::Tls => Some(tls::to_upstream("ca-file", regions.authorities.as_deref())?),
+                Protocol::Http1 | Protocol::Http2 => None,
+            };
+            let connector = Connector::new(url.clone(), tls).map_err(|why| format!("{url}: {why}"))?;
+            let connect_max = to.upstream_connect_max.0;
+            // A home may wait for the same request, and then for its service.
+            let silence_max = to.upstream_silence_max.0 + self.args.wait_max.0 + 2 * connect_max;
+            let times = Times { connect_max, silence_max, idle_max: to.upstream_idle_max.0 };
+            let pool = Pool::new(connector, times, to.upstream_requests_max);
+            let rules =
+                Rules { host: None, to_region: true, ..self.rules(Guarantee::Fenced, self.args.response_body_max.0) };
+            peers.insert(region.clone(), Proxy::new(pool, rules));
+        }
+        let place = Regions::new(regions.homes.clone(), regions.secret.clone());
+        let place = match &self.engines.opened.cache {
+            Some(cache) => place.with_cache(cache.clone()),
+            None => place,
+        };
+        let place = if regions.lease.is_some() { place.with_lease(regions.key_ahead_max) } else { place };
+        Ok((place, Peers::new(peers)))
+    }
+
+    fn service(&self, route: &Route, regions: Option<&(Regions, Peers)>) -> Service {
         let args = &self.args;
         let answer_bytes_max = route.response_body_max.unwrap_or(args.response_body_max).0;
         let engine = self.engines.of(route.guarantee).clone();
@@ -168,7 +228,11 @@ impl Layers {
                 layer = choose(layer);
             }
         }
-        layer.layer(self.proxy(route.guarantee, answer_bytes_max))
+        let proxy = self.proxy(route.guarantee, answer_bytes_max);
+        match regions {
+            Some((regions, peers)) => layer.with_homes(regions.clone(), peers.clone()).layer(proxy),
+            None => layer.layer(AtHome::alone(proxy)),
+        }
     }
 
     /// For requests that match no route: they pass unguarded.
@@ -177,19 +241,23 @@ impl Layers {
         let layer = IdempotencyLayer::new(engine, scope_from(&Caller::Shared("unguarded".to_owned())))
             .with_upstream_headers(self.args.to_upstream.upstream_key.into())
             .skip_if(|_| true);
-        layer.layer(self.proxy(Guarantee::Fenced, self.args.response_body_max.0))
+        layer.layer(AtHome::alone(self.proxy(Guarantee::Fenced, self.args.response_body_max.0)))
     }
 
     fn proxy(&self, guarantee: Guarantee, answer_bytes_max: usize) -> Proxy {
-        let rules = Rules {
+        Proxy::new(self.pool.clone(), self.rules(guarantee, answer_bytes_max))
+    }
+
+    fn rules(&self, guarantee: Guarantee, answer_bytes_max: usize) -> Rules {
+        Rules {
             guarantee: self.engines.of(guarantee).guarantee(),
             host: self.host.clone(),
             ahead: Ahead { bytes_max: answer_bytes_max, end_max: self.args.response_end_max.0 },
             answer_silence_max: self.args.to_upstream.upstream_silence_max.0,
             body_silence_max: self.args.to_clients.body_silence_max.0,
             traces: self.traces,
-        };
-        Proxy::new(self.pool.clone(), rules)
+            to_region: false,
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod outgoing;
 mod pool;
 mod problem;
 mod proxy;
+mod regions;
 mod reload;
 mod room;
 mod routes;

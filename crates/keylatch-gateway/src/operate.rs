@@ -3,7 +3,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | `args` | the commands and their arguments |
-//! | `keys`, `sweep`, `migrate`, `dead_letters`, `outbox`, `places`, `stats` | one command each |
+//! | `keys`, `sweep`, `migrate`, `dead_letters`, `outbox`, `places`, `regions`, `stats` | one command each |
 //! | `open`, `target` | the store and the operator; the record that is named |
 //! | `output`, `table`, `words` | tables for people, JSON for programs |
 //! | `failure` | the exit codes |
@@ -17,6 +17,7 @@ mod open;
 mod outbox;
 mod output;
 mod places;
+mod regions;
 mod stats;
 mod sweep;
 mod table;
@@ -29,13 +30,13 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use self::args::Operate;
-use self::args::{Acting, Common, DeadLetters, Keys, Outbox, Places};
+use self::args::{Acting, BringBack, DeadLetters, Keys, Lose, Outbox, Places, Regions};
 use self::failure::{Failure, end};
 use self::output::Output;
 
 /// Runs a command, and returns its exit code.
 pub(crate) fn run(command: Operate) -> ExitCode {
-    let (name, output) = (command.name(), Output::new(command.common().json));
+    let (name, output) = (command.name(), Output::new(command.json()));
     let has_file = command.acting().is_some_and(|acting| acting.audit_log.is_some());
     log(has_file);
     let ended = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -65,6 +66,7 @@ impl Operate {
             Self::DeadLetters(command) => dead_letters::run(command, output).await,
             Self::Outbox(command) => outbox::run(command, output).await,
             Self::Places(command) => places::run(command, output).await,
+            Self::Regions(command) => regions::run(command, output).await,
             Self::Stats(args) => stats::run(args, output).await,
         }
     }
@@ -87,28 +89,35 @@ impl Operate {
             Self::Outbox(Outbox::Discard(_)) => "outbox discard",
             Self::Places(Places::List(_)) => "places list",
             Self::Places(Places::Reset(_)) => "places reset",
+            Self::Regions(Regions::Show(_)) => "regions show",
+            Self::Regions(Regions::Lose(_)) => "regions lose",
+            Self::Regions(Regions::BringBack(_)) => "regions bring-back",
             Self::Stats(_) => "stats",
         }
     }
 
-    const fn common(&self) -> &Common {
+    const fn json(&self) -> bool {
         match self {
-            Self::Keys(Keys::List(args)) => &args.common,
-            Self::Keys(Keys::Show(args)) => &args.common,
-            Self::Keys(Keys::Release(args)) => &args.common,
-            Self::Keys(Keys::Resolve(args)) => &args.common,
-            Self::Keys(Keys::Forget(args)) => &args.common,
-            Self::Sweep(args) => &args.common,
-            Self::Migrate(args) => &args.common,
-            Self::DeadLetters(DeadLetters::List(args)) => &args.common,
+            Self::Keys(Keys::List(args)) => args.common.json,
+            Self::Keys(Keys::Show(args)) => args.common.json,
+            Self::Keys(Keys::Release(args)) => args.common.json,
+            Self::Keys(Keys::Resolve(args)) => args.common.json,
+            Self::Keys(Keys::Forget(args)) => args.common.json,
+            Self::Sweep(args) => args.common.json,
+            Self::Migrate(args) => args.common.json,
+            Self::DeadLetters(DeadLetters::List(args)) => args.common.json,
             Self::DeadLetters(DeadLetters::Replay(args) | DeadLetters::Keep(args) | DeadLetters::Discard(args)) => {
-                &args.common
+                args.common.json
             }
-            Self::Outbox(Outbox::List(args)) => &args.common,
-            Self::Outbox(Outbox::Retry(args) | Outbox::Discard(args)) => &args.common,
-            Self::Places(Places::List(args)) => &args.common,
-            Self::Places(Places::Reset(args)) => &args.common,
-            Self::Stats(args) => &args.common,
+            Self::Outbox(Outbox::List(args)) => args.common.json,
+            Self::Outbox(Outbox::Retry(args) | Outbox::Discard(args)) => args.common.json,
+            Self::Places(Places::List(args)) => args.common.json,
+            Self::Places(Places::Reset(args)) => args.common.json,
+            Self::Regions(Regions::Show(at)) => at.json,
+            Self::Regions(Regions::Lose(Lose { change, .. }) | Regions::BringBack(BringBack { change, .. })) => {
+                change.at.json
+            }
+            Self::Stats(args) => args.common.json,
         }
     }
 
@@ -123,6 +132,9 @@ impl Operate {
             }
             Self::Outbox(Outbox::Retry(args) | Outbox::Discard(args)) => Some(&args.acting),
             Self::Places(Places::Reset(args)) => Some(&args.acting),
+            Self::Regions(Regions::Lose(Lose { change, .. }) | Regions::BringBack(BringBack { change, .. })) => {
+                Some(&change.acting)
+            }
             _ => None,
         }
     }

@@ -48,6 +48,8 @@ pub(crate) struct Rules {
     pub(crate) body_silence_max: Duration,
     /// Whether spans are exported.
     pub(crate) traces: bool,
+    /// Whether it leads to the gateway of another region, which decides about the request.
+    pub(crate) to_region: bool,
 }
 
 /// What is known of a request when its answer is made.
@@ -83,7 +85,7 @@ impl Inner {
         let run = parts.extensions.remove::<Run>();
         // The body of a guarded request is held until the end of this.
         let share = parts.extensions.remove::<Share>();
-        if let (None, Some(share)) = (&run, &share) {
+        if let (None, Some(share), false) = (&run, &share, self.rules.to_region) {
             share.pass();
         }
         let asked = Asked { run, method: parts.method.clone() };
@@ -133,7 +135,7 @@ impl Inner {
         }
         let silence_max = (!may_be_silent(&parts.headers)).then_some(self.rules.answer_silence_max);
         let body = FromUpstream::new(body, lent, silence_max);
-        let answer = if asked.run.is_some() && !is_event_stream(&parts.headers) {
+        let answer = if (asked.run.is_some() || self.rules.to_region) && !is_event_stream(&parts.headers) {
             match Answer::read_ahead(body, self.rules.ahead).await {
                 Ok(answer) => answer,
                 Err(BrokeOff::Silent) => return self.timed_out(asked),
@@ -173,6 +175,13 @@ impl Inner {
     }
 
     fn own(&self, asked: &Asked, problem: Problem, disposition: Disposition) -> Response<Answer> {
+        if self.rules.to_region {
+            let home = match problem {
+                Problem::Unreachable => keylatch::http::Problem::HomeUnreachable,
+                _ => keylatch::http::Problem::HomeSilent,
+            };
+            return home.response().map(Answer::whole);
+        }
         metrics::counter!("keylatch_gateway_upstream_failures_total", "code" => problem.code()).increment(1);
         let mut response = problem.response().map(Answer::whole);
         if asked.run.is_some() {

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use http::request::Parts;
-use keylatch::http::{Idempotency, ScopeFrom};
+use keylatch::http::{AtHome, Idempotency, ScopeFrom};
 use parking_lot::RwLock;
 
 use crate::config::{Caller, Paths};
 use crate::headers::Reserved;
 use crate::problem::Problem;
 use crate::proxy::Proxy;
+use crate::regions::Peers;
+use crate::regions::beat::Member;
 use crate::tls;
 
 /// A layer around the proxy.
-pub(crate) type Service = Idempotency<Proxy>;
+pub(crate) type Service = Idempotency<AtHome<Proxy, Peers>>;
 
 /// How the requests of one route are guarded.
 pub(crate) struct Guarded {
@@ -35,6 +37,8 @@ pub(crate) struct Routes {
     pub(crate) name_of_others: Arc<str>,
     /// The headers that no client may imitate.
     pub(crate) reserved: Reserved,
+    /// The regions, if there are others.
+    pub(crate) regions: Option<Member>,
 }
 
 /// The current routes. They can be replaced while requests run, and each of those keeps the routes that it began with.
@@ -49,7 +53,7 @@ impl Routes {
     /// The same service for all requests.
     pub(crate) fn alike(name: Arc<str>, service: Service, reserved: Reserved) -> Self {
         let (guarded, paths) = (Vec::new(), Paths::default());
-        Self { guarded, paths, others: service, name_of_others: name, reserved }
+        Self { guarded, paths, others: service, name_of_others: name, reserved, regions: None }
     }
 
     /// Finds the route of a request: its name, and its service. Fails if the route requires a token and the request has

@@ -55,6 +55,14 @@ pub(crate) async fn run(args: Gateway, installed: &Installed) -> Result<(), Box<
         (None, None) => unreachable!("the command line needs a file, or a scope and a guarantee"),
     };
     let live = Live::new(routes);
+    let mut beside = Vec::new();
+    if let Some((member, regions, peers)) = layers.member() {
+        member.log.belong_to(regions.homes.this()).await?;
+        member.refresh().await?;
+        if let Some(lease) = regions.lease {
+            beside.push(tokio::spawn(member.hold(peers, regions.peers, lease)));
+        }
+    }
     let admin = match &admin_listener {
         Some(listener) => Some(settings.admin(&engines, metrics.clone(), listener.local_addr()?)?),
         None => None,
@@ -67,7 +75,7 @@ pub(crate) async fn run(args: Gateway, installed: &Installed) -> Result<(), Box<
     let admin_address = admin_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     greet(&args, listener.local_addr()?, admin_address.zip(admin.as_ref()));
 
-    let mut beside = vec![tokio::spawn(keep_house(metrics))];
+    beside.push(tokio::spawn(keep_house(metrics)));
     if let Some(reload) = reload {
         beside.push(tokio::spawn(reload.run()));
     }

@@ -187,20 +187,22 @@ pub(crate) struct Opened {
     pub(crate) outbox: Option<Arc<dyn Outbox>>,
     /// The places and dead letters of consumers.
     pub(crate) places: Option<Arc<dyn Places>>,
+    /// The cache in front of the records, which has room for copies of other regions' answers, too.
+    pub(crate) cache: Option<redis::Cache>,
 }
 
 impl Opened {
     fn of(store: impl Store) -> Self {
-        Self { store: Arc::new(store), outbox: None, places: None }
+        Self { store: Arc::new(store), outbox: None, places: None, cache: None }
     }
 
     fn behind(cache: Option<redis::Cache>, store: impl Store) -> Self {
-        Self { store: behind(cache, store), outbox: None, places: None }
+        Self { store: behind(cache.clone(), store), outbox: None, places: None, cache }
     }
 
     fn with_tables<S: Outbox + Places + Clone>(store: S, cache: Option<redis::Cache>) -> Self {
         let (outbox, places) = (Arc::new(store.clone()), Arc::new(store.clone()));
-        Self { store: behind(cache, store), outbox: Some(outbox), places: Some(places) }
+        Self { store: behind(cache.clone(), store), outbox: Some(outbox), places: Some(places), cache }
     }
 
     /// `operator`, who can work on what is beside the records, too.

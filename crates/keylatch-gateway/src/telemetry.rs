@@ -102,10 +102,11 @@ struct Metric {
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Counter,
+    Gauge,
     Histogram,
 }
 
-const METRICS: [Metric; 5] = [
+const METRICS: [Metric; 6] = [
     Metric {
         name: "keylatch_gateway_requests_total",
         kind: Kind::Counter,
@@ -131,12 +132,18 @@ const METRICS: [Metric; 5] = [
         kind: Kind::Counter,
         help: "Lines of the log of requests that nobody read.",
     },
+    Metric {
+        name: "keylatch_gateway_region_decides",
+        kind: Kind::Gauge,
+        help: "1 while a majority of the regions lets this one decide, otherwise 0; absent without a lease.",
+    },
 ];
 
 fn describe() {
     for Metric { name, kind, help } in METRICS {
         match kind {
             Kind::Counter => metrics::describe_counter!(name, help),
+            Kind::Gauge => metrics::describe_gauge!(name, help),
             Kind::Histogram => metrics::describe_histogram!(name, metrics::Unit::Seconds, help),
         }
     }

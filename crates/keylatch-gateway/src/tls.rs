@@ -60,14 +60,15 @@ pub(crate) fn subject(certificate: &ClientCertificate) -> Option<String> {
     (!subject.is_empty()).then(|| format!("subject sha-256:{:x}", Sha256::digest(subject)))
 }
 
-/// TLS to the upstream, whose certificate must be signed by one of the authorities in this file, or of the system.
+/// TLS to the upstream or to another region, whose certificate must be signed by one of the authorities in this file, or of
+/// the system. `name` is the option that names the file.
 ///
 /// # Errors
 ///
 /// If there is no authority.
-pub(crate) fn to_upstream(authorities: Option<&Path>) -> Result<TlsConnector, String> {
+pub(crate) fn to_upstream(name: &str, authorities: Option<&Path>) -> Result<TlsConnector, String> {
     let roots = match authorities {
-        Some(file) => roots("--upstream-ca", file)?,
+        Some(file) => roots(name, file)?,
         None => {
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -75,9 +76,10 @@ pub(crate) fn to_upstream(authorities: Option<&Path>) -> Result<TlsConnector, St
         }
     };
     if roots.is_empty() {
-        return Err("there is no authority that the upstream could be believed by: install the system's \
-                    (ca-certificates), or name a file by --upstream-ca"
-            .to_owned());
+        return Err(format!(
+            "there is no authority that the other side could be believed by: install the system's (ca-certificates), or \
+             name a file by {name}"
+        ));
     }
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()

@@ -77,6 +77,7 @@ pub mod leader;
 pub mod manual;
 pub mod outbox;
 pub mod recent;
+pub mod regions;
 pub mod tiered;
 pub mod tx;
 

@@ -30,6 +30,8 @@ mod recent;
 mod recorded;
 #[path = "http/refusals.rs"]
 mod refusals;
+#[path = "http/regions.rs"]
+mod regions;
 #[path = "http/retained.rs"]
 mod retained;
 #[path = "http/routes.rs"]

@@ -7,6 +7,7 @@ mod admin;
 mod jwt;
 mod mistakes;
 mod paths;
+mod regions;
 mod route;
 mod table;
 mod telemetry;
@@ -22,6 +23,7 @@ pub(crate) use self::admin::Admin;
 use self::jwt::Verifier;
 use self::mistakes::Mistakes;
 pub(crate) use self::paths::Paths;
+pub(crate) use self::regions::Regions;
 use self::route::Read;
 pub(crate) use self::route::{Caller, KeySource, Route};
 use self::table::Table;
@@ -35,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) admin: Admin,
     /// Finds the route of a request.
     pub(crate) paths: Paths,
+    /// The regions, if there are others.
+    pub(crate) regions: Option<Regions>,
     /// Where logs, spans and metrics go.
     pub(crate) telemetry: Telemetry,
 }
@@ -69,6 +73,8 @@ impl Config {
                 verifiers.insert(name, Verifier::read(table, directory, mistakes).map(Arc::new));
             }
         }
+        let regions = document.table("regions", "the regions".to_owned(), mistakes);
+        let regions = regions.and_then(|table| Regions::read(table, directory, mistakes));
         let telemetry = document.table("telemetry", "telemetry".to_owned(), mistakes);
         let telemetry = telemetry.map(|table| telemetry::read(table, mistakes)).unwrap_or_default();
         let mut read = Vec::new();
@@ -88,7 +94,12 @@ impl Config {
         }
         document.end(mistakes);
         let paths = together(&read, mistakes);
-        Self { routes: read.into_iter().filter_map(|read| read.route).collect(), admin, paths, telemetry }
+        if regions.is_some() {
+            for read in &read {
+                read.check_regions(mistakes);
+            }
+        }
+        Self { routes: read.into_iter().filter_map(|read| read.route).collect(), admin, paths, regions, telemetry }
     }
 }
 
@@ -210,7 +221,7 @@ when-store-fails = "open"
 "#;
         let (_, lines) = read(text);
         let expected = [
-            ("1:1", "unknown key `colour` in the file", "known are admin, jwt, telemetry, route"),
+            ("1:1", "unknown key `colour` in the file", "known are admin, jwt, regions, telemetry, route"),
             ("4:8", "`jwks` of jwt `customers` cannot be used", "absent.json cannot be read"),
             ("5:1", "unknown key `isuer` in jwt `customers`", "did you mean `issuer`?"),
             ("7:6", "jwt `partners` has no key to verify with", "name one: jwks"),
@@ -261,6 +272,72 @@ when-store-fails = "open"
         for (line, expected) in lines.iter().zip(expected) {
             assert!(line.starts_with(expected), "{line}\nand not {expected}");
         }
+    }
+
+    #[test]
+    fn regions_are_read_or_their_mistakes_are_found() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("secret"), "0123456789abcdef0123456789abcdef\n").unwrap();
+        fs::write(directory.path().join("short"), "0123456789abcdef\n").unwrap();
+        let route = |scope: &str| {
+            format!("[[route]]\nname = \"a\"\npath = \"/\"\nscope.{scope}\nguarantee = \"fenced\"\n[regions]\n")
+        };
+        let read = |scope: &str, regions: &str| {
+            let file = directory.path().join("k.toml");
+            fs::write(&file, route(scope) + regions).unwrap();
+            Config::read(&file, Policy::default())
+        };
+        let good = "this = \"eu\"\nepoch = 3\nrule = \"scope\"\nsecret-file = \"secret\"\n\
+                    peers = { eu = \"https://eu\", us = \"https://us:8443\", local = \"http://127.0.0.1:1\" }\n";
+        let regions = read("shared = \"all\"", good).unwrap().regions.unwrap();
+        let names: Vec<_> = regions.homes.regions().iter().map(ToString::to_string).collect();
+        assert_eq!((names.join(" ").as_str(), regions.homes.epoch()), ("eu local us", 3));
+        let urls: Vec<_> = regions.peers.iter().map(|(name, url)| format!("{name} {url}")).collect();
+        assert_eq!(urls, ["local http://127.0.0.1:1", "us https://us:8443"], "this one needs no URL");
+        let rows: [(&str, &[&str]); 5] = [
+            (
+                "ca_file = \"x\"\n",
+                &[
+                    "the regions has no `this`",
+                    "no `epoch`",
+                    "no `rule`",
+                    "no `secret-file`",
+                    "no `peers`",
+                    "`ca-file`",
+                ],
+            ),
+            (
+                "this = \"EU\"\nepoch = \"1\"\nrule = \"key\"\nsecret-file = \"short\"\npeers = { us = \"http://us\", ap = 1 }\n",
+                &[
+                    "`epoch` of the regions is not a number",
+                    "write \"scope\"",
+                    "less than 32 bytes",
+                    "write https://HOST:PORT: requests to another machine go over TLS",
+                    "`ap` of `peers` of the regions is not text",
+                ],
+            ),
+            (
+                "this = \"EU\"\nepoch = 1\nrule = \"scope\"\nsecret-file = \"secret\"\npeers.us = \"https://us\"\n",
+                &["`EU`"],
+            ),
+            (
+                "this = \"eu\"\nepoch = 0\nrule = \"scope\"\nsecret-file = \"secret\"\npeers.us = \"https://us\"\n",
+                &["from 1"],
+            ),
+            (
+                "this = \"eu\"\nepoch = 1\nrule = \"scope\"\nsecret-file = \"none\"\npeers.eu = \"https://eu\"\n",
+                &["cannot be read", "no other region"],
+            ),
+        ];
+        for (regions, expected) in rows {
+            let mistakes = read("shared = \"all\"", regions).unwrap_err();
+            for expected in expected {
+                assert!(mistakes.contains(expected), "{regions}\n{mistakes}\nhas no {expected}");
+            }
+            assert_eq!(mistakes.lines().count(), expected.len(), "{mistakes}");
+        }
+        let mistakes = read("mtls = \"subject\"", good).unwrap_err();
+        assert!(mistakes.contains("k.toml:1:1: route `a` cannot be used with regions"), "{mistakes}");
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub(super) struct Read {
     pub(super) path: Option<At<String>>,
     /// The whole route, if it has no mistake.
     pub(super) route: Option<Route>,
+    /// Its place in the file.
+    at: Range<usize>,
 }
 
 /// Where a request's key is.
@@ -115,7 +117,7 @@ impl Route {
         });
         let canonical_json = table.boolean("canonical-json", mistakes);
         let observe_only = table.boolean("observe-only", mistakes);
-        let called = table.name.clone();
+        let (called, place) = (table.name.clone(), table.at.clone());
         table.end(mistakes);
         let route = || {
             Some(Self {
@@ -137,7 +139,20 @@ impl Route {
         };
         let route = route();
         let owned = |text: At<&str>| At { value: text.value.to_owned(), at: text.at };
-        Read { called, name: name.map(owned), methods: methods.unwrap_or_default(), path: path.map(owned), route }
+        let (name, methods, path) = (name.map(owned), methods.unwrap_or_default(), path.map(owned));
+        Read { called, name, methods, path, route, at: place }
+    }
+}
+
+impl Read {
+    /// Checks that another region can do what this one does with a request.
+    pub(super) fn check_regions(&self, mistakes: &mut Mistakes) {
+        let Some(route) = &self.route else { return };
+        if matches!(route.scope, Caller::Subject) {
+            let fix =
+                "a certificate does not go to another region with a request: take the caller from a header or a token";
+            mistakes.add(&self.at, format!("{} cannot be used with regions", self.called), fix);
+        }
     }
 }
 

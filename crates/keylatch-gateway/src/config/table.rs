@@ -74,6 +74,16 @@ impl<'t> Table<'t> {
         self.parsed_by(key, mistakes, str::parse)
     }
 
+    /// A whole number from 0.
+    pub(crate) fn number(&mut self, key: &'static str, mistakes: &mut Mistakes) -> Option<u64> {
+        let value = self.get(key)?;
+        let number = value.get_ref().as_integer().and_then(|digits| digits.as_str().parse().ok());
+        if number.is_none() {
+            mistakes.add(&value.span(), self.is_not(key, "a number"), format!("write {key} = 1, without quotes"));
+        }
+        number
+    }
+
     pub(crate) fn boolean(&mut self, key: &'static str, mistakes: &mut Mistakes) -> bool {
         let Some(value) = self.get(key) else { return false };
         value.get_ref().as_bool().unwrap_or_else(|| {
@@ -125,6 +135,22 @@ impl<'t> Table<'t> {
             }
         }
         tables
+    }
+
+    /// Its entries, each of which is a text with a name that the user has chosen.
+    pub(crate) fn texts(&mut self, mistakes: &mut Mistakes) -> Vec<(&'t str, At<&'t str>)> {
+        let mut texts = Vec::new();
+        for (name, value) in self.entries {
+            match value.get_ref().as_str() {
+                Some(text) => texts.push((name.get_ref().as_ref(), At { value: text, at: value.span() })),
+                None => mistakes.add(
+                    &value.span(),
+                    format!("`{}` of {} is not text", name.get_ref(), self.name),
+                    format!("write it in quotes: {} = \"…\"", name.get_ref()),
+                ),
+            }
+        }
+        texts
     }
 
     /// Adds the mistake that `key` is missing.

@@ -34,6 +34,9 @@ pub(crate) enum Operate {
     /// How far consumers have come in their partitions, on PostgreSQL and SQLite.
     #[command(subcommand, after_help = EXIT_CODES)]
     Places(Places),
+    /// More than one region: which one decides about which keys, and what to do when one is lost or comes back.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Regions(Regions),
     /// How much there is: runs that nobody works on, events that wait, the records of a scope.
     Stats(Stats),
 }
@@ -69,6 +72,72 @@ pub(crate) struct Acting {
     /// Who acts, for the audit. By default it is the user who runs the command, or who has called sudo.
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) who: Option<String>,
+}
+
+/// `keylatch regions …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Regions {
+    /// Show who decides.
+    Show(RegionsAt),
+    /// A region is gone: another one decides about its new keys from now on.
+    ///
+    /// The outcome of each request whose key is older, or has no time in it, is unknown until the region is back. The
+    /// stores of a majority of the regions have to be named, and the store of the region that stands in.
+    Lose(Lose),
+    /// A region is back: it decides about its old keys, and about its new ones from now on. Those that were made meanwhile
+    /// stay where they are.
+    BringBack(BringBack),
+}
+
+/// Where the maps are.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RegionsAt {
+    /// The file of a gateway, with the table [regions].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// The store of a region that takes part, as for its gateways; once for each. In the environment, they are separated by
+    /// spaces.
+    #[arg(long = "store", value_name = "URL", env = "KEYLATCH_STORES", value_delimiter = ' ', hide_env_values = true)]
+    pub(crate) stores: Vec<StoreUrl>,
+    /// Print JSON instead of words.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How a map is changed.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ChangeRegions {
+    #[command(flatten)]
+    pub(crate) at: RegionsAt,
+    /// Why, for the audit.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// Change nothing: check everything, and count the records in these stores.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) acting: Acting,
+}
+
+/// `keylatch regions lose`
+#[derive(Debug, Args)]
+pub(crate) struct Lose {
+    /// The region that is gone.
+    pub(crate) region: String,
+    /// The region that stands in.
+    #[arg(long, value_name = "REGION")]
+    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) change: ChangeRegions,
+}
+
+/// `keylatch regions bring-back`
+#[derive(Debug, Args)]
+pub(crate) struct BringBack {
+    /// The region that is back.
+    pub(crate) region: String,
+    #[command(flatten)]
+    pub(crate) change: ChangeRegions,
 }
 
 /// `keylatch keys …`

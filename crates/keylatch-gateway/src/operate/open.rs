@@ -89,11 +89,19 @@ impl Acting {
     ///
     /// If the file cannot be written.
     pub(super) fn audited(&self, operator: Operator) -> Result<Operator, Failure> {
-        let Some(path) = &self.audit_log else { return Ok(operator) };
-        let audit = Audit::to_file(path).map_err(|error| {
+        Ok(operator.with_audit(self.audit()?))
+    }
+
+    /// Where audit events go: to the file, if there is one, and to the log.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub(super) fn audit(&self) -> Result<Audit, Failure> {
+        let Some(path) = &self.audit_log else { return Ok(Audit::default()) };
+        Audit::to_file(path).map_err(|error| {
             Failure::Store(format!("nothing was done: the audit file {} cannot be written: {error}", path.display()))
-        })?;
-        Ok(operator.with_audit(audit))
+        })
     }
 }
 

@@ -46,7 +46,7 @@ impl Connector {
         let host = upstream.host().to_owned();
         let name = tls.map(|tls| match ServerName::try_from(host) {
             Ok(name) => Ok((tls, name)),
-            Err(_) => Err(format!("--upstream {upstream}: no certificate can be for this host")),
+            Err(_) => Err("no certificate can be for this host".to_owned()),
         });
         Ok(Self { tls: name.transpose()?, upstream })
     }

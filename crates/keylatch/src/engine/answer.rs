@@ -104,8 +104,21 @@ impl Final {
         }
     }
 
+    /// Whether it is the outcome of exactly this request.
+    #[cfg(feature = "http")]
+    pub(crate) fn is_of(&self, request: &Request) -> bool {
+        let Inner { scope, key, fingerprint, .. } = &*self.0;
+        *scope == request.scope && *key == request.key && *fingerprint == request.fingerprint
+    }
+
     pub(crate) fn answers(&self, request: &Request, at: Instant) -> bool {
         at < self.0.valid_until && self.0.scope == request.scope && self.0.key == request.key
+    }
+
+    /// How much longer it is replayed.
+    #[cfg(feature = "http")]
+    pub(crate) fn left(&self, at: Instant) -> Duration {
+        self.0.valid_until.saturating_duration_since(at)
     }
 
     /// How long ago the store was asked for it.

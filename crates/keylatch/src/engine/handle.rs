@@ -13,11 +13,11 @@ use super::cleaner::{self, Cleanup};
 use super::flight::Flights;
 use super::quota::Quotas;
 use super::transaction::Transact;
-use super::{Engine, Error, Inner, telemetry};
+use super::{Engine, Error, Final, Inner, Request, telemetry};
 use crate::recent::Recent;
 use crate::store::{Durability, Store, Swept};
 use crate::tx::Transactional;
-use crate::{Guarantee, InvalidPolicy, Limits, Policy};
+use crate::{Guarantee, InvalidPolicy, Limits, Policy, RecordId};
 
 impl Engine {
     /// An engine whose runs are one transaction of `store`'s database: exactly once.
@@ -166,6 +166,18 @@ impl Engine {
     /// How long its leases run, and how long the answers of this handle's runs are kept.
     pub fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// The final outcome for `request`, if this process has cached it.
+    #[cfg(feature = "http")]
+    pub(crate) fn cached(&self, id: &RecordId, request: &Request) -> Option<Final> {
+        self.inner.cache.find(id, request)
+    }
+
+    /// Caches a final outcome that another region has told.
+    #[cfg(feature = "http")]
+    pub(crate) fn cache(&self, id: RecordId, outcome: &Final) {
+        self.inner.cache.keep(id, outcome);
     }
 
     /// The limits of the engine.

@@ -53,7 +53,7 @@ enum Kind {
 }
 
 /// All metrics.
-const METRICS: [Metric; 20] = [
+const METRICS: [Metric; 22] = [
     Metric { name: "keylatch_answers_total", kind: Kind::Counter, help: "Answers to requests, by kind." },
     Metric {
         name: "keylatch_takeovers_total",
@@ -80,6 +80,16 @@ const METRICS: [Metric; 20] = [
         name: "keylatch_refused_total",
         kind: Kind::Counter,
         help: "Requests that were refused before their key was claimed, by the code of the problem.",
+    },
+    Metric {
+        name: "keylatch_sent_home_total",
+        kind: Kind::Counter,
+        help: "Requests that were sent to the region that decides about their key.",
+    },
+    Metric {
+        name: "keylatch_copies_given_total",
+        kind: Kind::Counter,
+        help: "Requests that were answered from a copy of another region's answer, without asking that region.",
     },
     Metric {
         name: "keylatch_bypassed_total",

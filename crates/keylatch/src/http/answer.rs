@@ -123,7 +123,7 @@ where
 
 /// The bytes of an answer as they are kept, possibly for a long time. A small answer is copied into its own buffer,
 /// because the buffer of the handler often has twice the size.
-fn to_keep(bytes: &Bytes) -> Bytes {
+pub(super) fn to_keep(bytes: &Bytes) -> Bytes {
     const SMALL_BYTES_MAX: usize = 4096;
     if bytes.len() <= SMALL_BYTES_MAX { Bytes::copy_from_slice(bytes) } else { bytes.clone() }
 }

@@ -46,6 +46,13 @@ impl<B> GuardedBody<B> {
     }
 }
 
+/// An empty body.
+impl<B> Default for GuardedBody<B> {
+    fn default() -> Self {
+        Self::whole(Bytes::new())
+    }
+}
+
 impl<B: Body<Data = Bytes> + Send + 'static> GuardedBody<B> {
     /// If the body is dropped before its end, the rest is still read.
     pub(super) fn must_end(&mut self) {

@@ -10,6 +10,7 @@ use http::{HeaderName, Method};
 
 use super::answer::Keeping;
 use super::body::Pace;
+use super::home::Regions;
 use super::request::{KeyFrom, Taken};
 use super::scope::ScopeFrom;
 use super::unguarded::Unguarded;
@@ -40,6 +41,8 @@ pub(super) struct Config {
     /// What the service inside gets in request headers; `None` for nothing.
     pub(super) upstream: Option<UpstreamKey>,
     pub(super) observe: bool,
+    /// The regions, if there are others.
+    pub(super) regions: Option<Regions>,
 }
 
 impl Config {

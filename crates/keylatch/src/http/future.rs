@@ -11,7 +11,8 @@ use http::Response;
 use pin_project_lite::pin_project;
 
 use super::body::GuardedBody;
-use super::headers::clean_answer;
+use super::copies::ToRegion;
+use super::headers::{IDEMPOTENCY_REGION, clean_answer};
 use super::words::WordsTo;
 
 pin_project! {
@@ -67,6 +68,9 @@ where
                 Some(words) => words.of(response),
             };
             clean_answer(response.headers_mut());
+            if let Some(ToRegion(told)) = response.extensions_mut().remove() {
+                response.headers_mut().insert(IDEMPOTENCY_REGION, told);
+            }
             response
         }))
     }

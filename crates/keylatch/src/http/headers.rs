@@ -37,6 +37,11 @@ pub const IDEMPOTENCY_DERIVED_KEY: HeaderName = HeaderName::from_static("idempot
 /// what a client sends and receives.
 pub const IDEMPOTENCY_DISPOSITION: HeaderName = HeaderName::from_static("idempotency-disposition");
 
+/// Which region has sent a request to its home, signed: see
+/// [`with_homes`](super::IdempotencyLayer::with_homes). The layer removes this header from what a client sends and
+/// receives.
+pub const IDEMPOTENCY_REGION: HeaderName = HeaderName::from_static("idempotency-region");
+
 pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");
 pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
@@ -50,8 +55,14 @@ const PREFIX: &str = "idempoten";
 static OF_ANSWERS: [HeaderName; 3] = [IDEMPOTENT_REPLAYED, IDEMPOTENCY_STATUS, IDEMPOTENCY_EXPIRES];
 
 /// Headers between the layer and the service inside. They never leave the layer, and never come in from a client.
-static INTERNAL: [HeaderName; 5] =
-    [IDEMPOTENCY_EPOCH, IDEMPOTENCY_ATTEMPT, IDEMPOTENCY_DERIVED_KEY, IDEMPOTENCY_DISPOSITION, IDEMPOTENCY_SCOPE];
+static INTERNAL: [HeaderName; 6] = [
+    IDEMPOTENCY_EPOCH,
+    IDEMPOTENCY_ATTEMPT,
+    IDEMPOTENCY_DERIVED_KEY,
+    IDEMPOTENCY_DISPOSITION,
+    IDEMPOTENCY_SCOPE,
+    IDEMPOTENCY_REGION,
+];
 
 /// Headers that describe the answer, say how it may be used, or say where it leads. All others belong to one exchange.
 /// So do CORS headers, which answer the current request: an outer layer adds them to replays, too.
@@ -129,7 +140,7 @@ impl Kept {
 
 /// A value in memory of its own. One that came over a connection is a part of the buffer that it was read into, which it
 /// would keep as long as itself.
-fn copied(value: &HeaderValue) -> HeaderValue {
+pub(super) fn copied(value: &HeaderValue) -> HeaderValue {
     let mut copied = HeaderValue::from_bytes(value.as_bytes()).expect("it is the value of a header already");
     copied.set_sensitive(value.is_sensitive());
     copied

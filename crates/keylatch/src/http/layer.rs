@@ -106,6 +106,7 @@ impl IdempotencyLayer {
             words: None,
             upstream: None,
             observe: false,
+            regions: None,
         };
         Self { config: Arc::new(config) }
     }

@@ -29,11 +29,13 @@ mod answer;
 mod body;
 mod choices;
 mod config;
+mod copies;
 mod drain;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
 mod headers;
+mod home;
 mod layer;
 mod multipart;
 mod observe;
@@ -57,7 +59,10 @@ pub use extract::NotGuarded;
 pub use future::ResponseFuture;
 pub use headers::{
     IDEMPOTENCY_ATTEMPT, IDEMPOTENCY_DERIVED_KEY, IDEMPOTENCY_DISPOSITION, IDEMPOTENCY_EPOCH, IDEMPOTENCY_EXPIRES,
-    IDEMPOTENCY_KEY, IDEMPOTENCY_STATUS, IDEMPOTENT_REPLAYED, NeverKept, check_kept,
+    IDEMPOTENCY_KEY, IDEMPOTENCY_REGION, IDEMPOTENCY_STATUS, IDEMPOTENT_REPLAYED, NeverKept, check_kept,
+};
+pub use home::{
+    AtHome, HomeLayer, REGION_HEADER_AGE_MAX, REGION_SECRET_BYTES_MIN, RegionSecret, Regions, ShortSecret, ToHome,
 };
 pub use layer::{
     ANSWER_BYTES_MAX, ANSWER_END_MAX, BODY_BYTES_MAX, BODY_BYTES_PER_SECOND_MIN, BODY_STALL_MAX, IdempotencyLayer,

@@ -55,6 +55,11 @@ pub enum Problem {
     NotSetUp,
     /// 503: the store cannot say whether this ran before.
     StoreUnavailable,
+    /// 503: the region that decides about this key cannot be reached, or does not decide about it. Nothing ran.
+    HomeUnreachable,
+    /// 504: the request was sent to the region that decides about this key, and no answer came back. It may have run
+    /// there.
+    HomeSilent,
 }
 
 /// What all answers to one problem have in common.
@@ -165,6 +170,20 @@ impl Problem {
                 true,
                 Some("1"),
             ),
+            Self::HomeUnreachable => kind(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "IDEMPOTENCY_HOME_UNREACHABLE",
+                "Home region of the idempotency key unreachable",
+                true,
+                Some("1"),
+            ),
+            Self::HomeSilent => kind(
+                StatusCode::GATEWAY_TIMEOUT,
+                "IDEMPOTENCY_HOME_SILENT",
+                "Home region of the idempotency key did not answer",
+                true,
+                Some("1"),
+            ),
         }
     }
 
@@ -221,6 +240,14 @@ impl Problem {
             Self::StoreUnavailable => {
                 "The service cannot tell now whether this request ran before. Send it again with the same key: if it \
                  has an answer, you get that answer."
+            }
+            Self::HomeUnreachable => {
+                "Another region decides about this key, and it cannot be reached now. Nothing ran. Send the request again \
+                 with the same key, here or there."
+            }
+            Self::HomeSilent => {
+                "Another region decides about this key. The request was sent there, and no answer came back, so it may \
+                 have run. Send it again with the same key, here or there: if it has an answer, you get that answer."
             }
         };
         detail.to_owned()
@@ -315,7 +342,9 @@ mod tests {
             Problem::HandlerFailed { .. } => Some(Problem::GuardedTwice),
             Problem::GuardedTwice => Some(Problem::NotSetUp),
             Problem::NotSetUp => Some(Problem::StoreUnavailable),
-            Problem::StoreUnavailable => None,
+            Problem::StoreUnavailable => Some(Problem::HomeUnreachable),
+            Problem::HomeUnreachable => Some(Problem::HomeSilent),
+            Problem::HomeSilent => None,
         };
         std::iter::successors(Some(Problem::KeyRequired), next).collect()
     }

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -15,8 +16,10 @@ use super::admit::{admit, refuse, unshared};
 use super::answer;
 use super::body::GuardedBody;
 use super::config::Config;
+use super::copies;
 use super::future::ResponseFuture;
 use super::headers::clean_request;
+use super::home::{self, Sender, Way};
 use super::observe;
 use super::pass::{bypass, pass};
 use super::problem::Problem;
@@ -61,6 +64,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
+        if let Some(regions) = &self.config.regions {
+            parts.extensions.insert(regions.sender(&parts));
+        }
         clean_request(&mut parts.headers);
         let words = self.config.words.as_ref().map(|words| Arc::new(words.to(parts.clone())));
         if let Some(why) = self.config.passes(&parts) {
@@ -124,6 +130,15 @@ where
         if config.observe {
             return Box::pin(observe::run(config, waiting, words, asked)).await;
         }
+        // For an answer to another region: since when it is being made.
+        let mut for_region = None;
+        if let Some(regions) = &config.regions {
+            let sender = unshared(&mut waiting).parts.extensions.remove().unwrap_or(Sender::Client);
+            match regions.way(&asked.request, &sender) {
+                Way::Here => for_region = matches!(sender, Sender::Region { .. }).then(Instant::now),
+                elsewhere => return Box::pin(home::elsewhere(config, waiting, asked, elsewhere.home())).await,
+            }
+        }
         let start = {
             let (config, waiting) = (config.clone(), waiting.clone());
             move |handed| work(config, waiting, words, handed)
@@ -135,7 +150,10 @@ where
             && matches!(answer, Ok(Answer::Replayed(_) | Answer::Refused(Refused::InProgress)));
         let mut response = match answer {
             Ok(Answer::Ran(Ran { value: end, expires_at })) => match end.map(|end| *end) {
-                Some(Ok(response)) => answer::first(response, &asked.received, expires_at),
+                Some(Ok(response)) => {
+                    let response = answer::first(response, &asked.received, expires_at);
+                    copies::tell(&config, &asked.request, response, for_region.zip(expires_at))
+                }
                 Some(Err(error)) => return Err(error),
                 None => {
                     let started = waiting.lock().is_none();
@@ -147,7 +165,10 @@ where
                     })
                 }
             },
-            Ok(Answer::Replayed(found)) => answer::replay(&found, &asked.received).map(GuardedBody::whole),
+            Ok(Answer::Replayed(found)) => {
+                let response = answer::replay(&found, &asked.received).map(GuardedBody::whole);
+                if for_region.is_some() { copies::tell_again(&asked.request, response, &found) } else { response }
+            }
             Ok(Answer::Refused(refused)) => own(&Problem::from(refused)),
             Err(Error::Store(error)) => {
                 tracing::error!(%error, "the store failed");
