@@ -29,7 +29,7 @@ async fn cluster() -> (&'static Cluster, tokio::sync::MutexGuard<'static, bool>)
     let mut made = TURN.lock().await;
     let cluster = tokio::task::spawn_blocking(|| &*CLUSTER).await.expect("the nodes start");
     if !*made {
-        make_keyspace(cluster, KEYSPACE, &[("dc1", 3)], &Options::default()).await;
+        make_keyspace(cluster, KEYSPACE, 3, &Options::default()).await;
         *made = true;
     }
     (cluster, made)

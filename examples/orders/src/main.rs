@@ -68,6 +68,10 @@ async fn run(metrics: PrometheusHandle) -> Result<(), Box<dyn Error>> {
         Storage::Redis(url) => {
             serve(listener, setup::redis_and_sqlite(url, &file, &events).await?, access, metrics).await
         }
+        #[cfg(feature = "cassandra")]
+        Storage::Cassandra(url) => {
+            serve(listener, setup::cassandra_and_sqlite(url, &file, &events).await?, access, metrics).await
+        }
         #[cfg(feature = "postgres")]
         Storage::Postgres(server) => serve(listener, setup::postgres(server, &events).await?, access, metrics).await,
         #[cfg(all(feature = "postgres", feature = "redis"))]

@@ -117,7 +117,7 @@ impl Order {
     }
 
     /// Whether both have the same items for the same user and cart.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "cassandra", feature = "redis"))]
     pub(crate) fn is_of_the_same(&self, other: &Self) -> bool {
         (&self.user_id, &self.cart_id, &self.items) == (&other.user_id, &other.cart_id, &other.items)
     }

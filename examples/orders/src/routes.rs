@@ -35,7 +35,7 @@ use crate::inventory::{self, Product, UserTotal};
 use crate::order::{NewOrder, Order};
 use crate::problem::Problem;
 use crate::store::Orders;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "cassandra", feature = "redis"))]
 use crate::store::sqlite;
 
 /// State that the handlers share.
@@ -81,7 +81,7 @@ pub(crate) async fn create<D: Orders>(
 
 /// Takes an order, in `Fenced`: the records are elsewhere. An attempt after a crash runs again, and finds the order
 /// that the previous attempt has written under its key.
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "cassandra", feature = "redis"))]
 pub(crate) async fn create_fenced(
     State(app): State<Arc<App<keylatch::sqlite::Sqlite>>>,
     Identity { scope, key }: Identity,

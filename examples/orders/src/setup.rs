@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | SQLite | `Atomic` | order, record and answer are one transaction |
 //! | PostgreSQL, with or without Redis in front of it | `Atomic` | the same |
-//! | records in Redis, orders in SQLite | `Fenced` | the unique constraint on caller and key in the table of orders |
+//! | records in Redis or Cassandra, orders in SQLite | `Fenced` | the unique constraint on caller and key in the table of orders |
 
 use std::error::Error;
 use std::path::Path;
@@ -20,7 +20,7 @@ use keylatch::sqlite::Sqlite;
 use keylatch::tx::Transactional;
 use keylatch::{Engine, InvalidPolicy, Limits, Policy};
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "cassandra", feature = "redis"))]
 use crate::config::Secret;
 #[cfg(feature = "postgres")]
 use crate::config::Server;
@@ -88,10 +88,32 @@ pub(crate) async fn redis_and_sqlite(
     path: &Path,
     events: &Brokers,
 ) -> Result<Setup<Sqlite>, Box<dyn Error>> {
+    let records = keylatch::redis::Store::connect(redis.reveal()).await?;
+    fenced(records, "Redis", path, events).await
+}
+
+/// Records in Cassandra, orders in the SQLite file at `path`.
+#[cfg(feature = "cassandra")]
+pub(crate) async fn cassandra_and_sqlite(
+    cassandra: &Secret,
+    path: &Path,
+    events: &Brokers,
+) -> Result<Setup<Sqlite>, Box<dyn Error>> {
+    let records = keylatch::cassandra::Store::connect(cassandra.reveal()).await?;
+    fenced(records, "Cassandra", path, events).await
+}
+
+/// Records in a store of their own, orders in the SQLite file at `path`.
+#[cfg(any(feature = "cassandra", feature = "redis"))]
+async fn fenced(
+    records: impl keylatch::store::Store,
+    place: &str,
+    path: &Path,
+    events: &Brokers,
+) -> Result<Setup<Sqlite>, Box<dyn Error>> {
     /// How long a run holds its key without a renewal: an order takes milliseconds, and after a crash its client waits
     /// no longer than this.
     const LEASE: Duration = Duration::from_secs(5);
-    let records = keylatch::redis::Store::connect(redis.reveal()).await?;
     let policy = Policy { lease: LEASE, ..Policy::default() };
     let orders = sqlite::open(path).await?;
     Ok(Setup {
@@ -101,7 +123,7 @@ pub(crate) async fn redis_and_sqlite(
         reader: orders,
         engine: Engine::fenced(records, policy, Limits::default())?,
         create: post(routes::create_fenced),
-        storing: format!("orders in {} (SQLite), records in Redis", path.display()),
+        storing: format!("orders in {} (SQLite), records in {place}", path.display()),
     })
 }
 

@@ -423,3 +423,11 @@ tests_on!(sqlite: Sqlite, postgres: Postgres, redis: Redis, tiered: Tiered => [
     an_order_is_in_the_inventory_once,
     other_paths_and_methods_are_problems_too,
 ]);
+
+tests_on!(cassandra: Cassandra => [
+    the_readmes_order_is_taken_once_and_answered_with_the_same_bytes,
+    another_body_under_the_key_is_refused,
+    a_hundred_at_once_are_one_order,
+    an_answer_outlives_the_server,
+    i11_a_refusal_leaves_no_record,
+]);

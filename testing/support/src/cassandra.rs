@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use rand::Rng as _;
 use rustix::process::Signal;
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
 
 use super::guarded::Guarded;
 use super::jars::{self, Jars};
@@ -96,9 +98,27 @@ impl Cluster {
         self.nodes.iter().map(|node| format!("{}:{}", node.address, self.port)).collect()
     }
 
-    /// How many nodes there are.
-    pub fn size(&self) -> usize {
-        self.nodes.len()
+    /// A session of a test's own.
+    ///
+    /// # Panics
+    ///
+    /// If no node can be reached.
+    pub async fn session(&self) -> Session {
+        SessionBuilder::new().known_nodes(self.servers()).build().await.expect("a node can be reached")
+    }
+
+    /// Makes a keyspace with so many replicas in each of these data centres.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be made.
+    pub async fn make_keyspace(&self, keyspace: &str, centres: &[(&str, u32)]) {
+        let centres: Vec<_> = centres.iter().map(|(centre, replicas)| format!("'{centre}': {replicas}")).collect();
+        let statement = format!(
+            "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {{'class': 'NetworkTopologyStrategy', {}}}",
+            centres.join(", ")
+        );
+        self.session().await.query_unpaged(statement, ()).await.expect("a keyspace can be made");
     }
 
     /// Kills a node on the spot with SIGKILL, and waits until it is gone. Its files stay. Nodes count from 0.

@@ -11,7 +11,7 @@ use keylatch::{Clock, RecordId, Timestamp, store};
 use testing_support::cassandra::Cluster;
 
 use crate::one_node::{as_store, node, on_one_node};
-use crate::support::{connect, session};
+use crate::support::connect;
 
 const KEYSPACE: &str = "conformance";
 
@@ -63,7 +63,7 @@ impl Harness for Cassandra {
 
     fn misplace(&self, from: RecordId, to: RecordId) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let session = session(self.cluster).await;
+            let session = self.cluster.session().await;
             let read = format!("SELECT epoch, owner, revision, record, outcome FROM {KEYSPACE}.record WHERE id = ?");
             let found = session.query_unpaged(read, (self.row(from),)).await.expect("a row can be read");
             let found = found.into_rows_result().expect("a read has rows");

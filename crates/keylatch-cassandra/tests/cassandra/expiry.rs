@@ -10,7 +10,7 @@ use scylla::client::session::Session;
 use testing_support::eventually;
 
 use crate::one_node::{node, on_one_node};
-use crate::support::{connect, session};
+use crate::support::connect;
 
 const KEYSPACE: &str = "expiry";
 const POLICY: Policy = Policy {
@@ -25,7 +25,7 @@ const SOON: Duration = Duration::from_secs(20);
 /// A store with a prefix of its own, and a session to look at its rows.
 async fn fixture(prefix: &str, options: Options) -> (Store, Session) {
     let cluster = node(KEYSPACE).await;
-    (connect(cluster, KEYSPACE, options.with_prefix(prefix)).await, session(cluster).await)
+    (connect(cluster, KEYSPACE, options.with_prefix(prefix)).await, cluster.session().await)
 }
 
 fn claim(key: &str, guarantee: Guarantee) -> Claim {

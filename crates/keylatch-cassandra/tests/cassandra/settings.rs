@@ -3,7 +3,6 @@
 use keylatch::cassandra::{self, ConnectError, Options, SCHEMA_VERSION, Store};
 
 use crate::one_node::{node, on_one_node};
-use crate::support::session;
 
 const KEYSPACE: &str = "settings";
 
@@ -25,7 +24,7 @@ async fn a_keyspace_without_tables_or_with_later_ones_is_refused() {
     let missing = Store::connect_with(&cluster.url("nowhere"), on_one_node()).await;
     assert!(matches!(missing, Err(ConnectError::NoKeyspace { .. })), "{missing:?}");
 
-    let session = session(cluster).await;
+    let session = cluster.session().await;
     let empty = "CREATE KEYSPACE later WITH replication = {'class': 'NetworkTopologyStrategy', 'dc1': 1}";
     session.query_unpaged(empty, ()).await.expect("a keyspace can be made");
     let url = cluster.url("later");

@@ -1,6 +1,6 @@
 //! Where orders and records are kept, from the environment.
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "cassandra", feature = "redis"))]
 use super::Secret;
 #[cfg(feature = "postgres")]
 use super::Server;
@@ -14,6 +14,9 @@ pub(crate) enum Storage {
     /// `REDIS_URL` alone: records in Redis, orders in SQLite.
     #[cfg(feature = "redis")]
     Redis(Secret),
+    /// `CASSANDRA_URL` alone: records in Cassandra, orders in SQLite.
+    #[cfg(feature = "cassandra")]
+    Cassandra(Secret),
     /// `DATABASE_URL` or `DB_…`: both in PostgreSQL.
     #[cfg(feature = "postgres")]
     Postgres(Server),
@@ -24,7 +27,12 @@ pub(crate) enum Storage {
 
 impl Storage {
     pub(super) fn read(vars: &mut Vars) -> Self {
-        refuse_missing(vars, [cfg!(feature = "postgres"), cfg!(feature = "redis"), cfg!(feature = "kafka")]);
+        let built = [cfg!(feature = "postgres"), cfg!(feature = "redis"), cfg!(feature = "kafka")];
+        refuse_missing(vars, [built[0], built[1], built[2], cfg!(feature = "cassandra")]);
+        #[cfg(feature = "cassandra")]
+        if let Some(records) = cassandra(vars) {
+            return Self::Cassandra(records);
+        }
         #[cfg(feature = "redis")]
         let redis = redis(vars);
         #[cfg(feature = "postgres")]
@@ -44,16 +52,17 @@ impl Storage {
 }
 
 /// The servers that can be configured: name, feature, and the variables of each.
-const SERVERS: [(&str, &str, &[&str]); 3] = [
+const SERVERS: [(&str, &str, &[&str]); 4] = [
     ("PostgreSQL", "postgres", &["DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD"]),
     ("Redis", "redis", &["REDIS_URL"]),
     ("Kafka", "kafka", &["KAFKA_BROKERS"]),
+    ("Cassandra", "cassandra", &["CASSANDRA_URL"]),
 ];
 
 /// Refuses variables that ask for a server that this build cannot use. `built` says which of [`SERVERS`] it can.
-fn refuse_missing(vars: &mut Vars, built: [bool; 3]) {
+fn refuse_missing(vars: &mut Vars, built: [bool; 4]) {
     let asking = SERVERS.map(|(.., names)| names.iter().copied().filter(|name| vars.get(name).is_some()).collect());
-    let asking: [Vec<_>; 3] = asking;
+    let asking: [Vec<_>; 4] = asking;
     let needed = SERVERS.iter().zip(&asking).zip(built).filter(|((_, set), built)| *built || !set.is_empty());
     let needed = needed.map(|(((_, feature, _), _), _)| *feature).collect::<Vec<_>>().join(",");
     for (((what, ..), set), built) in SERVERS.iter().zip(&asking).zip(built) {
@@ -63,6 +72,24 @@ fn refuse_missing(vars: &mut Vars, built: [bool; 3]) {
             vars.wrong.push(format!("{names} {ask} for {what}, which this build does not have; {run}"));
         }
     }
+}
+
+/// Records in Cassandra stand alone: the orders are in SQLite, and no cache is in front of them.
+#[cfg(feature = "cassandra")]
+fn cassandra(vars: &mut Vars) -> Option<Secret> {
+    const MUST: &str = "must look like cassandra://user:password@host,host/keyspace";
+    const SCHEME: &str = "cassandra://";
+    let records = vars.parse("CASSANDRA_URL", None, MUST, |url| {
+        let known = url.strip_prefix(SCHEME).is_some_and(|rest| rest.split('/').count() == 2);
+        known.then(|| Some(Secret(url.to_owned())))
+    })?;
+    let others = SERVERS[..2].iter().flat_map(|(.., names)| names.iter().copied());
+    let others: Vec<_> = others.filter(|name| vars.get(name).is_some()).collect();
+    if !others.is_empty() {
+        let others = others.join(", ");
+        vars.wrong.push(format!("CASSANDRA_URL keeps the records, and the orders are in SQLite: unset {others}"));
+    }
+    Some(records)
 }
 
 #[cfg(feature = "redis")]
@@ -110,6 +137,20 @@ mod tests {
         assert!(!format!("{:?}", read(&[redis, postgres])).contains("hunter2"));
     }
 
+    #[cfg(all(feature = "cassandra", feature = "redis"))]
+    #[test]
+    fn cassandra_has_the_records_alone() {
+        let cassandra = ("CASSANDRA_URL", "cassandra://ann:hunter2@a,b/shop");
+        match read(&[cassandra]) {
+            Ok(Storage::Cassandra(records)) => assert_eq!(records.reveal(), cassandra.1),
+            other => panic!("{other:?}"),
+        }
+        let wrong = read(&[cassandra, ("REDIS_URL", "redis://cache.example")]).unwrap_err().to_string();
+        assert!(wrong.contains("unset REDIS_URL") && !wrong.contains("hunter2"), "{wrong}");
+        let wrong = read(&[("CASSANDRA_URL", "cassandra://hunter2")]).unwrap_err().to_string();
+        assert!(wrong.contains("must look like cassandra://") && !wrong.contains("hunter2"), "{wrong}");
+    }
+
     #[test]
     fn what_is_missing_is_named_with_the_command_that_has_all() {
         let refused = |set: &[&str], built| {
@@ -121,14 +162,16 @@ mod tests {
         let missing = "which this build does not have; run: cargo run --features";
         let postgres = |features| format!("DB_HOST, DB_NAME ask for PostgreSQL, {missing} {features}");
         let redis = |features| format!("REDIS_URL asks for Redis, {missing} {features}");
-        assert_eq!(refused(&["DB_HOST", "DB_NAME"], [false, false, false]), [postgres("postgres")]);
-        assert_eq!(refused(&["DB_HOST", "DB_NAME"], [false, true, false]), [postgres("postgres,redis")]);
-        assert_eq!(refused(&["REDIS_URL"], [false, false, false]), [redis("redis")]);
+        assert_eq!(refused(&["DB_HOST", "DB_NAME"], [false; 4]), [postgres("postgres")]);
+        assert_eq!(refused(&["DB_HOST", "DB_NAME"], [false, true, false, false]), [postgres("postgres,redis")]);
+        assert_eq!(refused(&["REDIS_URL"], [false; 4]), [redis("redis")]);
         let both = ["DB_HOST", "DB_NAME", "REDIS_URL"];
-        assert_eq!(refused(&both, [false, false, false]), [postgres("postgres,redis"), redis("postgres,redis")]);
-        assert_eq!(refused(&both, [true, true, true]), [""; 0]);
+        assert_eq!(refused(&both, [false; 4]), [postgres("postgres,redis"), redis("postgres,redis")]);
+        assert_eq!(refused(&both, [true; 4]), [""; 0]);
         let kafka = format!("KAFKA_BROKERS asks for Kafka, {missing} kafka");
-        assert_eq!(refused(&["KAFKA_BROKERS"], [false, false, false]), [kafka]);
-        assert_eq!(refused(&["PORT"], [false, false, false]), [""; 0]);
+        assert_eq!(refused(&["KAFKA_BROKERS"], [false; 4]), [kafka]);
+        let cassandra = format!("CASSANDRA_URL asks for Cassandra, {missing} cassandra");
+        assert_eq!(refused(&["CASSANDRA_URL"], [false; 4]), [cassandra]);
+        assert_eq!(refused(&["PORT"], [false; 4]), [""; 0]);
     }
 }

@@ -11,7 +11,7 @@ use rusqlite::{Connection, Row};
 use uuid::Uuid;
 
 use super::Orders;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "cassandra", feature = "redis"))]
 use crate::inventory;
 use crate::inventory::{OrderCreated, Product, UserTotal};
 use crate::money::Money;
@@ -93,7 +93,7 @@ impl Orders for Sqlite {
 /// # Errors
 ///
 /// [`Problem::Taken`] if there is an order of other items under the key: then its record is gone.
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "cassandra", feature = "redis"))]
 pub(crate) async fn insert_once(store: &Store, caller: String, key: Key, order: Order) -> Result<Order, Problem> {
     let asked = order.clone();
     let event = inventory::created(&order);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use keylatch::{Engine, Limits, Policy, postgres, redis, sqlite};
+use keylatch::{Engine, Limits, Policy, cassandra, postgres, redis, sqlite};
 use tempfile::TempDir;
 use testing_support::postgres::Cluster;
 use testing_support::redis::{Config, Server};
@@ -22,6 +22,8 @@ pub(crate) enum Setup {
     Redis,
     /// All in PostgreSQL, and copies of answers in Redis.
     Tiered,
+    /// Records in Cassandra, orders in SQLite.
+    Cassandra,
 }
 
 /// Makes a test of each function on each of the set-ups: `sqlite::NAME`, `postgres::NAME` and so on.
@@ -99,6 +101,7 @@ impl Stores {
         let program = if self.setup.has_redis() { program.env("REDIS_URL", self.redis_url()) } else { program };
         match self.setup {
             Setup::Sqlite | Setup::Redis => program,
+            Setup::Cassandra => program.env("CASSANDRA_URL", self.cassandra_url()),
             Setup::Postgres => program
                 .env("DB_HOST", "127.0.0.1")
                 .env("DB_PORT", self.cluster().port().to_string())
@@ -114,6 +117,7 @@ impl Stores {
         match self.setup {
             Setup::Sqlite => format!("{} (SQLite)", self.file().display()),
             Setup::Redis => format!("orders in {} (SQLite), records in Redis", self.file().display()),
+            Setup::Cassandra => format!("orders in {} (SQLite), records in Cassandra", self.file().display()),
             Setup::Postgres => {
                 format!("PostgreSQL, database {} on 127.0.0.1:{}", self.database(), self.cluster().port())
             }
@@ -163,6 +167,22 @@ impl Stores {
         format!("{}/{}", self.redis().url(), self.number)
     }
 
+    /// A keyspace of the shop's own, on the node that all shops share.
+    fn cassandra_url(&self) -> String {
+        let keyspace = format!("shop_{}", self.number);
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::block_in_place(|| {
+            let node = testing_support::cassandra::shared();
+            let url = format!("{}?survives=nothing", node.url(&keyspace));
+            runtime.block_on(async {
+                node.make_keyspace(&keyspace, &[("dc1", 1)]).await;
+                let migrated = cassandra::migrate(&url, &cassandra::Options::default()).await;
+                migrated.expect("the tables can be made");
+            });
+            url
+        })
+    }
+
     fn database(&self) -> String {
         format!("shop_{}", self.number)
     }
@@ -178,6 +198,10 @@ impl Stores {
             }
             Setup::Redis => {
                 let store = redis::Store::connect(&self.redis_url()).await;
+                Engine::fenced(store.expect("it connects"), policy, limits)
+            }
+            Setup::Cassandra => {
+                let store = cassandra::Store::connect(&self.cassandra_url()).await;
                 Engine::fenced(store.expect("it connects"), policy, limits)
             }
         };

@@ -9,7 +9,9 @@ use keylatch::{Outcome, redis};
 use testing_support::eventually;
 use testing_support::redis::{Config, Server as Redis};
 
-use crate::setup::{ARGUMENTS, CALLER, DONE, FAILED, Kind, NOT_FOUND, UNCHANGED, World, id, on_every_store};
+use crate::setup::{
+    ARGUMENTS, CALLER, DONE, FAILED, Kind, NOT_FOUND, UNCHANGED, World, id, on_cassandra, on_every_store,
+};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -26,6 +28,14 @@ on_every_store! {
     a_run_that_never_happened_runs_again;
     a_forgotten_answer_never_runs_again;
     a_dry_run_changes_nothing;
+}
+
+on_cassandra! {
+    records_are_listed_by_scope_and_phase;
+    pages_of_a_list_go_on;
+    a_key_is_let_go_after_a_yes;
+    an_operators_answer_is_every_retrys_answer;
+    a_forgotten_answer_never_runs_again;
 }
 
 async fn records_are_listed_by_scope_and_phase(world: &World) {

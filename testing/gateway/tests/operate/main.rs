@@ -1,4 +1,4 @@
-//! The commands for operators, on SQLite, PostgreSQL and Redis: the program itself, its output and its exit codes.
+//! The commands for operators, on SQLite, PostgreSQL, Redis and Cassandra: the program itself, its output and its exit codes.
 
 mod arguments;
 mod audit;

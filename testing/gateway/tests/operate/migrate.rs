@@ -2,7 +2,7 @@
 
 use testing_support::postgres::shared::{cluster, database};
 
-use crate::setup::{ARGUMENTS, DONE, FAILED, Kind, World, run};
+use crate::setup::{ARGUMENTS, DONE, FAILED, Kind, World, keyspace, run};
 
 #[tokio::test]
 async fn a_file_is_made_and_made_once() {
@@ -23,6 +23,24 @@ async fn redis_needs_none() {
     let world = World::new(Kind::Redis).await;
     world.run(&["migrate"]).await.ends(DONE).says(&["needs no schema"]);
     world.run(&["migrate", "--print"]).await.ends(ARGUMENTS).says(&["leave"]);
+}
+
+#[tokio::test]
+async fn cassandra_gets_its_tables_once() {
+    let url = keyspace().await;
+    let variables = [("KEYLATCH_STORE", url.as_str())];
+    run(&["keys", "list"], &variables, "").await.ends(FAILED).says(&["keylatch migrate"]);
+    for _ in 0..2 {
+        let migrated = run(&["migrate", "--json"], &variables, "").await.ends(DONE).json();
+        assert_eq!((&migrated["store"], &migrated["version"]), (&"cassandra".into(), &1.into()));
+    }
+    run(&["keys", "list"], &variables, "").await.ends(DONE).says(&["There is no such record."]);
+    run(&["sweep"], &variables, "").await.ends(DONE).says(&["nothing is left to clean"]);
+    run(&["migrate", "--print"], &variables, "").await.ends(DONE).says(&["CREATE TABLE IF NOT EXISTS record"]);
+    // What a service asks of a keyspace by default, this one cannot give.
+    let strict = url.split('?').next().expect("an address");
+    let strict = run(&["stats"], &[("KEYLATCH_STORE", strict)], "").await;
+    strict.ends(FAILED).says(&["one node", "three replicas"]);
 }
 
 /// A command that looks makes no schema; `migrate` does, and a role gets what a service needs and no more.

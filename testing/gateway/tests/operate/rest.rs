@@ -5,10 +5,14 @@ use std::time::Duration;
 use keylatch::{Policy, TOMBSTONE};
 use testing_support::eventually;
 
-use crate::setup::{CALLER, DONE, World, on_every_store};
+use crate::setup::{CALLER, DONE, World, on_cassandra, on_every_store};
 
 on_every_store! {
     a_sweep_cleans_everything_that_is_due;
+    numbers_say_what_needs_a_person;
+}
+
+on_cassandra! {
     numbers_say_what_needs_a_person;
 }
 

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use keylatch::machine::{Claim, Claimed, Completion, End, Terms};
 use keylatch::store::{Applied, Owner, Store};
 use keylatch::{Body, Fingerprint, Guarantee, Key, Lease, Outcome, Policy, Record, RecordId, Scope};
-use keylatch::{postgres, redis, sqlite};
+use keylatch::{cassandra, postgres, redis, sqlite};
 use serde_json::Value;
 use tempfile::TempDir;
 use testing_support::postgres::shared::database;
@@ -41,6 +42,8 @@ pub(crate) enum Kind {
     Sqlite,
     Postgres,
     Redis,
+    /// On the node that all tests share, in a keyspace of its own. Making one takes seconds, so only some tests do.
+    Cassandra,
 }
 
 /// A test of every store.
@@ -58,6 +61,25 @@ macro_rules! on_every_store {
     };
 }
 pub(crate) use on_every_store;
+
+/// The same of Cassandra alone.
+macro_rules! on_cassandra {
+    ($($case:ident;)*) => {
+        mod on_cassandra { $(#[tokio::test] async fn $case() {
+            super::$case(&$crate::setup::World::new($crate::setup::Kind::Cassandra).await).await;
+        })* }
+    };
+}
+pub(crate) use on_cassandra;
+
+/// The address of a new keyspace without tables.
+pub(crate) async fn keyspace() -> String {
+    static KEYSPACES: AtomicU32 = AtomicU32::new(0);
+    let node = tokio::task::spawn_blocking(testing_support::cassandra::shared).await.expect("the node starts");
+    let keyspace = format!("world_{}", KEYSPACES.fetch_add(1, Ordering::Relaxed));
+    node.make_keyspace(&keyspace, &[("dc1", 1)]).await;
+    format!("{}?survives=nothing", node.url(&keyspace))
+}
 
 impl World {
     pub(crate) async fn new(kind: Kind) -> Self {
@@ -78,6 +100,12 @@ impl World {
                 let server = Redis::start(Config::new());
                 let store = redis::Store::connect(&server.url()).await.expect("the server is there");
                 Self { url: server.url(), store: Arc::new(store), dir, _server: Some(server) }
+            }
+            Kind::Cassandra => {
+                let url = keyspace().await;
+                let options = cassandra::Options::default().with_migration();
+                let store = cassandra::Store::connect_with(&url, options).await.expect("the node is there");
+                Self { url, store: Arc::new(store), dir, _server: None }
             }
         }
     }
