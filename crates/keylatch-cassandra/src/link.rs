@@ -182,7 +182,7 @@ impl Link {
             Cas::Not(columns) => columns.into_iter(),
         };
         let mut next = || columns.next().flatten();
-        let columns = (number(next())?, blob(next())?, number(next())?, blob(next())?, blob(next())?);
+        let columns = (number(next().as_ref())?, blob(next())?, number(next().as_ref())?, blob(next())?, blob(next())?);
         Ok(Cas::Not(columns))
     }
 
@@ -285,10 +285,10 @@ fn applied(result: QueryResult) -> Result<Cas<Vec<Option<CqlValue>>>, Failed> {
     }
 }
 
-fn number(value: Option<CqlValue>) -> Result<Option<i64>, Failed> {
+fn number(value: Option<&CqlValue>) -> Result<Option<i64>, Failed> {
     match value {
         None => Ok(None),
-        Some(CqlValue::BigInt(number)) => Ok(Some(number)),
+        Some(CqlValue::BigInt(number)) => Ok(Some(*number)),
         Some(_) => Err(Failed::Nonsense("a column that is no number")),
     }
 }
