@@ -53,6 +53,8 @@ async fn show() -> Result<(), Failed> {
     world.ask("eu is gone: the copy is still there", "us", &seen).await?;
     world.ask("an older key waits for it", "us", &old).await?;
     world.operate(&["lose", "eu", "--to", "us"], &["ap", "us"]).await?;
+    // Until the others have learned it.
+    sleep(Duration::from_secs(2)).await;
     world.ask("eu is lost: older keys are unknown", "us", &old).await?;
     // Until no key can have been accepted by eu: the longest that a key may be ahead, and clocks apart.
     sleep(Duration::from_secs(7)).await;

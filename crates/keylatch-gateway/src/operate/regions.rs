@@ -154,15 +154,11 @@ impl Stores {
         Ok((latest, numbers, now))
     }
 
-    /// Writes `changes` into each store, after what it has.
+    /// Makes `changes` the latest in each store.
     async fn write(&self, changes: &Changes) -> Result<(), Failure> {
-        let (_, numbers, _) = self.latest().await?;
         for (region, (_, log)) in &self.stores {
-            let after = numbers[region];
-            if after < changes.number {
-                let written = log.write(after, changes.clone()).await;
-                written.map_err(|error| Failure::Store(format!("{region}: {error}; run the command again")))?;
-            }
+            let written = log.bring_to(changes).await;
+            written.map_err(|error| Failure::Store(format!("{region}: {error}; run the command again")))?;
         }
         Ok(())
     }

@@ -78,6 +78,26 @@ impl Log {
         self.once(&change(number), changes).await?.map_err(|()| Failure::Taken(number))
     }
 
+    /// Makes `changes` the latest in the store. A gateway that learns of a change from another region writes at the same time.
+    ///
+    /// # Errors
+    ///
+    /// If another change has its number, or the store fails.
+    pub(crate) async fn bring_to(&self, changes: &Changes) -> Result<(), Failure> {
+        let mut known = Changes::default();
+        loop {
+            (known, _) = self.latest(known).await?;
+            if known.number >= changes.number {
+                return if known == *changes { Ok(()) } else { Err(Failure::Taken(known.number)) };
+            }
+            match self.write(known.number, changes.clone()).await {
+                // Each time the store has a later change, so this comes to an end.
+                Err(Failure::Taken(_)) => {}
+                written => return written,
+            }
+        }
+    }
+
     /// Notes that the store is that of `region`.
     ///
     /// # Errors
