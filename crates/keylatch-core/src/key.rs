@@ -1,6 +1,6 @@
 //! The client's idempotency key, and its grammar.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
 
 use crate::{Hasher, Timestamp};
@@ -99,11 +99,7 @@ impl Key {
         for part in parts {
             hasher.field(part.as_bytes());
         }
-        let mut text = String::with_capacity(64);
-        for byte in hasher.finish().as_bytes() {
-            let _ = write!(text, "{byte:02x}");
-        }
-        Ok(Self(Arc::from(text)))
+        Ok(Self(Arc::from(hex::encode(hasher.finish().as_bytes()))))
     }
 
     /// This key in a region: `REGION.KEY`. A service whose map of regions goes by the prefix of keys decides about it there.

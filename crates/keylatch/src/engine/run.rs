@@ -221,8 +221,7 @@ pub(crate) fn derived_key(id: RecordId, fingerprint: Fingerprint, name: &str) ->
         .chain_update(fingerprint.as_bytes())
         .chain_update(name)
         .finalize();
-    let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    Key::new(&digits).expect("hexadecimal digits are a key")
+    Key::new(&hex::encode(hash)).expect("hexadecimal digits are a key")
 }
 
 /// What the engine gives to the work of a run: a [`Run`] on a lease, a [`Tx`] in `Atomic`.
