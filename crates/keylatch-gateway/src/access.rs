@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use http::{Method, Response, Version};
 use keylatch::entry_point::propagation;
 use keylatch::http::{IDEMPOTENCY_EXPIRES, IDEMPOTENCY_STATUS, IDEMPOTENT_REPLAYED};
+use metrics::{Counter, Histogram, SharedString};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::Span;
@@ -68,16 +69,76 @@ pub(crate) async fn written() {
     }
 }
 
+/// A route's name, and its series of metrics. Each is registered when it is first needed, and then kept: looking one up by
+/// its labels takes longer than counting.
+#[derive(Debug)]
+pub(crate) struct Series {
+    pub(crate) route: Arc<str>,
+    requests: [[OnceLock<Counter>; CLASSES.len()]; OUTCOMES.len()],
+    seconds: [OnceLock<Histogram>; OUTCOMES.len()],
+}
+
+impl Series {
+    /// Of the route with this name.
+    pub(crate) fn new(route: impl Into<Arc<str>>) -> Arc<Self> {
+        Arc::new(Self { route: route.into(), requests: Default::default(), seconds: Default::default() })
+    }
+
+    fn count(&self, outcome: Outcome, class: usize, took: Duration) {
+        let name = outcome.name();
+        let counter = self.requests[outcome as usize][class].get_or_init(|| {
+            let labels =
+                [("route", self.route.clone().into()), ("outcome", name.into()), ("status", CLASSES[class].into())];
+            metrics::counter!("keylatch_gateway_requests_total", &labels as &[(&str, SharedString)])
+        });
+        counter.increment(1);
+        let seconds = self.seconds[outcome as usize]
+            .get_or_init(|| metrics::histogram!("keylatch_gateway_request_seconds", "outcome" => name));
+        seconds.record(took.as_secs_f64());
+    }
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Refused,
+    Replayed,
+    Bypassed,
+    Recorded,
+    Passed,
+}
+
+const OUTCOMES: [&str; 5] = ["refused", "replayed", "bypassed", "recorded", "passed"];
+/// Of a status, by its first digit.
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+impl Outcome {
+    const fn name(self) -> &'static str {
+        OUTCOMES[self as usize]
+    }
+
+    fn of<B>(response: &Response<B>) -> Self {
+        let has = |name| response.headers().contains_key(name);
+        if code(response).is_some() {
+            Self::Refused
+        } else if has(IDEMPOTENT_REPLAYED) {
+            Self::Replayed
+        } else if has(IDEMPOTENCY_STATUS) {
+            Self::Bypassed
+        } else if has(IDEMPOTENCY_EXPIRES) {
+            Self::Recorded
+        } else {
+            Self::Passed
+        }
+    }
+}
+
 /// Counts an answered request, notes its end in its span, and logs it if `logs` is set.
-///
-/// `route` is the name of its route.
-pub(crate) fn note<B>(asked: &Asked, route: &Arc<str>, response: &Response<B>, span: &Span, logs: bool) {
-    let (outcome, status) = (outcome(response), class(response));
+pub(crate) fn note<B>(asked: &Asked, series: &Series, response: &Response<B>, span: &Span, logs: bool) {
+    let outcome = Outcome::of(response);
     let took = asked.at.elapsed();
-    let named = || route.clone();
-    metrics::counter!("keylatch_gateway_requests_total", "route" => named(), "outcome" => outcome, "status" => status)
-        .increment(1);
-    metrics::histogram!("keylatch_gateway_request_seconds", "outcome" => outcome).record(took.as_secs_f64());
+    series.count(outcome, class(response), took);
+    let outcome = outcome.name();
     trace::answered(span, response);
     span.record("outcome", outcome);
     if !logs {
@@ -85,7 +146,7 @@ pub(crate) fn note<B>(asked: &Asked, route: &Arc<str>, response: &Response<B>, s
     }
     let mut line = serde_json::json!({
         "time": jiff::Timestamp::now().to_string(),
-        "route": &**route,
+        "route": &*series.route,
         "method": trace::method(&asked.method),
         "version": format!("{:?}", asked.version),
         "status": response.status().as_u16(),
@@ -101,34 +162,12 @@ pub(crate) fn note<B>(asked: &Asked, route: &Arc<str>, response: &Response<B>, s
     }
 }
 
-/// What became of the request, in one word.
-fn outcome<B>(response: &Response<B>) -> &'static str {
-    let has = |name| response.headers().contains_key(name);
-    if code(response).is_some() {
-        "refused"
-    } else if has(IDEMPOTENT_REPLAYED) {
-        "replayed"
-    } else if has(IDEMPOTENCY_STATUS) {
-        "bypassed"
-    } else if has(IDEMPOTENCY_EXPIRES) {
-        "recorded"
-    } else {
-        "passed"
-    }
-}
-
 /// The code, if this is one of Keylatch's own answers.
 fn code<B>(response: &Response<B>) -> Option<&'static str> {
     let of_gateway = response.extensions().get::<Problem>().map(|problem| problem.code());
     of_gateway.or_else(|| response.extensions().get::<keylatch::http::Problem>().map(keylatch::http::Problem::code))
 }
 
-fn class<B>(response: &Response<B>) -> &'static str {
-    match response.status().as_u16() {
-        ..200 => "1xx",
-        200..300 => "2xx",
-        300..400 => "3xx",
-        400..500 => "4xx",
-        500.. => "5xx",
-    }
+fn class<B>(response: &Response<B>) -> usize {
+    usize::from(response.status().as_u16() / 100).clamp(1, CLASSES.len()) - 1
 }

@@ -87,13 +87,15 @@ impl Service<Request<Incoming>> for Front {
             return Box::pin(async move { Ok(told(member.tell().await).map(|body| Either::Left(Full::new(body)))) });
         }
         let (route, chosen) = match written {
+        let written = self.rules.write_anew(&mut parts, &routes.reserved);
+        let (series, chosen) = match written {
             Ok(()) => routes.choose(&mut parts),
-            Err(problem) => (routes.name_of_others.clone(), Err(problem)),
+            Err(problem) => (routes.series_of_others.clone(), Err(problem)),
         };
         let share = self.room.share();
         parts.extensions.insert(share.clone());
         let body = Arriving::new(body, share.clone());
-        let span = if self.rules.traces { trace::request(&parts, &route) } else { Span::none() };
+        let span = if self.rules.traces { trace::request(&parts, &series.route) } else { Span::none() };
         let answering = span.in_scope(|| chosen.map(|mut service| service.call(Request::from_parts(parts, body))));
         let rules = self.rules.clone();
         let around = span.clone();
@@ -107,7 +109,7 @@ impl Service<Request<Incoming>> for Front {
             share.pass();
             // The layer takes it for a body that broke off.
             let response = if share.was_refused() { own(Problem::Full) } else { response };
-            access::note(&asked, &route, &response, &span, rules.access_log);
+            access::note(&asked, &series, &response, &span, rules.access_log);
             Ok(response)
         };
         Box::pin(answered.instrument(around))

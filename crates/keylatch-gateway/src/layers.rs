@@ -12,6 +12,7 @@ use keylatch::recent::{RECENT_RECORDS, Recent};
 use keylatch::{Cleanup, Engine, Limits};
 use tower_layer::Layer;
 
+use crate::access::Series;
 use crate::ahead::Ahead;
 use crate::args::{Gateway, Guarantee};
 use crate::config::{self, Caller, Config, KeySource, Route};
@@ -137,6 +138,8 @@ impl Layers {
         let guarded = routes.iter().map(|route| Guarded {
             name: route.name.as_str().into(),
             service: self.service(route, regions.as_ref()),
+            series: Series::new(route.name.as_str()),
+            service: self.service(route),
             pattern: Pattern::new(route.path.clone()),
             caller: route.scope.clone(),
         });
@@ -144,11 +147,14 @@ impl Layers {
         let (guarded, others, name_of_others) = (guarded.collect(), self.unguarded(), OTHERS.into());
         let regions = self.member().map(|(member, ..)| member);
         Ok((Routes { guarded, paths, others, name_of_others, reserved, regions }, admin))
+        let (guarded, others, series_of_others) = (guarded.collect(), self.unguarded(), Series::new(OTHERS));
+        Ok((Routes { guarded, paths, others, series_of_others, reserved }, admin))
     }
 
     /// The same route for all requests.
     pub(crate) fn alike(&self, route: &Route) -> Routes {
         Routes::alike(route.name.as_str().into(), self.service(route, None), Reserved::new(headers_of(route)))
+        Routes::alike(&route.name, self.service(route), Reserved::new(headers_of(route)))
     }
 
     /// What is needed to send requests to other regions. The same every time that the file is read: what a region may do

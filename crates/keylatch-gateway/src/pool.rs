@@ -128,14 +128,16 @@ impl Pool {
         progress: &Progress,
     ) -> Result<(Response<Incoming>, Lent), Failure> {
         let Inner { connector, times, places, .. } = &*self.0;
-        let place = timeout(times.connect_max, places.clone().acquire_owned()).await;
-        let place = place.map_err(|_| Failure::NotSent("too many requests are with the upstream".to_owned()))?;
-        let place = place.expect("it is never closed");
+        let place = match places.clone().try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => self.0.wait_for_place().await?,
+        };
         let mut why = String::new();
         for _ in 0..TRIES_MAX {
-            let mut sender = match timeout(times.connect_max, self.0.sender()).await {
-                Ok(sender) => sender.map_err(|error| Failure::NotSent(error.to_string()))?,
-                Err(_) => return Err(Failure::NotSent("the upstream took too long to connect".to_owned())),
+            let mut sender = match self.0.take_idle() {
+                Some(idle) => Sender::Http1(idle),
+                // Boxed, because it is rare in HTTP/1.1 and large.
+                None => Box::pin(self.0.wait_for_sender()).await?,
             };
             sender.write_target(&mut request, connector.scheme());
             let answered = tokio::select! {
@@ -185,11 +187,21 @@ async fn silence(progress: &Progress, silence_max: Duration) -> Result<Infallibl
 }
 
 impl Inner {
-    /// A connection for one request: an existing one, or a new one.
-    async fn sender(&self) -> Result<Sender, connect::Error> {
-        if let Some(idle) = self.take_idle() {
-            return Ok(Sender::Http1(idle));
+    async fn wait_for_place(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        let place = timeout(self.times.connect_max, self.places.clone().acquire_owned()).await;
+        let place = place.map_err(|_| Failure::NotSent("too many requests are with the upstream".to_owned()))?;
+        Ok(place.expect("it is never closed"))
+    }
+
+    async fn wait_for_sender(&self) -> Result<Sender, Failure> {
+        match timeout(self.times.connect_max, self.sender()).await {
+            Ok(sender) => sender.map_err(|error| Failure::NotSent(error.to_string())),
+            Err(_) => Err(Failure::NotSent("the upstream took too long to connect".to_owned())),
         }
+    }
+
+    /// A connection for one request, if no HTTP/1.1 connection is idle: an HTTP/2 connection, or a new one.
+    async fn sender(&self) -> Result<Sender, connect::Error> {
         if !self.connector.may_be_http2() || self.chose_http1.load(Ordering::Relaxed) {
             return self.connect().await;
         }

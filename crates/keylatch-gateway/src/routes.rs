@@ -6,6 +6,7 @@ use http::request::Parts;
 use keylatch::http::{AtHome, Idempotency, ScopeFrom};
 use parking_lot::RwLock;
 
+use crate::access::Series;
 use crate::config::{Caller, Paths};
 use crate::headers::Reserved;
 use crate::problem::Problem;
@@ -19,8 +20,8 @@ pub(crate) type Service = Idempotency<AtHome<Proxy, Peers>>;
 
 /// How the requests of one route are guarded.
 pub(crate) struct Guarded {
-    /// Its name in logs and metrics.
-    pub(crate) name: Arc<str>,
+    /// Its name in logs, and its metrics.
+    pub(crate) series: Arc<Series>,
     pub(crate) service: Service,
     /// The pattern of its path, which is part of the scope.
     pub(crate) pattern: keylatch::http::Route,
@@ -33,8 +34,8 @@ pub(crate) struct Routes {
     pub(crate) paths: Paths,
     /// For requests that match no route.
     pub(crate) others: Service,
-    /// The name of such requests in logs and metrics.
-    pub(crate) name_of_others: Arc<str>,
+    /// The name of such requests in logs, and their metrics.
+    pub(crate) series_of_others: Arc<Series>,
     /// The headers that no client may imitate.
     pub(crate) reserved: Reserved,
     /// The regions, if there are others.
@@ -51,17 +52,18 @@ struct Named(String);
 
 impl Routes {
     /// The same service for all requests.
-    pub(crate) fn alike(name: Arc<str>, service: Service, reserved: Reserved) -> Self {
+    pub(crate) fn alike(name: &str, service: Service, reserved: Reserved) -> Self {
         let (guarded, paths) = (Vec::new(), Paths::default());
         Self { guarded, paths, others: service, name_of_others: name, reserved, regions: None }
+        Self { guarded, paths, others: service, series_of_others: Series::new(name), reserved }
     }
 
-    /// Finds the route of a request: its name, and its service. Fails if the route requires a token and the request has
+    /// Finds the route of a request: its metrics, and its service. Fails if the route requires a token and the request has
     /// no valid one. Adds the route and the caller to the extensions.
-    pub(crate) fn choose(&self, parts: &mut Parts) -> (Arc<str>, Result<Service, Problem>) {
+    pub(crate) fn choose(&self, parts: &mut Parts) -> (Arc<Series>, Result<Service, Problem>) {
         match self.paths.find(&parts.method, parts.uri.path()).map(|nth| &self.guarded[nth]) {
-            Some(route) => (route.name.clone(), route.enter(parts)),
-            None => (self.name_of_others.clone(), Ok(self.others.clone())),
+            Some(route) => (route.series.clone(), route.enter(parts)),
+            None => (self.series_of_others.clone(), Ok(self.others.clone())),
         }
     }
 }
