@@ -1,40 +1,89 @@
 //! Batches of calls to one server.
 //!
-//! By itself a connection passes each call to the kernel separately, and the server reads and answers each separately:
-//! four system calls, which cost as much as the rest. So a call first yields to all ready tasks, and goes in one batch
-//! with their calls. There is no timer: if no other task is ready, the call goes at once.
+//! A call that goes alone costs a system call to write it, one to read its reply, and two more in the server: as much as
+//! the rest. So each call is packed behind those that wait, and all of them go in one write, once all ready tasks have
+//! had their turn. There is no timer: if no other task is ready, the call goes at once.
 //!
 //! If writes wait for replicas, one `WAIT` follows all calls of a batch, because `WAIT` blocks the connection: one for
 //! each call would make the last call wait for all of them. The next batch goes when this one has its replies.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Pipeline, RedisError, Value, cmd};
-use tokio::sync::{mpsc, oneshot};
+use bytes::{Buf as _, BytesMut};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use redis::{Cmd, RedisError, Value, cmd};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::keys::Keys;
 use super::marks::{Beside, Ended, Marks};
 use super::options::Wait;
+use super::reply;
+use super::socket::Socket;
 use keylatch_core::Timestamp;
 
-/// The largest batch: each call gets its reply when all have theirs.
-const CALLS_MAX: usize = 64;
-/// The same if writes wait for replicas: then only one batch is in flight at a time.
-const WAITING_CALLS_MAX: usize = 4_096;
 /// The bucket with the indexes for all records of a single server. In a Cluster they are in the bucket of each record.
 pub(super) const ONE_BUCKET: usize = 0;
+/// How many bytes are read at once.
+const READ_BYTES: usize = 64 << 10;
 
-/// The sender to a connection. A clone is the same one.
+/// The sender to a connection, which ends with it. A clone is the same one.
 #[derive(Clone)]
-pub(super) struct Batches(mpsc::UnboundedSender<Call>);
+pub(super) struct Batches(Arc<Handle>);
+
+struct Handle(Arc<Queue>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.waiting.lock().ended = true;
+        self.0.driver.wake();
+    }
+}
+
+/// The calls that wait to be sent.
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    driver: AtomicWaker,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// Their commands, as they are sent.
+    packed: Vec<u8>,
+    calls: Vec<Call>,
+    /// Whether nobody sends, or nothing can be sent any longer.
+    ended: bool,
+}
+
+impl Queue {
+    fn push(&self, command: &Cmd, call: Call) -> Result<(), RedisError> {
+        let mut waiting = self.waiting.lock();
+        if waiting.ended {
+            return Err(lost());
+        }
+        command.write_packed_command(&mut waiting.packed);
+        waiting.calls.push(call);
+        let is_first = waiting.calls.len() == 1;
+        drop(waiting);
+        if is_first {
+            self.driver.wake();
+        }
+        Ok(())
+    }
+}
 
 struct Call {
-    command: Cmd,
     marks: Marks,
     /// Whether it gets its reply only when replicas have its write.
     waits: bool,
@@ -53,114 +102,282 @@ pub(super) struct Reply {
     pub(super) marked: Result<(), RedisError>,
 }
 
-/// Shared by all batches of a connection.
-struct Sender {
-    connection: MultiplexedConnection,
+impl Batches {
+    /// Batches for the server at the other end of `socket`, until the last clone of this is gone or a reply takes longer
+    /// than `reply_max`.
+    pub(super) fn new(socket: Socket, keys: Keys, ended: Arc<Ended>, wait: Option<Wait>, reply_max: Duration) -> Self {
+        let queue = Arc::<Queue>::default();
+        let driver = Driver {
+            queue: queue.clone(),
+            batcher: Batcher { keys, ended: ended.clone(), wait },
+            idle: idle(ended),
+            outgoing: BytesMut::new(),
+            incoming: BytesMut::with_capacity(READ_BYTES),
+            sent: VecDeque::new(),
+            reply_max,
+            overdue: Box::pin(sleep_until(Instant::now())),
+            socket,
+        };
+        drop(tokio::spawn(driver.drive()));
+        Self(Arc::new(Handle(queue)))
+    }
+
+    /// Sends a call, and waits for its reply as long as the connection does.
+    pub(super) async fn send(&self, command: &Cmd, marks: Marks, waits: bool) -> Result<Reply, RedisError> {
+        let (reply, replied) = oneshot::channel();
+        self.0.0.push(command, Call { marks, waits, reply })?;
+        replied.await.unwrap_or_else(|_| Err(lost()))
+    }
+}
+
+/// Passes on the calls that wait, and their replies.
+struct Driver {
+    socket: Socket,
+    queue: Arc<Queue>,
+    batcher: Batcher,
+    /// Done when ended runs have waited for other calls for long enough.
+    idle: BoxFuture<'static, ()>,
+    outgoing: BytesMut,
+    incoming: BytesMut,
+    /// The batches without all of their replies.
+    sent: VecDeque<Batch>,
+    reply_max: Duration,
+    /// Fires no earlier than the first of them is overdue.
+    overdue: Pin<Box<Sleep>>,
+}
+
+fn idle(ended: Arc<Ended>) -> BoxFuture<'static, ()> {
+    async move { ended.have_waited(ONE_BUCKET).await }.boxed()
+}
+
+impl Driver {
+    async fn drive(mut self) {
+        let error = loop {
+            match poll_fn(|context| self.poll(context)).await {
+                // All tasks that are ready add their calls.
+                Ok(Next::Calls) => tokio::task::yield_now().await,
+                Ok(Next::Idle) => self.idle = idle(self.batcher.ended.clone()),
+                Ok(Next::End) => return,
+                Err(error) => break error,
+            }
+            self.send_waiting();
+        };
+        let mut waiting = self.queue.waiting.lock();
+        waiting.ended = true;
+        let unsent = std::mem::take(&mut waiting.calls);
+        drop(waiting);
+        let unanswered = self.sent.into_iter().flat_map(Batch::into_calls).chain(unsent);
+        unanswered.for_each(|call| drop(call.reply.send(Err(error.clone()))));
+    }
+
+    /// Reads and writes until there is something to send.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Next, RedisError>> {
+        self.queue.driver.register(context.waker());
+        self.poll_read(context)?;
+        self.poll_write(context)?;
+        self.poll_overdue(context)?;
+        // With `WAIT`, the next batch goes when this one has its replies.
+        if self.batcher.wait.is_some() && !self.sent.is_empty() {
+            return Poll::Pending;
+        }
+        let waiting = self.queue.waiting.lock();
+        if !waiting.calls.is_empty() {
+            return Poll::Ready(Ok(Next::Calls));
+        }
+        if waiting.ended && self.sent.is_empty() {
+            return Poll::Ready(Ok(Next::End));
+        }
+        drop(waiting);
+        self.idle.poll_unpin(context).map(|()| Ok(Next::Idle))
+    }
+
+    /// Reads what has arrived, and answers it.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Result<(), RedisError> {
+        loop {
+            self.incoming.reserve(READ_BYTES);
+            let before = self.incoming.len();
+            self.incoming.resize(before + READ_BYTES, 0);
+            let mut buffer = ReadBuf::new(&mut self.incoming[before..]);
+            let polled = Pin::new(&mut self.socket).poll_read(context, &mut buffer)?;
+            let read = buffer.filled().len();
+            self.incoming.truncate(before + read);
+            match polled {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(()) if read == 0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Poll::Ready(()) => self.answer()?,
+            }
+        }
+    }
+
+    /// Passes on all replies that are complete.
+    fn answer(&mut self) -> Result<(), RedisError> {
+        let mut at = 0;
+        while let Some((value, bytes)) = reply::decode(&self.incoming[at..])? {
+            at += bytes;
+            let batch = self.sent.front_mut().ok_or_else(|| reply::invalid("a reply to no command"))?;
+            if batch.answer(value) {
+                self.sent.pop_front();
+            }
+        }
+        self.incoming.advance(at);
+        Ok(())
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Result<(), RedisError> {
+        while !self.outgoing.is_empty() {
+            match Pin::new(&mut self.socket).poll_write(context, &self.outgoing)? {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+                Poll::Ready(written) => self.outgoing.advance(written),
+            }
+            if self.outgoing.is_empty() {
+                // Of TLS. It needs no second attempt: what it could not write goes with the next.
+                let _ = Pin::new(&mut self.socket).poll_flush(context)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails when the first batch has waited for too long.
+    fn poll_overdue(&mut self, context: &mut Context<'_>) -> Result<(), RedisError> {
+        while let Some(first) = self.sent.front()
+            && self.overdue.as_mut().poll(context).is_ready()
+        {
+            let until = first.sent + self.reply_max;
+            if until <= Instant::now() {
+                return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+            }
+            self.overdue.as_mut().reset(until);
+        }
+        Ok(())
+    }
+
+    /// Makes a batch of the calls that wait.
+    fn send_waiting(&mut self) {
+        let mut waiting = self.queue.waiting.lock();
+        let (packed, calls) = (std::mem::take(&mut waiting.packed), std::mem::take(&mut waiting.calls));
+        drop(waiting);
+        if let Some(batch) = self.batcher.batch(calls, &packed, &mut self.outgoing) {
+            self.sent.push_back(batch);
+        }
+    }
+}
+
+/// What a driver is to do.
+enum Next {
+    /// Send the calls that wait.
+    Calls,
+    /// Remove ended runs.
+    Idle,
+    /// Nobody can send anything any longer, and all is answered.
+    End,
+}
+
+/// Adds to calls what goes with them.
+struct Batcher {
     keys: Keys,
     ended: Arc<Ended>,
     wait: Option<Wait>,
 }
 
-impl Batches {
-    /// Batches for `connection`, until the last clone of this is gone.
-    pub(super) fn new(connection: MultiplexedConnection, keys: Keys, ended: Arc<Ended>, wait: Option<Wait>) -> Self {
-        let (calls, queue) = mpsc::unbounded_channel();
-        tokio::spawn(Arc::new(Sender { connection, keys, ended, wait }).send_all(queue));
-        Self(calls)
-    }
-
-    /// Sends a call, and waits for its reply as long as the connection does.
-    pub(super) async fn send(&self, command: Cmd, marks: Marks, waits: bool) -> Result<Reply, RedisError> {
-        let (reply, replied) = oneshot::channel();
-        self.0.send(Call { command, marks, waits, reply }).map_err(|_| lost())?;
-        replied.await.unwrap_or_else(|_| Err(lost()))
-    }
-}
-
-impl Sender {
-    async fn send_all(self: Arc<Self>, mut queue: mpsc::UnboundedReceiver<Call>) {
-        let calls_max = if self.wait.is_some() { WAITING_CALLS_MAX } else { CALLS_MAX };
-        let mut calls = Vec::new();
-        loop {
-            let waited = pin!(self.ended.have_waited(ONE_BUCKET));
-            match select(pin!(queue.recv_many(&mut calls, calls_max)), waited).await {
-                Either::Left((0, _)) => return,
-                Either::Left(_) => tokio::task::yield_now().await,
-                Either::Right(_) => {}
-            }
-            while calls.len() < calls_max
-                && let Ok(call) = queue.try_recv()
-            {
-                calls.push(call);
-            }
-            let sending = self.clone().send(std::mem::take(&mut calls));
-            if self.wait.is_some() {
-                sending.await;
-            } else {
-                // While this batch is in flight, the next one forms.
-                tokio::spawn(sending);
-            }
-        }
-    }
-
-    async fn send(self: Arc<Self>, mut calls: Vec<Call>) {
-        // Nobody waits for a call that was given up.
-        calls.retain(|call| !call.reply.is_closed());
+impl Batcher {
+    /// Writes these calls, and the commands beside them; `None` if there is nothing to write.
+    fn batch(&self, calls: Vec<Call>, packed: &[u8], outgoing: &mut BytesMut) -> Option<Batch> {
         let marks: Vec<_> = calls.iter().map(|call| call.marks).collect();
         let beside = Beside::of(&marks, ONE_BUCKET, &self.keys, &self.ended.take(ONE_BUCKET));
-        let mut pipeline = Pipeline::with_capacity(calls.len() + beside.len() + 1);
-        let mut waiting = Vec::with_capacity(calls.len());
-        let commands = calls.into_iter().map(|Call { command, waits, reply, marks }| {
-            waiting.push((waits, marks.runs, reply));
-            command
-        });
-        beside.around(commands, &mut pipeline);
-        if pipeline.is_empty() {
-            return;
+        let wait = self.wait.filter(|_| calls.iter().any(|call| call.waits));
+        if calls.is_empty() && beside.len() == 0 {
+            return None;
         }
-        let wait = self.wait.filter(|_| waiting.iter().any(|(waits, ..)| *waits));
+        let mut pack = |command: &Cmd| outgoing.extend_from_slice(&command.get_packed_command());
+        beside.before.iter().for_each(&mut pack);
+        outgoing.extend_from_slice(packed);
+        let mut pack = |command: &Cmd| outgoing.extend_from_slice(&command.get_packed_command());
+        beside.behind.iter().for_each(&mut pack);
         if let Some(Wait { replicas, timeout }) = wait {
-            pipeline.add_command(cmd("WAIT").arg(replicas).arg(millis(timeout)).to_owned());
+            pack(cmd("WAIT").arg(replicas).arg(millis(timeout)));
         }
-        let replies = pipeline.len();
-        match self.connection.clone().send_packed_commands(&pipeline, 0, replies).await {
-            Ok(values) => {
-                debug_assert_eq!(values.len(), replies);
-                let Told { calls, now, marked, replicas } = told(values, &beside, waiting.len(), wait.is_some());
-                for ((waits, runs, reply), value) in waiting.into_iter().zip(calls) {
-                    let replicas = replicas.filter(|_| waits);
-                    let marked = if runs { marked.clone() } else { Ok(()) };
-                    // Its caller may have given up meanwhile.
-                    let _ = reply.send(value.extract_error().map(|value| Reply { value, replicas, now, marked }));
-                }
-            }
-            Err(error) => waiting.into_iter().for_each(|(.., reply)| drop(reply.send(Err(error.clone())))),
-        }
+        Some(Batch {
+            sent: Instant::now(),
+            before: beside.before.len(),
+            time_at: beside.time_at,
+            running_at: beside.running_at,
+            behind: beside.behind.len(),
+            waits: wait.is_some(),
+            calls: calls.into_iter(),
+            seen: 0,
+            now: None,
+            marked: Ok(()),
+            held: Vec::new(),
+        })
     }
 }
 
-/// The results of the replies to calls, and to the commands beside them.
-pub(super) struct Told {
-    pub(super) calls: Vec<Value>,
-    pub(super) now: Option<Timestamp>,
-    pub(super) marked: Result<(), RedisError>,
-    pub(super) replicas: Option<i64>,
+/// A batch that was sent, and the replies so far.
+struct Batch {
+    sent: Instant,
+    /// How many replies come before those to the calls.
+    before: usize,
+    time_at: Option<usize>,
+    running_at: Option<usize>,
+    /// The calls without a reply.
+    calls: std::vec::IntoIter<Call>,
+    /// How many replies follow those to the calls.
+    behind: usize,
+    /// Whether the reply to `WAIT` follows as the last.
+    waits: bool,
+    /// How many replies before the calls have come.
+    seen: usize,
+    now: Option<Timestamp>,
+    marked: Result<(), RedisError>,
+    /// The replies that are held back until the one to `WAIT`.
+    held: Vec<(Call, Result<Value, RedisError>)>,
 }
 
-pub(super) fn told(mut values: Vec<Value>, beside: &Beside, calls: usize, waited: bool) -> Told {
-    let replicas = match waited.then(|| values.pop()) {
-        None => None,
-        Some(Some(Value::Int(replicas))) => Some(replicas),
-        // An error: then no replica is known to have the write.
-        Some(_) => Some(0),
-    };
-    let now = beside.time_at.and_then(|at| time_of(values.get(at)?));
-    let marked = match beside.running_at.and_then(|at| values.get(at).cloned()) {
-        None => Ok(()),
-        Some(value) => value.extract_error().map(drop),
-    };
-    let calls = values.into_iter().skip(beside.before.len()).take(calls).collect();
-    Told { calls, now, marked, replicas }
+impl Batch {
+    /// Takes the next reply. Returns whether it was the last.
+    fn answer(&mut self, value: Value) -> bool {
+        if self.seen < self.before {
+            if self.time_at == Some(self.seen) {
+                self.now = time_of(&value);
+            } else if self.running_at == Some(self.seen) {
+                self.marked = value.extract_error().map(drop);
+            }
+            self.seen += 1;
+        } else if let Some(call) = self.calls.next() {
+            let value = value.extract_error();
+            if self.waits {
+                self.held.push((call, value));
+            } else {
+                self.pass(call, value, None);
+            }
+        } else if self.behind > 0 {
+            self.behind -= 1;
+        } else {
+            let replicas = replicas_of(&value);
+            for (call, value) in std::mem::take(&mut self.held) {
+                let replicas = call.waits.then_some(replicas);
+                self.pass(call, value, replicas);
+            }
+            self.waits = false;
+        }
+        self.seen == self.before && self.calls.as_slice().is_empty() && self.behind == 0 && !self.waits
+    }
+
+    fn pass(&self, call: Call, value: Result<Value, RedisError>, replicas: Option<i64>) {
+        let marked = if call.marks.runs { self.marked.clone() } else { Ok(()) };
+        // Its caller may have given up meanwhile.
+        let _ = call.reply.send(value.map(|value| Reply { value, replicas, now: self.now, marked }));
+    }
+
+    fn into_calls(self) -> impl Iterator<Item = Call> {
+        self.held.into_iter().map(|(call, _)| call).chain(self.calls)
+    }
+}
+
+/// The reply of `WAIT`. After an error, no replica is known to have the writes.
+pub(super) fn replicas_of(value: &Value) -> i64 {
+    if let Value::Int(replicas) = value { *replicas } else { 0 }
 }
 
 /// The reply of `TIME`.
@@ -178,7 +395,7 @@ pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The error of a lost connection: the tasks behind it are gone.
+/// The error of a lost connection.
 fn lost() -> RedisError {
     io::Error::from(io::ErrorKind::BrokenPipe).into()
 }

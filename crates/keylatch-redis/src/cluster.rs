@@ -7,7 +7,7 @@ use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRoutingInfo};
 use redis::{Cmd, FromRedisValue as _, Pipeline, RedisError, Value, cmd};
 
-use super::batch::{self, Reply, millis};
+use super::batch::{Reply, millis, replicas_of, time_of};
 use super::error::Failed;
 use super::marks::Beside;
 use super::options::Wait;
@@ -42,14 +42,19 @@ impl Sending<'_> {
         wait_behind(*wait, &mut pipeline);
         let replies = pipeline.len();
         let values = cluster.req_packed_commands(&pipeline, 0, replies).await?;
-        let told = batch::told(values, beside, 1, wait.is_some());
-        if let Err(error) = &told.marked
+        let now = beside.time_at.and_then(|at| time_of(values.get(at)?));
+        let marked = match beside.running_at.and_then(|at| values.get(at).cloned()) {
+            Some(marked) => marked.extract_error().map(drop),
+            None => Ok(()),
+        };
+        if let Err(error) = &marked
             && is_of_a_moving_slot(error)
         {
             return Err(error.clone());
         }
-        let value = told.calls.into_iter().next().unwrap_or(Value::Nil).extract_error()?;
-        Ok(Reply { value, replicas: told.replicas, now: told.now, marked: told.marked })
+        let replicas = wait.and_then(|_| values.last()).map(replicas_of);
+        let value = values.into_iter().nth(beside.before.len()).unwrap_or(Value::Nil).extract_error()?;
+        Ok(Reply { value, replicas, now, marked })
     }
 
     /// While a slot moves, each key is on one node or the other, and only a command with that key alone finds it.
@@ -103,8 +108,7 @@ impl Sending<'_> {
 fn first(values: Vec<Value>) -> Result<(Value, Option<i64>), RedisError> {
     let mut values = values.into_iter();
     let value = values.next().unwrap_or(Value::Nil).extract_error()?;
-    let replicas = values.next().map(|replicas| if let Value::Int(replicas) = replicas { replicas } else { 0 });
-    Ok((value, replicas))
+    Ok((value, values.next().as_ref().map(replicas_of)))
 }
 
 fn wait_behind(wait: Option<Wait>, pipeline: &mut Pipeline) {

@@ -31,8 +31,10 @@ mod marks;
 mod ops;
 mod options;
 mod pages;
+mod reply;
 mod script;
 mod server;
+mod socket;
 mod tls;
 mod value;
 mod written;
@@ -45,8 +47,8 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use redis::cluster::ClusterClientBuilder;
-use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-use redis::{Client, IntoConnectionInfo as _};
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{Client, IntoConnectionInfo as _, RedisResult, TlsCertificates};
 
 pub use cache::Cache;
 pub use error::ConnectError;
@@ -57,6 +59,7 @@ use keylatch_core::store::Durability;
 use keys::{BUCKETS, Keys};
 use link::{Link, Source};
 pub use options::{CHECK_EVERY, COMPRESS_FROM_BYTES, CONNECT_TIMEOUT, Options, PREFIX, RESPONSE_TIMEOUT};
+use tls::Tls;
 use written::Runs;
 
 /// A store in Redis or Valkey. A clone is the same store, on the same connection.
@@ -115,8 +118,9 @@ impl Store {
     /// See [`ConnectError`]; each says what to do.
     pub async fn connect_sentinel(urls: &[&str], service: &str, options: Options) -> Result<Self, ConnectError> {
         options.check()?;
-        let client = sentinels(urls, service, &options).map_err(ConnectError::Address)?;
-        let link = Link::new(Source::Sentinels(Box::new(client)), &options);
+        let tls = Tls::new(urls, &options).map_err(ConnectError::Address)?;
+        let client = sentinels(urls, service, tls.certificates.as_ref()).map_err(ConnectError::Address)?;
+        let link = Link::new(Source::Sentinels(Box::new(client), tls), &options);
         link.connect().await?;
         // A failover can lose what one server has on its disk.
         Ok(Self::new(link, Durability::Replica, &options))
@@ -140,7 +144,7 @@ impl Store {
             .overall_response_timeout(Some(link::reply_max(&options)))
             .retries(RETRIES)
             .max_retry_wait(RETRY_WAIT_MS_MAX);
-        if let Some(certificates) = tls::certificates(urls, &options).map_err(ConnectError::Address)? {
+        if let Some(certificates) = Tls::new(urls, &options).map_err(ConnectError::Address)?.certificates {
             builder = builder.certs(certificates);
         }
         let client = Box::new(builder.build().map_err(ConnectError::Address)?);
@@ -152,12 +156,9 @@ impl Store {
     /// The store for the server at `url`, not connected yet.
     fn link(url: &str, options: &Options) -> Result<Link, ConnectError> {
         options.check()?;
-        let client = match tls::certificates(&[url], options).map_err(ConnectError::Address)? {
-            Some(certificates) => Client::build_with_tls(url, certificates),
-            None => Client::open(url),
-        };
-        let client = Box::new(client.map_err(ConnectError::Address)?);
-        Ok(Link::new(Source::Address(client), options))
+        let tls = Tls::new(&[url], options).map_err(ConnectError::Address)?;
+        let client = Box::new(Client::open(url).map_err(ConnectError::Address)?);
+        Ok(Link::new(Source::Address(client, tls), options))
     }
 
     fn new(link: Link, durability: Durability, options: &Options) -> Self {
@@ -178,7 +179,7 @@ impl Store {
     }
 }
 
-fn sentinels(urls: &[&str], service: &str, options: &Options) -> redis::RedisResult<redis::sentinel::SentinelClient> {
+fn sentinels(urls: &[&str], service: &str, certificates: Option<&TlsCertificates>) -> RedisResult<SentinelClient> {
     let infos = urls.iter().map(|url| url.into_connection_info()).collect::<Result<Vec<_>, _>>()?;
     let addresses = infos.iter().map(|info| info.addr().clone());
     let mut builder = SentinelClientBuilder::new(addresses, service, SentinelServerType::Master)?;
@@ -195,10 +196,10 @@ fn sentinels(urls: &[&str], service: &str, options: &Options) -> redis::RedisRes
             builder = builder.set_client_to_redis_tls_mode(redis::TlsMode::Secure);
         }
     }
-    if let Some(certificates) = tls::certificates(urls, options)? {
+    if let Some(certificates) = certificates {
         builder = builder
             .set_client_to_redis_certificates(certificates.clone())
-            .set_client_to_sentinel_certificates(certificates);
+            .set_client_to_sentinel_certificates(certificates.clone());
     }
     builder.build()
 }

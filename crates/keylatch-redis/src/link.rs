@@ -11,7 +11,7 @@ use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::sentinel::SentinelClient;
-use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError, Value, cmd};
+use redis::{Client, Cmd, FromRedisValue, RedisError, Value, cmd};
 
 use super::batch::{Batches, ONE_BUCKET, Reply};
 use super::cluster;
@@ -20,6 +20,8 @@ use super::keys::{BUCKETS, Keys, bucket_of};
 use super::marks::{Beside, Ended, Marks};
 use super::options::{Options, Wait};
 use super::server::{Needs, Settings};
+use super::socket;
+use super::tls::Tls;
 use keylatch_core::{RecordId, Timestamp};
 
 /// The link to the server or servers. Each call is sent after earlier ones, without waiting for their replies, and
@@ -33,7 +35,7 @@ pub(super) struct Link {
     is_cluster: bool,
     keys: Keys,
     ended: Arc<Ended>,
-    config: AsyncConnectionConfig,
+    reply_max: Duration,
     connect_timeout: Duration,
     /// The time limit of a call that has to connect. A call that lost its connection before has also waited for a
     /// reply.
@@ -49,9 +51,9 @@ type Current = Mutex<Option<(u64, Connection)>>;
 /// Where the servers are.
 pub(super) enum Source {
     /// At this address.
-    Address(Box<Client>),
+    Address(Box<Client>, Tls),
     /// The address that the Sentinels report for the primary now.
-    Sentinels(Box<SentinelClient>),
+    Sentinels(Box<SentinelClient>, Tls),
     /// The addresses that the nodes of a Cluster announce now.
     Cluster(Box<ClusterClient>),
 }
@@ -61,7 +63,8 @@ pub(super) enum Source {
 pub(super) enum Connection {
     One {
         batches: Batches,
-        connection: MultiplexedConnection,
+        /// Whether each write is on the server's disk before it is acknowledged.
+        synced: bool,
     },
     /// To all nodes. It follows changes of the Cluster by itself.
     Cluster(ClusterConnection),
@@ -79,9 +82,7 @@ impl Link {
             current: Arc::default(),
             connecting: tokio::sync::Mutex::new(source),
             attempts: AtomicU64::new(0),
-            config: AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(options.connect_timeout))
-                .set_response_timeout(Some(reply_max(options))),
+            reply_max: reply_max(options),
             connect_timeout: options.connect_timeout,
             call_max: options.connect_timeout * 3 + reply_max(options) * 2,
             needs: options.needs(),
@@ -121,7 +122,7 @@ impl Link {
         let mut sends = 0;
         // An existing connection returns a reply or an error in time, so no other time limit is needed.
         if let Some((number, batches)) = self.batches() {
-            let reply = batches.send(call.command.clone(), call.marks, call.waits).await;
+            let reply = batches.send(call.command, call.marks, call.waits).await;
             match reply.map_err(|error| self.failed(number, error)).and_then(|reply| self.acknowledged(call, reply)) {
                 Err(Failed::Unanswered(error)) if error.is_connection_dropped() => sends = 1,
                 done => return done,
@@ -138,7 +139,7 @@ impl Link {
                 let (number, connection) = self.connect().await.map_err(Failed::Unreachable)?;
                 sends += 1;
                 let reply = match connection {
-                    Connection::One { batches, .. } => batches.send(call.command.clone(), call.marks, call.waits).await,
+                    Connection::One { batches, .. } => batches.send(call.command, call.marks, call.waits).await,
                     Connection::Cluster(cluster) => self.send_to_cluster(cluster, call).await,
                 };
                 match reply.map_err(|error| self.failed(number, error)) {
@@ -265,9 +266,7 @@ impl Link {
     /// Whether each write is on the server's disk before it is acknowledged.
     pub(super) async fn syncs_each_write(&self) -> Result<bool, ConnectError> {
         match self.connect().await?.1 {
-            Connection::One { mut connection, .. } => {
-                Ok(Settings::read(&mut connection).await?.syncs_each_write(&mut connection).await)
-            }
+            Connection::One { synced, .. } => Ok(synced),
             // A failover can lose what one server has on its disk.
             Connection::Cluster(_) => Ok(false),
         }
@@ -276,22 +275,20 @@ impl Link {
     async fn open(&self, source: &mut Source) -> Result<Connection, ConnectError> {
         // Sentinels are asked one after the other, and a node of a Cluster can be down.
         let limit = match source {
-            Source::Address(_) => self.connect_timeout,
-            Source::Sentinels(_) | Source::Cluster(_) => self.connect_timeout * 3,
+            Source::Address(..) => self.connect_timeout,
+            Source::Sentinels(..) | Source::Cluster(_) => self.connect_timeout * 3,
         };
         let timed_out = |_| ConnectError::Unreachable(not_connected("no connection in time"));
         tokio::time::timeout(limit, self.open_and_check(source)).await.map_err(timed_out)?
     }
 
-    fn batches_of(&self, connection: MultiplexedConnection) -> Batches {
-        Batches::new(connection, self.keys.clone(), self.ended.clone(), self.wait)
-    }
-
     /// The next primary may have other settings than the previous one, so each is checked.
     async fn open_and_check(&self, source: &mut Source) -> Result<Connection, ConnectError> {
-        let opened = match source {
-            Source::Address(client) => client.get_multiplexed_async_connection_with_config(&self.config).await,
-            Source::Sentinels(client) => client.get_async_connection_with_config(&self.config).await,
+        let (client, tls) = match source {
+            Source::Address(client, tls) => (&**client, &*tls),
+            Source::Sentinels(sentinels, tls) => {
+                (&sentinels.async_get_client().await.map_err(ConnectError::Unreachable)?, &*tls)
+            }
             Source::Cluster(client) => {
                 let mut connection = client.get_async_connection().await.map_err(ConnectError::Unreachable)?;
                 for settings in Settings::read_primaries(&mut connection).await? {
@@ -300,9 +297,14 @@ impl Link {
                 return Ok(Connection::Cluster(connection));
             }
         };
-        let mut connection = opened.map_err(ConnectError::Unreachable)?;
-        Settings::read(&mut connection).await?.check(self.needs)?;
-        Ok(Connection::One { batches: self.batches_of(connection.clone()), connection })
+        let checked = async |connection: &mut MultiplexedConnection| {
+            let settings = Settings::read(connection).await?;
+            settings.check(self.needs)?;
+            Ok(settings.syncs_each_write(connection).await)
+        };
+        let (socket, synced) = socket::open(client, tls, checked).await.map_err(ConnectError::Unreachable)?;
+        let batches = Batches::new(socket, self.keys.clone(), self.ended.clone(), self.wait, self.reply_max);
+        Ok(Connection::One { batches, synced: synced? })
     }
 }
 
@@ -316,7 +318,7 @@ async fn check(current: Weak<Current>, number: u64, needs: Needs, every: Duratio
             _ => return,
         };
         let settings = match connection {
-            Connection::One { mut connection, .. } => Settings::read(&mut connection).await.map(|one| vec![one]),
+            Connection::One { batches, .. } => Settings::read_by(&batches).await.map(|one| vec![one]),
             Connection::Cluster(mut cluster) => Settings::read_primaries(&mut cluster).await,
         };
         // The calls notice a server that does not answer.

@@ -7,7 +7,9 @@ use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
 use redis::{ErrorKind, FromRedisValue as _, Value, cmd};
 
+use super::batch::Batches;
 use super::error::ConnectError;
+use super::marks::Marks;
 use keylatch_core::{Clock, Timestamp};
 
 const UNREACHABLE_AS_TOLD: &str = "a configured address of the Cluster answers, but no node can be reached at the \
@@ -47,6 +49,12 @@ impl Settings {
         Self::parse(&info)
     }
 
+    /// Asks the server of these batches.
+    pub(super) async fn read_by(batches: &Batches) -> Result<Self, ConnectError> {
+        let reply = batches.send(&cmd("INFO"), Marks::NONE, false).await.map_err(ConnectError::Unreachable)?;
+        Self::of(reply.value)
+    }
+
     /// Asks every primary of a Cluster.
     pub(super) async fn read_primaries(connection: &mut ClusterConnection) -> Result<Vec<Self>, ConnectError> {
         let primaries = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
@@ -58,11 +66,12 @@ impl Settings {
             _ => ConnectError::Unreachable(error),
         })?;
         let Value::Map(replies) = replies else { return Err(ConnectError::Settings("INFO of the primaries")) };
-        let settings = replies.into_iter().map(|(_, reply)| {
-            let info = String::from_redis_value(reply).map_err(|_| ConnectError::Settings("INFO is no text"))?;
-            Self::parse(&info)
-        });
-        settings.collect()
+        replies.into_iter().map(|(_, reply)| Self::of(reply)).collect()
+    }
+
+    /// The settings in the reply to `INFO`.
+    fn of(reply: Value) -> Result<Self, ConnectError> {
+        Self::parse(&String::from_redis_value(reply).map_err(|_| ConnectError::Settings("INFO is no text"))?)
     }
 
     fn parse(info: &str) -> Result<Self, ConnectError> {
