@@ -21,9 +21,10 @@ use futures_util::future::BoxFuture;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use redis::{Cmd, RedisError, Value, cmd};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::io::AsyncWrite as _;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::io::poll_read_buf;
 
 use super::keys::Keys;
 use super::marks::{Beside, Ended, Marks};
@@ -195,16 +196,10 @@ impl Driver {
     fn poll_read(&mut self, context: &mut Context<'_>) -> Result<(), RedisError> {
         loop {
             self.incoming.reserve(READ_BYTES);
-            let before = self.incoming.len();
-            self.incoming.resize(before + READ_BYTES, 0);
-            let mut buffer = ReadBuf::new(&mut self.incoming[before..]);
-            let polled = Pin::new(&mut self.socket).poll_read(context, &mut buffer)?;
-            let read = buffer.filled().len();
-            self.incoming.truncate(before + read);
-            match polled {
+            match poll_read_buf(Pin::new(&mut self.socket), context, &mut self.incoming)? {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(()) if read == 0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                Poll::Ready(()) => self.answer()?,
+                Poll::Ready(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Poll::Ready(_) => self.answer()?,
             }
         }
     }
