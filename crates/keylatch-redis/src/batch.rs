@@ -68,10 +68,11 @@ struct Waiting {
 }
 
 impl Queue {
-    fn push(&self, command: &Cmd, call: Call) -> Result<(), RedisError> {
+    /// Adds a call, or drops it if nothing can be sent any longer.
+    fn push(&self, command: &Cmd, call: Call) {
         let mut waiting = self.waiting.lock();
         if waiting.ended {
-            return Err(lost());
+            return;
         }
         command.write_packed_command(&mut waiting.packed);
         waiting.calls.push(call);
@@ -80,7 +81,6 @@ impl Queue {
         if is_first {
             self.driver.wake();
         }
-        Ok(())
     }
 }
 
@@ -123,11 +123,16 @@ impl Batches {
         Self(Arc::new(Handle(queue)))
     }
 
-    /// Sends a call, and waits for its reply as long as the connection does.
-    pub(super) async fn send(&self, command: &Cmd, marks: Marks, waits: bool) -> Result<Reply, RedisError> {
+    /// Sends a call. The future waits for its reply as long as the connection does.
+    pub(super) fn send(
+        &self,
+        command: &Cmd,
+        marks: Marks,
+        waits: bool,
+    ) -> impl Future<Output = Result<Reply, RedisError>> + use<> {
         let (reply, replied) = oneshot::channel();
-        self.0.0.push(command, Call { marks, waits, reply })?;
-        replied.await.unwrap_or_else(|_| Err(lost()))
+        self.0.0.push(command, Call { marks, waits, reply });
+        async move { replied.await.unwrap_or_else(|_| Err(lost())) }
     }
 }
 

@@ -113,16 +113,15 @@ impl Link {
 
     /// Sends a command that does not write a record.
     pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Failed> {
-        Ok(self.call(Call { command, marks: Marks::NONE, waits: false }).await?.value)
+        Ok(self.call(&Call { command: command.clone(), marks: Marks::NONE, waits: false }).await?.value)
     }
 
     /// Sends a call; if it waits, returns when the required replicas have its write.
-    pub(super) async fn call(&self, call: Call<'_>) -> Result<Told, Failed> {
-        let call = Call { waits: call.waits && self.waits(), ..call };
+    pub(super) async fn call(&self, call: &Call) -> Result<Told, Failed> {
         let mut sends = 0;
         // An existing connection returns a reply or an error in time, so no other time limit is needed.
         if let Some((number, batches)) = self.batches() {
-            let reply = batches.send(call.command, call.marks, call.waits).await;
+            let reply = batches.send(&call.command, call.marks, self.wait_of(call).is_some()).await;
             match reply.map_err(|error| self.failed(number, error)).and_then(|reply| self.acknowledged(call, reply)) {
                 Err(Failed::Unanswered(error)) if error.is_connection_dropped() => sends = 1,
                 done => return done,
@@ -133,13 +132,15 @@ impl Link {
     }
 
     /// Sends a call that has been sent this often.
-    async fn connect_and_send(&self, call: Call<'_>, mut sends: usize) -> Result<Told, Failed> {
+    async fn connect_and_send(&self, call: &Call, mut sends: usize) -> Result<Told, Failed> {
         let sending = async {
             loop {
                 let (number, connection) = self.connect().await.map_err(Failed::Unreachable)?;
                 sends += 1;
                 let reply = match connection {
-                    Connection::One { batches, .. } => batches.send(call.command, call.marks, call.waits).await,
+                    Connection::One { batches, .. } => {
+                        batches.send(&call.command, call.marks, self.wait_of(call).is_some()).await
+                    }
                     Connection::Cluster(cluster) => self.send_to_cluster(cluster, call).await,
                 };
                 match reply.map_err(|error| self.failed(number, error)) {
@@ -154,24 +155,25 @@ impl Link {
     }
 
     /// The reply, if enough replicas have the write.
-    fn acknowledged(
-        &self,
-        call: Call<'_>,
-        Reply { value, replicas: have, now, marked }: Reply,
-    ) -> Result<Told, Failed> {
-        match (self.wait.filter(|_| call.waits), have) {
+    fn acknowledged(&self, call: &Call, Reply { value, replicas: have, now, marked }: Reply) -> Result<Told, Failed> {
+        match (self.wait_of(call), have) {
             (Some(Wait { replicas, .. }), Some(have)) if have < replicas.into() => Err(Failed::TooFewReplicas(have)),
             (Some(_), None) => Err(Failed::Nonsense),
             _ => Ok(Told { value, now, marked }),
         }
     }
 
-    async fn send_to_cluster(&self, cluster: ClusterConnection, call: Call<'_>) -> Result<Reply, RedisError> {
-        let Call { command, marks, waits } = call;
+    /// How a call waits for replicas, if it does.
+    fn wait_of(&self, call: &Call) -> Option<Wait> {
+        self.wait.filter(|_| call.waits)
+    }
+
+    async fn send_to_cluster(&self, cluster: ClusterConnection, call: &Call) -> Result<Reply, RedisError> {
+        let Call { command, marks, .. } = call;
         let bucket = bucket_of(marks.id);
         let ended = if marks.runs { self.ended.take(bucket) } else { Vec::new() };
-        let beside = Beside::of(&[marks], bucket, &self.keys, &ended);
-        cluster::Sending { cluster, command, beside, wait: self.wait.filter(|_| waits) }.send().await
+        let beside = Beside::of(&[*marks], bucket, &self.keys, &ended);
+        cluster::Sending { cluster, command, beside, wait: self.wait_of(call) }.send().await
     }
 
     /// The keys that match, of the server or of all primaries of a Cluster.
@@ -336,11 +338,10 @@ async fn check(current: Weak<Current>, number: u64, needs: Needs, every: Duratio
 }
 
 /// A call: a command, and the changes to the indexes beside it.
-#[derive(Clone, Copy)]
-pub(super) struct Call<'c> {
-    pub(super) command: &'c Cmd,
+pub(super) struct Call {
+    pub(super) command: Cmd,
     pub(super) marks: Marks,
-    /// Whether the replicas must have its write.
+    /// Whether the replicas must have its write, where this store waits for them.
     pub(super) waits: bool,
 }
 

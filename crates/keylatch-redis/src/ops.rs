@@ -128,6 +128,19 @@ impl Inspect for Store {
 impl Store {
     /// One native command: it wins the key if there is no record, and otherwise returns the existing record.
     async fn claim_record(&self, claim: &Claim) -> Result<At<Claimed>, Error> {
+        let (call, new) = self.call_of_new(claim);
+        let asked = Instant::now();
+        let told = self.0.link.call(&call).await;
+        // The rest is apart from this, and boxed where it waits again, so that the future of a claim stays small.
+        match self.claimed(claim, new, told, asked)? {
+            Attempt::Decided(at) => Ok(at),
+            Attempt::WonSometime(new) => Box::pin(self.won_sometime(claim, new)).await,
+            Attempt::Held(refused) => Box::pin(self.claim_of_held(claim, refused)).await,
+        }
+    }
+
+    /// The command that claims a new key, and what it writes.
+    fn call_of_new(&self, claim: &Claim) -> (Call, value::Value) {
         let target = Target::new(self, claim.id());
         // The server sets its times; the rest is known.
         let Claimed::Won(new) = machine::claim(None, claim, Timestamp::from_millis(0)) else {
@@ -140,51 +153,67 @@ impl Store {
         command.arg(name).arg(keep);
         let marks =
             Marks { runs: true, counts: self.counts(new.keep_ms, claim.terms.free.is_some()), ..target.marks() };
-        let asked = Instant::now();
-        let told = match self.0.link.call(Call { command: &command, marks, waits: true }).await {
+        (Call { command, marks, waits: true }, new)
+    }
+
+    /// What the reply to the claim of a new key means.
+    fn claimed(
+        &self,
+        claim: &Claim,
+        new: value::Value,
+        told: Result<Told, Failed>,
+        asked: Instant,
+    ) -> Result<Attempt, Error> {
+        let told = match told {
             Ok(told) => told,
             Err(Failed::Refused(error)) if error::is_of_writes(&error) => {
-                return Box::pin(self.claim_of_held(claim, &target, Some(Failed::Refused(error)))).await;
+                return Ok(Attempt::Held(Some(Failed::Refused(error))));
             }
             Err(failed) => return Err(failed.into()),
         };
-        let now = self.saw(target.id, told.now, asked);
-        match (told.value, now) {
+        let id = claim.id();
+        match (told.value, self.saw(id, told.now, asked)) {
             (Value::Nil, now) => {
                 // Sent again, the claim is recognised by its owner, and its run is noted.
                 told.marked.map_err(|error| Error::new(ErrorKind::NotKnown, error))?;
-                let now = match now {
-                    Some(now) => now,
-                    None => target.read(false).await?.now,
-                };
-                self.0.written.keep(target.id, Written::new(new, now));
-                Ok(At { value: machine::claim(None, claim, now), now })
+                Ok(match now {
+                    Some(now) => Attempt::Decided(self.won(claim, new, now)),
+                    None => Attempt::WonSometime(new),
+                })
             }
-            (Value::BulkString(bytes), Some(now)) => match value::decode_final(target.id, &bytes)? {
-                Some(StoredValue { record, .. }) => {
-                    target.check(&record, claim)?;
-                    match machine::claim(Some(record), claim, now) {
-                        Claimed::Held(record) => {
-                            self.ended(&record, now);
-                            Ok(At { value: Claimed::Held(record), now })
-                        }
-                        Claimed::Won(_) => Box::pin(self.claim_of_held(claim, &target, None)).await,
+            (Value::BulkString(bytes), Some(now)) => {
+                let Some(StoredValue { record, .. }) = value::decode_final(id, &bytes)? else {
+                    return Ok(Attempt::Held(None));
+                };
+                check(&record, claim)?;
+                match machine::claim(Some(record), claim, now) {
+                    Claimed::Held(record) => {
+                        self.ended(&record, now);
+                        Ok(Attempt::Decided(At { value: Claimed::Held(record), now }))
                     }
+                    Claimed::Won(_) => Ok(Attempt::Held(None)),
                 }
-                None => Box::pin(self.claim_of_held(claim, &target, None)).await,
-            },
-            (Value::BulkString(_), None) => Box::pin(self.claim_of_held(claim, &target, None)).await,
+            }
+            (Value::BulkString(_), None) => Ok(Attempt::Held(None)),
             _ => Err(Failed::Nonsense.into()),
         }
     }
 
+    /// A new key was won, and `new` written, at `now`.
+    fn won(&self, claim: &Claim, new: value::Value, now: Timestamp) -> At<Claimed> {
+        self.0.written.keep(claim.id(), Written::new(new, now));
+        At { value: machine::claim(None, claim, now), now }
+    }
+
+    /// The same, and the server has not told its time.
+    async fn won_sometime(&self, claim: &Claim, new: value::Value) -> Result<At<Claimed>, Error> {
+        let now = Target::new(self, claim.id()).read(false).await?.now;
+        Ok(self.won(claim, new, now))
+    }
+
     /// Claims a key that has a record. If there is none after all, returns `refused`, or claims again.
-    async fn claim_of_held(
-        &self,
-        claim: &Claim,
-        target: &Target<'_>,
-        refused: Option<Failed>,
-    ) -> Result<At<Claimed>, Error> {
+    async fn claim_of_held(&self, claim: &Claim, refused: Option<Failed>) -> Result<At<Claimed>, Error> {
+        let target = Target::new(self, claim.id());
         for _ in 0..CHANGES_MAX {
             let At { value: found, now } = target.read(true).await?;
             let Some(StoredValue { record, header, since }) = found else {
@@ -194,7 +223,7 @@ impl Store {
                     None => Box::pin(self.claim_record(claim)).await,
                 };
             };
-            target.check(&record, claim)?;
+            check(&record, claim)?;
             let value = machine::claim(Some(record.clone()), claim, now);
             match &value {
                 Claimed::Won(won) if *won != record => {
@@ -219,6 +248,22 @@ impl Store {
     }
 }
 
+/// What became of the claim of a new key.
+enum Attempt {
+    Decided(At<Claimed>),
+    /// Won, with this record. The server has not told when.
+    WonSometime(value::Value),
+    /// The key has a record; or the server refused to write one, for this reason, whether there is one or not.
+    Held(Option<Failed>),
+}
+
+fn check(record: &Record, claim: &Claim) -> Result<(), Error> {
+    if record.belongs_to(claim.scope(), claim.key()) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Corrupt, "a record of another scope or key has this identity"))
+}
+
 // ---- Writes of what this process has written before ------------------------------------------------------
 
 impl Store {
@@ -228,14 +273,18 @@ impl Store {
         let (Some(written), Some(now)) = (self.0.written.take(lease), self.now(lease.id)) else { return Ok(None) };
         let expires_at = now + completion.retention;
         let free_at = expires_at + completion.tombstone;
-        let packed = packed::pack(&completion.outcome, self.0.compress_from_bytes);
-        let bytes = written.completed(expires_at, free_at, &packed);
         let keep_ms = millis_of(now.until(free_at)).clamp(1, KEEP_MS_MAX);
-        let target = Target::new(self, lease.id);
-        let marks =
-            Marks { due: self.due_at(packed.len(), expires_at), counts: self.counts(keep_ms, true), ..target.marks() };
-        let end = self.end_of(now, keep_ms);
-        let (done, _) = target.write(&script::REPLACE, written.header(), end, &bytes, marks).await?;
+        // A block, so that the future keeps only the call while it waits for the reply.
+        let writing = {
+            let packed = packed::pack(&completion.outcome, self.0.compress_from_bytes);
+            let bytes = written.completed(expires_at, free_at, &packed);
+            let target = Target::new(self, lease.id);
+            let (due, counts) = (self.due_at(packed.len(), expires_at), self.counts(keep_ms, true));
+            let marks = Marks { due, counts, ..target.marks() };
+            target.write(&script::REPLACE, written.header(), self.end_of(now, keep_ms), &bytes, marks)
+        };
+        drop(written);
+        let done = script::did(&writing.await?)?;
         if done && keep_ms >= ENDED_KEEP_MS_MIN {
             self.0.link.ended(lease.id);
         }
@@ -251,14 +300,14 @@ impl Store {
         let marks =
             Marks { tells_time: true, counts: self.counts(next.keep_ms, terms.free.is_some()), ..target.marks() };
         let (end, asked) = (self.end_after(next.keep_ms), Instant::now());
-        let (done, told) = target.write(&script::REPLACE, written.header(), end, &next.bytes, marks).await?;
-        if !done {
+        let told = target.write(&script::REPLACE, written.header(), end, &next.bytes, marks).await?;
+        if !script::did(&told)? {
             return Ok(None);
         }
         self.0.written.replace(lease, &written, Written::again(next));
         let now = match self.saw(lease.id, told.now, asked) {
             Some(now) => now,
-            None => target.read(false).await?.now,
+            None => Box::pin(target.read(false)).await?.now,
         };
         Ok(Some(Applied::Applied(now)))
     }
@@ -361,13 +410,6 @@ impl<'s> Target<'s> {
         Marks::of(self.id)
     }
 
-    fn check(&self, record: &Record, claim: &Claim) -> Result<(), Error> {
-        if record.belongs_to(claim.scope(), claim.key()) {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::Corrupt, "a record of another scope or key has this identity"))
-    }
-
     /// Reads it; if `waits`, returns only what the required replicas have.
     pub(super) async fn read(&self, waits: bool) -> Result<At<Option<StoredValue>>, Error> {
         let asked = Instant::now();
@@ -379,16 +421,16 @@ impl<'s> Target<'s> {
     }
 
     /// Runs a script that writes `bytes` in place of the record that has `header`.
-    async fn write(
+    fn write(
         &self,
         script: &Lua,
         header: &Header,
         (name, end): (&'static str, i64),
         bytes: &[u8],
         marks: Marks,
-    ) -> Result<(bool, Told), Error> {
+    ) -> impl Future<Output = Result<Told, Failed>> + use<'s> {
         let args = [Arg::from(header), Arg::Bytes(name.as_bytes()), Arg::Number(end), Arg::Bytes(bytes)];
-        Ok(script.did(&self.store.0.link, &[&self.key], &args, marks, true).await?)
+        script.call(&self.store.0.link, &[&self.key], &args, marks, true)
     }
 
     /// Writes a claim that was won, in place of the record that has `header`; its times count from `since`.
@@ -397,7 +439,8 @@ impl<'s> Target<'s> {
         let value = value::encode(won, header, since, store.0.compress_from_bytes);
         let marks = Marks { runs: true, counts: store.counts(value.keep_ms, won.free_at.is_some()), ..self.marks() };
         let end = ("PXAT", since.as_millis().saturating_add(value.keep_ms));
-        let (done, told) = self.write(&script::TAKE, header, end, &value.bytes, marks).await?;
+        let told = self.write(&script::TAKE, header, end, &value.bytes, marks).await?;
+        let done = script::did(&told)?;
         if done {
             told.marked.map_err(|error| Error::new(ErrorKind::NotKnown, error))?;
             store.0.written.keep(self.id, Written::new(value, won.created_at));
@@ -420,14 +463,15 @@ impl<'s> Target<'s> {
             marks.frees = true;
         }
         let end = ("PXAT", since.as_millis().saturating_add(value.keep_ms));
-        Ok(self.write(&script::REPLACE, &found.header, end, &value.bytes, marks).await?.0)
+        Ok(script::did(&self.write(&script::REPLACE, &found.header, end, &value.bytes, marks).await?)?)
     }
 
     /// Removes the record that was found.
     pub(super) async fn remove(&self, found: &StoredValue) -> Result<bool, Error> {
         let marks = Marks { frees: true, ..self.marks() };
         let link = &self.store.0.link;
-        let (done, _) = script::REMOVE.did(link, &[&self.key], &[Arg::from(&found.header)], marks, true).await?;
+        let told = script::REMOVE.call(link, &[&self.key], &[Arg::from(&found.header)], marks, true).await?;
+        let done = script::did(&told)?;
         if done {
             self.store.uncount(self.id).await?;
         }

@@ -42,43 +42,48 @@ impl Lua {
     }
 
     /// Calls it. A server that does not know it gets its text in the same call, and knows it from then on.
-    pub(super) async fn call(
+    pub(super) fn call<'l>(
         &self,
-        link: &Link,
+        link: &'l Link,
         keys: &[&[u8]],
         args: &[Arg<'_>],
         marks: Marks,
         waits: bool,
-    ) -> Result<Told, Failed> {
-        let command = command("EVALSHA", self.script.get_hash(), keys, args);
-        match link.call(Call { command: &command, marks, waits }).await {
-            Err(Failed::Refused(error)) if is_unknown_script(&error) => {
-                // Boxed, because it is rare, so that the common case stays small.
-                Box::pin(async {
-                    let command = self.command_in_full(keys, args);
-                    link.call(Call { command: &command, marks, waits }).await
-                })
-                .await
+    ) -> impl Future<Output = Result<Told, Failed>> + use<'l> {
+        let text = self.text;
+        let mut call = Call { command: command("EVALSHA", self.script.get_hash(), keys, args), marks, waits };
+        // The future holds the call once, and none of these arguments.
+        async move {
+            match link.call(&call).await {
+                Err(Failed::Refused(error)) if is_unknown_script(&error) => {
+                    call.command = with_text(&call.command, text);
+                    // Boxed, because it is rare, so that the common case stays small.
+                    Box::pin(link.call(&call)).await
+                }
+                done => done,
             }
-            done => done,
         }
     }
+}
 
-    /// Calls a script that returns whether it did something.
-    pub(super) async fn did(
-        &self,
-        link: &Link,
-        keys: &[&[u8]],
-        args: &[Arg<'_>],
-        marks: Marks,
-        waits: bool,
-    ) -> Result<(bool, Told), Failed> {
-        let told = self.call(link, keys, args, marks, waits).await?;
-        match told.value {
-            Value::Int(did) => Ok((did != 0, told)),
-            _ => Err(Failed::Nonsense),
+/// Whether a script did something, of those that say so.
+pub(super) fn did(told: &Told) -> Result<bool, Failed> {
+    match told.value {
+        Value::Int(did) => Ok(did != 0),
+        _ => Err(Failed::Nonsense),
+    }
+}
+
+/// The call of a script by its text instead of its hash.
+fn with_text(by_hash: &Cmd, text: &str) -> Cmd {
+    let mut command = Cmd::new();
+    command.arg("EVAL").arg(text);
+    for arg in by_hash.args_iter().skip(2) {
+        if let redis::Arg::Simple(arg) = arg {
+            command.arg(arg);
         }
     }
+    command
 }
 
 /// What a script takes.
