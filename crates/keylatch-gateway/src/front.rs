@@ -86,8 +86,6 @@ impl Service<Request<Incoming>> for Front {
         if let Some(member) = routes.regions.clone().filter(|_| asks_for_map(&parts, sent)) {
             return Box::pin(async move { Ok(told(member.tell().await).map(|body| Either::Left(Full::new(body)))) });
         }
-        let (route, chosen) = match written {
-        let written = self.rules.write_anew(&mut parts, &routes.reserved);
         let (series, chosen) = match written {
             Ok(()) => routes.choose(&mut parts),
             Err(problem) => (routes.series_of_others.clone(), Err(problem)),

@@ -136,25 +136,20 @@ impl Layers {
         }
         let regions = self.join(regions).map_err(|why| format!("{}: the regions: {why}\n", file.display()))?;
         let guarded = routes.iter().map(|route| Guarded {
-            name: route.name.as_str().into(),
-            service: self.service(route, regions.as_ref()),
             series: Series::new(route.name.as_str()),
-            service: self.service(route),
+            service: self.service(route, regions.as_ref()),
             pattern: Pattern::new(route.path.clone()),
             caller: route.scope.clone(),
         });
         let reserved = Reserved::new(routes.iter().flat_map(headers_of));
-        let (guarded, others, name_of_others) = (guarded.collect(), self.unguarded(), OTHERS.into());
-        let regions = self.member().map(|(member, ..)| member);
-        Ok((Routes { guarded, paths, others, name_of_others, reserved, regions }, admin))
         let (guarded, others, series_of_others) = (guarded.collect(), self.unguarded(), Series::new(OTHERS));
-        Ok((Routes { guarded, paths, others, series_of_others, reserved }, admin))
+        let regions = self.member().map(|(member, ..)| member);
+        Ok((Routes { guarded, paths, others, series_of_others, reserved, regions }, admin))
     }
 
     /// The same route for all requests.
     pub(crate) fn alike(&self, route: &Route) -> Routes {
-        Routes::alike(route.name.as_str().into(), self.service(route, None), Reserved::new(headers_of(route)))
-        Routes::alike(&route.name, self.service(route), Reserved::new(headers_of(route)))
+        Routes::alike(&route.name, self.service(route, None), Reserved::new(headers_of(route)))
     }
 
     /// What is needed to send requests to other regions. The same every time that the file is read: what a region may do

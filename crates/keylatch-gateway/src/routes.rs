@@ -54,8 +54,7 @@ impl Routes {
     /// The same service for all requests.
     pub(crate) fn alike(name: &str, service: Service, reserved: Reserved) -> Self {
         let (guarded, paths) = (Vec::new(), Paths::default());
-        Self { guarded, paths, others: service, name_of_others: name, reserved, regions: None }
-        Self { guarded, paths, others: service, series_of_others: Series::new(name), reserved }
+        Self { guarded, paths, others: service, series_of_others: Series::new(name), reserved, regions: None }
     }
 
     /// Finds the route of a request: its metrics, and its service. Fails if the route requires a token and the request has
