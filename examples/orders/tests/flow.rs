@@ -4,7 +4,7 @@
 mod setup;
 mod shop;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -15,6 +15,9 @@ use testing_support::kafka::Cluster;
 
 /// How long events may take, on a busy machine, past the lease of a relay that was killed.
 const FLOW_MAX: Duration = Duration::from_secs(120);
+
+/// How long it may take to end: as long as Kubernetes waits by default.
+const END_MAX: Duration = Duration::from_secs(30);
 
 async fn inventory(shop: &Shop) -> Value {
     shop.get("/api/inventory?user_id=user123").await.json()
@@ -65,8 +68,63 @@ async fn an_order_waits_for_its_topic(setup: Setup) {
     eventually(FLOW_MAX, "the order in the inventory", async || inventory(&shop).await["user"]["orders"] == 1).await;
 }
 
+/// It is told to end while no broker answers. Orders are written all the same, and their events wait in the database.
+async fn it_ends_in_time_although_no_broker_answers(setup: Setup) {
+    let kafka = Cluster::start(1);
+    kafka.create_topic("orders", 1);
+    let mut stores = setup.stores();
+    let program = stores.program().env("KAFKA_BROKERS", kafka.servers());
+    let (_, body) = readme_order();
+    let mut orders = 0;
+    // Nobody listens there; the broker is silent; it is gone.
+    for unreachable in ["never there", "silent", "gone"] {
+        let nowhere = stores.program().env("KAFKA_BROKERS", "127.0.0.1:1");
+        let program = if unreachable == "never there" { &nowhere } else { &program };
+        let shop = Shop::start(program, stores).await.expect("the server starts");
+        match unreachable {
+            "silent" => {
+                // It was connected.
+                all_are_counted(&shop, orders).await;
+                kafka.pause(0);
+            }
+            "gone" => {
+                all_are_counted(&shop, orders).await;
+                kafka.kill(0);
+            }
+            _ => {}
+        }
+        for _ in 0..3 {
+            assert_eq!(shop.order(&format!("{orders}"), body).await.status, StatusCode::CREATED);
+            orders += 1;
+        }
+        let Shop { server, stores: kept, .. } = shop;
+        let told = Instant::now();
+        let (status, printed) = server.terminate().await;
+        assert!(status.success(), "{unreachable}: {printed}");
+        assert!(told.elapsed() < END_MAX, "{unreachable}: {:?}: {printed}", told.elapsed());
+        match unreachable {
+            "silent" => kafka.resume(0),
+            "gone" => kafka.start_again(0),
+            _ => {}
+        }
+        stores = kept;
+    }
+    let shop = Shop::start(&program, stores).await.expect("the server starts");
+    all_are_counted(&shop, orders).await;
+    let (status, printed) = shop.server.terminate().await;
+    assert!(status.success(), "{printed}");
+}
+
+async fn all_are_counted(shop: &Shop, orders: u64) {
+    eventually(FLOW_MAX, "all orders in the inventory", async || inventory(shop).await["user"]["orders"] == orders)
+        .await;
+}
+
 tests_on! {
-    sqlite: Sqlite, postgres: Postgres => [each_order_is_in_the_inventory_once_although_the_server_is_killed]
+    sqlite: Sqlite, postgres: Postgres => [
+        each_order_is_in_the_inventory_once_although_the_server_is_killed,
+        it_ends_in_time_although_no_broker_answers,
+    ]
 }
 
 tests_on! { redis: Redis, tiered: Tiered => [an_order_waits_for_its_topic] }
