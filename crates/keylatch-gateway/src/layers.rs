@@ -134,7 +134,7 @@ impl Layers {
                 route.name
             ));
         }
-        let regions = self.join(regions).map_err(|why| format!("{}: the regions: {why}\n", file.display()))?;
+        let regions = self.join(regions.as_ref()).map_err(|why| format!("{}: the regions: {why}\n", file.display()))?;
         let guarded = routes.iter().map(|route| Guarded {
             series: Series::new(route.name.as_str()),
             service: self.service(route, regions.as_ref()),
@@ -154,10 +154,10 @@ impl Layers {
 
     /// What is needed to send requests to other regions. The same every time that the file is read: what a region may do
     /// does not depend on that.
-    fn join(&self, regions: Option<config::Regions>) -> Result<Option<(Regions, Peers)>, String> {
+    fn join(&self, regions: Option<&config::Regions>) -> Result<Option<(Regions, Peers)>, String> {
         let (first, joined) =
-            self.joined.get_or_init(|| (regions.clone(), regions.as_ref().map(|regions| self.connect(regions))));
-        if *first != regions {
+            self.joined.get_or_init(|| (regions.cloned(), regions.map(|regions| self.connect(regions))));
+        if first.as_ref() != regions {
             return Err(
                 "the table [regions] has changed: stop the gateways of all regions, and start them with it".to_owned()
             );

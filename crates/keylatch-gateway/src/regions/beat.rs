@@ -101,8 +101,8 @@ impl Member {
     async fn beat(&self, peers: &Peers, urls: &[(Region, Upstream)], patience: Duration) -> Result<bool, Failure> {
         self.refresh().await?;
         let mut asking = JoinSet::new();
-        for (region, url) in urls.iter().cloned() {
-            let (this, peers) = (self.clone(), peers.clone());
+        for (region, url) in urls {
+            let (this, peers, region, url) = (self.clone(), peers.clone(), region.clone(), url.clone());
             asking.spawn(async move { timeout(patience, this.ask(&peers, &region, &url)).await.ok().flatten() });
         }
         let maps: Vec<Map> = asking.join_all().await.into_iter().flatten().collect();

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use keylatch::regions::{Changes, Turn};
-use keylatch::{Engine, Fingerprint, Key, Limits, Policy, Scope, Timestamp};
+use keylatch::{Clock, Engine, Fingerprint, Key, Limits, Policy, Scope, Timestamp};
 use serde_json::Value;
 use testing_history::{Guarantee, Log, Reply, check, judge};
 use testing_support::client::{Client, Targets};
@@ -67,8 +67,8 @@ impl World {
 /// Waits until a key that is made now belongs to the latest turn.
 async fn after_the_turn(shown: &Value) {
     let since = shown["changes"]["turns"].as_array().unwrap().iter().map(|turn| turn["since"].as_u64().unwrap()).max();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    sleep(Duration::from_millis(since.unwrap()).saturating_sub(now) + Duration::from_millis(5)).await;
+    let since = Timestamp::from_millis(i64::try_from(since.unwrap()).unwrap());
+    sleep(Clock::system().now().until(since) + Duration::from_millis(5)).await;
 }
 
 fn is_unknown(answer: &Answer) -> bool {
@@ -173,7 +173,7 @@ async fn i1_a_region_is_lost_evacuated_and_back() {
 
 /// A key of eu with a time so far in the future.
 fn ahead_of_now(by: Duration) -> String {
-    let at = (SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + by).as_millis();
+    let at = (Clock::system().now() + by).as_millis();
     let hex = format!("{at:012x}");
     format!("eu.{}-{}-7cc3-98c4-dc0c0c07398f", &hex[..8], &hex[8..])
 }

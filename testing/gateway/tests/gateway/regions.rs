@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::Method;
 use keylatch::regions::{Homes, Rule};
-use keylatch::{Key, Scope};
+use keylatch::{Clock, Key, Scope};
 use tempfile::TempDir;
 use testing_history::ledger;
 use testing_history::{Event, Guarantee, Reply, What, check, judge};
@@ -332,7 +332,7 @@ async fn answers_come_back_as_they_are() {
 #[tokio::test]
 async fn a_client_cannot_pose_as_a_region() {
     let world = World::start(Options::new()).await;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let now = Clock::system().now().as_millis();
     for (nth, signed) in
         ["", "us", "us;eu;1", &format!("us;eu;1;{now};{}", "0".repeat(64)), "us;eu;1;0;zz"].into_iter().enumerate()
     {
