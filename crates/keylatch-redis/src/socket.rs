@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{Client, ConnectionAddr, ErrorKind, RedisError, RedisResult};
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, ProtocolVersion, RedisError, RedisResult};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -29,7 +29,11 @@ pub(super) async fn open<T>(
 ) -> RedisResult<(Socket, T)> {
     let info = client.get_connection_info();
     let lent = Lent(Arc::new(Mutex::new(Some(connect(info.addr(), tls).await?))));
-    let (mut connection, driver) = MultiplexedConnection::new(info.redis_settings(), lent.clone()).await?;
+    // Replies are read in this version of the protocol, whatever the address says.
+    let login = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
+    // The caller limits the time.
+    let config = AsyncConnectionConfig::new().set_response_timeout(None);
+    let (mut connection, driver) = MultiplexedConnection::new_with_config(&login, lent.clone(), config).await?;
     let told = {
         let (first, driver) = (pin!(first(&mut connection)), pin!(driver));
         tokio::select! {
