@@ -2,19 +2,22 @@
 #![cfg(all(feature = "axum", feature = "sqlite"))]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request as HttpRequest, StatusCode};
+use axum::response::IntoResponse as _;
 use axum::routing::post;
 use common::faulty::{Fault, Faulty, Op};
 use common::{Gate, until};
 use futures_util::future::BoxFuture;
 use keylatch::entry_point::{Answer, Request};
-use keylatch::http::{IdempotencyLayer, ScopeFrom};
+use keylatch::http::{GuardedBody, IdempotencyLayer, RegionSecret, Regions, ScopeFrom};
 use keylatch::outbox::{Event, Events, Outbox as _, Published, Publisher, Refusals, Relay, Sent};
+use keylatch::regions::{Homes, Rule};
 use keylatch::store::Store as _;
 use keylatch::tx::Verdict;
 use keylatch::{
@@ -93,6 +96,30 @@ async fn post_to(layer: IdempotencyLayer, key: Option<&str>) -> StatusCode {
     app.oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status()
 }
 
+/// Asks in a region that is not the home of the key: the request goes home, and the same one gets a copy.
+async fn ask_elsewhere() {
+    let regions = |this| {
+        let homes = Homes::new(this, ["eu", "us"], Rule::KeyPrefix, 1).unwrap();
+        Regions::new(homes, RegionSecret::new(vec![1; 32]).unwrap())
+    };
+    let layer = || IdempotencyLayer::fenced(memory::Store::new(), ScopeFrom::header("x-user-id"));
+    let service = || Router::new().route("/", post(|| async { "done" }));
+    let nowhere = tower::service_fn(|_: HttpRequest<GuardedBody<Body>>| async {
+        Ok::<_, Infallible>(StatusCode::BAD_GATEWAY.into_response())
+    });
+    let eu = service().layer(layer().with_homes(regions("eu"), nowhere));
+    let client = tower::service_fn(move |request: HttpRequest<GuardedBody<Body>>| {
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.clear();
+        eu.clone().oneshot(HttpRequest::from_parts(parts, Body::new(body)))
+    });
+    let us = service().layer(layer().with_homes(regions("us"), client));
+    for _ in 0..2 {
+        let request = HttpRequest::post("/").header("x-user-id", "caller").header("idempotency-key", "eu.1");
+        assert_eq!(us.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status(), 200);
+    }
+}
+
 /// Makes everything happen that is counted.
 async fn everything(store: &Faulty, clock: &Clock, engine: &Engine) {
     let (policy, limits) = (Policy::default(), Limits::default());
@@ -140,6 +167,7 @@ async fn everything(store: &Faulty, clock: &Clock, engine: &Engine) {
     let atomic = Engine::atomic(atomic, policy, limits).unwrap();
     assert!(ask(&atomic, "kept", "buy", kept()).await.is_some());
     relay_everything(directory.path()).await;
+    ask_elsewhere().await;
     lapse(clock).await;
     clock.advance(policy.retention);
     assert!(ask(engine, "kept", "buy", kept()).await.is_some());

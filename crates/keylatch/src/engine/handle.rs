@@ -13,11 +13,15 @@ use super::cleaner::{self, Cleanup};
 use super::flight::Flights;
 use super::quota::Quotas;
 use super::transaction::Transact;
-use super::{Engine, Error, Final, Inner, Request, telemetry};
+use super::{Engine, Error, Inner, telemetry};
+#[cfg(feature = "http")]
+use super::{Final, Request};
+#[cfg(feature = "http")]
+use crate::RecordId;
 use crate::recent::Recent;
 use crate::store::{Durability, Store, Swept};
 use crate::tx::Transactional;
-use crate::{Guarantee, InvalidPolicy, Limits, Policy, RecordId};
+use crate::{Guarantee, InvalidPolicy, Limits, Policy};
 
 impl Engine {
     /// An engine whose runs are one transaction of `store`'s database: exactly once.
