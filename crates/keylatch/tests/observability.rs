@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -97,23 +98,26 @@ async fn post_to(layer: IdempotencyLayer, key: Option<&str>) -> StatusCode {
 }
 
 /// Asks in a region that is not the home of the key: the request goes home, and the same one gets a copy.
-async fn ask_elsewhere() {
+async fn ask_elsewhere(directory: &Path) {
+    // A process keeps no copies beside records that are in its memory.
+    let open = async |name: &str| sqlite::Store::open(directory.join(name)).await.unwrap();
+    let (home, elsewhere) = (open("eu.db").await, open("us.db").await);
     let regions = |this| {
         let homes = Homes::new(this, ["eu", "us"], Rule::KeyPrefix, 1).unwrap();
         Regions::new(homes, RegionSecret::new(vec![1; 32]).unwrap())
     };
-    let layer = || IdempotencyLayer::fenced(memory::Store::new(), ScopeFrom::header("x-user-id"));
+    let layer = |store: sqlite::Store| IdempotencyLayer::fenced(store, ScopeFrom::header("x-user-id"));
     let service = || Router::new().route("/", post(|| async { "done" }));
     let nowhere = tower::service_fn(|_: HttpRequest<GuardedBody<Body>>| async {
         Ok::<_, Infallible>(StatusCode::BAD_GATEWAY.into_response())
     });
-    let eu = service().layer(layer().with_homes(regions("eu"), nowhere));
+    let eu = service().layer(layer(home).with_homes(regions("eu"), nowhere));
     let client = tower::service_fn(move |request: HttpRequest<GuardedBody<Body>>| {
         let (mut parts, body) = request.into_parts();
         parts.extensions.clear();
         eu.clone().oneshot(HttpRequest::from_parts(parts, Body::new(body)))
     });
-    let us = service().layer(layer().with_homes(regions("us"), client));
+    let us = service().layer(layer(elsewhere).with_homes(regions("us"), client));
     for _ in 0..2 {
         let request = HttpRequest::post("/").header("x-user-id", "caller").header("idempotency-key", "eu.1");
         assert_eq!(us.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status(), 200);
@@ -167,7 +171,7 @@ async fn everything(store: &Faulty, clock: &Clock, engine: &Engine) {
     let atomic = Engine::atomic(atomic, policy, limits).unwrap();
     assert!(ask(&atomic, "kept", "buy", kept()).await.is_some());
     relay_everything(directory.path()).await;
-    ask_elsewhere().await;
+    ask_elsewhere(directory.path()).await;
     lapse(clock).await;
     clock.advance(policy.retention);
     assert!(ask(engine, "kept", "buy", kept()).await.is_some());
@@ -227,7 +231,7 @@ impl Publisher for AsToldByTheEvent {
 }
 
 /// Lets everything happen that a relay counts.
-async fn relay_everything(directory: &std::path::Path) {
+async fn relay_everything(directory: &Path) {
     for refusals in [Refusals::HoldBackTheKey, Refusals::SetAside] {
         let file = directory.join(format!("{refusals:?}.db"));
         let store = sqlite::Store::open(file).await.unwrap();
