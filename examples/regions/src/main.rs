@@ -46,7 +46,7 @@ struct World {
 async fn show() -> Result<(), Failed> {
     let mut world = World::start().await?;
     let [old, seen] = [key("eu"), key("eu")];
-    println!("{:<34} {:<8} {:<44} answer", "what happens", "asked in", "key");
+    println!("{:<36} {:<8} {:<44} answer", "what happens", "asked in", "key");
     world.ask("a new key runs at home", "eu", &old).await?;
     world.ask("from elsewhere it goes there", "us", &seen).await?;
     world.ask("sent again: a copy is there", "us", &seen).await?;
@@ -121,7 +121,7 @@ impl World {
 
     async fn ask(&self, what: &str, region: &str, key: &str) -> Result<(), Failed> {
         let (status, said) = self.post(region, key).await?;
-        println!("{what:<34} {region:<8} {key:<44} {status} {said}");
+        println!("{what:<36} {region:<8} {key:<44} {status} {said}");
         Ok(())
     }
 
