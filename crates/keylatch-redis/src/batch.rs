@@ -27,7 +27,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
 use super::keys::Keys;
-use super::marks::{Beside, Ended, Marks};
+use super::marks::{Beside, Ended, Marks, Said};
 use super::options::Wait;
 use super::reply;
 use super::socket::Socket;
@@ -113,6 +113,7 @@ impl Batches {
             batcher: Batcher { keys, ended: ended.clone(), wait },
             idle: idle(ended),
             outgoing: BytesMut::new(),
+            unflushed: false,
             incoming: BytesMut::with_capacity(READ_BYTES),
             sent: VecDeque::new(),
             reply_max,
@@ -144,6 +145,8 @@ struct Driver {
     /// Done when ended runs have waited for other calls for long enough.
     idle: BoxFuture<'static, ()>,
     outgoing: BytesMut,
+    /// Whether TLS may still have bytes that the socket did not take.
+    unflushed: bool,
     incoming: BytesMut,
     /// The batches without all of their replies.
     sent: VecDeque<Batch>,
@@ -230,10 +233,10 @@ impl Driver {
                 Poll::Ready(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
                 Poll::Ready(written) => self.outgoing.advance(written),
             }
-            if self.outgoing.is_empty() {
-                // Of TLS. It needs no second attempt: what it could not write goes with the next.
-                let _ = Pin::new(&mut self.socket).poll_flush(context)?;
-            }
+            self.unflushed = true;
+        }
+        if self.unflushed && Pin::new(&mut self.socket).poll_flush(context)?.is_ready() {
+            self.unflushed = false;
         }
         Ok(())
     }
@@ -289,47 +292,39 @@ impl Batcher {
         if calls.is_empty() && beside.len() == 0 {
             return None;
         }
-        let mut pack = |command: &Cmd| outgoing.extend_from_slice(&command.get_packed_command());
-        beside.before.iter().for_each(&mut pack);
+        let wait_behind =
+            wait.map(|Wait { replicas, timeout }| cmd("WAIT").arg(replicas).arg(millis(timeout)).to_owned());
+        pack(&beside.before, outgoing);
         outgoing.extend_from_slice(packed);
-        let mut pack = |command: &Cmd| outgoing.extend_from_slice(&command.get_packed_command());
-        beside.behind.iter().for_each(&mut pack);
-        if let Some(Wait { replicas, timeout }) = wait {
-            pack(cmd("WAIT").arg(replicas).arg(millis(timeout)));
-        }
+        pack(beside.behind.iter().chain(&wait_behind), outgoing);
         Some(Batch {
             sent: Instant::now(),
-            before: beside.before.len(),
-            time_at: beside.time_at,
-            running_at: beside.running_at,
+            said: Said::of(&beside),
+            calls: calls.into_iter(),
             behind: beside.behind.len(),
             waits: wait.is_some(),
-            calls: calls.into_iter(),
-            seen: 0,
-            now: None,
-            marked: Ok(()),
             held: Vec::new(),
         })
+    }
+}
+
+fn pack<'c>(commands: impl IntoIterator<Item = &'c Cmd>, outgoing: &mut BytesMut) {
+    for command in commands {
+        outgoing.extend_from_slice(&command.get_packed_command());
     }
 }
 
 /// A batch that was sent, and the replies so far.
 struct Batch {
     sent: Instant,
-    /// How many replies come before those to the calls.
-    before: usize,
-    time_at: Option<usize>,
-    running_at: Option<usize>,
+    /// The replies that come before those to the calls.
+    said: Said,
     /// The calls without a reply.
     calls: std::vec::IntoIter<Call>,
     /// How many replies follow those to the calls.
     behind: usize,
     /// Whether the reply to `WAIT` follows as the last.
     waits: bool,
-    /// How many replies before the calls have come.
-    seen: usize,
-    now: Option<Timestamp>,
-    marked: Result<(), RedisError>,
     /// The replies that are held back until the one to `WAIT`.
     held: Vec<(Call, Result<Value, RedisError>)>,
 }
@@ -337,13 +332,8 @@ struct Batch {
 impl Batch {
     /// Takes the next reply. Returns whether it was the last.
     fn answer(&mut self, value: Value) -> bool {
-        if self.seen < self.before {
-            if self.time_at == Some(self.seen) {
-                self.now = time_of(&value);
-            } else if self.running_at == Some(self.seen) {
-                self.marked = value.extract_error().map(drop);
-            }
-            self.seen += 1;
+        if !self.said.is_complete() {
+            self.said.take(value);
         } else if let Some(call) = self.calls.next() {
             let value = value.extract_error();
             if self.waits {
@@ -361,13 +351,14 @@ impl Batch {
             }
             self.waits = false;
         }
-        self.seen == self.before && self.calls.as_slice().is_empty() && self.behind == 0 && !self.waits
+        self.said.is_complete() && self.calls.as_slice().is_empty() && self.behind == 0 && !self.waits
     }
 
     fn pass(&self, call: Call, value: Result<Value, RedisError>, replicas: Option<i64>) {
-        let marked = if call.marks.runs { self.marked.clone() } else { Ok(()) };
+        let Said { now, marked, .. } = &self.said;
+        let marked = if call.marks.runs { marked.clone() } else { Ok(()) };
         // Its caller may have given up meanwhile.
-        let _ = call.reply.send(value.map(|value| Reply { value, replicas, now: self.now, marked }));
+        let _ = call.reply.send(value.map(|value| Reply { value, replicas, now: *now, marked }));
     }
 
     fn into_calls(self) -> impl Iterator<Item = Call> {
@@ -378,17 +369,6 @@ impl Batch {
 /// The reply of `WAIT`. After an error, no replica is known to have the writes.
 pub(super) fn replicas_of(value: &Value) -> i64 {
     if let Value::Int(replicas) = value { *replicas } else { 0 }
-}
-
-/// The reply of `TIME`.
-pub(super) fn time_of(value: &Value) -> Option<Timestamp> {
-    let Value::Array(both) = value else { return None };
-    let part = |at: usize| match both.get(at)? {
-        Value::BulkString(digits) => std::str::from_utf8(digits).ok()?.parse::<i64>().ok(),
-        Value::Int(number) => Some(*number),
-        _ => None,
-    };
-    Some(Timestamp::from_millis(part(0)?.checked_mul(1_000)?.checked_add(part(1)? / 1_000)?))
 }
 
 pub(super) fn millis(span: Duration) -> u64 {

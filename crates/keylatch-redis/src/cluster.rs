@@ -7,9 +7,9 @@ use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRoutingInfo};
 use redis::{Cmd, FromRedisValue as _, Pipeline, RedisError, Value, cmd};
 
-use super::batch::{Reply, millis, replicas_of, time_of};
+use super::batch::{Reply, millis, replicas_of};
 use super::error::Failed;
-use super::marks::Beside;
+use super::marks::{Beside, Said};
 use super::options::Wait;
 
 /// How often a command is sent again while its slot moves. The client follows `MOVED` and `ASK` by itself, but it sends
@@ -42,18 +42,16 @@ impl Sending<'_> {
         wait_behind(*wait, &mut pipeline);
         let replies = pipeline.len();
         let values = cluster.req_packed_commands(&pipeline, 0, replies).await?;
-        let now = beside.time_at.and_then(|at| time_of(values.get(at)?));
-        let marked = match beside.running_at.and_then(|at| values.get(at).cloned()) {
-            Some(marked) => marked.extract_error().map(drop),
-            None => Ok(()),
-        };
+        let (mut said, mut values) = (Said::of(beside), values.into_iter());
+        values.by_ref().take(beside.before.len()).for_each(|value| said.take(value));
+        let Said { now, marked, .. } = said;
         if let Err(error) = &marked
             && is_of_a_moving_slot(error)
         {
             return Err(error.clone());
         }
-        let replicas = wait.and_then(|_| values.last()).map(replicas_of);
-        let value = values.into_iter().nth(beside.before.len()).unwrap_or(Value::Nil).extract_error()?;
+        let value = values.next().unwrap_or(Value::Nil).extract_error()?;
+        let replicas = wait.and_then(|_| values.next_back()).as_ref().map(replicas_of);
         Ok(Reply { value, replicas, now, marked })
     }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use redis::{Cmd, Pipeline, cmd};
+use redis::{Cmd, Pipeline, RedisError, Value, cmd};
 use tokio::sync::Notify;
 
 use super::keys::{BUCKETS, Keys};
@@ -107,6 +107,53 @@ impl Beside {
             pipeline.add_command(command);
         }
     }
+}
+
+/// What the replies to the commands before the calls say.
+pub(super) struct Said {
+    replies: usize,
+    seen: usize,
+    time_at: Option<usize>,
+    running_at: Option<usize>,
+    /// The server's time, if it was requested.
+    pub(super) now: Option<Timestamp>,
+    /// Whether the runs were noted, if there may be any.
+    pub(super) marked: Result<(), RedisError>,
+}
+
+impl Said {
+    /// Nothing so far, of the commands before the calls of `beside`.
+    pub(super) fn of(beside: &Beside) -> Self {
+        let Beside { before, time_at, running_at, .. } = beside;
+        let (replies, time_at, running_at) = (before.len(), *time_at, *running_at);
+        Self { replies, seen: 0, time_at, running_at, now: None, marked: Ok(()) }
+    }
+
+    /// Whether all replies have come.
+    pub(super) fn is_complete(&self) -> bool {
+        self.seen == self.replies
+    }
+
+    /// Takes the next reply.
+    pub(super) fn take(&mut self, value: Value) {
+        if self.time_at == Some(self.seen) {
+            self.now = time_of(&value);
+        } else if self.running_at == Some(self.seen) {
+            self.marked = value.extract_error().map(drop);
+        }
+        self.seen += 1;
+    }
+}
+
+/// The reply of `TIME`.
+pub(super) fn time_of(value: &Value) -> Option<Timestamp> {
+    let Value::Array(both) = value else { return None };
+    let part = |at: usize| match both.get(at)? {
+        Value::BulkString(digits) => std::str::from_utf8(digits).ok()?.parse::<i64>().ok(),
+        Value::Int(number) => Some(*number),
+        _ => None,
+    };
+    Some(Timestamp::from_millis(part(0)?.checked_mul(1_000)?.checked_add(part(1)? / 1_000)?))
 }
 
 fn with_members(name: &str, key: &[u8], ids: impl Iterator<Item = RecordId>) -> Option<Cmd> {

@@ -8,10 +8,9 @@ use futures_util::future::try_join_all;
 use redis::{Cmd, FromRedisValue, Value, cmd};
 
 use super::Store;
-use super::batch::time_of;
 use super::error::Failed;
 use super::keys::BUCKETS;
-use super::marks::Marks;
+use super::marks::{Marks, time_of};
 use super::ops::Target;
 use super::script;
 use super::value::StoredValue;
