@@ -1,6 +1,5 @@
 //! What makes two messages one: the identity of a message, as the record of its id has it.
 
-use std::fmt;
 use std::sync::Arc;
 
 use keylatch_core::{Fingerprint, Hasher, Key, SCOPE_FIELD_BYTES_MAX, Scope};
@@ -66,14 +65,9 @@ fn short(source: &str) -> String {
 }
 
 pub(crate) fn hashed(text: &str) -> String {
-    use fmt::Write as _;
     let mut hasher = Hasher::default();
     hasher.field(text.as_bytes());
-    let mut hashed = "sha256:".to_owned();
-    for byte in hasher.finish().as_bytes() {
-        write!(hashed, "{byte:02x}").expect("a string takes everything");
-    }
-    hashed
+    format!("sha256:{}", hex::encode(hasher.finish().as_bytes()))
 }
 
 #[cfg(test)]

@@ -77,13 +77,15 @@ impl Shared {
         self.statements
             .enter
             .text()
-            .replace(":id", &hex(record.id().as_bytes()))
-            .replace(":owner", &hex(record.owner.as_bytes()))
+            .replace(":id", &hex::encode(record.id().as_bytes()))
+            .replace(":owner", &hex::encode(record.owner.as_bytes()))
             .replace(":key_lock", &self.key_locks.of_key(&record.id()).to_string())
             .replace(":seen_epoch", &text_or_null(replaced.0.map(|(epoch, ..)| epoch.as_u64().cast_signed())))
             .replace(
                 ":seen_owner",
-                &replaced.0.map_or_else(|| "null".to_owned(), |(_, owner, _)| format!("'{}'", hex(owner.as_bytes()))),
+                &replaced
+                    .0
+                    .map_or_else(|| "null".to_owned(), |(_, owner, _)| format!("'{}'", hex::encode(owner.as_bytes()))),
             )
             .replace(":seen_state", &text_or_null(replaced.0.map(|(.., state)| state)))
     }
@@ -138,10 +140,6 @@ impl Replaced {
             (record.epoch, record.owner, state)
         }))
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub(super) fn text_or_null(number: Option<impl ToString>) -> String {

@@ -280,7 +280,7 @@ fn by_place(consumer: &str, message: &Message) -> MessageId {
     // As for ids: a topic has no space, and no slash.
     let operation = format!("place {}", message.topic());
     let scope = Scope::of_parts(consumer, &[&operation]).expect("the names of a place fit into a scope");
-    let digest: String = message.digest().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(message.digest().as_bytes());
     let key = format!("{}/{}/{digest}", message.partition(), message.offset());
     let key = Key::new(&key).expect("numbers are a key");
     MessageId { scope, key, fingerprint: message.fingerprint() }

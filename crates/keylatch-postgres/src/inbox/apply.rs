@@ -10,7 +10,7 @@ use keylatch_core::store::At;
 use keylatch_core::tx::{Ending, Entered, Misuse};
 use keylatch_core::{Record, RecordId, Timestamp};
 
-use crate::attempt::{hex, text_or_null};
+use crate::attempt::text_or_null;
 use crate::error::Fault;
 use crate::link::PgQuery;
 use crate::ops::scalar;
@@ -111,14 +111,14 @@ impl Shared {
         self.statements
             .enter_place
             .text()
-            .replace(":consumer", &hex(place.consumer().as_bytes()))
-            .replace(":topic", &hex(place.topic().as_bytes()))
+            .replace(":consumer", &hex::encode(place.consumer().as_bytes()))
+            .replace(":topic", &hex::encode(place.topic().as_bytes()))
             .replace(":partition", &place.partition().to_string())
             .replace(":epoch", &epoch.as_u64().to_string())
-            .replace(":owner", &hex(owner.as_bytes()))
+            .replace(":owner", &hex::encode(owner.as_bytes()))
             .replace(":step", if step.is_some() { "true" } else { "false" })
             .replace(":next", &text_or_null(step.and_then(|step| step.from)))
-            .replace(":ids", &hex(&ids.concat()))
+            .replace(":ids", &hex::encode(ids.concat()))
     }
 
     /// The statement that writes the records, moves the place and writes the events.

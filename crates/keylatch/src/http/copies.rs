@@ -109,10 +109,8 @@ fn distinct<'n>(names: impl Iterator<Item = &'n HeaderName>) -> Vec<HeaderName> 
 
 impl Told {
     fn line(&self) -> HeaderValue {
-        let mut line = format!("{};{};", self.left.as_millis(), self.expires_at.as_millis());
-        for byte in self.fingerprint.as_bytes() {
-            let _ = write!(line, "{byte:02x}");
-        }
+        let fingerprint = hex::encode(self.fingerprint.as_bytes());
+        let mut line = format!("{};{};{fingerprint}", self.left.as_millis(), self.expires_at.as_millis());
         for name in &self.kept {
             let _ = write!(line, ";{name}");
         }

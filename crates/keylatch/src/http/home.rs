@@ -228,7 +228,7 @@ impl Regions {
         let homes = self.homes();
         let fields: Vec<&str> = signed.split(';').collect();
         let [from, to, mark, at, mac] = fields[..] else { return None };
-        let mac = from_hex(mac)?;
+        let mac = hex::decode(mac).ok()?;
         secret.mac(&signed_fields([from, to, mark, at], head)).verify_slice(&mac).ok()?;
         let sent = Timestamp::from_millis(at.parse().ok()?);
         let now = clock.now();
@@ -297,11 +297,6 @@ fn signed_fields<'a>(own: [&'a str; 4], head: &'a Parts) -> [&'a [u8]; 6] {
     let path = request::uri(head).path_and_query().map_or("", |path| path.as_str());
     let [from, to, mark, at] = own.map(str::as_bytes);
     [from, to, mark, at, head.method.as_str().as_bytes(), path.as_bytes()]
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes().chunks(2);
-    digits.map(|two| u8::from_str_radix(std::str::from_utf8(two).ok().filter(|two| two.len() == 2)?, 16).ok()).collect()
 }
 
 /// The answer to a request about which another region decides, or none: the copy that is here; otherwise what its `home`

@@ -1,7 +1,5 @@
 //! Keylatch's own answers: `application/problem+json` ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
 
-use std::fmt::Write;
-
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
@@ -288,10 +286,7 @@ const PAGES: &str = "https://github.com/keylatch/keylatch/blob/main/docs/problem
 
 /// A digest as `sha-256=` and hexadecimal digits.
 fn digest_field(digest: [u8; 32]) -> String {
-    digest.iter().fold("sha-256=".to_owned(), |mut field, byte| {
-        let _ = write!(field, "{byte:02x}");
-        field
-    })
+    format!("sha-256={}", hex::encode(digest))
 }
 
 impl From<Refused> for Problem {
