@@ -255,7 +255,7 @@ impl<S: Inbox> Member<S> {
         }
         tracing::info!(%partition, next, after_crash, "a place was taken");
         let (messages, received) = mpsc::unbounded_channel();
-        let waiting = Arc::new(Waiting::new(self.bytes.clone()));
+        let waiting = Arc::new(Waiting::new(self.bytes.clone(), &self.poller));
         let owned =
             Owned::new(self.setup.clone(), partition.clone(), ownership, waiting.clone(), self.progress.clone());
         let stop = owned.stop.clone();

@@ -1,8 +1,10 @@
 //! The thread that polls the client, whatever database and handlers do.
 //!
 //! Only this thread calls the client, except for [questions](ask). It hands rebalances to the [group](crate::group),
-//! which answers later with an [`Order`]: not in the callback, which would stop the polling, and never with an
-//! assignment that is then paused, which loses the offset (<https://github.com/confluentinc/librdkafka/issues/3176>).
+//! which answers later with an [`Order`]: not in the callback, which would stop the polling.
+//!
+//! Each partition has a queue of its own at the client, which is read while its worker has room. A full partition is not
+//! paused: a pause drops what has been fetched, and after it the client waits for up to a second before it fetches again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,9 +15,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
@@ -26,15 +28,17 @@ use crate::Message;
 use crate::partition::Partition;
 use crate::telemetry::Lag;
 
-/// How long an order may wait while no message comes.
+/// How long a rebalance may wait.
 const POLL: Duration = Duration::from_millis(10);
+/// So many messages of a partition are handed on before the next partition has its turn.
+const IN_A_ROW: usize = 1_000;
 /// How often the same complaint is logged.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(30);
 
 /// What the group tells the poller.
 #[derive(Debug)]
 pub(crate) enum Order {
-    /// Fetch these from their offsets on, `None` for the end. What has no route is dropped, and soon not fetched any more.
+    /// Fetch these from their offsets on, `None` for the end. What has no route stands still.
     Assign(Vec<(Partition, Option<i64>, Option<Route>)>),
     /// Fetch this one from an offset on, wherever it was fetched before. A seek would not do after an offset that was not
     /// there.
@@ -43,6 +47,8 @@ pub(crate) enum Order {
     Unassign(Vec<Partition>),
     /// Tell the broker these offsets.
     Commit(Vec<(Partition, i64)>),
+    /// Look at the queues: a message has come, or there is room again.
+    Look,
     /// Leave the group and end.
     Stop,
 }
@@ -77,12 +83,23 @@ pub(crate) struct Waiting {
     records: AtomicUsize,
     bytes: AtomicUsize,
     of_all: Arc<AtomicUsize>,
+    /// Whether the poller waits for room.
+    full: AtomicBool,
+    limits: Limits,
+    orders: mpsc::Sender<Order>,
 }
 
 impl Waiting {
-    /// Of a partition, whose bytes count in `of_all`.
-    pub(crate) fn new(of_all: Arc<AtomicUsize>) -> Self {
-        Self { records: AtomicUsize::default(), bytes: AtomicUsize::default(), of_all }
+    /// Of a partition of `poller`, whose bytes count in `of_all`.
+    pub(crate) fn new(of_all: Arc<AtomicUsize>, poller: &Poller) -> Self {
+        Self {
+            records: AtomicUsize::default(),
+            bytes: AtomicUsize::default(),
+            of_all,
+            full: AtomicBool::new(false),
+            limits: poller.limits,
+            orders: poller.orders.clone(),
+        }
     }
 
     fn add(&self, bytes: usize) {
@@ -96,17 +113,25 @@ impl Waiting {
         self.records.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(message.bytes(), Ordering::Relaxed);
         self.of_all.fetch_sub(message.bytes(), Ordering::Relaxed);
+        if self.full.load(Ordering::Relaxed) && self.has_much_room() && self.full.swap(false, Ordering::Relaxed) {
+            // If the poller has ended, nothing more comes.
+            let _ = self.orders.send(Order::Look);
+        }
     }
 
-    fn is_full(&self, limits: Limits) -> bool {
+    /// Whether another message may come. If not, the poller is told once there is much room.
+    fn has_room(&self) -> bool {
         let records = self.records.load(Ordering::Relaxed);
-        records >= limits.records || records > 0 && self.of_all.load(Ordering::Relaxed) >= limits.bytes
+        let has_room =
+            records == 0 || records < self.limits.records && self.of_all.load(Ordering::Relaxed) < self.limits.bytes;
+        if !has_room {
+            self.full.store(true, Ordering::Relaxed);
+        }
+        has_room
     }
 
-    /// Whether there is room again for a good part of what there can be: a partition that goes on is fetched anew.
-    fn has_room(&self, limits: Limits) -> bool {
-        let records = self.records.load(Ordering::Relaxed);
-        records == 0 || records <= limits.records / 2 && self.of_all.load(Ordering::Relaxed) <= limits.bytes / 2
+    fn has_much_room(&self) -> bool {
+        self.records.load(Ordering::Relaxed) <= self.limits.records / 2
     }
 }
 
@@ -129,6 +154,7 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 pub(crate) struct Poller {
     orders: mpsc::Sender<Order>,
+    limits: Limits,
     consumer: Weak<BaseConsumer<Context>>,
 }
 
@@ -153,14 +179,15 @@ impl Poller {
         let (orders, taken) = mpsc::channel();
         let (ended, left) = oneshot::channel();
         let weak = Arc::downgrade(&consumer);
-        let thread = Thread { consumer, rebalances, assigned: HashMap::new(), names: HashMap::new(), limits, events };
+        let thread =
+            Thread { consumer, rebalances, assigned: HashMap::new(), looks: orders.clone(), events };
         let run = move || {
             thread.run(&taken, &closing);
             // Nobody may wait for it any more.
             let _ = ended.send(());
         };
         thread::Builder::new().name("keylatch-kafka".into()).spawn(run).expect("a thread can be started");
-        Ok((Self { orders, consumer: weak }, left))
+        Ok((Self { orders, limits, consumer: weak }, left))
     }
 
     pub(crate) fn order(&self, order: Order) {
@@ -194,43 +221,41 @@ struct Thread {
     rebalances: Arc<Mutex<Vec<Event>>>,
     /// What is ours, and where its messages go; `None` if it stands still.
     assigned: HashMap<Partition, Option<Routed>>,
-    /// So that the messages of a topic share its name.
-    names: HashMap<String, Arc<str>>,
-    limits: Limits,
+    /// For the client, which says when a message has come.
+    looks: mpsc::Sender<Order>,
     events: channel::UnboundedSender<Event>,
 }
 
 struct Routed {
     route: Route,
-    paused: bool,
+    queue: PartitionQueue<Context>,
 }
 
 impl Thread {
     fn run(mut self, orders: &mpsc::Receiver<Order>, closing: &AtomicBool) {
-        let (mut ended, mut looked) = (None, Instant::now());
+        let (mut ended, mut pause) = (None, Duration::ZERO);
         while ended.is_none() {
-            match orders.try_recv() {
-                Ok(Order::Stop) | Err(mpsc::TryRecvError::Disconnected) => break,
+            match orders.recv_timeout(pause) {
+                Ok(Order::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Ok(Order::Look) | Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Ok(order) => {
                     self.obey(order);
+                    pause = Duration::ZERO;
                     continue;
                 }
-                Err(mpsc::TryRecvError::Empty) => {}
             }
             let consumer = self.consumer.clone();
-            match consumer.poll(POLL) {
-                Some(Ok(message)) => self.route(&message),
-                Some(Err(error)) => ended = self.complaint(&error),
-                None => {}
+            while let Some(polled) = consumer.poll(Duration::ZERO) {
+                // Messages come from the queues of their partitions.
+                ended = polled.err().and_then(|error| self.complaint(&error)).or(ended);
             }
             let rebalances: Vec<_> = self.rebalances.lock().drain(..).collect();
             for event in rebalances {
                 self.rebalance(event);
             }
-            if looked.elapsed() >= POLL {
-                self.resume();
-                looked = Instant::now();
-            }
+            let (more, errors) = self.hand_on();
+            ended = errors.iter().find_map(|error| self.complaint(error)).or(ended);
+            pause = if more { Duration::ZERO } else { POLL };
         }
         // From here on, the callback answers rebalances itself: the drop waits for these answers.
         closing.store(true, Ordering::SeqCst);
@@ -261,7 +286,7 @@ impl Thread {
                 }
                 self.consumer.commit(&list, CommitMode::Async)
             }
-            Order::Stop => Ok(()),
+            Order::Look | Order::Stop => Ok(()),
         };
         if let Err(error) = result {
             // After a fatal error, or for partitions that were lost meanwhile. Nothing rests on it: places are fenced.
@@ -271,20 +296,41 @@ impl Thread {
 
     fn assign(&mut self, partitions: Vec<(Partition, Option<i64>, Option<Route>)>) -> KafkaResult<()> {
         let mut list = TopicPartitionList::with_capacity(partitions.len());
+        let mut still = Vec::new();
         for (partition, offset, route) in partitions {
             add(&mut list, &partition, offset.map_or(Offset::End, Offset::Offset));
             if let Some(offset) = offset {
                 self.consumer.context().lag.reads(&partition, offset);
             }
-            let route = route.map(|route| Routed { route, paused: false });
-            self.assigned.insert(partition, route);
+            // Before the client begins to fetch, so that no message goes past the queue.
+            let queue = self.consumer.split_partition_queue(&partition.topic, partition.number);
+            let routed = route.zip(queue).map(|(route, mut queue)| {
+                let looks = self.looks.clone();
+                // If the poller has ended, nobody looks.
+                queue.set_nonempty_callback(move || drop(looks.send(Order::Look)));
+                Routed { route, queue }
+            });
+            if routed.is_none() {
+                still.push(partition.clone());
+            }
+            self.assigned.insert(partition, routed);
         }
         // The client takes a list as a whole or not at all, and waits for an answer that it takes.
         let twice = self.at_the_client(&list)?;
         if twice.count() > 0 {
             self.consumer.incremental_unassign(&twice)?;
         }
-        self.consumer.incremental_assign(&list)
+        self.consumer.incremental_assign(&list)?;
+        self.stand_still(&still);
+        Ok(())
+    }
+
+    /// Fetches no more of these. Their offsets are lost (<https://github.com/confluentinc/librdkafka/issues/3176>), so
+    /// they do not go on before they are assigned anew.
+    fn stand_still(&self, partitions: &[Partition]) {
+        if !partitions.is_empty() && self.consumer.pause(&listed(partitions)).is_err() {
+            tracing::debug!("partitions were not paused");
+        }
     }
 
     fn unassign(&mut self, partitions: &[Partition]) -> KafkaResult<()> {
@@ -314,47 +360,38 @@ impl Thread {
         Ok(both)
     }
 
-    fn route(&mut self, message: &BorrowedMessage<'_>) {
-        let topic = match self.names.get(message.topic()) {
-            Some(topic) => topic.clone(),
-            None => {
-                let topic: Arc<str> = message.topic().into();
-                self.names.insert(topic.to_string(), topic.clone());
-                topic
-            }
-        };
-        let partition = Partition { topic: topic.clone(), number: message.partition() };
-        // What was revoked is not there.
-        let Some(routed) = self.assigned.get_mut(&partition) else { return };
-        let full = match routed {
-            Some(Routed { route, paused }) => {
-                let message = Message::received(topic, message);
-                route.waiting.add(message.bytes());
-                if route.messages.send(message).is_err() {
-                    // The worker has ended: the partition stands still until it is opened again.
-                    *routed = None;
-                    true
-                } else if !*paused && route.waiting.is_full(self.limits) {
-                    *paused = true;
-                    true
-                } else {
-                    false
-                }
-            }
-            None => true,
-        };
-        if full && self.consumer.pause(&listed(&[partition])).is_err() {
-            tracing::debug!("a partition was not paused");
-        }
-    }
-
-    fn resume(&mut self) {
+    /// Hands on what has been fetched, as far as there is room. Returns whether there may be more, and what went wrong.
+    fn hand_on(&mut self) -> (bool, Vec<KafkaError>) {
+        let (mut more, mut errors, mut still) = (false, Vec::new(), Vec::new());
         for (partition, routed) in &mut self.assigned {
-            let Some(Routed { route, paused }) = routed else { continue };
-            if *paused && route.waiting.has_room(self.limits) {
-                *paused = self.consumer.resume(&listed(std::slice::from_ref(partition))).is_err();
+            let Some(Routed { route, queue }) = routed else { continue };
+            let mut taken = 0;
+            let ended = loop {
+                if taken == IN_A_ROW || !route.waiting.has_room() {
+                    more |= taken == IN_A_ROW;
+                    break false;
+                }
+                match queue.poll(Duration::ZERO) {
+                    Some(Ok(message)) => {
+                        let message = Message::received(partition.topic.clone(), &message);
+                        route.waiting.add(message.bytes());
+                        if route.messages.send(message).is_err() {
+                            break true;
+                        }
+                    }
+                    Some(Err(error)) => errors.push(error),
+                    None => break false,
+                }
+                taken += 1;
+            };
+            if ended {
+                // The worker has ended: the partition stands still until it is opened again.
+                *routed = None;
+                still.push(partition.clone());
             }
         }
+        self.stand_still(&still);
+        (more, errors)
     }
 
     fn rebalance(&mut self, event: Event) {
