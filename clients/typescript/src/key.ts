@@ -2,6 +2,8 @@ import { randomBytes, sha256 } from "#platform";
 
 import { InvalidKey } from "./errors.js";
 
+const ENCODER = new TextEncoder();
+
 /** The longest key: the limit of Stripe, and of servers that follow the IETF draft. */
 export const KEY_CHARS_MAX = 255;
 
@@ -105,7 +107,7 @@ export function hex(bytes: Uint8Array): string {
 const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
 
 export function utf8(text: string): Uint8Array {
-  return new TextEncoder().encode(text);
+  return ENCODER.encode(text);
 }
 
 function utf8OfPart(part: unknown): Uint8Array {

@@ -1,13 +1,16 @@
 /** What Node does in its own way. */
 
-import { createHash, webcrypto } from "node:crypto";
+import * as crypto from "node:crypto";
+
+/** Since Node 20.12; for a few hundred bytes it takes half the time. */
+const hash = (crypto as { hash?: (name: string, bytes: Uint8Array, as: "buffer") => Uint8Array }).hash;
 
 /** The SHA-256 of `bytes`. */
 export function sha256(bytes: Uint8Array): Uint8Array {
-  return createHash("sha256").update(bytes).digest();
+  return hash ? hash("sha256", bytes, "buffer") : crypto.createHash("sha256").update(bytes).digest();
 }
 
 /** So many random bytes. */
 export function randomBytes(count: number): Uint8Array {
-  return webcrypto.getRandomValues(new Uint8Array(count));
+  return crypto.webcrypto.getRandomValues(new Uint8Array(count));
 }

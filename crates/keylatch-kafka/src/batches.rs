@@ -104,9 +104,9 @@ impl<'o, S: Inbox> Batches<'o, S> {
                 alone = 1;
                 continue;
             }
-            match self.attempt(&messages, ids).await? {
+            match self.attempt(&messages, &ids).await? {
                 Attempted::Done { known } => {
-                    self.count(&messages, &known);
+                    self.count(&ids, &known);
                     self.pass(&mut batch, messages.len());
                     // What stopped the batch there: it failed, or cannot be decoded.
                     alone = usize::from(!batch.is_empty());
@@ -146,9 +146,9 @@ impl<'o, S: Inbox> Batches<'o, S> {
         self.owned.progress.set(&self.owned.partition, self.start.next);
     }
 
-    fn count(&self, messages: &[Message], known: &[usize]) {
-        for (at, message) in messages.iter().enumerate() {
-            self.owned.count_done(message, known.binary_search(&at).is_ok());
+    fn count(&self, ids: &[Option<Claim>], known: &[usize]) {
+        for (at, id) in ids.iter().enumerate() {
+            self.owned.count_done(id.is_some(), known.binary_search(&at).is_ok());
         }
     }
 
@@ -169,9 +169,10 @@ impl<'o, S: Inbox> Batches<'o, S> {
             }
             let mut held = 0;
             let failure = loop {
-                match self.attempt(std::slice::from_ref(message), vec![claim.clone()]).await? {
+                let ids = std::slice::from_ref(&claim);
+                match self.attempt(std::slice::from_ref(message), ids).await? {
                     Attempted::Done { known } => {
-                        self.count(std::slice::from_ref(message), &known);
+                        self.count(ids, &known);
                         return Ok(());
                     }
                     Attempted::Failed { failure, .. } => break failure,
@@ -200,14 +201,14 @@ impl<'o, S: Inbox> Batches<'o, S> {
     }
 
     /// Applies messages in one transaction, however long the database does not answer.
-    async fn attempt(&mut self, messages: &[Message], claims: Vec<Option<Claim>>) -> Result<Attempted, Halt> {
+    async fn attempt(&mut self, messages: &[Message], claims: &[Option<Claim>]) -> Result<Attempted, Halt> {
         let last = messages.last().expect("a batch is not empty");
         let last = LastMessage { offset: last.offset(), digest: last.digest() };
         let step = Step { from: Some(self.start.next), to: last.offset + 1, last: Some(last) };
         let ownership = &self.owned.ownership;
         let mut failures = 0;
         loop {
-            match self.try_once(messages, &claims, Some(step), None).await {
+            match self.try_once(messages, claims, Some(step), None).await {
                 Ok((BatchEnd::Applied { known }, _)) => {
                     self.start.next = step.to;
                     return Ok(Attempted::Done { known });

@@ -27,9 +27,10 @@ use crate::{Failed, InvalidSettings, Kafka, Message};
 pub const BATCH_MESSAGES: usize = 500;
 /// Bytes after which a batch ends: it is in memory, and rolled back if one of its messages fails.
 pub const BATCH_BYTES: usize = 4 * 1_024 * 1_024;
-/// Messages of a partition that are fetched ahead: the next batch, while one is applied.
+/// Messages of a partition that are handed to its worker ahead: the next batch, while one is applied.
 pub const AHEAD_MESSAGES: usize = 2 * BATCH_MESSAGES;
-/// Bytes of all partitions that are fetched ahead.
+/// Bytes of all partitions that are handed to their workers ahead. Beside them the client keeps up to 4 MiB of each
+/// partition, which librdkafka's `queued.max.messages.kbytes` changes.
 pub const AHEAD_BYTES: usize = 64 * 1_024 * 1_024;
 /// Tries of a message before it becomes a dead letter: with the default pauses, more than ten minutes.
 pub const TRIES: u32 = 16;
@@ -225,7 +226,7 @@ impl Consumer {
         self
     }
 
-    /// With so many bytes fetched ahead, over all partitions, instead of [`AHEAD_BYTES`].
+    /// With so many bytes handed to workers ahead, over all partitions, instead of [`AHEAD_BYTES`].
     #[must_use]
     pub fn with_ahead_bytes(mut self, bytes: usize) -> Self {
         self.options.ahead.bytes = bytes;

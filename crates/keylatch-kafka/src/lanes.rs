@@ -194,7 +194,7 @@ impl<S: Inbox> Lanes<S> {
         }
         self.next_of(&message);
         match ended {
-            Ended::Applied { is_known } if letter.is_none() => self.owned.count_done(&message, is_known),
+            Ended::Applied { is_known, has_id } if letter.is_none() => self.owned.count_done(has_id, is_known),
             Ended::Dead if letter.is_none() => self.owned.check_dead_in_row()?,
             _ => {}
         }

@@ -50,7 +50,7 @@
 //!
 //! ```text
 //!  poller  (thread)   polls the client; never waits for a database or a handler
-//!    │  rebalances, messages                 ▲ assign at the place, pause, commit
+//!    │  rebalances, messages                 ▲ assign at the place, commit
 //!    ▼                                       │
 //!  group   (task)     which partitions are ours; open: takes the place, compares the log
 //!    │                 leased (task for each topic): instead of a group, a lease in the store

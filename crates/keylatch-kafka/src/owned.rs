@@ -101,10 +101,10 @@ impl<S: Inbox> Owned<S> {
     }
 
     /// A message has taken effect here, or was known.
-    pub(crate) fn count_done(&self, message: &Message, is_known: bool) {
+    pub(crate) fn count_done(&self, has_id: bool, is_known: bool) {
         let stats = &self.setup.stats;
         stats.add(if is_known { Count::Known } else { Count::Applied }, 1);
-        stats.add(Count::WithoutId, usize::from(matches!(self.id(message), Ok(None))));
+        stats.add(Count::WithoutId, usize::from(!has_id));
         self.dead_in_row.store(0, Ordering::Relaxed);
     }
 

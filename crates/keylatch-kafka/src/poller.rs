@@ -86,7 +86,7 @@ pub(crate) struct Waiting {
     /// Whether the poller waits for room.
     full: AtomicBool,
     limits: Limits,
-    orders: mpsc::Sender<Order>,
+    looks: Arc<Looks>,
 }
 
 impl Waiting {
@@ -98,7 +98,7 @@ impl Waiting {
             of_all,
             full: AtomicBool::new(false),
             limits: poller.limits,
-            orders: poller.orders.clone(),
+            looks: poller.looks.clone(),
         }
     }
 
@@ -114,8 +114,7 @@ impl Waiting {
         self.bytes.fetch_sub(message.bytes(), Ordering::Relaxed);
         self.of_all.fetch_sub(message.bytes(), Ordering::Relaxed);
         if self.full.load(Ordering::Relaxed) && self.has_much_room() && self.full.swap(false, Ordering::Relaxed) {
-            // If the poller has ended, nothing more comes.
-            let _ = self.orders.send(Order::Look);
+            self.looks.ask();
         }
     }
 
@@ -141,6 +140,22 @@ impl Drop for Waiting {
     }
 }
 
+/// Asks the poller to look at its queues, and not again before it does.
+#[derive(Debug)]
+struct Looks {
+    orders: mpsc::Sender<Order>,
+    asked: AtomicBool,
+}
+
+impl Looks {
+    fn ask(&self) {
+        if !self.asked.swap(true, Ordering::SeqCst) {
+            // If the poller has ended, nothing more comes.
+            let _ = self.orders.send(Order::Look);
+        }
+    }
+}
+
 /// How much may wait.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -154,6 +169,7 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 pub(crate) struct Poller {
     orders: mpsc::Sender<Order>,
+    looks: Arc<Looks>,
     limits: Limits,
     consumer: Weak<BaseConsumer<Context>>,
 }
@@ -177,17 +193,17 @@ impl Poller {
             consumer.subscribe(&topics)?;
         }
         let (orders, taken) = mpsc::channel();
+        let looks = Arc::new(Looks { orders: orders.clone(), asked: AtomicBool::new(false) });
         let (ended, left) = oneshot::channel();
         let weak = Arc::downgrade(&consumer);
-        let thread =
-            Thread { consumer, rebalances, assigned: HashMap::new(), looks: orders.clone(), events };
+        let thread = Thread { consumer, rebalances, assigned: HashMap::new(), looks: looks.clone(), events };
         let run = move || {
             thread.run(&taken, &closing);
             // Nobody may wait for it any more.
             let _ = ended.send(());
         };
         thread::Builder::new().name("keylatch-kafka".into()).spawn(run).expect("a thread can be started");
-        Ok((Self { orders, limits, consumer: weak }, left))
+        Ok((Self { orders, looks, limits, consumer: weak }, left))
     }
 
     pub(crate) fn order(&self, order: Order) {
@@ -198,6 +214,13 @@ impl Poller {
     /// The client, for questions.
     pub(crate) fn client(&self) -> Option<Arc<BaseConsumer<Context>>> {
         self.consumer.upgrade()
+    }
+}
+
+impl Drop for Poller {
+    /// The thread ends also if nobody has told it to.
+    fn drop(&mut self) {
+        self.order(Order::Stop);
     }
 }
 
@@ -222,7 +245,7 @@ struct Thread {
     /// What is ours, and where its messages go; `None` if it stands still.
     assigned: HashMap<Partition, Option<Routed>>,
     /// For the client, which says when a message has come.
-    looks: mpsc::Sender<Order>,
+    looks: Arc<Looks>,
     events: channel::UnboundedSender<Event>,
 }
 
@@ -236,8 +259,10 @@ impl Thread {
         let (mut ended, mut pause) = (None, Duration::ZERO);
         while ended.is_none() {
             match orders.recv_timeout(pause) {
-                Ok(Order::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => break,
-                Ok(Order::Look) | Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Ok(Order::Stop) => break,
+                Ok(Order::Look) => self.looks.asked.store(false, Ordering::SeqCst),
+                // This thread itself can send orders, so there is no other error.
+                Err(_) => {}
                 Ok(order) => {
                     self.obey(order);
                     pause = Duration::ZERO;
@@ -302,12 +327,13 @@ impl Thread {
             if let Some(offset) = offset {
                 self.consumer.context().lag.reads(&partition, offset);
             }
+            // A queue that is dropped takes the callback of its partition with it.
+            self.assigned.remove(&partition);
             // Before the client begins to fetch, so that no message goes past the queue.
             let queue = self.consumer.split_partition_queue(&partition.topic, partition.number);
             let routed = route.zip(queue).map(|(route, mut queue)| {
                 let looks = self.looks.clone();
-                // If the poller has ended, nobody looks.
-                queue.set_nonempty_callback(move || drop(looks.send(Order::Look)));
+                queue.set_nonempty_callback(move || looks.ask());
                 Routed { route, queue }
             });
             if routed.is_none() {

@@ -67,6 +67,9 @@ const OF_PRODUCERS: [(&str, &str, &str); 11] = [
     ("max.in.flight.requests.per.connection", "", ORDER),
     ("queuing.strategy", "", ORDER),
 ];
+/// What the client keeps of a partition whose worker has no room, and how soon it fetches again once there is room; its own
+/// defaults are 64 MiB and a second.
+const AHEAD: [(&str, &str); 2] = [("queued.max.messages.kbytes", "4096"), ("fetch.queue.backoff.ms", "20")];
 const STATISTICS: &str = "statistics.interval.ms";
 const PROPAGATION: &str = "topic.metadata.propagation.max.ms";
 const ACKS: &str = "an event is removed once all replicas in sync have it";
@@ -93,8 +96,10 @@ impl Kafka {
     pub(crate) fn consumer(&self, group: &str) -> Result<ClientConfig, InvalidSettings> {
         let mut config = self.config(&OF_CONSUMERS)?;
         config.set("group.id", group).set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
-        if !self.settings.contains_key(STATISTICS) {
-            config.set(STATISTICS, STATISTICS_MS);
+        for (name, value) in AHEAD.into_iter().chain([(STATISTICS, STATISTICS_MS)]) {
+            if !self.settings.contains_key(name) {
+                config.set(name, value);
+            }
         }
         if self.settings.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer")) {
             // The broker assigns, and the client refuses to be told how.

@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "it prints tables")]
 
 mod app;
+mod client;
 mod clients;
 mod connection;
 mod cores;
@@ -36,9 +37,10 @@ use server::Launcher;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [growth] [gateway|gateway=TITLE] [redis] [postgres|postgres=TITLE] [kafka|kafka=TITLE] [outbox]
+const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [client] [growth] [gateway|gateway=TITLE] [redis] [postgres|postgres=TITLE] [kafka|kafka=TITLE] [outbox]
   rows     ratios to the same service without the layer; with TITLE, those rows whose title begins with it
   clients  64 clients: the rate to that of one commit for each request, and the latency
+  client   a call of the client beside one of reqwest
   growth   the memory of a server over many distinct keys
   gateway  the gateway beside nginx and a bare proxy, before the same service; needs nginx, Redis and PostgreSQL;
            with TITLE, those rows whose title begins with it, without latency and memory
@@ -50,7 +52,7 @@ const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [growth]
   outbox   a relay beside its producer alone, and beside reading and deleting alone; needs Kafka and PostgreSQL
 All of them without arguments. For the instructions of one request, see instructions.sh.";
 
-const PARTS: [&str; 8] = ["rows", "clients", "growth", "gateway", "redis", "postgres", "kafka", "outbox"];
+const PARTS: [&str; 9] = ["rows", "clients", "client", "growth", "gateway", "redis", "postgres", "kafka", "outbox"];
 
 fn main() -> Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -112,6 +114,11 @@ fn measure(args: &[&str]) -> Result<()> {
         }
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
     })?;
+    if wanted("client") {
+        // A separate runtime, where nothing else uses this process's time.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        println!("\n{}", runtime.block_on(client::measure(&launcher, quick))?);
+    }
     if wanted("redis") {
         // A separate runtime for redis-benchmark, too, where nothing else keeps its core busy.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

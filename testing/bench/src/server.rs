@@ -125,11 +125,7 @@ impl Server {
 
     /// The processor time that it has used.
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name, in parentheses, may contain spaces. The 12th and 13th fields after it are the user and system time.
-        let fields = stat.rsplit_once(')').ok_or("an unknown form of /proc/PID/stat")?.1;
-        let ticks: u64 = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse().unwrap_or(0)).sum();
-        Ok(Duration::from_secs(ticks) / u32::try_from(clock_ticks_per_second())?)
+        cpu_of(self.child.id())
     }
 
     /// The memory that it has now, in bytes.
@@ -138,6 +134,15 @@ impl Server {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS in /proc/PID/status")?;
         Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
     }
+}
+
+/// The processor time that a process has used.
+pub(crate) fn cpu_of(process: u32) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The name, in parentheses, may contain spaces. The 12th and 13th fields after it are the user and system time.
+    let fields = stat.rsplit_once(')').ok_or("an unknown form of /proc/PID/stat")?.1;
+    let ticks: u64 = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse().unwrap_or(0)).sum();
+    Ok(Duration::from_secs(ticks) / u32::try_from(clock_ticks_per_second())?)
 }
 
 impl Drop for Server {

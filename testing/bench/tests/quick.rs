@@ -12,6 +12,7 @@ fn every_row_runs_and_every_answer_is_right() {
         "SQLite leases, replay",
         "SQLite Atomic, first",
         "one commit for each request",
+        "keylatch-client",
         "Redis, first",
         "Redis, replay from Redis",
         "Keylatch, 512 in flight",

@@ -47,7 +47,7 @@ pub(super) struct Job {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
     /// It is applied; or it was known.
-    Applied { is_known: bool },
+    Applied { is_known: bool, has_id: bool },
     /// It is a dead letter.
     Dead,
 }
@@ -94,8 +94,9 @@ impl<S: Inbox> Shared<S> {
     /// Applies a message, however often it has to be tried.
     async fn apply(self: Arc<Self>, message: &Message, is_counted: bool) -> Result<Ended, Halt> {
         let options = &self.owned.setup.options;
-        let id = match self.owned.id(message) {
-            Ok(id) => id.unwrap_or_else(|| by_place(&self.owned.setup.name, message)),
+        let (id, has_id) = match self.owned.id(message) {
+            Ok(Some(id)) => (id, true),
+            Ok(None) => (by_place(&self.owned.setup.name, message), false),
             Err(error) => return self.give_up(message, None, Reason::Undecodable, error, 0).await,
         };
         let earlier = self.tried.filter(|tried| tried.offset == message.offset());
@@ -114,7 +115,7 @@ impl<S: Inbox> Shared<S> {
             let tried = self.try_once(message, &id, &start).await?;
             nth = nth.max(counted.load(Ordering::Relaxed));
             let (reason, error) = match tried {
-                Try::Done { is_known } => return Ok(Ended::Applied { is_known }),
+                Try::Done { is_known } => return Ok(Ended::Applied { is_known, has_id }),
                 Try::Hopeless(reason, error) => {
                     // This one did not start.
                     nth -= u32::from(last_error.is_some() || nth > options.tries);
@@ -246,6 +247,7 @@ impl<S: Inbox> Shared<S> {
             self.owned.keep_letter(letter).await?;
             return Ok(Ended::Dead);
         };
+        let has_id = id.is_some();
         let id = id.unwrap_or_else(|| by_place(&self.owned.setup.name, message));
         let Try::Done { is_known } = self.try_once(message, &id, &Start::AtOnce).await? else {
             self.owned.keep_letter(letter).await?;
@@ -255,7 +257,7 @@ impl<S: Inbox> Shared<S> {
         let discard = || self.owned.setup.store.order(letter.id.clone(), Order::Discard);
         self.owned.insist("remove a dead letter", discard).await?;
         self.owned.setup.stats.add(Count::Replayed, 1);
-        Ok(Ended::Applied { is_known })
+        Ok(Ended::Applied { is_known, has_id })
     }
 }
 

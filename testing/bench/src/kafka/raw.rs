@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use keylatch::postgres::sqlx::{self, Connection as _, PgConnection};
 
-use super::topic::body;
+use super::topic::{body, id};
 use super::{Applied, BATCH, Mode, Row};
 use crate::Result;
 
@@ -27,7 +27,7 @@ pub(super) async fn postgres(row: Row, url: &str, count: usize) -> Result<Applie
     let mut connection = tables(url).await?;
     let size = if row.mode == Mode::Alone { 1 } else { BATCH };
     let bodies: Vec<Vec<u8>> = (0..count).map(body).collect();
-    let ids: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+    let ids: Vec<String> = (0..count).map(id).collect();
     let began = Instant::now();
     for (bodies, ids) in bodies.chunks(size).zip(ids.chunks(size)) {
         let mut tx = connection.begin().await?;
@@ -55,7 +55,7 @@ pub(super) fn sqlite(row: Row, file: &Path, count: usize) -> Result<Applied> {
         "CREATE TABLE effect (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
                               CREATE TABLE inbox (id TEXT PRIMARY KEY) WITHOUT ROWID",
     )?;
-    let messages: Vec<(String, Vec<u8>)> = (0..count).map(|number| (number.to_string(), body(number))).collect();
+    let messages: Vec<(String, Vec<u8>)> = (0..count).map(|number| (id(number), body(number))).collect();
     let began = Instant::now();
     for batch in messages.chunks(BATCH) {
         let tx = connection.transaction()?;

@@ -1,5 +1,6 @@
 //! A topic full of messages.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
 
 use keylatch_kafka::Kafka;
@@ -26,6 +27,13 @@ pub(super) struct Topic {
     pub(super) name: &'static str,
 }
 
+/// The id of a message, with as little order as a random UUID has.
+pub(super) fn id(number: usize) -> String {
+    let mut hasher = DefaultHasher::new();
+    number.hash(&mut hasher);
+    format!("{:016x}{number:016x}", hasher.finish())
+}
+
 /// The value of a message, and what the raw writes write.
 pub(super) fn body(number: usize) -> Vec<u8> {
     format!("{number:>200}").into_bytes()
@@ -45,7 +53,7 @@ impl Topic {
             let (key, value) = (format!("k{}", number % 100), body(number));
             let mut record = FutureRecord::to(name).key(&key).payload(&value);
             if ids {
-                let id = number.to_string();
+                let id = id(number);
                 record = record.headers(OwnedHeaders::new().insert(Header { key: "message-id", value: Some(&id) }));
             }
             under_way.push(producer.send_result(record).map_err(|(error, _)| error)?);
