@@ -41,7 +41,7 @@ export class Key {
     if (!Array.isArray(parts) || parts.length === 0) {
       throw new InvalidKey("a key is derived from a list of one or more texts");
     }
-    return new Key(hex(hash(DERIVED_KEY, parts.map(utf8OfPart))));
+    return new Key(hash(DERIVED_KEY, parts.map(utf8OfPart)));
   }
 
   /**
@@ -76,9 +76,9 @@ const DERIVED_KEY = utf8("keylatch client key 1");
 
 /**
  * SHA-256 over `prefix` and fields, each with its length before it, so that no two lists of fields are the same bytes.
- * An absent field is not an empty one.
+ * An absent field is not an empty one. In 64 hexadecimal digits.
  */
-export function hash(prefix: Uint8Array, fields: readonly (Uint8Array | undefined)[]): Uint8Array {
+export function hash(prefix: Uint8Array, fields: readonly (Uint8Array | undefined)[]): string {
   const length = fields.reduce((sum, field) => sum + (field ? 9 + field.length : 1), prefix.length);
   const bytes = new Uint8Array(length);
   const view = new DataView(bytes.buffer);
@@ -96,12 +96,6 @@ export function hash(prefix: Uint8Array, fields: readonly (Uint8Array | undefine
     at += 9 + field.length;
   }
   return sha256(bytes);
-}
-
-export function hex(bytes: Uint8Array): string {
-  let digits = "";
-  for (const byte of bytes) digits += HEX[byte];
-  return digits;
 }
 
 const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
@@ -127,7 +121,8 @@ export function uuid7(unixMs: number, random: Uint8Array): string {
   // The version and the variant replace six of the random bits.
   bytes[0] = (bytes[0]! & 0x0f) | 0x70;
   bytes[2] = (bytes[2]! & 0x3f) | 0x80;
-  const digits = unixMs.toString(16).padStart(12, "0") + hex(bytes);
-  const group = (from: number, to?: number) => digits.slice(from, to);
-  return `${group(0, 8)}-${group(8, 12)}-${group(12, 16)}-${group(16, 20)}-${group(20)}`;
+  const time = unixMs.toString(16).padStart(12, "0");
+  const digits = Array.from(bytes, (byte) => HEX[byte]);
+  const group = (from: number, to?: number) => digits.slice(from, to).join("");
+  return [time.slice(0, 8), time.slice(8), group(0, 2), group(2, 4), group(4)].join("-");
 }

@@ -5,17 +5,15 @@
  * everywhere, so this is FIPS 180-4, section 6.2.
  */
 
-/** The SHA-256 of `bytes`. */
-export function sha256(bytes: Uint8Array): Uint8Array {
+/** The SHA-256 of `bytes`, in 64 hexadecimal digits. */
+export function sha256(bytes: Uint8Array): string {
   const state = Uint32Array.from(INITIAL);
   const padded = pad(bytes);
   const schedule = new Uint32Array(64);
   for (let block = 0; block < padded.byteLength; block += 64) {
     compress(state, schedule, padded, block);
   }
-  const digest = new DataView(new ArrayBuffer(32));
-  state.forEach((word, index) => digest.setUint32(4 * index, word));
-  return new Uint8Array(digest.buffer);
+  return Array.from(state, (word) => word.toString(16).padStart(8, "0")).join("");
 }
 
 /** So many random bytes. */

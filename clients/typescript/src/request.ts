@@ -1,4 +1,4 @@
-import { hash, hex, utf8 } from "./key.js";
+import { hash, utf8 } from "./key.js";
 
 /** The largest body. It is in memory until the call ends, so that each try sends the same bytes. */
 export const BODY_BYTES_MAX = 64 << 20;
@@ -54,7 +54,7 @@ export function fingerprint(request: OutgoingRequest): string {
   const { method, url, headers, body } = request;
   const texts = [method, url, headers["content-type"], headers["content-encoding"]];
   const fields = texts.map((text) => (text === undefined ? undefined : utf8(text)));
-  return hex(hash(FINGERPRINT, [...fields, body]));
+  return hash(FINGERPRINT, [...fields, body]);
 }
 
 /** Headers as a record, with names in lower case. */
