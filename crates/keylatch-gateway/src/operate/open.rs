@@ -29,19 +29,9 @@ impl Common {
     ///
     /// If the store or the cache cannot be opened.
     pub(super) async fn operator_with(&self, cache: Option<&StoreUrl>) -> Result<Operator, Failure> {
-        if self.store == StoreUrl::Memory {
-            return Err(Failure::Arguments(IN_MEMORY.to_owned()));
-        }
+        can_be_reached(&self.store)?;
         if let Some(cache) = cache {
             cache.check_cache(&self.store).map_err(Failure::Arguments)?;
-        }
-        if let StoreUrl::Sqlite(path) = &self.store
-            && !path.exists()
-        {
-            return Err(Failure::Store(format!(
-                "{} is not there; if it should be made, run `keylatch migrate`",
-                path.display()
-            )));
         }
         let opened = self.open(cache, false).await?;
         Ok(opened.equip(Operator::new(opened.store.clone())))
@@ -72,6 +62,22 @@ impl Common {
             return Err(Failure::Arguments("--prefix is for Redis and Cassandra; leave it out".to_owned()));
         }
         Ok(())
+    }
+}
+
+/// Refuses a store that this process cannot have, or would make.
+///
+/// # Errors
+///
+/// Says what to do instead.
+pub(super) fn can_be_reached(store: &StoreUrl) -> Result<(), Failure> {
+    match store {
+        StoreUrl::Memory => Err(Failure::Arguments(IN_MEMORY.to_owned())),
+        StoreUrl::Sqlite(path) if !path.exists() => Err(Failure::Store(format!(
+            "{} is not there; if it should be made, run `keylatch migrate`",
+            path.display()
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use super::args::{BringBack, ChangeRegions, Lose, Regions, RegionsAt};
 use super::failure::Failure;
+use super::open::can_be_reached;
 use super::output::{Output, Progress};
 use crate::config::{self, Config};
 use crate::regions::log::Log;
@@ -102,6 +103,7 @@ impl Stores {
         };
         let mut stores = BTreeMap::new();
         for url in &at.stores {
+            can_be_reached(url)?;
             let opened = url.open_with(None, Ways::default()).await;
             let opened = opened.map_err(|error| Failure::Store(format!("{url}: {error}")))?;
             let log = Log::new(opened.store.clone());

@@ -90,7 +90,41 @@ async fn every_command_says_how_it_is_used_and_how_it_ends() {
             "--json",
         ]);
     }
+    for command in ["show", "lose", "bring-back"] {
+        run(&["regions", command, "--help"], &[], "")
+            .await
+            .ends(DONE)
+            .says(&["Usage: ", "--config", "--store", "--json"]);
+    }
     run(&["keys", "--help"], &[], "").await.ends(DONE).says(&["Exit codes: 0 done"]);
+}
+
+/// As for the other commands: a look makes no file.
+#[tokio::test]
+async fn a_region_whose_file_is_missing_is_told_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (config, missing) = (dir.path().join("keylatch.toml"), dir.path().join("eu.db"));
+    std::fs::write(dir.path().join("secret"), "0".repeat(64)).expect("a file is written");
+    let regions = "[regions]
+this = \"us\"
+epoch = 1
+rule = \"key-prefix\"
+secret-file = \"secret\"
+lease = \"1s\"
+peers = { eu = \"http://127.0.0.1:1\", ap = \"http://127.0.0.1:2\" }
+[[route]]
+name = \"orders\"
+path = \"/orders\"
+scope.header = \"X-User-Id\"
+guarantee = \"at-most-once\"\n";
+    std::fs::write(&config, regions).expect("a file is written");
+    let config = config.display().to_string();
+    let store = format!("sqlite:{}", missing.display());
+    for command in [&["show"][..], &["lose", "eu", "--to", "us", "--reason", "a fire"]] {
+        let command = [&["regions"], command, &["--config", &config, "--store", &store]].concat();
+        run(&command, &[], "").await.ends(FAILED).says(&["eu.db is not there", "keylatch migrate"]);
+    }
+    assert!(!missing.exists(), "a look makes no file");
 }
 
 /// A store that is down is a failure, for every command, and its password is not shown.
