@@ -109,6 +109,11 @@ impl Transaction<'_> {
             Ok(rows) => rows,
             Err(fault) if fault.has_code("25P02") => return Ok(Ended::Misused(Misuse::Failed)),
             Err(fault) if fault.has_code("42501") => return Ok(Ended::Misused(Misuse::OtherRole)),
+            // The records of a batch are inserted without a rule for those that are there.
+            Err(fault) if fault.has_code("23505") => {
+                links.rollback(&mut self.link).await?;
+                return Ok(Ended::Lost);
+            }
             // A pooler keeps an open transaction on one server. It has sent the parts of this statement to two.
             Err(fault) if self.shared.options.transaction_pooling && fault.is_of_pooler() => {
                 return Ok(Ended::Misused(Misuse::Ended));

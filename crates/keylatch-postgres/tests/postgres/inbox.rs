@@ -7,11 +7,11 @@ use keylatch::inbox::{
     Batch, BatchEnd, DeadLetterId, Inbox as _, Order, Ownership, Part, PlaceName, Places as _, Reason, Step, Trouble,
     Why,
 };
-use keylatch::machine::{Claim, Completion};
+use keylatch::machine::{Claim, Claimed, Completion};
 use keylatch::outbox::{Event, Events, Outbox as _, Publishes as _, Skip};
 use keylatch::postgres::sqlx::{query, query_scalar, raw_sql};
 use keylatch::postgres::{Options, Postgres, Store};
-use keylatch::store::{Applied, Error, Owner};
+use keylatch::store::{Applied, Error, Owner, Store as _};
 use keylatch::tx::{Ending, Misuse};
 use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
 use tokio::sync::Notify;
@@ -163,6 +163,33 @@ async fn a_batch_is_one_transaction() {
                         SELECT xmin FROM keylatch.record UNION ALL SELECT xmin FROM keylatch.place) AS written";
     assert_eq!(query_scalar::<_, i64>(transactions).fetch_one(store.pool()).await.unwrap(), 1);
     assert_eq!(effects(&store).await.len(), 100);
+}
+
+/// Somebody else may record an id after the batch has looked for it. Then nothing of the batch is committed, and the next
+/// try sees the record.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_is_recorded_while_its_batch_runs_holds_it_back() {
+    let (database, owner) = with_effects(Options::default()).await;
+    let (ownership, _) = take(&owner).await;
+    let (begun, end) = (Arc::default(), Arc::default());
+    let late = batch(&ownership, 0, vec![Part { ids: vec![id(0)], ..slow(&begun, &end) }, message(1)]);
+    let applying = tokio::spawn({
+        let owner = owner.clone();
+        async move { owner.apply(late).await }
+    });
+    begun.notified().await;
+    let other = store(&database).await;
+    let Claim { name, fingerprint, .. } = id(0).unwrap();
+    let lease = Claim {
+        name,
+        ..Claim::new(Scope::new("any").unwrap(), Key::random(), fingerprint, Guarantee::Fenced, &Policy::default())
+    };
+    assert!(matches!(other.claim(lease).await.unwrap().value, Claimed::Won(_)));
+    end.notify_one();
+    assert!(matches!(applying.await.unwrap().unwrap(), BatchEnd::Held { at: 0, record: None }));
+    assert!(effects(&owner).await.is_empty());
+    let again = owner.apply(batch(&ownership, 0, vec![message(0)])).await.unwrap();
+    assert!(matches!(again, BatchEnd::Held { at: 0, record: Some(_) }), "{again:?}");
 }
 
 /// The events of all handlers of a batch are published if and only if it is committed, in their order.
