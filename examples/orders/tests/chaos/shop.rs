@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use testing_history::{Answer, Event, Guarantee, Log, Summary, What, judge};
 use testing_support::client::{Client, Request, Targets};
+use testing_support::eventually;
 use testing_support::postgres::program;
 use testing_support::server::{Program, Server};
 
@@ -78,6 +79,18 @@ impl Shop {
         let metrics = String::from_utf8_lossy(&metrics.body);
         let running = metrics.lines().find_map(|line| line.strip_prefix("keylatch_running "));
         running.map_or(0, |running| running.parse().expect("a gauge is a number"))
+    }
+
+    /// Waits until what follows from so many orders is done, which are all that there are: the inventory has counted them,
+    /// and nothing runs.
+    pub(crate) async fn settled(&self, orders: usize) {
+        let path = format!("/api/inventory?user_id={USER}");
+        eventually(SOON, "the inventory", async || {
+            let inventory = self.client.get(&path, SOON).await.expect("a server shows its inventory");
+            let inventory: Value = serde_json::from_slice(&inventory.body).expect("it is JSON");
+            inventory["user"]["orders"] == orders && self.running().await == 0
+        })
+        .await;
     }
 
     /// All orders that are there, as (scope, key, order).
