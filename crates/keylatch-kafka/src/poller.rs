@@ -129,8 +129,11 @@ impl Waiting {
         has_room
     }
 
+    /// Whether there is room for a good part of what there can be: the poller is not woken for each message.
     fn has_much_room(&self) -> bool {
-        self.records.load(Ordering::Relaxed) <= self.limits.records / 2
+        let records = self.records.load(Ordering::Relaxed);
+        let has_half = || self.of_all.load(Ordering::Relaxed) <= self.limits.bytes / 2;
+        records == 0 || records <= self.limits.records / 2 && has_half()
     }
 }
 
@@ -140,7 +143,7 @@ impl Drop for Waiting {
     }
 }
 
-/// Asks the poller to look at its queues, and not again before it does.
+/// The way of orders to the poller. It is asked to look at its queues, and not again before it does.
 #[derive(Debug)]
 struct Looks {
     orders: mpsc::Sender<Order>,
@@ -168,7 +171,6 @@ pub(crate) struct Limits {
 /// A client and its thread.
 #[derive(Debug)]
 pub(crate) struct Poller {
-    orders: mpsc::Sender<Order>,
     looks: Arc<Looks>,
     limits: Limits,
     consumer: Weak<BaseConsumer<Context>>,
@@ -193,7 +195,7 @@ impl Poller {
             consumer.subscribe(&topics)?;
         }
         let (orders, taken) = mpsc::channel();
-        let looks = Arc::new(Looks { orders: orders.clone(), asked: AtomicBool::new(false) });
+        let looks = Arc::new(Looks { orders, asked: AtomicBool::new(false) });
         let (ended, left) = oneshot::channel();
         let weak = Arc::downgrade(&consumer);
         let thread = Thread { consumer, rebalances, assigned: HashMap::new(), looks: looks.clone(), events };
@@ -203,12 +205,12 @@ impl Poller {
             let _ = ended.send(());
         };
         thread::Builder::new().name("keylatch-kafka".into()).spawn(run).expect("a thread can be started");
-        Ok((Self { orders, looks, limits, consumer: weak }, left))
+        Ok((Self { looks, limits, consumer: weak }, left))
     }
 
     pub(crate) fn order(&self, order: Order) {
         // If the thread has ended, the group hears of that.
-        let _ = self.orders.send(order);
+        let _ = self.looks.orders.send(order);
     }
 
     /// The client, for questions.

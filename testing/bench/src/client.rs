@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::try_join_all;
 use keylatch::Key;
 use keylatch_client::{Client, Reqwest};
 
 use crate::Result;
 use crate::app::{App, PATH};
 use crate::connection::ORDER;
+use crate::load::in_flight;
 use crate::report::{Table, median};
 use crate::server::{Launcher, cpu_of};
 
@@ -31,8 +31,8 @@ pub(crate) async fn measure(launcher: &Launcher, quick: bool) -> Result<Table> {
     let (bare, client) = (reqwest::Client::new(), Client::<Reqwest>::new());
     let mut made = Vec::new();
     for round in 0..rounds {
-        let of_bare = || async { in_flight(calls, || through_reqwest(&bare, &url)).await };
-        let of_client = || async { in_flight(calls, || through_client(&client, &url)).await };
+        let of_bare = || took(calls, || through_reqwest(&bare, &url));
+        let of_client = || took(calls, || through_client(&client, &url));
         made.push(if round % 2 == 0 {
             (of_bare().await?, of_client().await?)
         } else {
@@ -63,15 +63,9 @@ pub(crate) async fn measure(launcher: &Launcher, quick: bool) -> Result<Table> {
     Ok(table)
 }
 
-async fn in_flight<F: Future<Output = Result<()>>>(calls: usize, call: impl Fn() -> F) -> Result<Took> {
-    let (call, began, cpu) = (&call, Instant::now(), cpu_of(std::process::id())?);
-    try_join_all((0..IN_FLIGHT).map(|first| async move {
-        for _ in (first..calls).step_by(IN_FLIGHT) {
-            call().await?;
-        }
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
-    }))
-    .await?;
+async fn took<F: Future<Output = Result<()>>>(calls: usize, call: impl Fn() -> F) -> Result<Took> {
+    let (began, cpu) = (Instant::now(), cpu_of(std::process::id())?);
+    in_flight(IN_FLIGHT, calls, |_| call()).await?;
     let each = |time: Duration| time.as_secs_f64() * 1e6 / calls as f64;
     Ok(Took { time: each(began.elapsed()), cpu: each(cpu_of(std::process::id())?.saturating_sub(cpu)) })
 }

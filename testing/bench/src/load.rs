@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use tokio::task::JoinSet;
 
 use crate::Result;
@@ -25,6 +26,21 @@ impl Requests {
             _ => Err(format!("requests are `first` or `replay`, not `{name}`").into()),
         }
     }
+}
+
+/// Does `call` so often, with the numbers from 0, and `at_once` of them at once, until one fails.
+pub(crate) async fn in_flight<F>(at_once: usize, count: usize, call: impl Fn(usize) -> F) -> Result<()>
+where
+    F: Future<Output = Result<()>>,
+{
+    let call = &call;
+    let one = |first| async move {
+        for number in (first..count).step_by(at_once) {
+            call(number).await?;
+        }
+        Ok(())
+    };
+    try_join_all((0..at_once).map(one)).await.map(drop)
 }
 
 /// The number of clients, and for how long they send.

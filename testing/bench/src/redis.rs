@@ -10,7 +10,6 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use futures_util::future::try_join_all;
 use keylatch::machine::{Claim, Claimed, Completion};
 use keylatch::redis::Store;
 use keylatch::store::{Applied, Store as _};
@@ -20,6 +19,7 @@ use testing_support::redis::{Config, Server};
 use crate::Result;
 use crate::connection::{KEY_PREFIX, ORDER};
 use crate::cores::{Cores, started_on};
+use crate::load::in_flight;
 use crate::report::{Table, median};
 
 const IN_FLIGHT: usize = 512;
@@ -77,13 +77,7 @@ pub(crate) async fn measure(cores: Cores, quick: bool) -> Result<[Table; 2]> {
 /// Claims and completes `pairs` keys, this many at once. Returns the pairs per second.
 async fn at_once(store: &Store, pairs: usize) -> Result<f64> {
     let started = Instant::now();
-    try_join_all((0..IN_FLIGHT).map(|first| async move {
-        for number in (first..pairs).step_by(IN_FLIGHT) {
-            pair(store, "at-once", number).await?;
-        }
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
-    }))
-    .await?;
+    in_flight(IN_FLIGHT, pairs, |number| pair(store, "at-once", number)).await?;
     Ok(pairs as f64 / started.elapsed().as_secs_f64())
 }
 
