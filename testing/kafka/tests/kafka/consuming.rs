@@ -55,6 +55,18 @@ impl Db {
         }
     }
 
+    /// Whether nobody holds SQLite's write lock.
+    pub(crate) fn can_be_written(&self) -> bool {
+        let Self::Sqlite(_, dir) = self else { panic!("PostgreSQL has no such lock") };
+        let db = rusqlite::Connection::open(dir.path().join("db")).expect("the file is there");
+        db.busy_timeout(Duration::ZERO).expect("it can be set");
+        match db.execute_batch("BEGIN IMMEDIATE; ROLLBACK") {
+            Ok(()) => true,
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// The effects, in the order in which they were written.
     pub(crate) async fn effects(&self) -> Vec<Effect> {
         const SELECT: &str = "SELECT id, key, sequence FROM effects ORDER BY number";

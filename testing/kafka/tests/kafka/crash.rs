@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keylatch_core::inbox::Reason;
 use rand::Rng as _;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
@@ -44,8 +44,18 @@ impl Member {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let id = self.child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)).expect("it runs");
-        kill_process(id, signal).expect("a child can be signalled");
+        kill_process(self.id(), signal).expect("a child can be signalled");
+    }
+
+    fn id(&self) -> Pid {
+        self.child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)).expect("it runs")
+    }
+
+    /// Stops all of its threads, until it gets `SIGCONT`.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+        // A thread that is in a system call stops at its end.
+        waitid(WaitId::Pid(self.id()), WaitIdOptions::STOPPED).expect("a child can be waited for");
     }
 
     pub(crate) async fn kill(mut self) {
@@ -196,7 +206,7 @@ pub(crate) async fn paused_past_its_session(mode: &str) {
         db.await_effects(100).await;
         send(&topic, [say(0, "k0", "50 slow:1000")]).await;
         sleep(Duration::from_millis(300)).await;
-        paused.signal(Signal::STOP);
+        paused.pause();
         let other = Member::start(&db, &name, &topic, protocol);
         send(&topic, numbers(51, 100)).await;
         // The other one gets both partitions, and ends the work.
