@@ -107,14 +107,15 @@ impl Pending {
     }
 }
 
-/// Events to pass over for now: those whose last try failed, so that others get their turn.
+/// Events to pass over for now: those whose last try failed, so that others get their turn, and those that are on their
+/// way.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Skip {
     /// All events of these topics.
     pub topics: Vec<String>,
     /// All events of these keys: see [`Event::key_hash`].
     pub keys: Vec<i64>,
-    /// These events, which have no key.
+    /// These events.
     pub seqs: Vec<u64>,
 }
 

@@ -292,6 +292,43 @@ async fn a_relay_that_was_overtaken_settles_nothing() {
     assert!(relay.stop(STOP).await);
 }
 
+/// While a full batch is published, the next one is read, and nothing is handed out twice.
+#[tokio::test]
+async fn the_next_batch_is_read_while_one_is_published() {
+    let (fixture, broker) = (Fixture::new().await, Broker::default());
+    let store = Between::new(fixture.store.clone(), None);
+    let gate = broker.gate();
+    fixture.publish(&[(Some("a"), "1"), (Some("a"), "2"), (None, "3"), (Some("a"), "4"), (Some("b"), "5")]).await;
+    let relay = Relay::new(store.clone(), broker.clone()).with_batch(2, usize::MAX).unwrap().start();
+    until("the second read", async || store.reads() == 2).await;
+    assert_eq!(broker.said(), ["1", "2"], "the first batch has no answer yet");
+    gate.add_permits(3);
+    until("all is deleted", async || fixture.is_empty().await).await;
+    assert_eq!(broker.said(), ["1", "2", "3", "4", "5"]);
+    assert!(relay.stop(STOP).await);
+}
+
+/// What was read while the event before it failed is not published first.
+#[tokio::test]
+async fn what_was_read_ahead_stays_behind_what_comes_before_it() {
+    const KEYS: [&str; 3] = ["a", "b", "c"];
+    let (fixture, broker) = (Fixture::new().await, Broker::default());
+    let events: Vec<_> = (0..60_usize).map(|n| (KEYS[n * n % 7 % 3], format!("{n:02}"))).collect();
+    for (_, value) in events.iter().step_by(4) {
+        broker.trouble(value, Trouble::Later, 1);
+    }
+    fixture.publish(&events.iter().map(|(key, value)| (Some(*key), &**value)).collect::<Vec<_>>()).await;
+    let relay = Relay::new(fixture.store.clone(), broker.clone()).with_batch(5, usize::MAX).unwrap().start();
+    until("all is deleted", async || fixture.is_empty().await).await;
+    for of in KEYS {
+        let expected: Vec<_> = events.iter().filter(|(key, _)| *key == of).map(|(_, value)| value.clone()).collect();
+        let log = broker.0.log.lock();
+        let said = log.iter().filter(|(_, (key, _))| key.as_deref() == Some(of));
+        assert_eq!(said.map(|(_, (_, value))| value.clone()).collect::<Vec<_>>(), expected);
+    }
+    assert!(relay.stop(STOP).await);
+}
+
 /// An event that has to wait holds up its key, and no other; it is first when it goes.
 #[tokio::test]
 async fn an_event_that_fails_for_a_while_holds_up_its_key_alone() {

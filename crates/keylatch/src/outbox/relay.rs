@@ -1,5 +1,6 @@
 //! The relay: one for an outbox at a time, it hands events to a publisher, and deletes those that are acknowledged.
 
+use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,9 +12,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::deferred::Deferred;
 use super::round::{Results, Round};
-use super::{Fate, Outbox, Pending, Published, Publisher, Sent, Settled, telemetry};
+use super::{Fate, Outbox, Pending, Published, Publisher, Sent, Settled, Skip, telemetry};
 use crate::leader::{Candidate, Held, LEADER_LEASE_MS_MIN};
-use crate::store::Applied;
+use crate::store::{self, Applied};
 use crate::{Key, Scope};
 
 /// The default lease. If a relay's process dies, the next one begins after at most so long.
@@ -117,7 +118,8 @@ impl Relay {
         Self { refusals, ..self }
     }
 
-    /// With at most so many events in a batch, of which all before the last have fewer than so many bytes together.
+    /// With at most so many events in a batch, of which all before the last have fewer than so many bytes together. Two
+    /// batches are in memory at once: one that is published, and the next.
     ///
     /// # Errors
     ///
@@ -182,7 +184,7 @@ async fn run(relay: Relay, stopping: CancellationToken) {
                 failing = false;
                 tracing::info!(epoch = held.lease().epoch.as_u64(), "this process publishes the events of the outbox");
                 let _active = Active::begin();
-                match relay.serve(&held, &stopping).await {
+                match Work::new(&relay, &held, &stopping).go_on().await {
                     Ended::Stopping => return candidate.release(held).await,
                     Ended::Lost => tracing::warn!("another process has taken over the outbox; this one stands by"),
                 }
@@ -215,96 +217,197 @@ impl Drop for Active {
     }
 }
 
-impl Relay {
+/// A relay at work on its lease.
+///
+/// While a batch is published, the results of the one before are written, and the next one is read.
+struct Work<'w> {
+    relay: &'w Relay,
+    held: &'w Held,
+    stopping: &'w CancellationToken,
+    deferred: Deferred,
+    /// The next batch.
+    ahead: Read,
+    /// What became of the batch before, if that is not written yet. Only if there is something ahead.
+    settled: Vec<Settled>,
+    poll: Duration,
+    store_pause: Duration,
+    failing: bool,
+    count_at: Instant,
+}
+
+/// Events that were read together.
+#[derive(Default)]
+struct Read {
+    pending: Vec<Pending>,
+    /// Whether a batch is full, so that more may wait.
+    more: bool,
+}
+
+impl Read {
+    fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Those of other keys. What is left out is read again, behind the events that come before it.
+    fn without(self, keys: &HashSet<i64>) -> Self {
+        let Self { mut pending, more } = self;
+        if !keys.is_empty() {
+            pending.retain(|pending| pending.event.event.key_hash().is_none_or(|key| !keys.contains(&key)));
+        }
+        Self { pending, more }
+    }
+}
+
+impl<'w> Work<'w> {
+    fn new(relay: &'w Relay, held: &'w Held, stopping: &'w CancellationToken) -> Self {
+        Self {
+            relay,
+            held,
+            stopping,
+            deferred: Deferred::default(),
+            ahead: Read::default(),
+            settled: Vec::new(),
+            poll: POLL_MIN,
+            store_pause: STORE_PAUSE.0,
+            failing: false,
+            count_at: Instant::now(),
+        }
+    }
+
     /// Publishes until the lease is lost or the relay is to stop.
-    async fn serve(&self, held: &Held, stopping: &CancellationToken) -> Ended {
-        let mut deferred = Deferred::default();
-        let mut poll = POLL_MIN;
-        let mut store_pause = STORE_PAUSE.0;
-        let mut failing = false;
-        let mut count_at = Instant::now();
+    async fn go_on(mut self) -> Ended {
         loop {
-            if held.is_lost() {
-                return Ended::Lost;
-            }
-            if stopping.is_cancelled() {
-                return Ended::Stopping;
-            }
-            let now = Instant::now();
-            let Some(until) = held.until(now, self.lease) else {
-                self.wait(held, stopping, self.lease, async { held.renewed().await }).await;
-                continue;
-            };
-            if count_at <= now {
-                count_at = now + COUNTED_EACH;
-                if let Ok(backlog) = self.store.backlog(COUNTED_MAX).await {
-                    telemetry::backlog(&backlog);
-                }
-            }
-            let Some(skip) = deferred.skip(now) else {
-                let due = deferred.next_due(now).unwrap_or(now);
-                self.wait(held, stopping, due - now, std::future::pending()).await;
-                continue;
-            };
-            let pending = match self.store.pending(self.batch_events, self.batch_bytes, skip).await {
-                Ok(pending) => pending,
-                Err(error) => {
-                    tracing::warn!(%error, "the outbox cannot be read; the relay keeps trying");
-                    self.wait(held, stopping, store_pause, std::future::pending()).await;
-                    store_pause = (store_pause * 2).min(STORE_PAUSE.1);
-                    continue;
-                }
-            };
-            store_pause = STORE_PAUSE.0;
-            if pending.is_empty() {
-                deferred.forget_gone(now);
-                let pause = deferred.next_due(now).map_or(poll, |due| poll.min(due - now));
-                let woken = self.wait(held, stopping, pause, self.store.woken()).await;
-                poll = if woken { POLL_MIN } else { (poll * 2).min(self.poll_max) };
-                continue;
-            }
-            poll = POLL_MIN;
-            let round = Round::new(pending, self.refusals);
-            let Some(sent) = self.publish(&round.events(), until, held).await else { return Ended::Lost };
-            failpoint::hit(Point::AfterAcknowledgement);
-            let results = round.end(sent);
-            report(&results, &mut failing);
-            let now = Instant::now();
-            results.went.iter().for_each(|went| deferred.went(went));
-            results.later.iter().for_each(|later| deferred.defer(later, now));
-            if let Err(ended) = self.settle(results.settled, held, stopping).await {
+            if let Err(ended) = self.turn().await {
                 return ended;
             }
         }
     }
 
+    /// Publishes one batch, or waits.
+    async fn turn(&mut self) -> Result<(), Ended> {
+        if self.held.is_lost() {
+            return Err(Ended::Lost);
+        }
+        if self.stopping.is_cancelled() {
+            self.settle().await?;
+            return Err(Ended::Stopping);
+        }
+        let now = Instant::now();
+        let Some(until) = self.held.until(now, self.relay.lease) else {
+            self.wait(self.relay.lease, self.held.renewed()).await;
+            return Ok(());
+        };
+        self.count(now).await;
+        let Some(skip) = self.deferred.skip(now) else {
+            self.settle().await?;
+            self.ahead = Read::default();
+            let due = self.deferred.next_due(now).unwrap_or(now);
+            self.wait(due - now, std::future::pending()).await;
+            return Ok(());
+        };
+        if self.ahead.is_empty() {
+            self.read_first(skip.clone(), now).await;
+        }
+        if self.ahead.is_empty() {
+            return Ok(());
+        }
+        let (read, stopped) = self.publish(skip, until).await?;
+        self.ahead = read.without(&stopped);
+        if self.ahead.is_empty() {
+            self.settle().await?;
+        }
+        Ok(())
+    }
+
+    async fn count(&mut self, now: Instant) {
+        if self.count_at <= now {
+            self.count_at = now + COUNTED_EACH;
+            if let Ok(backlog) = self.relay.store.backlog(COUNTED_MAX).await {
+                telemetry::backlog(&backlog);
+            }
+        }
+    }
+
+    /// Reads the first events, or waits if there are none or they cannot be read.
+    async fn read_first(&mut self, skip: Skip, now: Instant) {
+        match self.read(skip).await {
+            Ok(read) if read.is_empty() => {
+                self.deferred.forget_gone(now);
+                let pause = self.deferred.next_due(now).map_or(self.poll, |due| self.poll.min(due - now));
+                let woken = self.wait(pause, self.relay.store.woken()).await;
+                self.poll = if woken { POLL_MIN } else { (self.poll * 2).min(self.relay.poll_max) };
+                self.store_pause = STORE_PAUSE.0;
+            }
+            Ok(read) => {
+                self.ahead = read;
+                self.poll = POLL_MIN;
+                self.store_pause = STORE_PAUSE.0;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the outbox cannot be read; the relay keeps trying");
+                self.wait(self.store_pause, std::future::pending()).await;
+                self.store_pause = (self.store_pause * 2).min(STORE_PAUSE.1);
+            }
+        }
+    }
+
+    async fn read(&self, skip: Skip) -> Result<Read, store::Error> {
+        let Relay { store, batch_events, batch_bytes, .. } = self.relay;
+        let pending = store.pending(*batch_events, *batch_bytes, skip).await?;
+        let bytes: usize = pending.iter().map(|pending| pending.event.event.bytes()).sum();
+        Ok(Read { more: pending.len() >= *batch_events || bytes >= *batch_bytes, pending })
+    }
+
+    /// Publishes what is ahead. Returns what was read meanwhile, and the keys of which nothing may be published before
+    /// they are read again.
+    async fn publish(&mut self, skip: Skip, until: Instant) -> Result<(Read, HashSet<i64>), Ended> {
+        let Read { pending, more } = std::mem::take(&mut self.ahead);
+        let round = Round::new(pending, self.relay.refusals);
+        let events = round.events();
+        let settled = std::mem::take(&mut self.settled);
+        let beside = async {
+            self.write(settled).await?;
+            if !more {
+                return Ok(Read::default());
+            }
+            let mut skip = skip;
+            skip.seqs.extend(round.seqs());
+            // After an error, it is read again once nothing is ahead, and the error is reported then.
+            Ok(self.read(skip).await.unwrap_or_default())
+        };
+        let (sent, read) = tokio::join!(self.hand_out(&events, until), beside);
+        let (sent, read) = (sent.ok_or(Ended::Lost)?, read?);
+        failpoint::hit(Point::AfterAcknowledgement);
+        let results = round.end(sent);
+        report(&results, &mut self.failing);
+        let now = Instant::now();
+        results.went.iter().for_each(|went| self.deferred.went(went));
+        results.later.iter().for_each(|later| self.deferred.defer(later, now));
+        self.settled = results.settled;
+        Ok((read, results.stopped))
+    }
+
     /// Waits for `pause`, for `event`, or for a reason to stop. Returns whether it was `event`.
-    async fn wait(
-        &self,
-        held: &Held,
-        stopping: &CancellationToken,
-        pause: Duration,
-        event: impl Future<Output = ()>,
-    ) -> bool {
+    async fn wait(&self, pause: Duration, event: impl Future<Output = ()>) -> bool {
         tokio::select! {
             biased;
-            () = stopping.cancelled() => false,
-            () = held.lost() => false,
+            () = self.stopping.cancelled() => false,
+            () = self.held.lost() => false,
             () = event => true,
             () = sleep(pause) => false,
         }
     }
 
     /// What the publisher says of these events; `None` if the lease was lost meanwhile.
-    async fn publish(&self, events: &[Published], until: Instant, held: &Held) -> Option<Vec<Sent>> {
+    async fn hand_out(&self, events: &[Published], until: Instant) -> Option<Vec<Sent>> {
         if events.is_empty() {
             return Some(Vec::new());
         }
         let begun = Instant::now();
-        let publishing = pin!(self.publisher.publish(events, until));
+        let publishing = pin!(self.relay.publisher.publish(events, until));
         let sent = tokio::select! {
             sent = publishing => sent,
-            () = held.lost() => return None,
+            () = self.held.lost() => return None,
             () = sleep_until(until.into()) => {
                 tracing::warn!("the publisher took too long; what it was given is tried again");
                 Vec::new()
@@ -314,15 +417,21 @@ impl Relay {
         Some(sent)
     }
 
+    /// Writes what became of the batch before.
+    async fn settle(&mut self) -> Result<(), Ended> {
+        let settled = std::mem::take(&mut self.settled);
+        self.write(settled).await
+    }
+
     /// Writes what became of events, and tries until it is known that this was written: otherwise they would all be published
     /// again.
-    async fn settle(&self, settled: Vec<Settled>, held: &Held, stopping: &CancellationToken) -> Result<(), Ended> {
+    async fn write(&self, settled: Vec<Settled>) -> Result<(), Ended> {
         if settled.is_empty() {
             return Ok(());
         }
         let mut pause = STORE_PAUSE.0;
         loop {
-            match self.store.settle(held.lease(), settled.clone()).await {
+            match self.relay.store.settle(self.held.lease(), settled.clone()).await {
                 Ok(Applied::Applied(_)) => {
                     telemetry::settled(&settled);
                     return Ok(());
@@ -330,11 +439,11 @@ impl Relay {
                 Ok(Applied::Lost) => return Err(Ended::Lost),
                 Err(error) => tracing::warn!(%error, "the outbox cannot be written; the relay keeps trying"),
             }
-            self.wait(held, stopping, pause, std::future::pending()).await;
-            if held.is_lost() {
+            self.wait(pause, std::future::pending()).await;
+            if self.held.is_lost() {
                 return Err(Ended::Lost);
             }
-            if stopping.is_cancelled() {
+            if self.stopping.is_cancelled() {
                 return Err(Ended::Stopping);
             }
             pause = (pause * 2).min(STORE_PAUSE.1);

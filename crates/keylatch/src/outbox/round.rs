@@ -10,10 +10,12 @@ const REASON_CHARS_MAX: usize = 500;
 /// The events of one read.
 #[derive(Debug)]
 pub(super) struct Round {
-    /// Those that may be published, in order.
-    free: Vec<Pending>,
+    /// Those that may be published, in order, each with the hash of its key.
+    free: Vec<(Pending, Option<i64>)>,
     /// What to settle: at first those behind a refused event, and those that cannot be read.
     settled: Vec<Settled>,
+    /// The keys of which nothing more may be published in this round.
+    stopped: HashSet<i64>,
     refusals: Refusals,
 }
 
@@ -29,29 +31,38 @@ pub(super) struct Results {
     pub(super) reason: Option<String>,
     /// How many results came for events whose key had already stopped.
     pub(super) out_of_order: usize,
+    /// The keys that have events which did not go. What was read of them meanwhile must not be published before those.
+    pub(super) stopped: HashSet<i64>,
 }
 
 impl Round {
     pub(super) fn new(pending: Vec<Pending>, refusals: Refusals) -> Self {
-        let mut round = Self { free: Vec::new(), settled: Vec::new(), refusals };
-        // The keys of events that may be published, and of those that wait for the next round.
-        let (mut free, mut waiting) = (HashSet::new(), HashSet::new());
+        let mut round = Self { free: Vec::new(), settled: Vec::new(), stopped: HashSet::new(), refusals };
+        // The keys of events that may be published.
+        let mut free = HashSet::new();
         for pending in pending {
             let (place, key) = (pending.place(), pending.event.event.key_hash());
             let is_in = |keys: &HashSet<i64>| key.is_some_and(|key| keys.contains(&key));
             if pending.blocked {
                 round.settled.push(Settled { place, fate: Fate::Held });
-            } else if is_in(&waiting) || pending.unreadable.is_some() && is_in(&free) {
-                waiting.extend(key);
+                round.stopped.extend(key);
+            } else if is_in(&round.stopped) || pending.unreadable.is_some() && is_in(&free) {
+                round.stopped.extend(key);
             } else if let Some(error) = pending.unreadable {
                 round.settled.push(Settled { place, fate: round.refused(format!("it cannot be read: {error}")) });
-                waiting.extend(key);
+                round.stopped.extend(key);
             } else {
                 free.extend(key);
-                round.free.push(pending);
+                round.free.push((pending, key));
             }
         }
         round
+    }
+
+    /// The numbers of all events of this round, until they are settled.
+    pub(super) fn seqs(&self) -> impl Iterator<Item = u64> {
+        let settled = self.settled.iter().map(|settled| settled.place.seq);
+        self.free.iter().map(|(pending, _)| pending.seq).chain(settled)
     }
 
     fn refused(&self, reason: String) -> Fate {
@@ -63,7 +74,7 @@ impl Round {
 
     /// The events to publish, in order.
     pub(super) fn events(&self) -> Vec<Published> {
-        self.free.iter().map(|pending| pending.event.clone()).collect()
+        self.free.iter().map(|(pending, _)| pending.event.clone()).collect()
     }
 
     /// What the publisher's results mean. A result that is missing means "later".
@@ -72,10 +83,10 @@ impl Round {
     pub(super) fn end(mut self, sent: Vec<Sent>) -> Results {
         let (free, settled) = (std::mem::take(&mut self.free), std::mem::take(&mut self.settled));
         let mut results = Results { settled, ..Results::default() };
+        // Those of this round may have events before the one that stopped them.
         let mut stopped: HashSet<i64> = HashSet::new();
         let mut sent = sent.into_iter();
-        for pending in free {
-            let key = pending.event.event.key_hash();
+        for (pending, key) in free {
             let sent = sent.next().unwrap_or_else(|| Sent::Later("the publisher did not say".to_owned()));
             if key.is_some_and(|key| stopped.contains(&key)) {
                 results.out_of_order += usize::from(!matches!(sent, Sent::Later(_)));
@@ -99,6 +110,8 @@ impl Round {
             };
             results.settled.push(Settled { place, fate });
         }
+        stopped.extend(self.stopped);
+        results.stopped = stopped;
         results
     }
 }
@@ -205,7 +218,9 @@ mod tests {
             (Refusals::SetAside, Fate::SetAside(reason.to_owned())),
         ] {
             let round = Round::new(read(), refusals);
-            assert_eq!(seqs(&round.free), [3, 7]);
+            let free: Vec<u64> = round.free.iter().map(|(pending, _)| pending.seq).collect();
+            assert_eq!(free, [3, 7]);
+            assert_eq!(round.seqs().collect::<Vec<_>>(), [3, 7, 1, 6], "4 is read again");
             let results = round.end(vec![Sent::Later(no()), Sent::Acknowledged]);
             let expected = [settled(1, fate.clone()), settled(6, fate), settled(7, Fate::Acknowledged)];
             assert_eq!(results.settled, expected);

@@ -154,8 +154,9 @@ BEGIN
         SELECT e.*, sum(e.bytes) OVER (ORDER BY e.seq) - e.bytes AS bytes_before
         FROM (
             SELECT w.* FROM keylatch.event AS w
-            WHERE w.topic <> ALL (skip_topics) AND w.seq <> ALL (skip_seqs)
-                AND (w.key_hash IS NULL OR w.key_hash <> ALL (skip_keys))
+            WHERE w.topic <> ALL (skip_topics)
+                AND w.seq NOT IN (SELECT unnest(skip_seqs))
+                AND (w.key_hash IS NULL OR w.key_hash NOT IN (SELECT unnest(skip_keys)))
             ORDER BY w.seq
             LIMIT rows_max
         ) AS e
