@@ -12,7 +12,7 @@ use testing_support::redis::{Config, Server as Redis};
 use testing_support::server::{Program, Server};
 use tokio::time::sleep;
 
-use crate::crash::{Load, Service, kills, program_on, random_ms};
+use crate::load::{Load, Service, kills, program_on, random_ms};
 
 /// Longer than the lease of a second.
 const STILL: Duration = Duration::from_millis(1_500);

@@ -14,6 +14,7 @@ mod h2spec;
 mod headers;
 mod http2;
 mod limits;
+mod load;
 mod operators;
 mod planted;
 mod readme;

@@ -107,12 +107,7 @@ impl Pair {
     }
 
     pub(crate) async fn send(&self, method: http::Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let client = reqwest::Client::builder().no_proxy().build().expect("a plain client");
-        let mut request = client.request(method, format!("{}{path}", self.gateway.url())).timeout(SOON);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        Answer::read(request.body(body.to_owned()).send().await.expect("an answer")).await
+        send(method, &format!("{}{path}", self.gateway.url()), headers, body).await
     }
 
     /// Sends these bytes, and reads until the gateway closes the connection or sends nothing more.
@@ -124,6 +119,16 @@ impl Pair {
         while let Ok(Ok(1..)) = timeout(QUIET, stream.read_buf(&mut answer)).await {}
         String::from_utf8_lossy(&answer).into_owned()
     }
+}
+
+/// Sends a request, and waits for its answer.
+pub(crate) async fn send(method: http::Method, url: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let client = reqwest::Client::builder().no_proxy().build().expect("a plain client");
+    let mut request = client.request(method, url).timeout(SOON);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    Answer::read(request.body(body.to_owned()).send().await.expect("an answer")).await
 }
 
 /// After this time nothing more arrives: the gateway and the service are on this machine.

@@ -1,4 +1,5 @@
 //! The commands for operators, on SQLite, PostgreSQL, Redis and Cassandra: the program itself, its output and its exit codes.
+//! And the gateway on Cassandra, because these tests have a node.
 
 mod arguments;
 mod audit;
@@ -7,5 +8,6 @@ mod keys;
 mod migrate;
 mod rest;
 mod secrets;
+mod serving;
 mod setup;
 mod terminal;
