@@ -72,6 +72,10 @@ async fn run(metrics: PrometheusHandle) -> Result<(), Box<dyn Error>> {
         Storage::Cassandra(url) => {
             serve(listener, setup::cassandra_and_sqlite(url, &file, &events).await?, access, metrics).await
         }
+        #[cfg(all(feature = "cassandra", feature = "postgres"))]
+        Storage::CassandraAndPostgres(records, server) => {
+            serve(listener, setup::cassandra_and_postgres(records, server, &events).await?, access, metrics).await
+        }
         #[cfg(feature = "postgres")]
         Storage::Postgres(server) => serve(listener, setup::postgres(server, &events).await?, access, metrics).await,
         #[cfg(all(feature = "postgres", feature = "redis"))]

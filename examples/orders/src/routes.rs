@@ -35,8 +35,6 @@ use crate::inventory::{self, Product, UserTotal};
 use crate::order::{NewOrder, Order};
 use crate::problem::Problem;
 use crate::store::Orders;
-#[cfg(any(feature = "cassandra", feature = "redis"))]
-use crate::store::sqlite;
 
 /// State that the handlers share.
 pub(crate) struct App<D: Orders> {
@@ -82,12 +80,12 @@ pub(crate) async fn create<D: Orders>(
 /// Takes an order, in `Fenced`: the records are elsewhere. An attempt after a crash runs again, and finds the order
 /// that the previous attempt has written under its key.
 #[cfg(any(feature = "cassandra", feature = "redis"))]
-pub(crate) async fn create_fenced(
-    State(app): State<Arc<App<keylatch::sqlite::Sqlite>>>,
+pub(crate) async fn create_fenced<D: Orders>(
+    Extension(store): Extension<D::Store>,
     Identity { scope, key }: Identity,
     body: Bytes,
 ) -> Result<impl IntoResponse, Problem> {
-    let order = sqlite::insert_once(&app.reader, scope.caller().to_owned(), key, asked_for(&body)?).await?;
+    let order = D::insert_once(&store, scope.caller().to_owned(), key, asked_for(&body)?).await?;
     Ok(created(order))
 }
 

@@ -5,12 +5,15 @@
 //! | SQLite | `Atomic` | order, record and answer are one transaction |
 //! | PostgreSQL, with or without Redis in front of it | `Atomic` | the same |
 //! | records in Redis or Cassandra, orders in SQLite | `Fenced` | the unique constraint on caller and key in the table of orders |
+//! | records in Cassandra, orders in PostgreSQL | `Fenced` | the same |
 
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(any(feature = "cassandra", feature = "redis"))]
+use axum::Extension;
 use axum::routing::{MethodRouter, post};
 use keylatch::inbox::Places;
 use keylatch::outbox::Outbox;
@@ -89,7 +92,8 @@ pub(crate) async fn redis_and_sqlite(
     events: &Brokers,
 ) -> Result<Setup<Sqlite>, Box<dyn Error>> {
     let records = keylatch::redis::Store::connect(redis.reveal()).await?;
-    fenced(records, "Redis", path, events).await
+    let (orders, storing) = (sqlite::open(path).await?, format!("{} (SQLite), records in Redis", path.display()));
+    fenced(records, orders.clone(), orders, &storing, events)
 }
 
 /// Records in Cassandra, orders in the SQLite file at `path`.
@@ -100,30 +104,43 @@ pub(crate) async fn cassandra_and_sqlite(
     events: &Brokers,
 ) -> Result<Setup<Sqlite>, Box<dyn Error>> {
     let records = keylatch::cassandra::Store::connect(cassandra.reveal()).await?;
-    fenced(records, "Cassandra", path, events).await
+    let (orders, storing) = (sqlite::open(path).await?, format!("{} (SQLite), records in Cassandra", path.display()));
+    fenced(records, orders.clone(), orders, &storing, events)
 }
 
-/// Records in a store of their own, orders in the SQLite file at `path`.
-#[cfg(any(feature = "cassandra", feature = "redis"))]
-async fn fenced(
-    records: impl keylatch::store::Store,
-    place: &str,
-    path: &Path,
+/// Records in Cassandra, orders in PostgreSQL.
+#[cfg(all(feature = "cassandra", feature = "postgres"))]
+pub(crate) async fn cassandra_and_postgres(
+    cassandra: &Secret,
+    server: &Server,
     events: &Brokers,
-) -> Result<Setup<Sqlite>, Box<dyn Error>> {
+) -> Result<Setup<Postgres>, Box<dyn Error>> {
+    let records = keylatch::cassandra::Store::connect(cassandra.reveal()).await?;
+    let (orders, reader) = postgres::open(server).await?;
+    fenced(records, orders, reader, &format!("{server}, records in Cassandra"), events)
+}
+
+/// Records in a store of their own, orders and events in `orders`.
+#[cfg(any(feature = "cassandra", feature = "redis"))]
+fn fenced<D: Orders>(
+    records: impl keylatch::store::Store,
+    orders: D::Store,
+    reader: D::Reader,
+    storing: &str,
+    events: &Brokers,
+) -> Result<Setup<D>, Box<dyn Error>> {
     /// How long a run holds its key without a renewal: an order takes milliseconds, and after a crash its client waits
     /// no longer than this.
     const LEASE: Duration = Duration::from_secs(5);
     let policy = Policy { lease: LEASE, ..Policy::default() };
-    let orders = sqlite::open(path).await?;
     Ok(Setup {
-        flow: flow::<Sqlite>(orders.clone(), events)?,
+        flow: flow::<D>(orders.clone(), events)?,
         outbox: Arc::new(orders.clone()),
         places: Arc::new(orders.clone()),
-        reader: orders,
+        reader,
         engine: Engine::fenced(records, policy, Limits::default())?,
-        create: post(routes::create_fenced),
-        storing: format!("orders in {} (SQLite), records in {place}", path.display()),
+        create: post(routes::create_fenced::<D>).layer(Extension(orders)),
+        storing: format!("orders in {storing}"),
     })
 }
 

@@ -36,6 +36,20 @@ pub(crate) trait Orders: Database {
         order: Order,
     ) -> impl Future<Output = Result<Order, Problem>> + Send;
 
+    /// Writes `order`, which `caller` placed under `key`, and its event, in a transaction without a record; or finds the
+    /// order, if an earlier attempt has written it. This is for records that are elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`Problem::Taken`] if there is an order of other items under the key: then its record is gone.
+    #[cfg(any(feature = "cassandra", feature = "redis"))]
+    fn insert_once(
+        store: &Self::Store,
+        caller: String,
+        key: Key,
+        order: Order,
+    ) -> impl Future<Output = Result<Order, Problem>> + Send;
+
     /// The order with this identity.
     fn find(reader: &Self::Reader, order_id: Uuid) -> impl Future<Output = Result<Option<Order>, Problem>> + Send;
 

@@ -17,6 +17,9 @@ pub(crate) enum Storage {
     /// `CASSANDRA_URL` alone: records in Cassandra, orders in SQLite.
     #[cfg(feature = "cassandra")]
     Cassandra(Secret),
+    /// With `DATABASE_URL` or `DB_…` too: records in Cassandra, orders in PostgreSQL.
+    #[cfg(all(feature = "cassandra", feature = "postgres"))]
+    CassandraAndPostgres(Secret, Server),
     /// `DATABASE_URL` or `DB_…`: both in PostgreSQL.
     #[cfg(feature = "postgres")]
     Postgres(Server),
@@ -31,6 +34,10 @@ impl Storage {
         refuse_missing(vars, [built[0], built[1], built[2], cfg!(feature = "cassandra")]);
         #[cfg(feature = "cassandra")]
         if let Some(records) = cassandra(vars) {
+            #[cfg(feature = "postgres")]
+            if let Some(server) = Server::read(vars) {
+                return Self::CassandraAndPostgres(records, server);
+            }
             return Self::Cassandra(records);
         }
         #[cfg(feature = "redis")]
@@ -74,7 +81,7 @@ fn refuse_missing(vars: &mut Vars, built: [bool; 4]) {
     }
 }
 
-/// Records in Cassandra stand alone: the orders are in SQLite, and no cache is in front of them.
+/// Records in Cassandra have no cache in front of them.
 #[cfg(feature = "cassandra")]
 fn cassandra(vars: &mut Vars) -> Option<Secret> {
     const MUST: &str = "must look like cassandra://user:password@host,host/keyspace";
@@ -83,11 +90,9 @@ fn cassandra(vars: &mut Vars) -> Option<Secret> {
         let known = url.strip_prefix(SCHEME).is_some_and(|rest| rest.split('/').count() == 2);
         known.then(|| Some(Secret(url.to_owned())))
     })?;
-    let others = SERVERS[..2].iter().flat_map(|(.., names)| names.iter().copied());
-    let others: Vec<_> = others.filter(|name| vars.get(name).is_some()).collect();
-    if !others.is_empty() {
-        let others = others.join(", ");
-        vars.wrong.push(format!("CASSANDRA_URL keeps the records, and the orders are in SQLite: unset {others}"));
+    if vars.get("REDIS_URL").is_some() {
+        let why = "CASSANDRA_URL keeps the records, and no cache is in front of them: unset REDIS_URL";
+        vars.wrong.push(why.to_owned());
     }
     Some(records)
 }
@@ -139,10 +144,15 @@ mod tests {
 
     #[cfg(all(feature = "cassandra", feature = "redis"))]
     #[test]
-    fn cassandra_has_the_records_alone() {
+    fn cassandra_has_the_records_without_a_cache() {
         let cassandra = ("CASSANDRA_URL", "cassandra://ann:hunter2@a,b/shop");
         match read(&[cassandra]) {
             Ok(Storage::Cassandra(records)) => assert_eq!(records.reveal(), cassandra.1),
+            other => panic!("{other:?}"),
+        }
+        #[cfg(feature = "postgres")]
+        match read(&[cassandra, ("DATABASE_URL", "postgres://ann:hunter2@db.example/shop")]) {
+            Ok(Storage::CassandraAndPostgres(records, _)) => assert_eq!(records.reveal(), cassandra.1),
             other => panic!("{other:?}"),
         }
         let wrong = read(&[cassandra, ("REDIS_URL", "redis://cache.example")]).unwrap_err().to_string();

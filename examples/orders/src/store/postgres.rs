@@ -1,10 +1,13 @@
 //! Orders in PostgreSQL, in the database that has Keylatch's records.
 
+use std::error::Error;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use keylatch::outbox::Failed;
-use keylatch::postgres::sqlx::postgres::{PgPool, PgPoolOptions, PgRow};
+#[cfg(any(feature = "cassandra", feature = "redis"))]
+use keylatch::outbox::{Events, Outbox as _};
+use keylatch::postgres::sqlx::postgres::{PgConnection, PgPool, PgPoolOptions, PgRow};
 use keylatch::postgres::sqlx::{self, Row, query, query_scalar, raw_sql};
 use keylatch::postgres::{CONNECT_MAX, CONNECTIONS_MAX, OpenError, Options, Postgres, Store};
 use keylatch::{Key, Tx};
@@ -13,6 +16,8 @@ use uuid::Uuid;
 
 use super::Orders;
 use crate::config::Server;
+#[cfg(any(feature = "cassandra", feature = "redis"))]
+use crate::inventory;
 use crate::inventory::{OrderCreated, Product, UserTotal};
 use crate::money::Money;
 use crate::order::{Order, Status};
@@ -70,24 +75,24 @@ impl Orders for Postgres {
     type Store = Store;
 
     async fn insert(tx: &mut Tx<Self>, caller: String, key: Key, order: Order) -> Result<Order, Problem> {
-        let items = serde_json::to_string(&order.items).expect("items have nothing that JSON cannot say");
-        let inserting = query(include_str!("postgres/insert.sql"))
-            .bind(order.order_id.to_string())
-            .bind(&caller)
-            .bind(key.as_str())
-            .bind(&order.user_id)
-            .bind(&order.cart_id)
-            .bind(order.status.as_str())
-            .bind(order.total_amount.to_string())
-            .bind(items)
-            .bind(order.created_at.as_millisecond());
-        if in_time(inserting.execute(&mut **tx)).await?.rows_affected() == 1 {
-            return Ok(order);
+        insert(tx, &caller, &key, order).await?.map_err(|there| Problem::Taken(there.order_id))
+    }
+
+    #[cfg(any(feature = "cassandra", feature = "redis"))]
+    async fn insert_once(store: &Store, caller: String, key: Key, order: Order) -> Result<Order, Problem> {
+        let (asked, mut events) = (order.clone(), Events::default());
+        events.publish(inventory::created(&order)).map_err(inventory::too_large)?;
+        let mut tx = in_time(store.pool().begin()).await?;
+        match insert(&mut tx, &caller, &key, order).await? {
+            Err(there) if there.is_of_the_same(&asked) => Ok(there),
+            Err(there) => Err(Problem::Taken(there.order_id)),
+            Ok(order) => {
+                in_time(store.publish_in(&mut *tx, events)).await?;
+                in_time(tx.commit()).await?;
+                store.wake();
+                Ok(order)
+            }
         }
-        let taken = query(include_str!("postgres/taken.sql")).bind(&caller).bind(key.as_str());
-        let order_id =
-            in_time(taken.try_map(|row: PgRow| parsed(&row, 0, |text| text.parse().ok())).fetch_one(&mut **tx));
-        Err(Problem::Taken(order_id.await?))
     }
 
     async fn find(reader: &PgPool, order_id: Uuid) -> Result<Option<Order>, Problem> {
@@ -141,8 +146,28 @@ impl Orders for Postgres {
     }
 }
 
+/// Writes the order, or finds an existing one.
+async fn insert(db: &mut PgConnection, caller: &str, key: &Key, new: Order) -> Result<Result<Order, Order>, Problem> {
+    let items = serde_json::to_string(&new.items).expect("items have nothing that JSON cannot say");
+    let inserting = query(include_str!("postgres/insert.sql"))
+        .bind(new.order_id.to_string())
+        .bind(caller)
+        .bind(key.as_str())
+        .bind(&new.user_id)
+        .bind(&new.cart_id)
+        .bind(new.status.as_str())
+        .bind(new.total_amount.to_string())
+        .bind(items)
+        .bind(new.created_at.as_millisecond());
+    if in_time(inserting.execute(&mut *db)).await?.rows_affected() == 1 {
+        return Ok(Ok(new));
+    }
+    let taken = query(include_str!("postgres/taken.sql")).bind(caller).bind(key.as_str()).try_map(order);
+    in_time(taken.fetch_one(db)).await.map(Err)
+}
+
 /// The result of a statement, if it arrives in time.
-async fn in_time<T>(statement: impl Future<Output = sqlx::Result<T>>) -> Result<T, Problem> {
+async fn in_time<T, E: Error + 'static>(statement: impl Future<Output = Result<T, E>>) -> Result<T, Problem> {
     match timeout(STATEMENT_MAX, statement).await {
         Ok(done) => done.map_err(|error| Problem::unavailable(&error)),
         Err(late) => Err(Problem::unavailable(&late)),

@@ -45,6 +45,31 @@ impl Orders for Sqlite {
         inserted.map_err(|error| Problem::unavailable(&error))?.map_err(taken)
     }
 
+    #[cfg(any(feature = "cassandra", feature = "redis"))]
+    async fn insert_once(store: &Store, caller: String, key: Key, order: Order) -> Result<Order, Problem> {
+        let asked = order.clone();
+        let event = inventory::created(&order);
+        let inserted = store.execute_and_publish(move |db, events| {
+            let inserted = insert(db, &caller, &key, order)?;
+            if inserted.is_ok()
+                && let Err(error) = events.publish(event)
+            {
+                return Err(rusqlite::Error::UserFunctionError(error.into()));
+            }
+            Ok(inserted)
+        });
+        let inserted = inserted.await;
+        if let Err(TxError::Sql(rusqlite::Error::UserFunctionError(error))) = &inserted
+            && let Some(error) = error.downcast_ref()
+        {
+            return Err(inventory::too_large(*error));
+        }
+        match inserted.map_err(|error| Problem::unavailable(&error))? {
+            Err(there) if there.is_of_the_same(&asked) => Ok(there),
+            inserted => inserted.map_err(|there| Problem::Taken(there.order_id)),
+        }
+    }
+
     async fn find(reader: &Store, order_id: Uuid) -> Result<Option<Order>, Problem> {
         let found = reader.query(move |db| {
             let mut statement = db.prepare_cached(include_str!("sqlite/find.sql"))?;
@@ -84,37 +109,6 @@ impl Orders for Sqlite {
     async fn ready(reader: &Store) -> Result<(), Problem> {
         let answered = reader.query(|db| db.query_row("SELECT EXISTS (SELECT 1 FROM orders)", [], |_| Ok(())));
         answered.await.map_err(|error| Problem::unavailable(&error))
-    }
-}
-
-/// Writes `order`, which `caller` placed under `key`, outside a handler's transaction; or finds it, if an earlier
-/// attempt has written it.
-///
-/// # Errors
-///
-/// [`Problem::Taken`] if there is an order of other items under the key: then its record is gone.
-#[cfg(any(feature = "cassandra", feature = "redis"))]
-pub(crate) async fn insert_once(store: &Store, caller: String, key: Key, order: Order) -> Result<Order, Problem> {
-    let asked = order.clone();
-    let event = inventory::created(&order);
-    let inserted = store.execute_and_publish(move |db, events| {
-        let inserted = insert(db, &caller, &key, order)?;
-        if inserted.is_ok()
-            && let Err(error) = events.publish(event)
-        {
-            return Err(rusqlite::Error::UserFunctionError(error.into()));
-        }
-        Ok(inserted)
-    });
-    let inserted = inserted.await;
-    if let Err(TxError::Sql(rusqlite::Error::UserFunctionError(error))) = &inserted
-        && let Some(error) = error.downcast_ref()
-    {
-        return Err(inventory::too_large(*error));
-    }
-    match inserted.map_err(|error| Problem::unavailable(&error))? {
-        Err(there) if there.is_of_the_same(&asked) => Ok(there),
-        inserted => inserted.map_err(|there| Problem::Taken(there.order_id)),
     }
 }
 

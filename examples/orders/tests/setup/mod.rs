@@ -24,6 +24,8 @@ pub(crate) enum Setup {
     Tiered,
     /// Records in Cassandra, orders in SQLite.
     Cassandra,
+    /// Records in Cassandra, orders in PostgreSQL.
+    CassandraPostgres,
 }
 
 /// Makes a test of each function on each of the set-ups: `sqlite::NAME`, `postgres::NAME` and so on.
@@ -86,11 +88,20 @@ impl Setup {
     }
 
     pub(crate) fn has_postgres(self) -> bool {
-        matches!(self, Self::Postgres | Self::Tiered)
+        matches!(self, Self::Postgres | Self::Tiered | Self::CassandraPostgres)
     }
 
     pub(crate) fn has_redis(self) -> bool {
         matches!(self, Self::Redis | Self::Tiered)
+    }
+
+    pub(crate) fn has_cassandra(self) -> bool {
+        matches!(self, Self::Cassandra | Self::CassandraPostgres)
+    }
+
+    /// Whether records and orders are apart.
+    pub(crate) fn is_fenced(self) -> bool {
+        self == Self::Redis || self.has_cassandra()
     }
 }
 
@@ -109,6 +120,9 @@ impl Stores {
                 .env("DB_USER", "postgres")
                 .env("DB_PASSWORD", PASSWORD),
             Setup::Tiered => program.env("DATABASE_URL", self.database_url()),
+            Setup::CassandraPostgres => {
+                program.env("DATABASE_URL", self.database_url()).env("CASSANDRA_URL", self.cassandra_url())
+            }
         }
     }
 
@@ -118,15 +132,14 @@ impl Stores {
             Setup::Sqlite => format!("{} (SQLite)", self.file().display()),
             Setup::Redis => format!("orders in {} (SQLite), records in Redis", self.file().display()),
             Setup::Cassandra => format!("orders in {} (SQLite), records in Cassandra", self.file().display()),
-            Setup::Postgres => {
-                format!("PostgreSQL, database {} on 127.0.0.1:{}", self.database(), self.cluster().port())
-            }
-            Setup::Tiered => format!(
-                "PostgreSQL, database {} on 127.0.0.1:{}; copies of answers in Redis",
-                self.database(),
-                self.cluster().port()
-            ),
+            Setup::Postgres => self.shown_database(),
+            Setup::Tiered => format!("{}; copies of answers in Redis", self.shown_database()),
+            Setup::CassandraPostgres => format!("orders in {}, records in Cassandra", self.shown_database()),
         }
+    }
+
+    fn shown_database(&self) -> String {
+        format!("PostgreSQL, database {} on 127.0.0.1:{}", self.database(), self.cluster().port())
     }
 
     /// SQLite's file.
@@ -169,7 +182,7 @@ impl Stores {
 
     /// A keyspace of the shop's own, on the node that all shops share.
     fn cassandra_url(&self) -> String {
-        let keyspace = format!("shop_{}", self.number);
+        let keyspace = self.database();
         let runtime = tokio::runtime::Handle::current();
         tokio::task::block_in_place(|| {
             let node = testing_support::cassandra::shared();
@@ -200,7 +213,7 @@ impl Stores {
                 let store = redis::Store::connect(&self.redis_url()).await;
                 Engine::fenced(store.expect("it connects"), policy, limits)
             }
-            Setup::Cassandra => {
+            Setup::Cassandra | Setup::CassandraPostgres => {
                 let store = cassandra::Store::connect(&self.cassandra_url()).await;
                 Engine::fenced(store.expect("it connects"), policy, limits)
             }
@@ -212,6 +225,16 @@ impl Stores {
     pub(crate) fn lose_records(&self) {
         if self.setup.has_postgres() {
             self.sql("DELETE FROM keylatch.record");
+        }
+        if self.setup.has_cassandra() {
+            let runtime = tokio::runtime::Handle::current();
+            tokio::task::block_in_place(|| {
+                runtime.block_on(async {
+                    let session = testing_support::cassandra::shared().session().await;
+                    let lose = session.query_unpaged(format!("TRUNCATE {}.record", self.database()), ()).await;
+                    lose.expect("records can be lost");
+                });
+            });
         }
         if self.setup.has_redis() {
             let reply = self.redis().ask(&format!("SELECT {}\r\nFLUSHDB", self.number));
