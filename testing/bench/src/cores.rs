@@ -23,8 +23,16 @@ pub(crate) fn allowed() -> Result<Cores> {
 
 /// Starts a server on `core`: its processes inherit it from the thread that starts them.
 pub(crate) fn started_on<S: Send + 'static>(core: Option<usize>, start: fn() -> S) -> Result<S> {
-    let starting = std::thread::spawn(move || pin(core).map(|()| start()));
-    starting.join().map_err(|_| "the server's thread ended")?
+    on_core(core, move || Ok(start()))
+}
+
+/// Does it on a thread on `core`, from which processes inherit it.
+pub(crate) fn on_core<T: Send + 'static>(
+    core: Option<usize>,
+    start: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let starting = std::thread::spawn(move || pin(core).and_then(|()| start()));
+    starting.join().map_err(|_| "its thread ended")?
 }
 
 /// Keeps this thread, and those that it starts from now on, on `core`.

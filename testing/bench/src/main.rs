@@ -11,6 +11,7 @@ mod clients;
 mod connection;
 mod cores;
 mod drive;
+mod fastify;
 mod gateway;
 mod growth;
 mod kafka;
@@ -37,7 +38,7 @@ use server::Launcher;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [client] [growth] [gateway|gateway=TITLE] [redis] [postgres|postgres=TITLE] [kafka|kafka=TITLE] [outbox]
+const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [client] [growth] [gateway|gateway=TITLE] [redis] [fastify] [postgres|postgres=TITLE] [kafka|kafka=TITLE] [outbox]
   rows     ratios to the same service without the layer; with TITLE, those rows whose title begins with it
   clients  64 clients: the rate to that of one commit for each request, and the latency
   client   a call of the client beside one of reqwest
@@ -45,6 +46,8 @@ const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [client]
   gateway  the gateway beside nginx and a bare proxy, before the same service; needs nginx, Redis and PostgreSQL;
            with TITLE, those rows whose title begins with it, without latency and memory
   redis    the Redis store beside redis-benchmark, and the latency that it adds; needs Redis, as its rows do
+  fastify  the service with the layer beside Fastify with node-idempotency, both with records in Redis; needs Redis and
+           Node.js, and fetches packages with npm
   postgres the PostgreSQL store beside pgbench, and with 10,000,000 records more; needs PostgreSQL;
            with TITLE, those rows whose title begins with it, without the 10,000,000
   kafka    a consumer beside one that only polls, and beside the same writes; needs Kafka and PostgreSQL;
@@ -52,7 +55,8 @@ const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [client]
   outbox   a relay beside its producer alone, and beside reading and deleting alone; needs Kafka and PostgreSQL
 All of them without arguments. For the instructions of one request, see instructions.sh.";
 
-const PARTS: [&str; 9] = ["rows", "clients", "client", "growth", "gateway", "redis", "postgres", "kafka", "outbox"];
+const PARTS: [&str; 10] =
+    ["rows", "clients", "client", "growth", "gateway", "redis", "fastify", "postgres", "kafka", "outbox"];
 
 fn main() -> Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -102,6 +106,9 @@ fn measure(args: &[&str]) -> Result<()> {
         }
         if wanted("rows") {
             println!("\n{}", rows::measure(&launcher, titles("rows"), quick).await?);
+        }
+        if wanted("fastify") {
+            println!("\n{}", fastify::measure(&launcher, quick).await?);
         }
         if wanted("clients") {
             println!("\n{}", clients::measure(&launcher, quick).await?);

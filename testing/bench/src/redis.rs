@@ -3,6 +3,8 @@
 //!
 //! The server is on one core, and the load (redis-benchmark or Keylatch's store) on the other.
 
+mod space;
+
 use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
@@ -13,7 +15,7 @@ use std::time::{Duration, Instant};
 use keylatch::machine::{Claim, Claimed, Completion};
 use keylatch::redis::Store;
 use keylatch::store::{Applied, Store as _};
-use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
+use keylatch::{Fingerprint, Guarantee, Key, Lease, Outcome, Policy, Scope};
 use testing_support::redis::{Config, Server};
 
 use crate::Result;
@@ -47,7 +49,7 @@ struct Rates {
     store: f64,
 }
 
-pub(crate) async fn measure(cores: Cores, quick: bool) -> Result<[Table; 2]> {
+pub(crate) async fn measure(cores: Cores, quick: bool) -> Result<[Table; 3]> {
     let (rounds, effort) = if quick {
         (1, Effort { pairs: 2_000, alone: 200 })
     } else {
@@ -69,7 +71,7 @@ pub(crate) async fn measure(cores: Cores, quick: bool) -> Result<[Table; 2]> {
             store: rate,
         });
     }
-    Ok([beside_benchmark(&rates), added(&latencies)])
+    Ok([beside_benchmark(&rates), added(&latencies), space::measure(&server()?, quick).await?])
 }
 
 // ---- Keylatch's store ----------------------------------------------------------------------------------
@@ -93,16 +95,27 @@ async fn one_after_the_other(store: &Store, pairs: usize) -> Result<f64> {
 }
 
 async fn pair(store: &Store, user: &str, number: usize) -> Result<()> {
+    let policy = Policy::default();
+    let lease = claim(store, user, number, &policy).await?;
+    complete(store, lease, &policy).await
+}
+
+async fn claim(store: &Store, user: &str, number: usize, policy: &Policy) -> Result<Lease> {
     let claim = Claim::new(
         Scope::new(user)?.for_operation("POST /api/orders")?,
         Key::new(&format!("{KEY_PREFIX}{number:016x}"))?,
         Fingerprint::from_bytes([7; 32]),
         Guarantee::Fenced,
-        &Policy::default(),
+        policy,
     );
-    let Claimed::Won(record) = store.claim(claim).await?.value else { return Err("a new key is held".into()) };
-    let completion = Completion::new(Outcome::bytes(ORDER), &Policy::default());
-    match store.complete(record.lease(), completion).await? {
+    match store.claim(claim).await?.value {
+        Claimed::Won(record) => Ok(record.lease()),
+        Claimed::Held(_) => Err("a new key is held".into()),
+    }
+}
+
+async fn complete(store: &Store, lease: Lease, policy: &Policy) -> Result<()> {
+    match store.complete(lease, Completion::new(Outcome::bytes(ORDER), policy)).await? {
         Applied::Applied(_) => Ok(()),
         Applied::Lost => Err("a lease is lost".into()),
     }

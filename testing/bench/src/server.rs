@@ -12,7 +12,7 @@ use testing_support::redis;
 
 use crate::Result;
 use crate::app::App;
-use crate::cores::Cores;
+use crate::cores::{Cores, on_core};
 use crate::gateway::{Front, Place};
 
 /// Starts servers, each in its own directory.
@@ -36,14 +36,20 @@ pub(crate) fn redis_url() -> Option<String> {
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
-    app: App,
-    /// What it is, if it only stands before one.
-    front: Option<Front>,
+    what: What,
     address: SocketAddr,
     /// These are dropped after it.
     _behind: Option<Box<Self>>,
     _dir: TempDir,
     _redis: Option<redis::Server>,
+}
+
+/// What a server is.
+#[derive(Debug, Clone, Copy)]
+struct What {
+    name: &'static str,
+    inserts: bool,
+    replays: bool,
 }
 
 impl Launcher {
@@ -79,7 +85,21 @@ impl Launcher {
         let place = Place { upstream: behind.address, store, dir: dir.path(), core, program };
         let (child, address) = front.start(&place)?;
         let behind = Some(Box::new(behind));
-        Ok(Server { child, app: App::Bare, front: Some(front), address, _behind: behind, _dir: dir, _redis: redis })
+        let what = What { name: front.name(), inserts: false, replays: front.replays() };
+        Ok(Server { child, what, address, _behind: behind, _dir: dir, _redis: redis })
+    }
+
+    /// Starts Fastify with node-idempotency, as `server.mjs` in `installed`, on the core of servers.
+    pub(crate) fn start_fastify(&self, installed: &Path) -> Result<Server> {
+        let redis = redis::Server::start(redis::Config::new());
+        let mut command = Command::new("node");
+        command.arg("server.mjs").current_dir(installed).env("REDIS_URL", redis.url());
+        command.env("NODE_ENV", "production").stdout(Stdio::piped());
+        let mut child = on_core(self.core, move || Ok(command.spawn()?))?;
+        let address = address_of(&mut child, "fastify")?;
+        let what = What { name: "fastify", inserts: false, replays: true };
+        let dir = TempDir::new_in(self.scratch.path())?;
+        Ok(Server { child, what, address, _behind: None, _dir: dir, _redis: Some(redis) })
     }
 
     fn start_on(&self, core: Option<usize>, app: App, kept: Option<Duration>) -> Result<Server> {
@@ -96,27 +116,33 @@ impl Launcher {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let mut port = String::new();
-        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut port)?;
-        let port = port.trim().parse().map_err(|_| format!("the server of {} did not start", app.name()))?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Ok(Server { child, app, front: None, address, _behind: None, _dir: dir, _redis: redis })
+        let address = address_of(&mut child, app.name())?;
+        let what = What { name: app.name(), inserts: app.inserts(), replays: app.replays() };
+        Ok(Server { child, what, address, _behind: None, _dir: dir, _redis: redis })
     }
+}
+
+/// The address of a server that prints its port.
+fn address_of(child: &mut Child, name: &str) -> Result<SocketAddr> {
+    let mut port = String::new();
+    BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut port)?;
+    let port = port.trim().parse().map_err(|_| format!("the server of {name} did not start"))?;
+    Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
 }
 
 impl Server {
     pub(crate) fn name(&self) -> &'static str {
-        self.front.map_or(self.app.name(), Front::name)
+        self.what.name
     }
 
     /// Whether it inserts orders, which can then be counted.
     pub(crate) fn inserts(&self) -> bool {
-        self.front.is_none() && self.app.inserts()
+        self.what.inserts
     }
 
     /// Whether it answers a repeated request with the answer that it gave.
     pub(crate) fn replays(&self) -> bool {
-        self.front.map_or(self.app.replays(), Front::replays)
+        self.what.replays
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

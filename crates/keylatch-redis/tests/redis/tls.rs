@@ -1,12 +1,17 @@
 //! TLS: the server must be the one that its certificate names, or the store does not open.
 
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use keylatch::machine::Completion;
 use keylatch::redis::{ConnectError, Options, Store};
-use keylatch::store::Store as _;
+use keylatch::store::{State, Store as _};
+use keylatch::{Outcome, Policy};
 use testing_support::certificates::Authority;
 use testing_support::redis::{Cluster, Config, Sentinels, Server};
 
 use crate::failover::{fail_over, fail_over_in_cluster, through_nodes, through_sentinels};
-use crate::support::completed;
+use crate::support::{applied, claim, completed, win};
 
 /// The names by which a test reaches its servers.
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
@@ -64,6 +69,42 @@ async fn nodes_of_a_cluster_are_verified_through_a_failover() {
     // The first node has the right name, and then all nodes refer to each other as `localhost`.
     cluster.change_certificate(&authority.certify(&NAMES[1..]));
     refused(through_nodes(&urls, trusting(&authority)).await, "not valid for that name");
+}
+
+/// A server that stands still does not read, so the socket fills up in the middle of a batch. The rest goes when the
+/// server goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_full_socket_did_not_take_goes_later() {
+    /// Together far more than the socket holds.
+    const ANSWERS: usize = 64;
+    const ANSWER_BYTES: usize = 512 << 10;
+    const PATIENCE: Duration = Duration::from_secs(120);
+    let (server, authority) = (Server::start(Config::new()), Authority::new());
+    let port = server.listen_tls(&authority.certify(&["localhost"]));
+    let options = || Options::default().with_compression(None).with_response_timeout(PATIENCE);
+    let secure = options().with_root_certificate(authority.pem());
+    for (url, options) in [(server.url(), options()), (format!("rediss://localhost:{port}"), secure)] {
+        let store = Store::connect_with(&url, options).await.unwrap();
+        let mut completing = Vec::new();
+        for number in 0..ANSWERS {
+            let record = win(&store, &claim(&format!("{url}-{number}"))).await;
+            let outcome = Outcome::bytes(vec![u8::try_from(number).unwrap(); ANSWER_BYTES]);
+            completing.push((record.lease(), Completion::new(outcome, &Policy::default())));
+        }
+        server.pause();
+        let done = completing.iter().map(|(lease, completion)| store.complete(*lease, completion.clone()));
+        let resume = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            server.resume();
+        };
+        let (done, ()) = tokio::join!(join_all(done), resume);
+        done.iter().for_each(applied);
+        for (lease, Completion { outcome, .. }) in completing {
+            let record = store.read(lease.id).await.unwrap().value.expect("it is there");
+            let State::Completed { outcome: found, .. } = record.state else { panic!("it is completed") };
+            assert!(found == Some(outcome), "the answer that was written");
+        }
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use testing_support::postgres::free_port;
 
 use crate::Result;
+use crate::cores::on_core;
 
 /// A program that passes requests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,12 +130,6 @@ fn nginx(port: u16, place: &Place<'_>) -> Result<Command> {
     let mut command = Command::new(found.map_or_else(|| "nginx".into(), std::path::PathBuf::from));
     command.arg("-p").arg(place.dir).arg("-c").arg(file).args(["-e", "stderr"]);
     Ok(command)
-}
-
-/// Does it on a thread on `core`, from which processes inherit it.
-fn on_core<T: Send + 'static>(core: Option<usize>, start: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let starting = std::thread::spawn(move || crate::cores::pin(core).and_then(|()| start()));
-    starting.join().map_err(|_| "its thread ended")?
 }
 
 fn listens(address: SocketAddr) -> Result<()> {
