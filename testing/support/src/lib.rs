@@ -44,6 +44,17 @@ pub mod syncs;
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+
+/// Plays the scene for each of these at once, and waits for all. For scenes that mostly wait.
+///
+/// # Panics
+///
+/// If one does.
+pub async fn at_once<T>(of: impl IntoIterator<Item = T>, scene: impl AsyncFn(T)) {
+    join_all(of.into_iter().map(|one| scene(one))).await;
+}
+
 /// Waits until `condition` holds, looking again after a short pause.
 ///
 /// # Panics

@@ -6,6 +6,7 @@ use std::time::Duration;
 use keylatch_core::inbox::Reason;
 use rand::Rng as _;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use testing_support::at_once;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
@@ -92,7 +93,7 @@ pub(crate) async fn killed_at_random(mode: &str) {
     // A kill takes a few seconds: the broker has to find out.
     let kills = std::env::var("KEYLATCH_KAFKA_KILLS")
         .map_or(6, |kills| kills.parse().expect("KEYLATCH_KAFKA_KILLS is a number"));
-    for db in Db::both().await {
+    at_once(Db::both().await, async |db| {
         let (topic, name) = (topic(3).await, name("c"));
         let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
         let sending = tokio::spawn({
@@ -132,7 +133,8 @@ pub(crate) async fn killed_at_random(mode: &str) {
         let effects = db.effects().await;
         check(&effects, &[]);
         assert_eq!(effects.len(), count);
-    }
+    })
+    .await;
 }
 
 /// Around the lock of the place, in the handler, and around the commit.
@@ -141,7 +143,7 @@ pub(crate) const BOUNDARIES: [&str; 5] =
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_is_killed_at_a_boundary_of_its_batch_applies_each_message_once() {
-    for db in Db::both().await {
+    at_once(Db::both().await, async |db| {
         let (topic, name) = (topic(1).await, name("c"));
         let mut sent = 0;
         for boundary in BOUNDARIES {
@@ -162,12 +164,13 @@ async fn a_consumer_that_is_killed_at_a_boundary_of_its_batch_applies_each_messa
         check(&effects, &[]);
         assert_eq!(effects.len(), usize::try_from(sent).unwrap());
         assert!(db.dead_letters().await.is_empty());
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_ends_the_process_becomes_a_dead_letter_and_the_others_are_applied() {
-    for db in Db::both().await {
+    at_once(Db::both().await, async |db| {
         let (topic, name) = (topic(1).await, name("c"));
         send(&topic, (0..20).map(|nth| say(0, "k", &format!("{nth}{}", if nth == 11 { " abort" } else { "" })))).await;
         // Once in the batch, and twice by itself.
@@ -184,7 +187,8 @@ async fn a_message_that_ends_the_process_becomes_a_dead_letter_and_the_others_ar
         let trouble = &letters[0].trouble;
         assert_eq!((letters[0].id.offset, trouble.reason, trouble.attempts), (11, Reason::Exhausted, 2));
         assert!(trouble.error.contains("the process ended"), "{}", trouble.error);
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,7 +199,7 @@ async fn an_owner_that_is_paused_past_its_session_and_comes_back_changes_nothing
 /// Pauses a consumer in this mode.
 pub(crate) async fn paused_past_its_session(mode: &str) {
     let protocols: [&[(&str, &str)]; 2] = [&[("MODE", mode)], &[("MODE", mode), ("GROUP_PROTOCOL", "consumer")]];
-    for (db, protocol) in [Db::postgres().await, Db::postgres().await].into_iter().zip(protocols) {
+    at_once([Db::postgres().await, Db::postgres().await].into_iter().zip(protocols), async |(db, protocol)| {
         let (topic, name) = (topic(2).await, name("c"));
         let numbers = |from: i32, to: i32| {
             (from..to).flat_map(|nth| [0, 1].map(|part| say(part, &format!("k{part}"), &nth.to_string())))
@@ -222,7 +226,8 @@ pub(crate) async fn paused_past_its_session(mode: &str) {
         let effects = db.effects().await;
         check(&effects, &db.dead_letters().await);
         assert_eq!(effects.len(), 319);
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use keylatch_core::inbox::Reason;
+use testing_support::at_once;
 
 use crate::consuming::{Db, check};
 use crate::crash::{BOUNDARIES, Member, killed_at_random, paused_past_its_session};
@@ -16,8 +17,8 @@ fn numbers(from: usize, to: usize) -> impl Iterator<Item = crate::setup::Say> {
 #[tokio::test(flavor = "multi_thread")]
 async fn lanes_that_are_killed_at_a_boundary_apply_each_message_once() {
     // The engine has the same ones; the last is between the record and the place.
-    for mode in ["lanes", "fenced"] {
-        for db in Db::both().await {
+    at_once(["lanes", "fenced"], async |mode| {
+        at_once(Db::both().await, async |db| {
             let (topic, name) = (topic(1).await, name("c"));
             let mut sent = 0;
             for boundary in BOUNDARIES {
@@ -42,8 +43,10 @@ async fn lanes_that_are_killed_at_a_boundary_apply_each_message_once() {
             if mode == "fenced" {
                 assert!(started_again(&db).await > 0, "nothing was taken over");
             }
-        }
-    }
+        })
+        .await;
+    })
+    .await;
 }
 
 /// How many messages were started more than once; each time with a higher epoch.
@@ -58,7 +61,7 @@ async fn started_again(db: &Db) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_most_once_never_starts_a_message_twice_whenever_it_is_killed() {
-    for db in Db::both().await {
+    at_once(Db::both().await, async |db| {
         let (topic, name) = (topic(1).await, name("c"));
         let mut sent = 0;
         for boundary in BOUNDARIES {
@@ -88,12 +91,13 @@ async fn at_most_once_never_starts_a_message_twice_whenever_it_is_killed() {
         numbers.extend(letters.iter().map(|letter| letter.id.offset));
         assert_eq!(numbers.len(), sent);
         assert!((2..=BOUNDARIES.len() * 8 + 1).contains(&letters.len()), "{}", letters.len());
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_ends_the_process_is_found_among_those_of_other_lanes() {
-    for (db, mode) in Db::both().await.into_iter().zip(["lanes", "fenced"]) {
+    at_once(Db::both().await.into_iter().zip(["lanes", "fenced"]), async |(db, mode)| {
         let (topic, name) = (topic(1).await, name("c"));
         let value = |nth| format!("{nth}{}", if nth == 11 { " abort" } else { "" });
         send(&topic, (0..20).map(|nth| say(0, &format!("k{}", nth % 4), &value(nth)))).await;
@@ -114,7 +118,8 @@ async fn a_message_that_ends_the_process_is_found_among_those_of_other_lanes() {
         let trouble = &letters[0].trouble;
         assert_eq!((letters[0].id.offset, trouble.reason, trouble.attempts), (11, Reason::Exhausted, 2));
         assert!(trouble.error.contains("the process ended"), "{}", trouble.error);
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use keylatch_kafka::{Consumer, Count};
 use rand::Rng as _;
+use testing_support::at_once;
 use tokio::time::sleep;
 
 use crate::consuming::{Consuming, Db, check, consumer, nothing};
@@ -26,7 +27,7 @@ async fn join_and_leave(start: fn(&Db, Consumer) -> Consuming) {
     let seconds = std::env::var("KEYLATCH_KAFKA_REBALANCE_SECONDS").map_or(REBALANCE_SECONDS, |seconds| {
         seconds.parse().expect("KEYLATCH_KAFKA_REBALANCE_SECONDS is a number of seconds")
     });
-    for (db, kafka) in Db::each_way().await {
+    at_once(Db::each_way().await, async |(db, kafka)| {
         let (topic, name) = (topic(6).await, name("c"));
         let until = tokio::time::Instant::now() + Duration::from_secs(seconds);
         let sending = tokio::spawn({
@@ -66,12 +67,13 @@ async fn join_and_leave(start: fn(&Db, Consumer) -> Consuming) {
         let effects = db.effects().await;
         check(&effects, &[]);
         assert_eq!(effects.len(), count);
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_joins_waits_for_a_slow_handler_and_not_for_a_pause() {
-    for (db, kafka) in [Db::postgres().await, Db::postgres().await].into_iter().zip(clients()) {
+    at_once([Db::postgres().await, Db::postgres().await].into_iter().zip(clients()), async |(db, kafka)| {
         let (topic, name) = (topic(2).await, name("c"));
         // One partition is in a slow handler, the other between the tries of a message.
         send(&topic, [say(0, "slow", "1 slow:1500"), say(1, "waits", "1 fail"), say(1, "waits", "2")]).await;
@@ -90,7 +92,8 @@ async fn a_member_that_joins_waits_for_a_slow_handler_and_not_for_a_pause() {
         let (effects, letters) = (db.effects().await, db.dead_letters().await);
         check(&effects, &letters);
         assert_eq!((effects.len(), letters.len(), letters[0].trouble.attempts), (2, 1, 3));
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

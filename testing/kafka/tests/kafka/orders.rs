@@ -6,7 +6,7 @@ use std::time::Duration;
 use keylatch_kafka::Count;
 use rand::Rng as _;
 use rustix::process::{Pid, Signal, kill_process};
-use testing_support::eventually;
+use testing_support::{at_once, eventually};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, sleep, timeout};
@@ -115,16 +115,20 @@ async fn order_while_killing(from: &Db, to: &Db, kills: usize) -> (i64, Member, 
 async fn each_acknowledged_order_is_in_the_inventory_once_whoever_is_killed() {
     let kills = std::env::var("KEYLATCH_KAFKA_FLOW_KILLS")
         .map_or(KILLS, |kills| kills.parse().expect("KEYLATCH_KAFKA_FLOW_KILLS is a number"));
-    for (from, to) in [(Db::sqlite().await, Db::postgres().await), (Db::postgres().await, Db::sqlite().await)] {
-        let (acknowledged, member, service) = order_while_killing(&from, &to, kills).await;
-        let acknowledged = usize::try_from(acknowledged).expect("it is positive");
-        to.await_effects(acknowledged).await;
-        member.terminate().await;
-        service.end().await;
-        let effects = to.effects().await;
-        check(&effects, &to.dead_letters().await);
-        assert_eq!((effects.len(), from.effects().await.len()), (acknowledged, acknowledged));
-    }
+    at_once(
+        [(Db::sqlite().await, Db::postgres().await), (Db::postgres().await, Db::sqlite().await)],
+        async |(from, to)| {
+            let (acknowledged, member, service) = order_while_killing(&from, &to, kills).await;
+            let acknowledged = usize::try_from(acknowledged).expect("it is positive");
+            to.await_effects(acknowledged).await;
+            member.terminate().await;
+            service.end().await;
+            let effects = to.effects().await;
+            check(&effects, &to.dead_letters().await);
+            assert_eq!((effects.len(), from.effects().await.len()), (acknowledged, acknowledged));
+        },
+    )
+    .await;
 }
 
 /// A relay dies, or is paused past its lease, after the broker has acknowledged what it sent and before it has deleted that.
@@ -132,7 +136,7 @@ async fn each_acknowledged_order_is_in_the_inventory_once_whoever_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_ends_between_acknowledgement_and_deletion_has_its_events_applied_once() {
     const ORDERS: i64 = 10;
-    for (from, action) in Db::both().await.into_iter().zip(["kill", "pause"]) {
+    at_once(Db::both().await.into_iter().zip(["kill", "pause"]), async |(from, action)| {
         let (to, topic) = (Db::postgres().await, topic(1).await);
         let consuming = to.start(consumer(client(), &name("inventory"), &topic));
         let at = format!("after-acknowledgement:1:{action}");
@@ -165,5 +169,6 @@ async fn a_relay_that_ends_between_acknowledgement_and_deletion_has_its_events_a
         let effects = to.effects().await;
         check(&effects, &to.dead_letters().await);
         assert_eq!(i64::try_from(effects.len()).unwrap(), ORDERS + 1);
-    }
+    })
+    .await;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use keylatch_core::inbox::PlaceName;
 use keylatch_kafka::Count;
 use rustix::process::Signal;
-use testing_support::eventually;
+use testing_support::{at_once, eventually};
 use tokio::time::sleep;
 
 use crate::consuming::{Db, check, consumer};
@@ -65,7 +65,7 @@ async fn pause_without_lock(process: &Member, db: &Db) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_is_paused_past_its_lease_and_comes_back_changes_nothing() {
-    for mode in ["batches", "lanes"] {
+    at_once(["batches", "lanes"], async |mode| {
         let db = Db::sqlite().await;
         let (topic, name) = (topic(2).await, name("c"));
         let paused = Member::start(&db, &name, &topic, &[("MODE", mode)]);
@@ -94,7 +94,8 @@ async fn a_process_that_is_paused_past_its_lease_and_comes_back_changes_nothing(
         let effects = db.effects().await;
         check(&effects, &db.dead_letters().await);
         assert_eq!(effects.len(), 318 + slow);
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
