@@ -5,7 +5,11 @@
 //! directory. A node takes about 1 GB of memory, and 12 s to 25 s to start.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -35,6 +39,8 @@ struct Node {
     address: Ipv4Addr,
     port: u16,
     program: Guarded,
+    /// The library that gives it a clock of its own.
+    clock: Option<PathBuf>,
 }
 
 /// How the nodes of a cluster are spread.
@@ -68,6 +74,19 @@ impl Cluster {
     ///
     /// As [`start`](Self::start).
     pub fn start_spread(nodes: usize, spread: Spread) -> Self {
+        Self::start_as(nodes, spread, false)
+    }
+
+    /// The same in one data centre, where each node has [a clock of its own](Self::set_clock).
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start), or if there is no C compiler.
+    pub fn start_with_clocks(nodes: usize) -> Self {
+        Self::start_as(nodes, Spread::Together, true)
+    }
+
+    fn start_as(nodes: usize, spread: Spread, clocks: bool) -> Self {
         // Loopback addresses that no other cluster is likely to have.
         let [a, b] = [rand::rng().random_range(1..255), rand::rng().random_range(0..255)];
         let addresses: Vec<_> = (1..).take(nodes).map(|last| Ipv4Addr::new(127, a, b, last)).collect();
@@ -77,7 +96,10 @@ impl Cluster {
             let centre = if spread == Spread::Apart { nth + 1 } else { 1 };
             Node::make(*address, port, storage, centre, &seeds.join(","))
         };
-        let cluster = Self { nodes: addresses.iter().enumerate().map(make).collect(), port };
+        let mut cluster = Self { nodes: addresses.iter().enumerate().map(make).collect(), port };
+        if clocks {
+            cluster.nodes.iter_mut().for_each(Node::give_clock);
+        }
         // All at once: each is a seed.
         for node in &cluster.nodes {
             node.run();
@@ -147,6 +169,17 @@ impl Cluster {
         self.nodes[node].program.signal(Signal::CONT);
     }
 
+    /// Sets the clock of a node this far ahead of the machine's, or behind it, from now on. The cluster was
+    /// [started](Self::start_with_clocks) so.
+    ///
+    /// # Panics
+    ///
+    /// If the node has no clock of its own.
+    pub fn set_clock(&self, node: usize, seconds_ahead: i64) {
+        assert!(self.nodes[node].clock.is_some(), "the node has the machine's clock");
+        write_clock(&self.nodes[node].program.directory, seconds_ahead);
+    }
+
     /// What a node has logged since its last start.
     pub fn log(&self, node: usize) -> String {
         self.nodes[node].program.log()
@@ -198,7 +231,22 @@ impl Node {
         write("cassandra.yaml", &yaml);
         write("cassandra-rackdc.properties", &format!("dc=dc{centre}\nrack=r1\n"));
         write("logback.xml", LOGBACK);
-        Self { address, port, program }
+        Self { address, port, program, clock: None }
+    }
+
+    /// Builds the library that stands before the machine's clock. By default a node takes messages of nodes whose clocks
+    /// are behind for expired, and is as good as dead; here it takes part.
+    fn give_clock(&mut self) {
+        let yaml = fs::File::options().append(true).open(self.program.directory.join("cassandra.yaml"));
+        let written = yaml.and_then(|mut yaml| yaml.write_all(b"internode_timeout: false\n"));
+        written.expect("the directory is writable");
+        let library = self.program.directory.join("clock.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cassandra/clock.c");
+        let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).status();
+        let compiled = compiled.expect("cc is installed: apt-get install gcc libc6-dev");
+        assert!(compiled.success(), "clock.c was not compiled");
+        write_clock(&self.program.directory, 0);
+        self.clock = Some(library);
     }
 
     fn run(&self) {
@@ -215,12 +263,27 @@ impl Node {
             JARS.class_path(),
             "org.apache.cassandra.service.CassandraDaemon".to_owned(),
         ]);
-        self.program.run(&jars::java(), args);
+        let Some(clock) = &self.clock else { return self.program.run(&jars::java(), args) };
+        let before = [
+            format!("LD_PRELOAD={}", clock.display()),
+            format!("KEYLATCH_CLOCK={}", at(CLOCK_FILE)),
+            jars::java().display().to_string(),
+        ];
+        self.program.run(&PathBuf::from("env"), before.into_iter().chain(args));
     }
 
     fn answers(&self) -> bool {
         TcpStream::connect((self.address, self.port)).is_ok()
     }
+}
+
+/// The file that says how far a node's clock is ahead, in its directory.
+const CLOCK_FILE: &str = "clock";
+
+/// Writes in place: the node has mapped the file.
+fn write_clock(directory: &Path, seconds_ahead: i64) {
+    let file = fs::File::options().create(true).truncate(false).write(true).open(directory.join(CLOCK_FILE));
+    file.and_then(|file| file.write_all_at(&seconds_ahead.to_ne_bytes(), 0)).expect("the directory is writable");
 }
 
 /// How a node that serves a test's time starts soon: it does not wait for others that may be there.
