@@ -33,6 +33,7 @@
 //! |---|---|
 //! | [`Operator`], [`ops`] | all operations, as methods with typed requests, answers and errors; the command line uses them in its process |
 //! | [`view`] | what operators see of records |
+//! | [`regions`] | the changes of a map of regions, and their stores |
 //! | [`audit`] | the audit events |
 //! | [`Access`], [`Tokens`] | who may do what |
 //! | [`Admin`], [`router`] | the HTTP API: the list of routes is in the documentation of [`router`] |
@@ -45,6 +46,7 @@ mod input;
 mod live;
 pub mod ops;
 mod problem;
+pub mod regions;
 pub mod router;
 mod routes;
 pub mod view;

@@ -6,6 +6,7 @@ mod outbox;
 mod places;
 mod plan;
 mod records;
+mod regions;
 mod resolve;
 mod scan;
 mod stats;
@@ -31,11 +32,15 @@ pub use self::plan::{Action, Plan};
 pub use self::records::{
     Acted, Change, Find, Get, Header, Kept, ListRecords, PAGE, PAGE_MAX, REASON_BYTES_MAX, RecordDetail, RecordPage,
 };
+pub use self::regions::{
+    BringRegionBack, ChangesView, Counted, LoseRegion, MapView, RegionView, RegionsChanged, TurnView,
+};
 pub use self::resolve::{HEADERS_MAX, RESOLVE_BODY_BYTES_MAX, Resolve};
 pub use self::stats::{CountView, LapsedStats, OutboxStats, Stats, StatsOf, StoreStats};
 pub use self::sweep::{SWEEP_MAX, SweepAnswer, SweepRequest};
 pub use self::timeline::{Moment, Seen, SeenEvent};
 use crate::audit::{Actor, Asked, Audit, Stage};
+use crate::regions::Regions;
 
 /// Which stores have more than records.
 const HAVE_TABLES: &str = "SQLite and PostgreSQL have it; memory, Redis and Cassandra keep records only";
@@ -50,6 +55,7 @@ pub struct Operator {
     places: Option<Arc<dyn Places>>,
     engine: Option<Engine>,
     recent: Option<Recent>,
+    regions: Option<Regions>,
     policy: Policy,
     audit: Audit,
 }
@@ -58,7 +64,7 @@ impl Operator {
     /// For the records of `store`. Audit events go to the log.
     pub fn new(store: Arc<dyn Store>) -> Self {
         let (policy, audit) = (Policy::default(), Audit::default());
-        Self { store, outbox: None, places: None, engine: None, recent: None, policy, audit }
+        Self { store, outbox: None, places: None, engine: None, recent: None, regions: None, policy, audit }
     }
 
     /// For the records of the engine's store, with its policy. What a sweep removes is counted with what the engine
@@ -84,6 +90,12 @@ impl Operator {
     #[must_use]
     pub fn with_recent(self, recent: Recent) -> Self {
         Self { recent: Some(recent), ..self }
+    }
+
+    /// With this map of regions.
+    #[must_use]
+    pub fn with_regions(self, regions: Regions) -> Self {
+        Self { regions: Some(regions), ..self }
     }
 
     /// With these times for what is resolved: how long an answer that an operator writes is kept, its tombstone, and the

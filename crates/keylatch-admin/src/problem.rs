@@ -141,8 +141,8 @@ fn of_operation(error: &Error) -> (StatusCode, &'static str, &'static str) {
         Error::NotFound(_) => (StatusCode::NOT_FOUND, "ADMIN_NOT_FOUND", "Not found"),
         Error::Stale(_) => (StatusCode::CONFLICT, "ADMIN_EPOCH_STALE", "Epoch is stale"),
         Error::Alive(_) => (StatusCode::CONFLICT, "ADMIN_OWNER_ALIVE", "The owner of the run is alive"),
-        Error::NotPossible { .. } => (StatusCode::CONFLICT, "ADMIN_NOT_POSSIBLE", "Not possible in this phase"),
-        Error::Unsupported { .. } => (StatusCode::NOT_IMPLEMENTED, "ADMIN_UNSUPPORTED", "Not supported by this store"),
+        Error::NotPossible { .. } => (StatusCode::CONFLICT, "ADMIN_NOT_POSSIBLE", "Not possible now"),
+        Error::Unsupported { .. } => (StatusCode::NOT_IMPLEMENTED, "ADMIN_UNSUPPORTED", "Not supported here"),
         Error::Audit(_) => (StatusCode::SERVICE_UNAVAILABLE, "ADMIN_AUDIT_FAILED", "Audit file cannot be written"),
         Error::Store(error) => match error.kind() {
             ErrorKind::Corrupt => {
@@ -208,7 +208,7 @@ mod tests {
             Error::NotFound("record"),
             Error::Stale(Now::Gone),
             Error::Alive(Now::Gone),
-            Error::NotPossible { why: "why", now: Now::Gone },
+            Error::NotPossible { why: "why".to_owned(), now: Now::Gone },
             Error::Unsupported { what: "what", stores: "which" },
             Error::Audit(io::Error::other("why")),
             of_store(ErrorKind::Unavailable),

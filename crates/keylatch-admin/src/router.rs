@@ -16,6 +16,8 @@
 //! | `POST api/v1/dead-letters/replay`, `keep`, `discard` | operate | what becomes of them |
 //! | `GET api/v1/outbox?cursor=…&limit=…` | view | how much waits, and the events that are stuck |
 //! | `POST api/v1/outbox/retry`, `discard` | operate | what becomes of them |
+//! | `GET api/v1/regions` | view | which region decides about which keys |
+//! | `POST api/v1/regions/lose`, `bring-back` | operate | another region stands in for one that is gone; it is back |
 //! | `POST api/v1/sweep` | operate | removes expired records |
 //! | `GET api/v1/stats?caller=…&operation=…` | view | how much there is |
 //! | `GET api/v1/live` | view | the same and the metrics, each second, as server-sent events |

@@ -3,6 +3,7 @@
 mod consumers;
 mod outbox;
 mod records;
+mod regions;
 mod rest;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub(crate) fn view() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(consumers::places))
         .routes(routes!(consumers::dead_letters))
         .routes(routes!(outbox::list))
+        .routes(routes!(regions::map))
         .routes(routes!(rest::stats))
         .routes(routes!(rest::live))
         .routes(routes!(rest::me))
@@ -46,6 +48,8 @@ pub(crate) fn operate() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(consumers::discard))
         .routes(routes!(outbox::retry))
         .routes(routes!(outbox::discard))
+        .routes(routes!(regions::lose))
+        .routes(routes!(regions::bring_back))
         .routes(routes!(rest::sweep))
 }
 

@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use keylatch_admin::regions::Regions;
 use keylatch_admin::{Access, Admin, Audit, Operator, Tokens};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::args::Gateway;
 use crate::config;
 use crate::layers::Engines;
+use crate::store::RegionStore;
 
 /// Who may do what on the listener: from the command line, and from the table `[admin]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +18,7 @@ pub(crate) struct Settings {
     pub(crate) listen: Option<SocketAddr>,
     tokens: Option<PathBuf>,
     audit_log: Option<PathBuf>,
+    region_stores: Vec<RegionStore>,
 }
 
 impl Settings {
@@ -37,8 +40,10 @@ impl Settings {
             listen: args.admin_listen.or(file.listen),
             tokens: args.admin_tokens.clone().or_else(|| file.tokens.clone()),
             audit_log: args.audit_log.clone().or_else(|| file.audit_log.clone()),
+            region_stores: args.region_stores.clone(),
         };
-        if settings.listen.is_none() && (settings.tokens.is_some() || settings.audit_log.is_some()) {
+        let is_set_up = settings.tokens.is_some() || settings.audit_log.is_some() || !settings.region_stores.is_empty();
+        if settings.listen.is_none() && is_set_up {
             return Err("there is no listener for operators: choose its address by --admin-listen".to_owned());
         }
         Ok(settings)
@@ -66,6 +71,31 @@ impl Settings {
         })
     }
 
+    /// The map of `regions`, with the stores by which operators can change it.
+    fn map(&self, engines: &Engines, regions: Option<&config::Regions>) -> Result<Option<Regions>, String> {
+        let Some(config::Regions { homes, lease, key_ahead_max, .. }) = regions else {
+            let fix = "--region-store is for a gateway with a table [regions] in its file: leave it out";
+            return if self.region_stores.is_empty() { Ok(None) } else { Err(fix.to_owned()) };
+        };
+        let mut map = Regions::new(homes.clone(), *lease, *key_ahead_max);
+        for (nth, store) in self.region_stores.iter().enumerate() {
+            let name = &store.region;
+            let Some(region) = homes.region(name) else {
+                return Err(format!("--region-store {name}=…: it is not one of the regions in the file"));
+            };
+            if self.region_stores[..nth].iter().any(|other| other.region == *name) {
+                return Err(format!("--region-store {name}=… is given twice: name each region once"));
+            }
+            let store = store.clone();
+            map = map.with_store_by(region.clone(), move || {
+                let store = store.clone();
+                Box::pin(async move { store.open().await })
+            });
+        }
+        // Its own is open already, whatever the list says.
+        Ok(Some(map.with_store(homes.this().clone(), engines.opened.store.clone())))
+    }
+
     /// What operators can do, on a listener that is bound to `bound`.
     ///
     /// # Errors
@@ -74,6 +104,7 @@ impl Settings {
     pub(crate) fn admin(
         &self,
         engines: &Engines,
+        regions: Option<&config::Regions>,
         metrics: PrometheusHandle,
         bound: SocketAddr,
     ) -> Result<Admin, String> {
@@ -81,6 +112,9 @@ impl Settings {
         let mut operator = engines.opened.equip(operator);
         if let Some(recent) = engines.fenced.recent() {
             operator = operator.with_recent(recent.clone());
+        }
+        if let Some(map) = self.map(engines, regions)? {
+            operator = operator.with_regions(map);
         }
         Ok(Admin::with_metrics(operator, Access::new(self.tokens()?, bound.ip()), metrics))
     }

@@ -19,7 +19,7 @@ pub(crate) use self::parse::{Bytes, Guarantee, Scope, Span, UpstreamKey};
 pub(crate) use self::telemetry::{LogFormat, Telemetry};
 use crate::config::{KeySource, Route};
 use crate::operate::Operate;
-use crate::store::StoreUrl;
+use crate::store::{RegionStore, StoreUrl};
 use crate::tls;
 use crate::upstream::Upstream;
 
@@ -131,6 +131,11 @@ pub(crate) struct Gateway {
     /// While it cannot be written, actions are refused.
     #[arg(long, value_name = "FILE")]
     pub(crate) audit_log: Option<PathBuf>,
+    /// The store of a region, for operators who move homes by the API: NAME=URL, once for each other region. In the
+    /// environment, they are separated by spaces. Without a majority of the stores the API shows the map and changes nothing.
+    #[arg(long = "region-store", value_name = "NAME=URL", env = "KEYLATCH_REGION_STORES", value_delimiter = ' ')]
+    #[arg(hide_env_values = true)]
+    pub(crate) region_stores: Vec<RegionStore>,
     /// How long running requests have to end after SIGTERM.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(8)))]
     pub(crate) drain_max: Span,

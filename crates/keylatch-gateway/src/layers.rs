@@ -10,6 +10,7 @@ use http::{HeaderName, HeaderValue};
 use keylatch::http::{AtHome, BODY_BYTES_PER_SECOND_MIN, IdempotencyLayer, Regions, Route as Pattern};
 use keylatch::recent::{RECENT_RECORDS, Recent};
 use keylatch::{Cleanup, Engine, Limits};
+use keylatch_admin::regions::Log;
 use tower_layer::Layer;
 
 use crate::access::Series;
@@ -21,7 +22,6 @@ use crate::pool::{Connector, Pool, Times};
 use crate::proxy::{Proxy, Rules};
 use crate::regions::Peers;
 use crate::regions::beat::Member;
-use crate::regions::log::Log;
 use crate::routes::{Guarded, Routes, Service, scope_from};
 use crate::store::Opened;
 use crate::tls;

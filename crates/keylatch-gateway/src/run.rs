@@ -63,8 +63,12 @@ pub(crate) async fn run(args: Gateway, installed: &Installed) -> Result<(), Box<
             beside.push(tokio::spawn(member.hold(peers, regions.peers, lease)));
         }
     }
+    let regions = layers.member().map(|(_, regions, _)| regions);
     let admin = match &admin_listener {
-        Some(listener) => Some(settings.admin(&engines, metrics.clone(), listener.local_addr()?)?),
+        Some(listener) => {
+            let bound = listener.local_addr()?;
+            Some(settings.admin(&engines, regions.as_ref(), metrics.clone(), bound)?)
+        }
         None => None,
     };
     // Before the greeting: a script that waits for it may stop the process at once.

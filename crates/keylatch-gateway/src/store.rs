@@ -147,6 +147,45 @@ fn texts(urls: &[String]) -> Vec<&str> {
     urls.iter().map(String::as_str).collect()
 }
 
+/// The store of another region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RegionStore {
+    pub(crate) region: String,
+    pub(crate) url: StoreUrl,
+}
+
+impl FromStr for RegionStore {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (region, url) = text.split_once('=').ok_or("write NAME=URL, such as us=postgres://USER@HOST/DATABASE")?;
+        let url: StoreUrl = url.parse()?;
+        if url == StoreUrl::Memory {
+            return Err(
+                "a store in memory belongs to the process that made it: name one that can be reached".to_owned()
+            );
+        }
+        Ok(Self { region: region.to_owned(), url })
+    }
+}
+
+impl RegionStore {
+    /// Opens it, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be opened, or would have to be made.
+    pub(crate) async fn open(&self) -> Result<Arc<dyn Store>, String> {
+        if let StoreUrl::Sqlite(path) = &self.url
+            && !path.exists()
+        {
+            return Err(format!("{} is not there", path.display()));
+        }
+        let opened = self.url.open_with(None, Ways::default()).await;
+        opened.map(|opened| opened.store).map_err(|error| error.to_string())
+    }
+}
+
 /// How a store is opened: what a service may have chosen.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Ways<'a> {

@@ -6,7 +6,7 @@ use keylatch::store::{self, ErrorKind};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::PlaceView;
+use super::{ChangesView, PlaceView};
 use crate::audit::Stage;
 use crate::view::{Phase, RecordView};
 
@@ -35,16 +35,16 @@ pub enum Error {
     #[error("nothing was changed: {why}; now it is {}", now.words())]
     NotPossible {
         /// Why not.
-        why: &'static str,
+        why: String,
         /// What is there.
         now: Now,
     },
-    /// The store has no such thing.
-    #[error("this store has no {what}; {stores}")]
+    /// This program, or its store, has no such thing.
+    #[error("there is no {what} here; {stores}")]
     Unsupported {
         /// What it does not have.
         what: &'static str,
-        /// Which stores have it.
+        /// Which stores have it, or what to do.
         stores: &'static str,
     },
     /// The audit file cannot be written. Nothing was done.
@@ -66,6 +66,8 @@ pub enum Now {
     Record(Box<RecordView>),
     /// This place.
     Place(Box<PlaceView>),
+    /// These changes of the map of regions.
+    Regions(Box<ChangesView>),
 }
 
 impl Now {
@@ -80,6 +82,7 @@ impl Now {
                 format!("{} in epoch {}{end}", record.phase.name(), record.epoch)
             }
             Self::Place(place) => format!("in epoch {}", place.epoch),
+            Self::Regions(changes) => format!("at change {}", changes.number),
         }
     }
 }

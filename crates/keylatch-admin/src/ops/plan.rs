@@ -93,7 +93,7 @@ impl Plan {
         match phase(Some(record), now) {
             _ if plan.possible => Ok(plan),
             Phase::Running => Err(Error::Alive(there())),
-            phase => Err(Error::NotPossible { why: why_not(action, phase), now: there() }),
+            phase => Err(Error::NotPossible { why: why_not(action, phase).to_owned(), now: there() }),
         }
     }
 }

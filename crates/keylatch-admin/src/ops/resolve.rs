@@ -127,7 +127,7 @@ fn lost(seen: &Record, found: Option<&Record>, now: Timestamp) -> Error {
     match machine::phase(Some(found), now) {
         _ if found.epoch != seen.epoch => Error::Stale(there),
         machine::Phase::Running => Error::Alive(there),
-        _ => Error::NotPossible { why: "somebody else was first", now: there },
+        _ => Error::NotPossible { why: "somebody else was first".to_owned(), now: there },
     }
 }
 

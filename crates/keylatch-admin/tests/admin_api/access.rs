@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::setup::{OPERATOR, VIEWER, World, request};
 
 /// The role that each route needs. A route that is not here fails the tests, and so does one that is gone.
-const ROLES: [(&str, &str, &str); 21] = [
+const ROLES: [(&str, &str, &str); 24] = [
     ("GET", "/api/v1/dead-letters", "view"),
     ("POST", "/api/v1/dead-letters/discard", "operate"),
     ("POST", "/api/v1/dead-letters/keep", "operate"),
@@ -30,6 +30,9 @@ const ROLES: [(&str, &str, &str); 21] = [
     ("POST", "/api/v1/records/{id}/forget", "operate"),
     ("POST", "/api/v1/records/{id}/release", "operate"),
     ("POST", "/api/v1/records/{id}/resolve", "operate"),
+    ("GET", "/api/v1/regions", "view"),
+    ("POST", "/api/v1/regions/bring-back", "operate"),
+    ("POST", "/api/v1/regions/lose", "operate"),
     ("GET", "/api/v1/stats", "view"),
     ("POST", "/api/v1/sweep", "operate"),
 ];

@@ -2,6 +2,7 @@
 
 mod consumers;
 mod million;
+mod regions;
 mod setup;
 
 use keylatch::store::Store;

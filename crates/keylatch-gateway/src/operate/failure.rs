@@ -26,8 +26,6 @@ pub(super) enum Failure {
     NoneOfThem,
     /// Nobody has said yes. Nothing was done.
     NotConfirmed,
-    /// It has no meaning now; says why. Nothing was done.
-    NotPossible(String),
     /// The output, the input or a file failed.
     Io(io::Error),
 }
@@ -55,9 +53,9 @@ impl Failure {
     const fn code(&self) -> u8 {
         match self {
             Self::Arguments(_) | Self::Operation(Error::Invalid { .. }) => ARGUMENTS,
-            Self::Operation(Error::Stale(_) | Error::Alive(_) | Error::NotPossible { .. })
-            | Self::NotConfirmed
-            | Self::NotPossible(_) => UNCHANGED,
+            Self::Operation(Error::Stale(_) | Error::Alive(_) | Error::NotPossible { .. }) | Self::NotConfirmed => {
+                UNCHANGED
+            }
             Self::Operation(Error::NotFound(_)) | Self::NoOperation | Self::NoneOfThem => NOT_FOUND,
             Self::Operation(Error::Unsupported { .. }) => UNSUPPORTED,
             _ => FAILED,
@@ -90,7 +88,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Arguments(why) | Self::Store(why) | Self::NotPossible(why) => f.write_str(why),
+            Self::Arguments(why) | Self::Store(why) => f.write_str(why),
             Self::Operation(error) => fmt::Display::fmt(error, f),
             Self::NoOperation => f.write_str(
                 "there is no such record. Over HTTP a key belongs to an operation: add it, such as \

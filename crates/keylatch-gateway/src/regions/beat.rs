@@ -14,13 +14,13 @@ use http::{HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use keylatch::http::{GuardedBody, IDEMPOTENCY_REGION, Regions};
 use keylatch::regions::{Changes, Region};
+use keylatch_admin::regions::{Log, LogError};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower_service::Service as _;
 
 use super::Peers;
-use super::log::{Failure, Log};
 use crate::upstream::Upstream;
 
 /// Where a gateway tells other regions its map.
@@ -49,12 +49,12 @@ impl Member {
     /// # Errors
     ///
     /// If it cannot be read, or has changes that this map cannot have.
-    pub(crate) async fn refresh(&self) -> Result<(), Failure> {
+    pub(crate) async fn refresh(&self) -> Result<(), LogError> {
         let homes = self.regions.homes();
         let (changes, _) = self.log.latest(homes.changes().clone()).await?;
         if changes.number > homes.changes().number {
             tracing::warn!(change = changes.number, "the map of regions has changed");
-            let changed = homes.with_changes(changes).map_err(|error| Failure::Unreadable(error.to_string()))?;
+            let changed = homes.with_changes(changes).map_err(|error| LogError::Unreadable(error.to_string()))?;
             self.regions.replace(changed);
             // What was confirmed was the map before.
             self.regions.hold_until(None);
@@ -98,7 +98,7 @@ impl Member {
     }
 
     /// Whether a majority has the same map.
-    async fn beat(&self, peers: &Peers, urls: &[(Region, Upstream)], patience: Duration) -> Result<bool, Failure> {
+    async fn beat(&self, peers: &Peers, urls: &[(Region, Upstream)], patience: Duration) -> Result<bool, LogError> {
         self.refresh().await?;
         let mut asking = JoinSet::new();
         for (region, url) in urls {

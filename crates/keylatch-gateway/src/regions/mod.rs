@@ -1,8 +1,6 @@
-//! Other regions: their gateways, to which requests go whose home is there; the lease that they give this one; and the
-//! changes of the map.
+//! Other regions: their gateways, to which requests go whose home is there, and the lease that they give this one.
 
 pub(crate) mod beat;
-pub(crate) mod log;
 
 use std::collections::HashMap;
 use std::convert::Infallible;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http::Method;
 use keylatch::regions::{Changes, Turn};
-use keylatch::{Clock, Engine, Fingerprint, Key, Limits, Policy, Scope, Timestamp};
-use serde_json::Value;
+use keylatch::{Clock, Key, Timestamp};
+use serde_json::{Value, json};
 use testing_history::{Guarantee, Log, Reply, check, judge};
 use testing_support::client::{Client, Targets};
 use testing_support::eventually;
@@ -15,6 +16,7 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::operators;
 use crate::regions::{NAMES, Options, World, letter, letter_in, started};
 use crate::setup::{Answer, SOON};
 
@@ -64,10 +66,23 @@ impl World {
     }
 }
 
+impl World {
+    /// Asks the operators' API of a region, without a token.
+    async fn operators(&self, region: &str, path: &str, body: Option<Value>) -> Value {
+        let gateway = self.regions[region].gateway.as_ref().expect("it runs");
+        let url = format!("{}/api/v1/{path}", operators::admin(gateway).await);
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        let (status, answer) = operators::ask(method, url, None, body.as_ref()).await;
+        assert_eq!(status, 200, "{answer}");
+        answer
+    }
+}
+
 /// Waits until a key that is made now belongs to the latest turn.
 async fn after_the_turn(shown: &Value) {
-    let since = shown["changes"]["turns"].as_array().unwrap().iter().map(|turn| turn["since"].as_u64().unwrap()).max();
-    let since = Timestamp::from_millis(i64::try_from(since.unwrap()).unwrap());
+    let turns = shown["changes"]["turns"].as_array().unwrap().iter();
+    let since = turns.map(|turn| turn["since"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap()).max();
+    let since = Timestamp::from_millis(since.unwrap().as_millisecond());
     sleep(Clock::system().now().until(since) + Duration::from_millis(5)).await;
 }
 
@@ -81,7 +96,7 @@ fn is_unreachable(answer: &Answer) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn i1_a_region_is_lost_evacuated_and_back() {
-    let mut world = World::start(Options { postgres: true, more: with_lease, ..Options::new() }).await;
+    let mut world = World::start(Options { postgres: true, more: with_lease, operators: true, ..Options::new() }).await;
     world.decides().await;
     let (here, there, timeless) = (key("eu"), key("eu"), "eu.timeless".to_owned());
     // One whose answer the others have seen, one that only its home knows, and one without a time.
@@ -103,7 +118,7 @@ async fn i1_a_region_is_lost_evacuated_and_back() {
     // A rehearsal counts, and changes nothing.
     let rehearsal = ["lose", "eu", "--to", "us", "--reason", "it is gone", "--dry-run"];
     let shown = world.regions(&rehearsal, &["us", "ap"]).await.unwrap();
-    assert_eq!((&shown["changed"], &shown["changes"]["lost"][0]), (&Value::Bool(false), &"eu".into()));
+    assert_eq!((&shown["applied"], &shown["changes"]["lost"][0]), (&Value::Bool(false), &"eu".into()));
     assert!(
         shown["counted"]
             .as_array()
@@ -111,6 +126,9 @@ async fn i1_a_region_is_lost_evacuated_and_back() {
             .iter()
             .any(|counted| counted["region"] == "us" && counted["records"].as_u64() > Some(0))
     );
+    let by_api = json!({ "region": "eu", "to": "us", "reason": "it is gone", "dry_run": true });
+    let by_api = world.operators("ap", "regions/lose", Some(by_api)).await;
+    assert_eq!((&by_api["applied"], &by_api["counted"]), (&Value::Bool(false), &shown["counted"]));
     assert_eq!(world.regions(&["show"], &["us", "ap"]).await.unwrap()["changes"]["number"], 0);
     for (command, of, why) in [
         (&rehearsal[..], &["us"][..], "a majority"),
@@ -156,8 +174,11 @@ async fn i1_a_region_is_lost_evacuated_and_back() {
     assert!(is_unknown(&world.post("eu", "/letters", &timeless, "a").await), "nobody has brought it back");
     assert_eq!(world.starts(&meanwhile), ["us"]);
 
-    let back = world.regions(&["bring-back", "eu", "--reason", "it is there"], &NAMES).await.unwrap();
+    // By the API of any region.
+    let back = json!({ "region": "eu", "reason": "it is there" });
+    let back = world.operators("us", "regions/bring-back", Some(back)).await;
     assert_eq!(back["changes"]["lost"], Value::Array(Vec::new()));
+    assert_eq!(world.operators("eu", "regions", None).await["changes"], back["changes"]);
     eventually(SOON, "its old keys to be answered", async || {
         world.post("us", "/letters", &there, "a").await.is_replay()
     })
@@ -302,13 +323,7 @@ async fn i1_unknown_taken_for_free_is_seen() {
     };
     for region in ["us", "ap"] {
         let store = keylatch::postgres::Store::connect(&world.regions[region].store).await.unwrap();
-        let policy = Policy { retention: Duration::from_secs(9 * 365 * 24 * 60 * 60), ..Policy::default() };
-        let engine = Engine::fenced(store, policy, Limits::default()).unwrap();
-        let scope = Scope::new("keylatch").unwrap().for_operation("regions").unwrap();
-        let (key, fingerprint) = (Key::new("change.1").unwrap(), Fingerprint::of_json(&changes).unwrap());
-        let value = changes.clone();
-        let written = engine.run(scope, key, fingerprint, |_| async move { Ok::<_, std::io::Error>(value) }).await;
-        written.unwrap();
+        keylatch_admin::regions::Log::new(Arc::new(store)).bring_to(&changes).await.unwrap();
     }
     world.accepts("us", "eu").await;
     let targets = Targets::default();

@@ -15,14 +15,14 @@ const OPERATOR: &str = "operator-0123456789abcdef01234567";
 const LATER: &str = "later-0123456789abcdef0123456789a";
 
 /// The address of the listener for operators.
-async fn admin(server: &Server) -> String {
+pub(crate) async fn admin(server: &Server) -> String {
     let printed = || server.printed().lines().find_map(|line| line.trim().strip_prefix("operators").map(str::to_owned));
     eventually(SOON, "the greeting", async || printed().is_some()).await;
     let line = printed().expect("it was there");
     line.trim().split_once("/api/v1").expect("an address").0.to_owned()
 }
 
-async fn ask(method: Method, url: String, token: Option<&str>, body: Option<&Value>) -> (u16, Value) {
+pub(crate) async fn ask(method: Method, url: String, token: Option<&str>, body: Option<&Value>) -> (u16, Value) {
     let client = Client::builder().no_proxy().build().expect("a plain client");
     let mut request = client.request(method, url).timeout(SOON);
     if let Some(token) = token {

@@ -32,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) tls: bool,
     /// More of the table `[regions]`, by region.
     pub(crate) more: fn(&str) -> String,
+    /// Gateways have a listener for operators, who can move homes by it.
+    pub(crate) operators: bool,
     /// Further arguments of each gateway.
     pub(crate) arguments: &'static [&'static str],
 }
@@ -65,7 +67,7 @@ fn map(epoch: u64, rule: &str) -> String {
 
 impl Options {
     pub(crate) fn new() -> Self {
-        Self { postgres: false, tls: false, more: no_more, arguments: &[] }
+        Self { postgres: false, tls: false, more: no_more, operators: false, arguments: &[] }
     }
 }
 
@@ -106,7 +108,18 @@ impl World {
         let certificate = authority.certify(&["localhost"]);
         write("server.pem", &certificate.pem);
         write("server.key", &certificate.key);
-        let mut regions = BTreeMap::new();
+        let (mut regions, mut stores) = (BTreeMap::new(), BTreeMap::new());
+        for name in NAMES {
+            let cluster = if options.postgres {
+                Some(tokio::task::spawn_blocking(|| Cluster::start("")).await.expect("it starts"))
+            } else {
+                None
+            };
+            let in_file = || format!("sqlite:{}", path(&format!("{name}.db")));
+            let store = cluster.as_ref().map_or_else(in_file, |cluster| cluster.url("postgres"));
+            stores.insert(name, (store, cluster));
+        }
+        let named: Vec<_> = stores.iter().map(|(name, (store, _))| format!("{name}={store}")).collect();
         for name in NAMES {
             let ledger = dir.path().join(format!("{name}.ledger"));
             let service = Program::new(env!("CARGO_BIN_EXE_upstream")).env("LEDGER", &ledger).env("REGION", name);
@@ -125,12 +138,7 @@ impl World {
                     (options.more)(name)
                 ),
             );
-            let (store, cluster) = if options.postgres {
-                let cluster = tokio::task::spawn_blocking(|| Cluster::start("")).await.expect("it starts");
-                (cluster.url("postgres"), Some(cluster))
-            } else {
-                (format!("sqlite:{}", path(&format!("{name}.db"))), None)
-            };
+            let (store, cluster) = stores.remove(name).expect("each has one");
             let listen = format!("127.0.0.1:{}", ports[name]);
             let mut program = Program::new(env!("CARGO_BIN_EXE_gateway-under-test"));
             for argument in ["gateway", "--listen", &listen, "--upstream", service.url(), "--store", &store, "--config"]
@@ -140,6 +148,10 @@ impl World {
             program = program.arg(path(&file));
             for argument in ["--lease", "1s", "--upstream-key", "received"].iter().chain(options.arguments) {
                 program = program.arg(*argument);
+            }
+            if options.operators {
+                program = program.env("KEYLATCH_REGION_STORES", named.join(" "));
+                program = program.arg("--admin-listen").arg("127.0.0.1:0");
             }
             if options.tls {
                 for argument in ["--tls-cert", &path("server.pem"), "--tls-key", &path("server.key")] {
