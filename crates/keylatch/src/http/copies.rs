@@ -10,7 +10,8 @@
 //! **Expiry is the home's.** The home tells how long its answer is still kept, by its store's clock, and here that time
 //! counts from before the request was sent. So a copy in this process ends before the answer does, by as much as the
 //! answer took to come. In the shared cache the time counts from when the copy is written, so it can end later than the
-//! answer, by at most [`CACHE_TIMEOUT`] and what two clocks drift apart in [`COPY_AGE_MAX`]: less than a second.
+//! answer, by at most [`CACHE_TIMEOUT`] and what two clocks drift apart in [`COPY_AGE_MAX`]: less than a second. A copy
+//! that the cache did not confirm in that time is taken out again.
 //!
 //! **An answer that an operator has taken away** is given from copies for at most
 //! [`Limits::cache_age_max`](crate::Limits::cache_age_max) in this process, and for [`COPY_AGE_MAX`] in a shared cache.
@@ -186,13 +187,18 @@ impl Shared {
             free_at: None,
             state: State::Completed { outcome: Some(Arc::new(found.outcome().clone())), expires_at },
         };
-        let (cache, found) = (self.cache.clone(), found.clone());
+        let (cache, found, id) = (self.cache.clone(), found.clone(), record.id());
         drop(tokio::spawn(async move {
             let keep = found.left(Instant::now()).min(COPY_AGE_MAX);
-            if !keep.is_zero()
-                && let Ok(Err(error)) = timeout(CACHE_TIMEOUT, cache.keep(record, keep)).await
-            {
-                tracing::warn!(%error, "the cache failed; the home is asked for this answer again");
+            if !keep.is_zero() {
+                let kept = timeout(CACHE_TIMEOUT, cache.keep(record, keep)).await;
+                if let Ok(Err(error)) = &kept {
+                    tracing::warn!(%error, "the cache failed; the home is asked for this answer again");
+                }
+                if !matches!(kept, Ok(Ok(()))) {
+                    // It may still be on its way, and its time would count from when it arrives. This comes after it.
+                    let _ = timeout(CACHE_TIMEOUT, cache.forget(id, COPY_AGE_MAX)).await;
+                }
             }
             drop(place);
         }));

@@ -4,6 +4,7 @@ mod asked_once;
 mod certificates;
 mod command_line;
 mod contract;
+mod copies;
 mod crash;
 mod dispositions;
 mod evacuation;

@@ -34,6 +34,10 @@ pub(crate) struct Options {
     pub(crate) more: fn(&str) -> String,
     /// Gateways have a listener for operators, who can move homes by it.
     pub(crate) operators: bool,
+    /// A cache in Redis that ap and us share; eu has none.
+    pub(crate) cache: Option<String>,
+    /// Further lines of the route `once`.
+    pub(crate) once: &'static str,
     /// Further arguments of each gateway.
     pub(crate) arguments: &'static [&'static str],
 }
@@ -67,7 +71,7 @@ fn map(epoch: u64, rule: &str) -> String {
 
 impl Options {
     pub(crate) fn new() -> Self {
-        Self { postgres: false, tls: false, more: no_more, operators: false, arguments: &[] }
+        Self { postgres: false, tls: false, more: no_more, operators: false, cache: None, once: "", arguments: &[] }
     }
 }
 
@@ -133,9 +137,10 @@ impl World {
                 &file,
                 &format!(
                     "[regions]\nthis = \"{name}\"\nsecret-file = \"secret\"\nca-file = \"ca.pem\"\n\
-                     peers = {{ {} }}\n{}{ROUTES}",
+                     peers = {{ {} }}\n{}{}",
                     peers.join(", "),
-                    (options.more)(name)
+                    (options.more)(name),
+                    ROUTES.replace("guarantee = \"fenced\"\n", &format!("guarantee = \"fenced\"\n{}", options.once))
                 ),
             );
             let (store, cluster) = stores.remove(name).expect("each has one");
@@ -152,6 +157,9 @@ impl World {
             if options.operators {
                 program = program.env("KEYLATCH_REGION_STORES", named.join(" "));
                 program = program.arg("--admin-listen").arg("127.0.0.1:0");
+            }
+            if let Some(cache) = options.cache.as_ref().filter(|_| name != "eu") {
+                program = program.arg("--cache").arg(cache);
             }
             if options.tls {
                 for argument in ["--tls-cert", &path("server.pem"), "--tls-key", &path("server.key")] {
@@ -230,8 +238,10 @@ pub(crate) fn letter_in(answer: &testing_history::Answer) -> Option<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn i1_200_alike_in_three_regions_at_once_are_one_effect() {
     let world = World::start(Options { postgres: true, ..Options::new() }).await;
-    for home in NAMES {
-        let key = format!("{home}.alike");
+    // On one machine, and as far from each other as regions are.
+    for (home, delay) in NAMES.map(|home| (home, 0)).into_iter().chain(NAMES.map(|home| (home, 50))) {
+        world.links.values().for_each(|link| link.delay(Duration::from_millis(delay)));
+        let key = format!("{home}.alike-{delay}");
         let mut sent = JoinSet::new();
         for nth in 0..200 {
             let (url, key) = (world.regions[NAMES[nth % 3]].url.clone(), key.clone());
@@ -248,6 +258,7 @@ async fn i1_200_alike_in_three_regions_at_once_are_one_effect() {
         assert_eq!(answers.iter().filter(|answer| !answer.is_replay()).count(), 1);
         assert_eq!(world.starts(&key), [home], "it ran once, at home");
     }
+    world.links.values().for_each(|link| link.delay(Duration::ZERO));
     // The same by the caller.
     let homes = Homes::new("eu", NAMES, Rule::KeyPrefix, 1).unwrap();
     for caller in ["alice", "bob", "carol", "dave"] {
