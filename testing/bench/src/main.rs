@@ -23,6 +23,7 @@ mod outbox;
 mod postgres;
 mod proxy;
 mod redis;
+mod regions;
 mod report;
 mod rows;
 mod serve;
@@ -38,13 +39,14 @@ use server::Launcher;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [client] [growth] [gateway|gateway=TITLE] [redis] [fastify] [postgres|postgres=TITLE] [kafka|kafka=TITLE] [outbox]
+const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [client] [growth] [gateway|gateway=TITLE] [regions] [redis] [fastify] [postgres|postgres=TITLE] [kafka|kafka=TITLE] [outbox]
   rows     ratios to the same service without the layer; with TITLE, those rows whose title begins with it
   clients  64 clients: the rate to that of one commit for each request, and the latency
   client   a call of the client beside one of reqwest
   growth   the memory of a server over many distinct keys
   gateway  the gateway beside nginx and a bare proxy, before the same service; needs nginx, Redis and PostgreSQL;
            with TITLE, those rows whose title begins with it, without latency and memory
+  regions  a request whose home is another region, with and without a distance between them
   redis    the Redis store beside redis-benchmark, and the latency that it adds; needs Redis, as its rows do
   fastify  the service with the layer beside Fastify with node-idempotency, both with records in Redis; needs Redis and
            Node.js, and fetches packages with npm
@@ -55,8 +57,8 @@ const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [client]
   outbox   a relay beside its producer alone, and beside reading and deleting alone; needs Kafka and PostgreSQL
 All of them without arguments. For the instructions of one request, see instructions.sh.";
 
-const PARTS: [&str; 10] =
-    ["rows", "clients", "client", "growth", "gateway", "redis", "fastify", "postgres", "kafka", "outbox"];
+const PARTS: [&str; 11] =
+    ["rows", "clients", "client", "growth", "gateway", "regions", "redis", "fastify", "postgres", "kafka", "outbox"];
 
 fn main() -> Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -118,6 +120,9 @@ fn measure(args: &[&str]) -> Result<()> {
         }
         if wanted("gateway") {
             gateway::measure(&launcher, titles("gateway"), quick, |table| println!("\n{table}")).await?;
+        }
+        if wanted("regions") {
+            println!("\n{}", regions::measure(&cores, launcher.scratch(), quick).await?);
         }
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
     })?;

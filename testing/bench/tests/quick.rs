@@ -21,6 +21,7 @@ fn every_row_runs_and_every_answer_is_right() {
         "beside Fastify, replay from Redis",
         "first, AtMostOnce on SQLite",
         "the gateway, replay",
+        "elsewhere, replay of a copy",
         "Atomic, an order and an event each",
         "an insert each, with ids",
         "one by one, without ids",
