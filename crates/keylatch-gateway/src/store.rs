@@ -327,6 +327,16 @@ mod tests {
     }
 
     #[test]
+    fn the_store_of_a_region_has_its_name() {
+        let store: RegionStore = "us=postgres://u:hunter2@h/d?a=b".parse().unwrap();
+        assert_eq!((store.region.as_str(), &store.url), ("us", &"postgres://u:hunter2@h/d?a=b".parse().unwrap()));
+        assert!(!format!("{store:?}").contains("hunter2"));
+        for wrong in ["postgres://h/d", "us", "us=", "us=memory:"] {
+            assert!(wrong.parse::<RegionStore>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_cache_goes_in_front_of_a_store_of_truth() {
         let url = |text: &str| text.parse::<StoreUrl>().unwrap();
         assert_eq!(url("redis://h").check_cache(&url("sqlite:f")), Ok(()));

@@ -359,3 +359,28 @@ async fn a_store_belongs_to_one_region() {
     assert!(refused.contains("this store belongs to another region"), "{refused}");
     assert_ne!(eu.store, us.store);
 }
+
+/// The stores by which operators move homes are checked before the gateway starts.
+#[tokio::test]
+async fn stores_of_regions_that_cannot_be_used_are_refused() {
+    const LISTEN: [&str; 2] = ["--admin-listen", "127.0.0.1:0"];
+    let mut world = World::start(Options::new()).await;
+    let us = world.regions.get_mut("us").unwrap();
+    us.gateway.take().unwrap().kill().await;
+    let refused = async |arguments: &[&str]| {
+        let program = arguments.iter().fold(us.program.clone(), |program, word| program.arg(*word));
+        program.start().await.unwrap_err().to_string()
+    };
+    for (stores, why) in [
+        (&["mars=sqlite:k.db"][..], "not one of the regions"),
+        (&["eu=sqlite:a.db", "eu=sqlite:b.db"], "given twice"),
+        (&["eu=memory:"], "belongs to the process that made it"),
+        (&["sqlite:k.db"], "write NAME=URL"),
+    ] {
+        let stores = stores.iter().flat_map(|store| ["--region-store", store]);
+        let said = refused(&LISTEN.into_iter().chain(stores).collect::<Vec<_>>()).await;
+        assert!(said.contains(why), "{said}");
+    }
+    let said = refused(&["--region-store", "eu=sqlite:k.db"]).await;
+    assert!(said.contains("there is no listener for operators"), "{said}");
+}
