@@ -105,9 +105,8 @@ fn show(output: Output, changed: &RegionsChanged) -> Result<(), Failure> {
             "counted   {region}: {records} records, {running} of them running, {timeless} without a time in the key"
         ))?;
     }
-    output.line(says)?;
-    output.line(if *applied { "The change was made." } else { "Nothing was changed: this was a rehearsal." })?;
-    Ok(())
+    let title = if *applied { "The change was made:" } else { "Nothing was changed. The change would do this:" };
+    Ok(output.paragraph(title, says)?)
 }
 
 fn show_changes(output: Output, changes: &ChangesView) -> Result<(), Failure> {
