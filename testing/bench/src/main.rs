@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "it prints tables")]
 
 mod app;
+mod cassandra;
 mod client;
 mod clients;
 mod connection;
@@ -39,7 +40,7 @@ use server::Launcher;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [client] [growth] [gateway|gateway=TITLE] [regions] [redis] [fastify] [postgres|postgres=TITLE] [kafka|kafka=TITLE] [outbox]
+const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [client] [growth] [gateway|gateway=TITLE] [regions] [redis] [fastify] [postgres|postgres=TITLE] [kafka|kafka=TITLE] [outbox] [cassandra|cassandra=NODES,RECORDS]
   rows     ratios to the same service without the layer; with TITLE, those rows whose title begins with it
   clients  64 clients: the rate to that of one commit for each request, and the latency
   client   a call of the client beside one of reqwest
@@ -55,10 +56,26 @@ const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [client]
   kafka    a consumer beside one that only polls, and beside the same writes; needs Kafka and PostgreSQL;
            with TITLE, those rows whose title begins with it
   outbox   a relay beside its producer alone, and beside reading and deleting alone; needs Kafka and PostgreSQL
+  cassandra the Cassandra store beside the two bare transactions, and with 1,000,000 records more; needs Java and Maven;
+           on one node, or on three with 3 as NODES; with RECORDS, so many more, or 0 for none
 All of them without arguments. For the instructions of one request, see instructions.sh.";
 
-const PARTS: [&str; 11] =
-    ["rows", "clients", "client", "growth", "gateway", "regions", "redis", "fastify", "postgres", "kafka", "outbox"];
+const PARTS: [&str; 12] = [
+    "rows",
+    "clients",
+    "client",
+    "growth",
+    "gateway",
+    "regions",
+    "redis",
+    "fastify",
+    "postgres",
+    "kafka",
+    "outbox",
+    "cassandra",
+];
+/// Those that take a part of themselves.
+const TITLED: [&str; 5] = ["rows", "gateway", "postgres", "kafka", "cassandra"];
 
 fn main() -> Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -87,9 +104,7 @@ fn measure(args: &[&str]) -> Result<()> {
     let names = parts.iter().map(|part| part.split('=').next().unwrap_or_default());
     let titles = |part| parts.iter().filter_map(|given| given.split_once('=')).find(|(of, _)| *of == part);
     let titles = |part| titles(part).map_or("", |(_, titles)| titles);
-    let titled = |part: &&str| {
-        part.split_once('=').is_none_or(|(name, _)| ["rows", "gateway", "postgres", "kafka"].contains(&name))
-    };
+    let titled = |part: &&str| part.split_once('=').is_none_or(|(name, _)| TITLED.contains(&name));
     if !parts.iter().all(titled) || names.clone().any(|name| !PARTS.contains(&name)) {
         return Err(format!("cannot measure {parts:?}\n{USAGE}").into());
     }
@@ -153,6 +168,12 @@ fn measure(args: &[&str]) -> Result<()> {
     if wanted("outbox") {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         for table in runtime.block_on(outbox::measure(cores, quick))? {
+            println!("\n{table}");
+        }
+    }
+    if wanted("cassandra") {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        for table in runtime.block_on(cassandra::measure(cores, titles("cassandra"), quick))? {
             println!("\n{table}");
         }
     }

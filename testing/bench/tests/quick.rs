@@ -28,6 +28,8 @@ fn every_row_runs_and_every_answer_is_right() {
         "SQLite, an insert each, with ids",
         "relay",
         "commit to broker",
+        "one node, claim and completion",
+        "one node, full",
     ] {
         assert!(printed.contains(&format!("| {row} ")), "no row `{row}` in:\n{printed}");
     }
