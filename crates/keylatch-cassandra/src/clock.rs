@@ -1,8 +1,9 @@
 //! What time it is for the store.
 //!
-//! Several nodes are asked, and the one in the middle counts: a single node whose clock is off changes nothing. Between
-//! two questions this process's monotonic clock goes on from the answer. The error is that of the nodes' clocks, and
-//! half a round trip: the [clock uncertainty](super::Options::with_clock_uncertainty).
+//! Several nodes are asked, and the one in the middle counts: a single node whose clock is off changes nothing, even if
+//! most of the others do not answer for a while. Between two questions this process's monotonic clock goes on from the
+//! answer. The error is that of the nodes' clocks, and half a round trip: the
+//! [clock uncertainty](super::Options::with_clock_uncertainty).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -81,17 +82,26 @@ impl ClusterClock {
             Ok::<_, Failed>(Sample { at: asked + asked.elapsed() / 2, time: link::time(time) })
         }));
         let mut failed = Failed::NotSent("no node can be reached".to_owned());
-        let mut samples = Vec::new();
-        for answer in answers.await {
+        let (answers, mut samples) = (answers.await, Vec::new());
+        let asked = answers.len();
+        for answer in answers {
             match answer {
                 Ok(sample) => samples.push(sample),
                 Err(error) => failed = error,
             }
         }
-        let Some(middle) = middle(samples) else { return Err(failed) };
-        *self.sample.lock() = Some(middle);
-        Ok(self.at(middle))
+        let mut sample = self.sample.lock();
+        let Some(next) = next(samples, asked, *sample) else { return Err(failed) };
+        *sample = Some(next);
+        Ok(self.at(next))
     }
+}
+
+/// The sample in the middle, if most of the nodes that were asked have answered. Otherwise the one that is known, as long
+/// as it is not too old: the clock of the few may be off.
+fn next(samples: Vec<Sample>, asked: usize, known: Option<Sample>) -> Option<Sample> {
+    let known = known.filter(|known| 2 * samples.len() <= asked && known.at.elapsed() < AGE_MAX);
+    known.or_else(|| middle(samples))
 }
 
 /// The sample in the middle, by what time it makes it now.
@@ -118,5 +128,20 @@ mod tests {
         }
         assert_eq!(middle(vec![sample(5)]).unwrap().time.as_millis(), 5);
         assert!(middle(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn a_few_nodes_count_only_if_nothing_else_is_known() {
+        let at = Instant::now();
+        let sample = |millis| Sample { at, time: Timestamp::from_millis(millis) };
+        let next = |samples, known| next(samples, 3, known).map(|sample| sample.time.as_millis());
+        assert_eq!(next(vec![sample(11_000)], Some(sample(1_000))), Some(1_000));
+        assert_eq!(next(vec![sample(11_000)], None), Some(11_000));
+        assert_eq!(next(vec![sample(11_000), sample(1_002)], Some(sample(1_000))), Some(1_002));
+        if let Some(long_ago) = at.checked_sub(AGE_MAX) {
+            let old = Sample { at: long_ago, time: Timestamp::from_millis(1_000) };
+            assert_eq!(next(vec![sample(11_000)], Some(old)), Some(11_000));
+        }
+        assert_eq!(next(Vec::new(), None), None);
     }
 }
