@@ -133,7 +133,7 @@ impl Store {
 }
 
 fn pending(db: &Db, limit: usize, bytes_max: usize, skip: &Skip) -> Result<Vec<Pending>, Fault> {
-    let topics: HashSet<&str> = skip.topics.iter().map(String::as_str).collect();
+    let topics: HashSet<&[u8]> = skip.topics.iter().map(String::as_bytes).collect();
     let keys: HashSet<i64> = skip.keys.iter().copied().collect();
     let seqs: HashSet<u64> = skip.seqs.iter().copied().collect();
     let mut statement = db.prepare(include_str!("sql/event_pending.sql"))?;
@@ -142,7 +142,7 @@ fn pending(db: &Db, limit: usize, bytes_max: usize, skip: &Skip) -> Result<Vec<P
     while let Some(row) = if found.len() < limit && bytes < bytes_max { db.done(rows.next())? } else { None } {
         let seq = number(row, 0)?;
         let key_hash: Option<i64> = db.done(row.get(7))?;
-        let topic = db.done(row.get_ref(2))?.as_str().map_err(|_| damaged("its topic"))?;
+        let topic = db.done(row.get_ref(2))?.as_bytes().map_err(|_| damaged("its topic"))?;
         if topics.contains(topic) || key_hash.is_some_and(|key| keys.contains(&key)) || seqs.contains(&seq) {
             continue;
         }
@@ -195,7 +195,8 @@ fn release(db: &Db, place: Place, again: bool) -> Result<bool, Fault> {
     }
     let mut remove = db.prepare(include_str!("sql/event_remove.sql"))?;
     let removed = remove.query_row(params![seq, id], |row| {
-        let key: (String, Option<Vec<u8>>, Option<i64>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let topic = String::from_utf8_lossy(row.get_ref(0)?.as_bytes()?).into_owned();
+        let key: (String, Option<Vec<u8>>, Option<i64>) = (topic, row.get(1)?, row.get(2)?);
         Ok((key, row.get::<_, String>(3)?))
     });
     let Some(((topic, key, key_hash), state)) = whole(removed.optional())? else { return Ok(false) };
@@ -235,13 +236,16 @@ fn stuck(row: &Row<'_>) -> Result<Stuck, Error> {
     })
 }
 
-/// The event in a row, and why its id or its headers cannot be read, if so.
+/// The event in a row, and why its id, its topic or its headers cannot be read, if so.
 fn event(row: &Row<'_>) -> Result<(outbox::Published, Option<DecodeError>), Error> {
     let bytes = |at, what| row.get::<_, Option<Vec<u8>>>(at).map_err(|_| unreadable(what));
     let id = row.get_ref(1).ok().and_then(|id| id.as_blob().ok()).ok_or_else(|| unreadable("its id"))?;
     let (id, damaged) = EventId::decode(id);
     let (key, value) = (bytes(3, "its key")?.map(Bytes::from), bytes(4, "its value")?.map(Bytes::from));
-    let topic = row.get(2).map_err(|_| unreadable("its topic"))?;
+    let topic = row.get_ref(2).ok().and_then(|topic| topic.as_bytes().ok()).ok_or_else(|| unreadable("its topic"))?;
+    // SQLite does not check that a text is UTF-8.
+    let damaged = damaged.or_else(|| str::from_utf8(topic).err().map(|_| DecodeError::Malformed));
+    let topic = String::from_utf8_lossy(topic).into_owned();
     let (event, unreadable) = Event::decode(topic, key, value, bytes(5, "its headers")?.as_deref());
     Ok((outbox::Published { id, event }, damaged.or(unreadable)))
 }

@@ -221,6 +221,24 @@ async fn an_event_without_a_whole_id_stops_its_key_alone_or_nothing() {
     }
 }
 
+/// The same for an event whose topic is no text. It has no key in common with others.
+#[tokio::test]
+async fn an_event_whose_topic_is_no_text_stops_no_other() {
+    let (fixture, broker) = (Fixture::new().await, Broker::default());
+    fixture.publish(&[(Some("a"), "1"), (Some("a"), "2"), (None, "3")]).await;
+    let file = rusqlite::Connection::open(fixture.directory.path().join("keylatch.db")).unwrap();
+    let topic = "UPDATE keylatch_event SET topic = CAST(x'ff6f' AS TEXT) WHERE value = CAST('1' AS BLOB)";
+    assert_eq!(file.execute(topic, []), Ok(1));
+    let relay = Relay::new(fixture.store.clone(), broker.clone()).start();
+    until("the others are published", async || broker.said() == ["2", "3"] && fixture.is_empty().await).await;
+    let stuck = fixture.store.stuck(None, 10).await.unwrap();
+    assert_eq!(stuck[0].event.event.topic(), "\u{fffd}o");
+    assert_eq!(stuck[0].why, Why::Refused("it cannot be read: the stored bytes are damaged".to_owned()));
+    assert!(fixture.store.discard(stuck[0].place()).await.unwrap());
+    assert!(fixture.store.stuck(None, 10).await.unwrap().is_empty());
+    assert!(relay.stop(STOP).await);
+}
+
 /// A commit wakes the relay: it need not look by itself.
 #[tokio::test]
 async fn a_commit_wakes_the_relay() {
