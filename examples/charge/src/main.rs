@@ -1,7 +1,7 @@
 //! Charges a card once, even if something crashes: `Fenced`, with a step and a derived key.
 //!
 //! It starts a payment service, charges the same card twice with one key, and shows both answers. With `PORT`, `PAYMENTS`
-//! (a URL) and `DATA_DIR`, `DATABASE_URL` or `REDIS_URL` set, it serves until it is stopped.
+//! (a URL) and `DATA_DIR`, `DATABASE_URL`, `REDIS_URL` or `CASSANDRA_URL` set, it serves until it is stopped.
 #![expect(clippy::print_stdout, reason = "it shows what it does")]
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use std::{env, error::Error, time::Duration};
 
 use axum::{Json, Router, extract::State, http::HeaderMap, http::StatusCode, routing::post};
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
-use keylatch::{Engine, Key, Limits, Policy, Run, postgres, redis, sqlite};
+use keylatch::{Engine, Key, Limits, Policy, Run, cassandra, postgres, redis, sqlite};
 use reqwest::Client;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -55,9 +55,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let directory = env::var("DATA_DIR").map_or(temporary.path().to_owned(), Into::into);
     let payments = if let Ok(url) = env::var("PAYMENTS") { url } else { serve(provider(), "0").await? };
     let (policy, limits) = (Policy { lease: Duration::from_secs(2), ..Policy::default() }, Limits::default());
-    let engine = match (env::var("DATABASE_URL"), env::var("REDIS_URL")) {
-        (Ok(url), _) => Engine::fenced(postgres::Store::connect(&url).await?, policy, limits)?,
-        (_, Ok(url)) => Engine::fenced(redis::Store::connect(&url).await?, policy, limits)?,
+    let engine = match ["DATABASE_URL", "REDIS_URL", "CASSANDRA_URL"].map(env::var) {
+        [Ok(url), ..] => Engine::fenced(postgres::Store::connect(&url).await?, policy, limits)?,
+        [_, Ok(url), _] => Engine::fenced(redis::Store::connect(&url).await?, policy, limits)?,
+        [.., Ok(url)] => Engine::fenced(cassandra::Store::connect(&url).await?, policy, limits)?,
         _ => Engine::fenced(sqlite::Store::open(directory.join("charges.db")).await?, policy, limits)?,
     };
     let layer = IdempotencyLayer::new(engine, ScopeFrom::header("x-user-id")).require_key();

@@ -3,7 +3,8 @@
 //! `POST /letters` sends one, and writes its start and its effect into a ledger that never merges two. With `"hold":
 //! true` in its body it starts and never ends. `POST /resolve` is an operator's resolution of a letter whose outcome is
 //! unknown. The environment is `PORT` and `DATA_DIR`; the ledger is `DATA_DIR/ledger`. The records are in
-//! `DATA_DIR/letters.db`, or on PostgreSQL if `DATABASE_URL` is set, or in Redis if `REDIS_URL` is.
+//! `DATA_DIR/letters.db`, or on PostgreSQL if `DATABASE_URL` is set, in Redis if `REDIS_URL` is, or on Cassandra if
+//! `CASSANDRA_URL` is.
 
 use std::error::Error;
 use std::io::Write;
@@ -18,7 +19,7 @@ use axum::{Json, Router};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use keylatch::http::{IdempotencyLayer, ScopeFrom};
-use keylatch::{Body, Engine, Limits, Outcome, Policy, Resolution, Resolved, Run, postgres, redis, sqlite};
+use keylatch::{Body, Engine, Limits, Outcome, Policy, Resolution, Resolved, Run, cassandra, postgres, redis, sqlite};
 use serde::{Deserialize, Serialize};
 use testing_history::ledger::Ledger;
 use testing_history::{Event, What};
@@ -61,9 +62,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let directory = PathBuf::from(std::env::var("DATA_DIR")?);
     let policy = Policy { lease: LEASE, ..Policy::default() };
     let limits = Limits::default();
-    let engine = match (std::env::var("DATABASE_URL"), std::env::var("REDIS_URL")) {
-        (Ok(url), _) => Engine::at_most_once(postgres::Store::connect(&url).await?, policy, limits)?,
-        (_, Ok(url)) => Engine::at_most_once(redis::Store::connect(&url).await?, policy, limits)?,
+    let engine = match ["DATABASE_URL", "REDIS_URL", "CASSANDRA_URL"].map(std::env::var) {
+        [Ok(url), ..] => Engine::at_most_once(postgres::Store::connect(&url).await?, policy, limits)?,
+        [_, Ok(url), _] => Engine::at_most_once(redis::Store::connect(&url).await?, policy, limits)?,
+        [.., Ok(url)] => Engine::at_most_once(cassandra::Store::connect(&url).await?, policy, limits)?,
         _ => Engine::at_most_once(sqlite::Store::open(directory.join("letters.db")).await?, policy, limits)?,
     };
     let layer = IdempotencyLayer::new(engine.clone(), ScopeFrom::header("x-user-id")).require_key();

@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::Rng as _;
@@ -58,6 +59,19 @@ pub fn shared() -> &'static Cluster {
     SHARED.get_or_init(|| Cluster::start(1))
 }
 
+/// The address of a new keyspace on that node, without tables.
+///
+/// # Panics
+///
+/// As [`Cluster::start`].
+pub async fn shared_keyspace() -> String {
+    static KEYSPACES: AtomicU32 = AtomicU32::new(0);
+    let node = tokio::task::spawn_blocking(shared).await.expect("the node starts");
+    let keyspace = format!("shared_{}", KEYSPACES.fetch_add(1, Ordering::Relaxed));
+    node.make_keyspace(&keyspace, &[("dc1", 1)]).await;
+    format!("{}?survives=nothing", node.url(&keyspace))
+}
+
 impl Cluster {
     /// Starts so many nodes in one data centre, and waits until they serve.
     ///
@@ -65,25 +79,16 @@ impl Cluster {
     ///
     /// If Java or Maven is not installed, with the command that installs it; or if a node does not start.
     pub fn start(nodes: usize) -> Self {
-        Self::start_spread(nodes, Spread::Together)
+        Self::start_as(nodes, Spread::Together, false)
     }
 
-    /// The same, in one data centre or in several.
-    ///
-    /// # Panics
-    ///
-    /// As [`start`](Self::start).
-    pub fn start_spread(nodes: usize, spread: Spread) -> Self {
-        Self::start_as(nodes, spread, false)
-    }
-
-    /// The same in one data centre, where each node has [a clock of its own](Self::set_clock).
+    /// The same in one data centre or in several, where each node has [a clock of its own](Self::set_clock).
     ///
     /// # Panics
     ///
     /// As [`start`](Self::start), or if there is no C compiler.
-    pub fn start_with_clocks(nodes: usize) -> Self {
-        Self::start_as(nodes, Spread::Together, true)
+    pub fn start_with_clocks(nodes: usize, spread: Spread) -> Self {
+        Self::start_as(nodes, spread, true)
     }
 
     fn start_as(nodes: usize, spread: Spread, clocks: bool) -> Self {

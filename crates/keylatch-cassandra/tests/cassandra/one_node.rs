@@ -19,7 +19,7 @@ pub(crate) async fn node(keyspace: &'static str) -> &'static Cluster {
     let cluster = tokio::task::spawn_blocking(shared).await.expect("the node starts");
     let mut made = MADE.lock().await;
     if !made.contains(&keyspace) {
-        make_keyspace(cluster, keyspace, 1, &on_one_node()).await;
+        make_keyspace(cluster, keyspace, &[("dc1", 1)], &on_one_node()).await;
         made.push(keyspace);
     }
     cluster

@@ -3,9 +3,9 @@
 use keylatch::cassandra::{self, Options, Store};
 use testing_support::cassandra::Cluster;
 
-/// Makes a keyspace with so many replicas in the data centre, with the tables.
-pub(crate) async fn make_keyspace(cluster: &Cluster, keyspace: &str, replicas: u32, options: &Options) {
-    cluster.make_keyspace(keyspace, &[("dc1", replicas)]).await;
+/// Makes a keyspace with so many replicas in each of these data centres, with the tables.
+pub(crate) async fn make_keyspace(cluster: &Cluster, keyspace: &str, centres: &[(&str, u32)], options: &Options) {
+    cluster.make_keyspace(keyspace, centres).await;
     cassandra::migrate(&cluster.url(keyspace), options).await.expect("the tables can be made");
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use keylatch::cassandra::Options;
 use keylatch::store::Store as _;
 use keylatch::{Clock, Guarantee, Policy, Timestamp};
 use scylla::client::session::Session;
@@ -14,7 +13,7 @@ use testing_support::eventually;
 
 use crate::load::Load;
 use crate::support::connect;
-use crate::{KEYSPACE, SOON, claim, cluster};
+use crate::{KEYSPACE, SOON, claim, cluster, options};
 
 /// How far a clock is ahead, in seconds: far more than the uncertainty that the store counts with, and than a lease.
 const AHEAD: i64 = 10;
@@ -55,7 +54,7 @@ impl Clocks {
 async fn i5_no_epoch_has_two_winners_although_the_clocks_of_nodes_are_ahead() {
     let (cluster, _turn) = cluster().await;
     let (clocks, session) = (Clocks(cluster), cluster.session().await);
-    let options = || Options::default().with_prefix("clocks-");
+    let options = || options("clocks-");
     let stores = [connect(cluster, KEYSPACE, options()).await, connect(cluster, KEYSPACE, options()).await];
     let mut load = Load::new(Guarantee::Fenced, POLICY);
     load.start(&stores);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use keylatch::cassandra::Options;
 use keylatch::machine::{Claimed, Completion};
 use keylatch::store::{Applied, ErrorKind, Store as _};
 use keylatch::{Guarantee, Outcome, Policy};
@@ -12,12 +11,12 @@ use testing_support::eventually;
 
 use crate::load::{CLIENTS, Load};
 use crate::support::connect;
-use crate::{KEYSPACE, SOON, claim, cluster};
+use crate::{KEYSPACE, SOON, claim, cluster, options};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i1_never_two_starts_on_cassandra_when_each_node_is_killed_or_stopped_and_two_of_three() {
     let (cluster, _turn) = cluster().await;
-    let options = || Options::default().with_prefix("load-");
+    let options = || options("load-");
     let stores = [connect(cluster, KEYSPACE, options()).await, connect(cluster, KEYSPACE, options()).await];
     let mut load = Load::new(Guarantee::AtMostOnce, Policy::default());
     load.start(&stores);
@@ -65,7 +64,7 @@ async fn i1_never_two_starts_on_cassandra_when_each_node_is_killed_or_stopped_an
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_whose_reply_is_lost_is_settled() {
     let (cluster, _turn) = cluster().await;
-    let options = Options::default().with_prefix("lost-").with_response_timeout(Duration::from_millis(500));
+    let options = options("lost-").with_response_timeout(Duration::from_millis(500));
     let store = connect(cluster, KEYSPACE, options.with_call_max(Duration::from_secs(2))).await;
     for round in 0..3 {
         let claim = claim(&format!("lost-{round}"), Guarantee::AtMostOnce, &Policy::default());
@@ -103,7 +102,7 @@ async fn one_of_64_claims_wins_on_three_nodes() {
     let (cluster, _turn) = cluster().await;
     let mut stores = Vec::new();
     for _ in 0..3 {
-        stores.push(connect(cluster, KEYSPACE, Options::default().with_prefix("hot-")).await);
+        stores.push(connect(cluster, KEYSPACE, options("hot-")).await);
     }
     let rounds = std::env::var("KEYLATCH_CASSANDRA_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
     let mut unsure = 0;

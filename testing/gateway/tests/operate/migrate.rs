@@ -1,8 +1,9 @@
 //! The schema, and the rights of roles.
 
+use testing_support::cassandra::shared_keyspace;
 use testing_support::postgres::shared::{cluster, database};
 
-use crate::setup::{ARGUMENTS, DONE, FAILED, Kind, World, keyspace, run};
+use crate::setup::{ARGUMENTS, DONE, FAILED, Kind, World, run};
 
 #[tokio::test]
 async fn a_file_is_made_and_made_once() {
@@ -27,7 +28,7 @@ async fn redis_needs_none() {
 
 #[tokio::test]
 async fn cassandra_gets_its_tables_once() {
-    let url = keyspace().await;
+    let url = shared_keyspace().await;
     let variables = [("KEYLATCH_STORE", url.as_str())];
     run(&["keys", "list"], &variables, "").await.ends(FAILED).says(&["keylatch migrate"]);
     for _ in 0..2 {

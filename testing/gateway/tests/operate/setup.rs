@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use keylatch::machine::{Claim, Claimed, Completion, End, Terms};
@@ -12,6 +11,7 @@ use keylatch::{Body, Fingerprint, Guarantee, Key, Lease, Outcome, Policy, Record
 use keylatch::{cassandra, postgres, redis, sqlite};
 use serde_json::Value;
 use tempfile::TempDir;
+use testing_support::cassandra::shared_keyspace;
 use testing_support::postgres::shared::database;
 use testing_support::redis::{Config, Server as Redis};
 use tokio::io::AsyncWriteExt as _;
@@ -72,15 +72,6 @@ macro_rules! on_cassandra {
 }
 pub(crate) use on_cassandra;
 
-/// The address of a new keyspace without tables.
-pub(crate) async fn keyspace() -> String {
-    static KEYSPACES: AtomicU32 = AtomicU32::new(0);
-    let node = tokio::task::spawn_blocking(testing_support::cassandra::shared).await.expect("the node starts");
-    let keyspace = format!("world_{}", KEYSPACES.fetch_add(1, Ordering::Relaxed));
-    node.make_keyspace(&keyspace, &[("dc1", 1)]).await;
-    format!("{}?survives=nothing", node.url(&keyspace))
-}
-
 impl World {
     pub(crate) async fn new(kind: Kind) -> Self {
         let dir = tempfile::tempdir().expect("there is room for a directory");
@@ -102,7 +93,7 @@ impl World {
                 Self { url: server.url(), store: Arc::new(store), dir, _server: Some(server) }
             }
             Kind::Cassandra => {
-                let url = keyspace().await;
+                let url = shared_keyspace().await;
                 let options = cassandra::Options::default().with_migration();
                 let store = cassandra::Store::connect_with(&url, options).await.expect("the node is there");
                 Self { url, store: Arc::new(store), dir, _server: None }
