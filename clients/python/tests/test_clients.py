@@ -212,7 +212,8 @@ class Journals(unittest.TestCase):
                 self.assertEqual(server.seen[1][2]["authorization"], "Bearer first-token")
                 for file in self.path.parent.iterdir():
                     self.assertNotIn(b"first-token", file.read_bytes())
-                later = Either(kind, {"Authorization": "Bearer second-token"}, journal=self.open())
+                session = {"Authorization": "Bearer second-token"}
+                later = Either(kind, session, journal=self.open(), clock=Fake())
                 self.addCleanup(later.close)
                 later.resume()
                 self.assertEqual(server.seen[2][2]["authorization"], "Bearer second-token")

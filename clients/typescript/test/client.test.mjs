@@ -219,6 +219,7 @@ describe("a journal", () => {
     const later = new Client({
       baseUrl: server.url,
       journal,
+      clock: fakeClock(),
       headers: async () => ({ authorization: `Bearer ${++asked}` }),
     });
     await all(later.resume());
