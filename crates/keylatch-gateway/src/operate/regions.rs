@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keylatch::regions::Region;
 use keylatch::store::Store;
@@ -29,9 +30,7 @@ pub(super) async fn run(command: Regions, output: Output) -> Result<(), Failure>
             let (reason, dry_run) = (change.reason.clone(), change.dry_run);
             let request = LoseRegion { region: region.clone(), to, stores: Some(stores), reason, dry_run };
             let mut progress = Progress::new();
-            let waits =
-                |wait| progress.show(&format!("nobody decides about the keys of {region}; waiting for {wait:?}"));
-            let changed = operator.lose_region(&change.acting.actor(), request, waits).await;
+            let changed = operator.lose_region(&change.acting.actor(), request, waiting(&mut progress, &region)).await;
             drop(progress);
             show(output, &changed?)
         }
@@ -41,13 +40,17 @@ pub(super) async fn run(command: Regions, output: Output) -> Result<(), Failure>
             let (reason, dry_run) = (change.reason.clone(), change.dry_run);
             let request = BringRegionBack { region: region.clone(), stores: Some(stores), reason, dry_run };
             let mut progress = Progress::new();
-            let waits =
-                |wait| progress.show(&format!("nobody decides about the keys of {region}; waiting for {wait:?}"));
-            let changed = operator.bring_region_back(&change.acting.actor(), request, waits).await;
+            let changed =
+                operator.bring_region_back(&change.acting.actor(), request, waiting(&mut progress, &region)).await;
             drop(progress);
             show(output, &changed?)
         }
     }
+}
+
+/// Shows for how long nobody decides about the keys of `region`.
+fn waiting(progress: &mut Progress, region: &str) -> impl FnOnce(Duration) {
+    move |wait| progress.show(&format!("nobody decides about the keys of {region}; waiting for {wait:?}"))
 }
 
 /// The operator of the regions whose stores were named, and the names of these.

@@ -226,7 +226,7 @@ struct Work<'w> {
     stopping: &'w CancellationToken,
     deferred: Deferred,
     /// The next batch.
-    ahead: Read,
+    ahead: Batch,
     /// What became of the batch before, if that is not written yet. Only if there is something ahead.
     settled: Vec<Settled>,
     poll: Duration,
@@ -235,15 +235,15 @@ struct Work<'w> {
     count_at: Instant,
 }
 
-/// Events that were read together.
+/// Events that were read together, and are published together.
 #[derive(Default)]
-struct Read {
+struct Batch {
     pending: Vec<Pending>,
     /// Whether a batch is full, so that more may wait.
     more: bool,
 }
 
-impl Read {
+impl Batch {
     fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
@@ -265,7 +265,7 @@ impl<'w> Work<'w> {
             held,
             stopping,
             deferred: Deferred::default(),
-            ahead: Read::default(),
+            ahead: Batch::default(),
             settled: Vec::new(),
             poll: POLL_MIN,
             store_pause: STORE_PAUSE.0,
@@ -300,7 +300,7 @@ impl<'w> Work<'w> {
         self.count(now).await;
         let Some(skip) = self.deferred.skip(now) else {
             self.settle().await?;
-            self.ahead = Read::default();
+            self.ahead = Batch::default();
             let due = self.deferred.next_due(now).unwrap_or(now);
             self.wait(due - now, std::future::pending()).await;
             return Ok(());
@@ -311,8 +311,7 @@ impl<'w> Work<'w> {
         if self.ahead.is_empty() {
             return Ok(());
         }
-        let (read, stopped) = self.publish(skip, until).await?;
-        self.ahead = read.without(&stopped);
+        self.publish(skip, until).await?;
         if self.ahead.is_empty() {
             self.settle().await?;
         }
@@ -351,24 +350,23 @@ impl<'w> Work<'w> {
         }
     }
 
-    async fn read(&self, skip: Skip) -> Result<Read, store::Error> {
+    async fn read(&self, skip: Skip) -> Result<Batch, store::Error> {
         let Relay { store, batch_events, batch_bytes, .. } = self.relay;
         let pending = store.pending(*batch_events, *batch_bytes, skip).await?;
         let bytes: usize = pending.iter().map(|pending| pending.event.event.bytes()).sum();
-        Ok(Read { more: pending.len() >= *batch_events || bytes >= *batch_bytes, pending })
+        Ok(Batch { more: pending.len() >= *batch_events || bytes >= *batch_bytes, pending })
     }
 
-    /// Publishes what is ahead. Returns what was read meanwhile, and the keys of which nothing may be published before
-    /// they are read again.
-    async fn publish(&mut self, skip: Skip, until: Instant) -> Result<(Read, HashSet<i64>), Ended> {
-        let Read { pending, more } = std::mem::take(&mut self.ahead);
+    /// Publishes what is ahead. What is read meanwhile is ahead then, without the keys of which something did not go.
+    async fn publish(&mut self, skip: Skip, until: Instant) -> Result<(), Ended> {
+        let Batch { pending, more } = std::mem::take(&mut self.ahead);
         let round = Round::new(pending, self.relay.refusals);
         let events = round.events();
         let settled = std::mem::take(&mut self.settled);
         let beside = async {
             self.write(settled).await?;
             if !more {
-                return Ok(Read::default());
+                return Ok(Batch::default());
             }
             let mut skip = skip;
             skip.seqs.extend(round.seqs());
@@ -383,8 +381,9 @@ impl<'w> Work<'w> {
         let now = Instant::now();
         results.went.iter().for_each(|went| self.deferred.went(went));
         results.later.iter().for_each(|later| self.deferred.defer(later, now));
+        self.ahead = read.without(&results.stopped);
         self.settled = results.settled;
-        Ok((read, results.stopped))
+        Ok(())
     }
 
     /// Waits for `pause`, for `event`, or for a reason to stop. Returns whether it was `event`.
