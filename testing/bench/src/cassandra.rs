@@ -9,15 +9,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use keylatch::cassandra::{Options, Store, Survives};
-use keylatch::machine::{Claim, Claimed, Completion};
-use keylatch::store::{Applied, Store as _};
-use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Scope};
+use keylatch::{Key, Policy};
 use testing_support::cassandra::Cluster;
 
 use self::bare::Bare;
 use crate::Result;
-use crate::connection::{KEY_PREFIX, ORDER};
 use crate::cores::{Cores, started_on};
+use crate::pair::pair;
 use crate::report::{Table, median};
 
 const IN_FLIGHT: [usize; 2] = [1, 64];
@@ -64,7 +62,7 @@ pub(crate) async fn measure(cores: Cores, asked: &str, quick: bool) -> Result<Ve
     cluster.make_keyspace(KEYSPACE, &[("dc1", replicas)]).await;
     let options = Options::default().with_migration().with_survives(Survives::Nothing);
     let store = Store::connect_with(&cluster.url(KEYSPACE), options).await?;
-    pair(&store, "first", 0).await?;
+    pair(&store, "first", 0, &Policy::default()).await?;
     let bare = Bare::connect(&cluster, KEYSPACE).await?;
     if !quick {
         eprintln!("warming up");
@@ -84,13 +82,13 @@ pub(crate) async fn measure(cores: Cores, asked: &str, quick: bool) -> Result<Ve
 
 /// Measures both in turns, for each number in flight.
 async fn rounds(store: &Store, bare: &Bare, rounds: usize, time: Duration) -> Result<[Vec<Rates>; 2]> {
-    let mut made = [Vec::new(), Vec::new()];
+    let (mut made, policy) = ([Vec::new(), Vec::new()], Policy::default());
     for round in 1..=rounds {
         for (in_flight, made) in IN_FLIGHT.into_iter().zip(&mut made) {
             eprintln!("round {round} of {rounds}, {in_flight} in flight");
             let run = Key::new(&format!("{:?}", Instant::now()).replace(|no: char| !no.is_ascii_digit(), ""))?;
             let bare = rate(in_flight, time, |number| bare.pair(run.as_str(), number)).await?;
-            let store = rate(in_flight, time, |number| pair(store, run.as_str(), number)).await?;
+            let store = rate(in_flight, time, |number| pair(store, run.as_str(), number, &policy)).await?;
             made.push(Rates { bare, store });
         }
     }
@@ -111,23 +109,6 @@ where
     };
     try_join_all((0..at_once).map(|_| one())).await?;
     Ok(next.get() as f64 / begun.elapsed().as_secs_f64())
-}
-
-/// Claims and completes a key.
-async fn pair(store: &Store, user: &str, number: u64) -> Result<()> {
-    let claim = Claim::new(
-        Scope::new(user)?.for_operation("POST /api/orders")?,
-        Key::new(&format!("{KEY_PREFIX}{number:016x}"))?,
-        Fingerprint::from_bytes([7; 32]),
-        Guarantee::Fenced,
-        &Policy::default(),
-    );
-    let Claimed::Won(record) = store.claim(claim).await?.value else { return Err("a new key is held".into()) };
-    let completion = Completion::new(Outcome::bytes(ORDER), &Policy::default());
-    match store.complete(record.lease(), completion).await? {
-        Applied::Applied(_) => Ok(()),
-        Applied::Lost => Err("a lease is lost".into()),
-    }
 }
 
 fn beside_bare(asked: Asked, made: &[Vec<Rates>; 2]) -> Table {

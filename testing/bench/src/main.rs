@@ -21,6 +21,7 @@ mod load;
 mod machine;
 mod orders;
 mod outbox;
+mod pair;
 mod postgres;
 mod proxy;
 mod redis;

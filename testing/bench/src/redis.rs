@@ -12,16 +12,15 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use keylatch::machine::{Claim, Claimed, Completion};
 use keylatch::redis::Store;
-use keylatch::store::{Applied, Store as _};
-use keylatch::{Fingerprint, Guarantee, Key, Lease, Outcome, Policy, Scope};
+use keylatch::{Outcome, Policy};
 use testing_support::redis::{Config, Server};
 
 use crate::Result;
-use crate::connection::{KEY_PREFIX, ORDER};
+use crate::connection::ORDER;
 use crate::cores::{Cores, started_on};
 use crate::load::in_flight;
+use crate::pair::pair;
 use crate::report::{Table, median};
 
 const IN_FLIGHT: usize = 512;
@@ -78,47 +77,20 @@ pub(crate) async fn measure(cores: Cores, quick: bool) -> Result<[Table; 3]> {
 
 /// Claims and completes `pairs` keys, this many at once. Returns the pairs per second.
 async fn at_once(store: &Store, pairs: usize) -> Result<f64> {
-    let started = Instant::now();
-    in_flight(IN_FLIGHT, pairs, |number| pair(store, "at-once", number)).await?;
+    let (started, policy) = (Instant::now(), Policy::default());
+    in_flight(IN_FLIGHT, pairs, |number| pair(store, "at-once", number as u64, &policy)).await?;
     Ok(pairs as f64 / started.elapsed().as_secs_f64())
 }
 
 /// The median time of claim and completion together, in microseconds, if nothing else is in flight.
 async fn one_after_the_other(store: &Store, pairs: usize) -> Result<f64> {
-    let mut took = Vec::with_capacity(pairs);
+    let (mut took, policy) = (Vec::with_capacity(pairs), Policy::default());
     for number in 0..pairs {
         let begun = Instant::now();
-        pair(store, "alone", number).await?;
+        pair(store, "alone", number as u64, &policy).await?;
         took.push(begun.elapsed().as_secs_f64() * 1e6);
     }
     Ok(median(took))
-}
-
-async fn pair(store: &Store, user: &str, number: usize) -> Result<()> {
-    let policy = Policy::default();
-    let lease = claim(store, user, number, &policy).await?;
-    complete(store, lease, &policy).await
-}
-
-async fn claim(store: &Store, user: &str, number: usize, policy: &Policy) -> Result<Lease> {
-    let claim = Claim::new(
-        Scope::new(user)?.for_operation("POST /api/orders")?,
-        Key::new(&format!("{KEY_PREFIX}{number:016x}"))?,
-        Fingerprint::from_bytes([7; 32]),
-        Guarantee::Fenced,
-        policy,
-    );
-    match store.claim(claim).await?.value {
-        Claimed::Won(record) => Ok(record.lease()),
-        Claimed::Held(_) => Err("a new key is held".into()),
-    }
-}
-
-async fn complete(store: &Store, lease: Lease, policy: &Policy) -> Result<()> {
-    match store.complete(lease, Completion::new(Outcome::bytes(ORDER), policy)).await? {
-        Applied::Applied(_) => Ok(()),
-        Applied::Lost => Err("a lease is lost".into()),
-    }
 }
 
 // ---- redis-benchmark, and PING -------------------------------------------------------------------------

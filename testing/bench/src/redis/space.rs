@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 use testing_support::redis::Server;
 use tokio::time::sleep;
 
-use super::{IN_FLIGHT, claim, complete, pair};
+use super::IN_FLIGHT;
 use crate::Result;
 use crate::connection::ORDER;
 use crate::load::in_flight;
+use crate::pair::{claim, complete, pair};
 use crate::report::Table;
 
 /// How long the server may take until it has removed what has expired.
@@ -35,12 +36,12 @@ pub(super) async fn measure(server: &Server, quick: bool) -> Result<Table> {
     };
     let store = Store::connect(&server.url()).await?;
     let policy = Policy::default();
-    pair(&store, "warm-up", 0).await?;
+    pair(&store, "warm-up", 0, &policy).await?;
 
     let (empty, file) = (memory(server)?, file_bytes(server)?);
     let leases: Mutex<Vec<Lease>> = Mutex::default();
     in_flight(IN_FLIGHT, effort.records, async |number| {
-        let lease = claim(&store, "space", number, &policy).await?;
+        let lease = claim(&store, "space", number as u64, &policy).await?;
         leases.lock().push(lease);
         Ok(())
     })
@@ -52,11 +53,7 @@ pub(super) async fn measure(server: &Server, quick: bool) -> Result<Table> {
     let each = |bytes: u64| format!("{:.0}", bytes as f64 / effort.records as f64);
 
     let policy = Policy { retention: effort.stay, tombstone: Duration::ZERO, ..Policy::default() };
-    in_flight(IN_FLIGHT, effort.passing, async |number| {
-        let lease = claim(&store, "passing", number, &policy).await?;
-        complete(&store, lease, &policy).await
-    })
-    .await?;
+    in_flight(IN_FLIGHT, effort.passing, |number| pair(&store, "passing", number as u64, &policy)).await?;
     let most = memory(server)?;
     let written = Instant::now();
     while keys(server)? > u64::try_from(effort.records)? + 10 {
