@@ -10,15 +10,17 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rand::Rng as _;
 use rustix::process::Signal;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
+use scylla::policies::host_filter::AllowListHostFilter;
 
+use super::eventually;
 use super::guarded::Guarded;
 use super::jars::{self, Jars};
 use super::ports::free_port_on;
@@ -134,18 +136,42 @@ impl Cluster {
         SessionBuilder::new().known_nodes(self.servers()).build().await.expect("a node can be reached")
     }
 
-    /// Makes a keyspace with so many replicas in each of these data centres.
+    /// A session that asks this node alone.
+    ///
+    /// # Panics
+    ///
+    /// If the node cannot be reached.
+    pub async fn session_on(&self, node: usize) -> Session {
+        let server = &self.servers()[node];
+        let only = AllowListHostFilter::new([server]).expect("an address");
+        let builder = SessionBuilder::new().known_node(server).host_filter(Arc::new(only));
+        builder.build().await.expect("the node can be reached")
+    }
+
+    /// Makes a keyspace with so many replicas in each of these data centres, and waits until every node knows it. Nodes
+    /// that have just started may not know each other: then a client does not wait for all of them.
     ///
     /// # Panics
     ///
     /// If it cannot be made.
     pub async fn make_keyspace(&self, keyspace: &str, centres: &[(&str, u32)]) {
+        let others = i64::try_from(self.nodes.len() - 1).expect("a few nodes");
+        for node in 0..self.nodes.len() {
+            let session = self.session_on(node).await;
+            let all = async || first(&session, "SELECT COUNT(*) FROM system.peers_v2").await == Some(others);
+            eventually(START_MAX, "a node knows all others", all).await;
+        }
         let centres: Vec<_> = centres.iter().map(|(centre, replicas)| format!("'{centre}': {replicas}")).collect();
         let statement = format!(
             "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {{'class': 'NetworkTopologyStrategy', {}}}",
             centres.join(", ")
         );
         self.session().await.query_unpaged(statement, ()).await.expect("a keyspace can be made");
+        let known = format!("SELECT COUNT(*) FROM system_schema.keyspaces WHERE keyspace_name = '{keyspace}'");
+        for node in 0..self.nodes.len() {
+            let session = self.session_on(node).await;
+            eventually(START_MAX, "a node knows the keyspace", async || first(&session, &known).await == Some(1)).await;
+        }
     }
 
     /// Kills a node on the spot with SIGKILL, and waits until it is gone. Its files stay. Nodes count from 0.
@@ -280,6 +306,12 @@ impl Node {
     fn answers(&self) -> bool {
         TcpStream::connect((self.address, self.port)).is_ok()
     }
+}
+
+/// The first number that a statement reads.
+async fn first(session: &Session, statement: &str) -> Option<i64> {
+    let rows = session.query_unpaged(statement, ()).await.ok()?.into_rows_result().ok()?;
+    rows.first_row::<(i64,)>().ok().map(|(number,)| number)
 }
 
 /// The file that says how far a node's clock is ahead, in its directory.

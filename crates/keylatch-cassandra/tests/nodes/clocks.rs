@@ -4,9 +4,6 @@ use std::time::{Duration, Instant};
 
 use keylatch::store::Store as _;
 use keylatch::{Clock, Guarantee, Policy, Timestamp};
-use scylla::client::session::Session;
-use scylla::policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy};
-use scylla::statement::unprepared::Statement;
 use scylla::value::CqlTimestamp;
 use testing_support::cassandra::Cluster;
 use testing_support::eventually;
@@ -34,14 +31,11 @@ impl Drop for Clocks {
 
 impl Clocks {
     /// Sets a clock ahead, and waits until the node itself says so.
-    async fn set_ahead(&self, session: &Session, node: usize) {
+    async fn set_ahead(&self, node: usize) {
         self.0.set_clock(node, AHEAD);
-        let address = self.0.servers()[node].parse().expect("an address");
-        let target = SingleTargetLoadBalancingPolicy::new(NodeIdentifier::NodeAddress(address), None);
-        let mut ask = Statement::new("SELECT currentTimestamp() FROM system.local");
-        ask.set_load_balancing_policy(Some(target));
+        let (session, ask) = (self.0.session_on(node).await, "SELECT currentTimestamp() FROM system.local");
         eventually(SOON, "the node's time to be ahead", async || {
-            let Ok(told) = session.query_unpaged(ask.clone(), ()).await else { return false };
+            let Ok(told) = session.query_unpaged(ask, ()).await else { return false };
             let rows = told.into_rows_result().expect("a read has rows");
             let (told,) = rows.first_row::<(CqlTimestamp,)>().expect("it has a time");
             Clock::system().now().until(Timestamp::from_millis(told.0)) > Duration::from_secs(9)
@@ -53,7 +47,7 @@ impl Clocks {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i5_no_epoch_has_two_winners_although_the_clocks_of_nodes_are_ahead() {
     let (cluster, _turn) = cluster().await;
-    let (clocks, session) = (Clocks(cluster), cluster.session().await);
+    let clocks = Clocks(cluster);
     let options = || options("clocks-");
     let stores = [connect(cluster, KEYSPACE, options()).await, connect(cluster, KEYSPACE, options()).await];
     let mut load = Load::new(Guarantee::Fenced, POLICY);
@@ -65,7 +59,7 @@ async fn i5_no_epoch_has_two_winners_although_the_clocks_of_nodes_are_ahead() {
     taken_over(&load, 10, "takeovers").await;
 
     // The clock in the middle counts: it goes on as before, and nobody is early.
-    clocks.set_ahead(&session, 0).await;
+    clocks.set_ahead(0).await;
     let begun = Instant::now();
     taken_over(&load, 20, "takeovers while one clock is ahead").await;
     load.goes_on(50, "requests while one clock is ahead").await;
@@ -79,7 +73,7 @@ async fn i5_no_epoch_has_two_winners_although_the_clocks_of_nodes_are_ahead() {
     assert_eq!(load.early(), 0, "one clock of three decides nothing");
 
     // Now most are ahead, and the store's time jumps.
-    clocks.set_ahead(&session, 1).await;
+    clocks.set_ahead(1).await;
     let begun = Instant::now();
     load.goes_on(50, "requests while two clocks are ahead").await;
     taken_over(&load, 10, "takeovers while two clocks are ahead").await;
