@@ -1,36 +1,43 @@
 //! The keys of a client: what each is bound to, and which are in use.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::hash::{BuildHasher as _, RandomState};
 
-use keylatch_core::{Fingerprint, Key};
+use keylatch_core::Key;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
-/// How many keys a client remembers, each with the fingerprint of its request: about 2 MB with keys of 36 characters.
+use crate::request::Identity;
+
+/// How many keys a client remembers, each with a hash of its request: about 1.5 MB with keys of 36 characters.
 const KEYS_BOUND_MAX: usize = 10_000;
 
 pub(crate) struct Bound {
-    requests: Cache<Key, Fingerprint>,
+    /// The hashes never leave the process, and nobody chooses requests so that they collide: 64 bits are enough.
+    requests: Cache<Key, u64>,
+    hasher: RandomState,
     running: Mutex<HashMap<Key, usize>>,
 }
 
 impl Default for Bound {
     fn default() -> Self {
-        Self { requests: Cache::new(KEYS_BOUND_MAX), running: Mutex::default() }
+        Self { requests: Cache::new(KEYS_BOUND_MAX), hasher: RandomState::new(), running: Mutex::default() }
     }
 }
 
 impl Bound {
-    /// Binds `key` to the request with this fingerprint, and marks it as in use until the guard is dropped. `None` if it
-    /// is bound to another request.
-    pub(crate) fn enter(&self, key: &Key, fingerprint: Fingerprint) -> Option<InUse<'_>> {
-        let bound = self.requests.get_or_insert_with(key, || Ok::<_, std::convert::Infallible>(fingerprint));
-        let Ok(bound) = bound;
-        if bound != fingerprint {
-            return None;
-        }
+    /// Binds `key` to the request. Returns whether it was free, or bound to the same request.
+    pub(crate) fn bind(&self, key: &Key, request: &Identity<'_>) -> bool {
+        let hash = self.hasher.hash_one(request);
+        let Ok(bound) = self.requests.get_or_insert_with(key, || Ok::<_, Infallible>(hash));
+        bound == hash
+    }
+
+    /// Marks `key` as in use until the guard is dropped.
+    pub(crate) fn enter(&self, key: &Key) -> InUse<'_> {
         *self.running.lock().entry(key.clone()).or_default() += 1;
-        Some(InUse { bound: self, key: key.clone() })
+        InUse { bound: self, key: key.clone() }
     }
 
     /// Whether a call has `key` now.

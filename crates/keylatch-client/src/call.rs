@@ -20,13 +20,15 @@ use crate::error::{Error, GaveUp, Unsendable, Unsettled};
 use crate::event::{Event, Observer, Step, Why};
 use crate::policy::RetryBudget;
 use crate::profile::{Meaning, is_replay, retry_after};
-use crate::request::{IDEMPOTENCY_KEY, PREFER, check, fingerprint, public_url};
+use crate::request::{IDEMPOTENCY_KEY, Identity, PREFER, check, public_url};
 use crate::{Answer, BoxError, Entry, Journal, JournalError, Policy, Profile};
 
 /// What all calls of a client share.
 pub(crate) struct Shared {
     pub(crate) profile: Profile,
     pub(crate) policy: Policy,
+    /// What each request asks for with `Prefer`.
+    pub(crate) prefer: Option<HeaderValue>,
     pub(crate) journal: Option<Arc<dyn Journal>>,
     pub(crate) observer: Option<Observer>,
     pub(crate) clock: Clock,
@@ -75,10 +77,11 @@ where
     B::Error: Into<BoxError>,
 {
     check(&request)?;
-    let fingerprint = fingerprint(&request);
-    let Some(_in_use) = shared.bound.enter(&key, fingerprint) else {
+    if !shared.bound.bind(&key, &Identity::of(&request)) {
         return Err(Error::KeyReused(Unsettled { key, tries: 0, answer: None }));
-    };
+    }
+    // Only a journal is asked for the keys that are not in use.
+    let _in_use = shared.journal.is_some().then(|| shared.bound.enter(&key));
     let url = if shared.observer.is_some() { public_url(&request) } else { String::new() };
     let number = shared.calls.fetch_add(1, Ordering::Relaxed) + 1;
     let mut calling = Calling { shared, number, key, request, url, tries: 0, ended: false };
@@ -111,7 +114,6 @@ impl Calling<'_> {
                 Got::Nothing(why, error) => (why, None, self.pause(until, None, None, Some(error))?),
                 Got::Response(response) => {
                     let (meaning, status) = (profile.meaning(&response), response.status());
-                    let after = retry_after(response.headers(), self.shared.clock.now());
                     let replayed = is_replay(&response);
                     let answer = Answer { response, replayed, tries: self.tries, key: self.key.clone() };
                     let why = match meaning {
@@ -120,6 +122,7 @@ impl Calling<'_> {
                         Meaning::InProgress => Why::InProgress,
                         refused => return Err(self.fail(refused, answer).await),
                     };
+                    let after = retry_after(answer.response.headers(), self.shared.clock.now());
                     (why, Some(status), self.pause(until, after, Some(answer), None)?)
                 }
             };
@@ -135,7 +138,7 @@ impl Calling<'_> {
         let mine = Entry { key: self.key.clone(), request: self.request.clone(), created_at: clock.now() };
         let entry = blocking(move || journal.begin(mine)).await?;
         let unsent = || Unsettled { key: self.key.clone(), tries: 0, answer: None };
-        if fingerprint(&entry.request) != fingerprint(&self.request) {
+        if Identity::of(&entry.request) != Identity::of(&self.request) {
             return Err(Error::KeyReused(unsent()));
         }
         let age = entry.created_at.until(clock.now());
@@ -146,14 +149,13 @@ impl Calling<'_> {
     }
 
     fn add_headers(&mut self) {
-        let Shared { policy, profile, .. } = self.shared;
-        let value = profile.header(&self.key);
-        let mut value = HeaderValue::from_str(&value).expect("a key is visible ASCII");
+        let Shared { prefer, profile, .. } = self.shared;
+        let mut value = HeaderValue::try_from(profile.header(&self.key)).expect("a key is visible ASCII");
         value.set_sensitive(true);
-        self.request.headers_mut().insert(IDEMPOTENCY_KEY, value);
-        if let wait_s @ 1.. = policy.wait_s() {
-            let value = HeaderValue::from_str(&format!("wait={wait_s}")).expect("it is ASCII");
-            self.request.headers_mut().insert(PREFER, value);
+        let headers = self.request.headers_mut();
+        headers.insert(IDEMPOTENCY_KEY, value);
+        if let Some(prefer) = prefer {
+            headers.insert(PREFER, prefer.clone());
         }
     }
 

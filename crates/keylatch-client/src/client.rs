@@ -40,6 +40,9 @@ impl Default for Client<Reqwest> {
     }
 }
 
+/// How many headers a call usually has: with the two of the client, as many as an allocation of the map takes.
+const HEADERS: usize = 6;
+
 impl<S> Client<S> {
     /// A client over `transport`: a [`Reqwest`](crate::Reqwest), or any tower service for requests. It decides on everything
     /// else: connections, credentials, proxies, TLS. Every error of it means that the request may have been sent, except
@@ -67,6 +70,7 @@ impl<S> Client<S> {
         let request = Uri::try_from(url.as_ref()).map_err(Unsendable::new).map(|uri| {
             let (mut parts, ()) = Request::new(()).into_parts();
             (parts.method, parts.uri) = (method, uri);
+            parts.headers.reserve(HEADERS);
             parts
         });
         Call { client: self, request, body: Bytes::new(), key: None }

@@ -68,6 +68,7 @@ impl Options {
         let budget = RetryBudget::new(&self.policy, Instant::now().into_std());
         Ok(Shared {
             profile,
+            prefer: self.policy.prefer(),
             policy: self.policy,
             journal: self.journal,
             observer: self.observer,

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
 use parking_lot::Mutex;
 
 use crate::Profile;
@@ -87,9 +88,10 @@ impl Policy {
         after.unwrap_or_default().saturating_add(doubled.min(self.pause_max).mul_f64(random))
     }
 
-    /// What `Prefer: wait` asks for, in seconds: never so long that the try would time out first.
-    pub(crate) fn wait_s(&self) -> u64 {
-        self.prefer_wait.min(self.try_max / 2).as_secs()
+    /// `Prefer: wait`, in whole seconds: never so long that the try would time out first.
+    pub(crate) fn prefer(&self) -> Option<HeaderValue> {
+        let wait_s = self.prefer_wait.min(self.try_max / 2).as_secs();
+        (wait_s > 0).then(|| HeaderValue::try_from(format!("wait={wait_s}")).expect("it is ASCII"))
     }
 }
 

@@ -1,9 +1,10 @@
 //! The request that a key is bound to.
 
+use std::hash::{Hash, Hasher};
+
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Request};
-use keylatch_core::{Fingerprint, Hasher};
 
 use crate::error::Unsendable;
 
@@ -31,16 +32,32 @@ pub(crate) fn check(request: &Request<Bytes>) -> Result<(), Unsendable> {
     }
 }
 
-/// What identifies the request: its method, URL, content type, content encoding and body.
-pub(crate) fn fingerprint(request: &Request<Bytes>) -> Fingerprint {
-    let mut hasher = Hasher::default();
-    hasher.field(request.method().as_str().as_bytes());
-    hasher.field(request.uri().to_string().as_bytes());
-    for name in [CONTENT_TYPE, CONTENT_ENCODING] {
-        hasher.optional(request.headers().get(name).map(HeaderValue::as_bytes));
+/// What makes two requests the same one to a key: method, URL, content type, content encoding and body.
+#[derive(PartialEq)]
+pub(crate) struct Identity<'r>([Option<&'r [u8]>; 7]);
+
+impl<'r> Identity<'r> {
+    pub(crate) fn of(request: &'r Request<Bytes>) -> Self {
+        let url = request.uri();
+        let header = |name| request.headers().get(name).map(HeaderValue::as_bytes);
+        Self([
+            Some(request.method().as_str().as_bytes()),
+            url.scheme_str().map(str::as_bytes),
+            url.authority().map(|authority| authority.as_str().as_bytes()),
+            url.path_and_query().map(|path| path.as_str().as_bytes()),
+            header(CONTENT_TYPE),
+            header(CONTENT_ENCODING),
+            Some(request.body()),
+        ])
     }
-    hasher.field(request.body());
-    hasher.finish()
+}
+
+impl Hash for Identity<'_> {
+    /// The lengths come first, so that no two lists of fields are the same bytes.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.map(|field| field.map_or(usize::MAX, <[u8]>::len)).hash(state);
+        self.0.into_iter().flatten().for_each(|field| state.write(field));
+    }
 }
 
 /// The URL without query and user.

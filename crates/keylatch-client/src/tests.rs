@@ -19,8 +19,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tower_service::Service;
 
+use crate::bound::Bound;
 use crate::policy::RetryBudget;
 use crate::profile::{is_replay, retry_after};
+use crate::request::Identity;
 use crate::{BoxError, Client, Clock, Error, Event, Key, Meaning, Options, Policy, Profile, Step, Timestamp};
 
 /// The cases called `name` in the file.
@@ -169,16 +171,29 @@ struct Fingerprinted {
 
 #[test]
 fn fingerprints() {
-    for case in cases::<Fingerprinted>("requests.json", "fingerprints") {
-        let mut request = Request::builder().method(case.method.as_str()).uri(case.url);
-        for (name, value) in [("content-type", case.content_type), ("content-encoding", case.content_encoding)] {
+    let cases = cases::<Fingerprinted>("requests.json", "fingerprints");
+    let requests: Vec<_> = cases.iter().map(Fingerprinted::request).collect();
+    for (case, request) in cases.iter().zip(&requests) {
+        for (other, than) in cases.iter().zip(&requests) {
+            let same = Identity::of(request) == Identity::of(than);
+            assert_eq!(same, case.fingerprint == other.fingerprint, "{} and {}", case.name, other.name);
+            let bound = Bound::default();
+            let key = Key::random();
+            assert!(bound.bind(&key, &Identity::of(request)), "{}", case.name);
+            assert_eq!(bound.bind(&key, &Identity::of(than)), same, "{} and {}", case.name, other.name);
+        }
+    }
+}
+
+impl Fingerprinted {
+    fn request(&self) -> Request<Bytes> {
+        let mut request = Request::builder().method(self.method.as_str()).uri(&self.url);
+        for (name, value) in [("content-type", &self.content_type), ("content-encoding", &self.content_encoding)] {
             if let Some(value) = value {
                 request = request.header(name, value);
             }
         }
-        let request = request.body(Bytes::from(unhex(&case.body))).expect("it is a request");
-        let expected = unhex(&case.fingerprint);
-        assert_eq!(crate::request::fingerprint(&request).as_bytes()[..], expected, "{}", case.name);
+        request.body(Bytes::from(unhex(&self.body))).expect("it is a request")
     }
 }
 

@@ -3,9 +3,9 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use tower_service::Service;
 
 use crate::BoxError;
@@ -40,10 +40,12 @@ impl Service<Request<Full<Bytes>>> for Reqwest {
     }
 
     fn call(&mut self, request: Request<Full<Bytes>>) -> Self::Future {
-        let client = self.0.clone();
+        let (parts, body) = request.into_parts();
+        let Some(Ok(body)) = body.collect().now_or_never() else { unreachable!("the whole body is there") };
+        let request = reqwest::Request::try_from(Request::from_parts(parts, body.to_bytes()));
+        let sent = request.map(|request| self.0.execute(request)).map_err(Unsendable::new);
         Box::pin(async move {
-            let request = reqwest::Request::try_from(request.map(reqwest::Body::wrap)).map_err(Unsendable::new)?;
-            match client.execute(request).await {
+            match sent?.await {
                 Ok(response) => Ok(response.into()),
                 Err(error) if error.is_builder() => Err(Unsendable::new(error).into()),
                 // Without its URL, whose query may be a secret.

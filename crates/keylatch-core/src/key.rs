@@ -139,7 +139,16 @@ impl Key {
     /// The value of an `Idempotency-Key` header: the quoted string of
     /// [RFC 9651, section 3.3.3](https://www.rfc-editor.org/rfc/rfc9651#section-3.3.3).
     pub fn to_header(&self) -> String {
-        format!("\"{}\"", self.0.replace('\\', "\\\\").replace('"', "\\\""))
+        let mut header = String::with_capacity(self.0.len() + 2);
+        header.push('"');
+        for char in self.0.chars() {
+            if matches!(char, '"' | '\\') {
+                header.push('\\');
+            }
+            header.push(char);
+        }
+        header.push('"');
+        header
     }
 
     /// Reads the value of an `Idempotency-Key` header: the quoted string of
