@@ -19,8 +19,11 @@
 //! the cache, for all processes that share it. If the cache cannot be told, that is an error, and the call can be sent
 //! again. An answer that is forgotten in the store of truth alone, past the cache, may be given from a copy for up to
 //! [`COPY_AGE_MAX`].
+//!
+//! Other regions may read the cache, too, and they know the time of this store only from how long a copy is kept. So one
+//! that the cache does not confirm within [`CACHE_TIMEOUT`] is taken out again: it cannot arrive late.
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,9 +31,11 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 pub use keylatch_core::Cache;
 
+use crate::engine::{OUTCOME_ALONE, surely, telemetry};
 use crate::machine::{Claim, Claimed, Completion, End, Resolution, Terms};
 use crate::store::{
     Applied, At, Count, Cursor, Durability, Error, ErrorKind, Inspect, Page, PageRequest, Store, Sweep, Swept,
@@ -54,6 +59,9 @@ const FORGET_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many copies to the cache may be in progress. An outcome that finds no place is copied when it is read again.
 const COPIES_MAX: usize = 256;
+/// For how long no copy takes the place of one that was taken out. What was sent to the cache before arrives before that;
+/// on another connection it may be later, by less than this.
+const TAKEN_OUT: Duration = Duration::from_secs(2);
 
 /// A store of truth `S` behind a cache `C`. A clone shares both.
 #[derive(Debug, Clone)]
@@ -64,10 +72,69 @@ pub struct Tiered<S, C> {
 
 #[derive(Debug)]
 struct Inner<C> {
-    cache: C,
+    copies: Copies<C>,
     clock: Mutex<Option<Showed>>,
-    rests_until: Mutex<Option<Instant>>,
-    copies: Arc<Semaphore>,
+}
+
+/// A cache, and the copies that are on their way there in the background. Clones share all of it.
+#[derive(Debug)]
+pub(crate) struct Copies<C: ?Sized> {
+    cache: Arc<C>,
+    places: Arc<Semaphore>,
+    rests_until: Arc<Mutex<Option<Instant>>>,
+}
+
+impl<C: ?Sized> Clone for Copies<C> {
+    fn clone(&self) -> Self {
+        let Self { cache, places, rests_until } = self;
+        Self { cache: cache.clone(), places: places.clone(), rests_until: rests_until.clone() }
+    }
+}
+
+impl<C: Cache + ?Sized> Copies<C> {
+    pub(crate) fn into(cache: Arc<C>) -> Self {
+        Self { cache, places: Arc::new(Semaphore::new(COPIES_MAX)), rests_until: Arc::default() }
+    }
+
+    pub(crate) fn cache(&self) -> &C {
+        &self.cache
+    }
+
+    /// Copies `record` in the background. It may be given until then, by this process's clock: so a copy that is not known
+    /// to be there in time is taken out again. Each one that does not get there is counted.
+    pub(crate) fn copy(&self, record: Record, until: Instant) {
+        let place = if self.rest(Instant::now()) { None } else { self.places.clone().try_acquire_owned().ok() };
+        let Some(place) = place else { return telemetry::copy_missed() };
+        let (copies, id) = (self.clone(), record.id());
+        drop(tokio::spawn(async move {
+            let keep = until.saturating_duration_since(Instant::now()).min(COPY_AGE_MAX);
+            if !keep.is_zero() {
+                match timeout(CACHE_TIMEOUT, copies.cache.keep(record, keep)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => copies.take_out(id, &error).await,
+                    Err(_) => copies.take_out(id, &"no reply in time").await,
+                }
+            }
+            drop(place);
+        }));
+    }
+
+    /// The copy may still be on its way, and its time would count from when it arrives. This comes after it.
+    async fn take_out(&self, id: RecordId, why: &(dyn Display + Sync)) {
+        telemetry::copy_missed();
+        self.failed(why);
+        let _ = timeout(CACHE_TIMEOUT, self.cache.forget(id, TAKEN_OUT)).await;
+    }
+
+    /// Whether the cache has failed a short time ago.
+    fn rest(&self, now: Instant) -> bool {
+        self.rests_until.lock().is_some_and(|until| now < until)
+    }
+
+    fn failed(&self, why: &dyn Display) {
+        tracing::warn!(%why, "the cache failed; the store is asked meanwhile");
+        *self.rests_until.lock() = Some(Instant::now() + CACHE_REST);
+    }
 }
 
 /// What the store's clock showed, at some time after `asked`.
@@ -80,8 +147,7 @@ struct Showed {
 impl<S, C: Cache> Tiered<S, C> {
     /// Puts `cache` in front of `store`.
     pub fn new(store: S, cache: C) -> Self {
-        let copies = Arc::new(Semaphore::new(COPIES_MAX));
-        let inner = Inner { cache, clock: Mutex::new(None), rests_until: Mutex::new(None), copies };
+        let inner = Inner { copies: Copies::into(Arc::new(cache)), clock: Mutex::new(None) };
         Self { store, inner: Arc::new(inner) }
     }
 
@@ -97,21 +163,21 @@ impl<C: Cache> Inner<C> {
     async fn find(&self, id: RecordId) -> Option<At<Record>> {
         let asked = Instant::now();
         self.latest(asked)?;
-        if self.rests_until.lock().is_some_and(|until| asked < until) {
+        if self.copies.rest(asked) {
             return None;
         }
-        let record = match tokio::time::timeout(CACHE_TIMEOUT, self.cache.find(id)).await {
+        let record = match timeout(CACHE_TIMEOUT, self.copies.cache().find(id)).await {
             Ok(Ok(found)) => found?,
             Ok(Err(error)) => {
                 if error.retryable() {
-                    self.rest(&error);
+                    self.copies.failed(&error);
                 } else {
                     tracing::warn!(%error, "the cache has a value that is not a record; the store is asked");
                 }
                 return None;
             }
             Err(_) => {
-                self.rest(&"no reply in time");
+                self.copies.failed(&"no reply in time");
                 return None;
             }
         };
@@ -133,34 +199,19 @@ impl<C: Cache> Inner<C> {
         *self.clock.lock() = Some(Showed { now, asked });
     }
 
-    fn rest(&self, why: &dyn std::fmt::Display) {
-        tracing::warn!(%why, "the cache failed; the store is asked meanwhile");
-        *self.rests_until.lock() = Some(Instant::now() + CACHE_REST);
-    }
-
-    /// Copies `record` into the cache in the background, if it is final and not expired.
-    fn copy(self: &Arc<Self>, record: &Record, now: Timestamp) {
+    /// Copies `record` into the cache in the background, if it is final and has not expired at the store's `now`, which was
+    /// read no earlier than `asked`.
+    fn copy(&self, record: &Record, now: Timestamp, asked: Instant) {
         let State::Completed { expires_at, .. } = record.state else { return };
-        if !is_given(record, now) || self.rests_until.lock().is_some_and(|until| Instant::now() < until) {
-            return;
+        if is_given(record, now) {
+            self.copies.copy(record.clone(), surely(asked, now.until(expires_at)));
         }
-        let Ok(place) = self.copies.clone().try_acquire_owned() else { return };
-        let (inner, record) = (self.clone(), record.clone());
-        drop(tokio::spawn(async move {
-            let keep = now.until(expires_at).min(COPY_AGE_MAX);
-            match tokio::time::timeout(CACHE_TIMEOUT, inner.cache.keep(record, keep)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => inner.rest(&error),
-                Err(_) => inner.rest(&"no reply in time"),
-            }
-            drop(place);
-        }));
     }
 
     /// Removes the copy under `id`, for all processes. None that is under way takes its place: it would be kept for as
     /// long as the place is blocked, at most.
     async fn forget(&self, id: RecordId) -> Result<(), Error> {
-        let why = match tokio::time::timeout(FORGET_TIMEOUT, self.cache.forget(id, COPY_AGE_MAX)).await {
+        let why = match timeout(FORGET_TIMEOUT, self.copies.cache().forget(id, COPY_AGE_MAX)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no reply in time".to_owned(),
@@ -193,7 +244,7 @@ impl<S: Store, C: Cache> Store for Tiered<S, C> {
             let claimed = self.store.claim(claim).await?;
             self.inner.saw(claimed.now, asked);
             if let Claimed::Held(record) = &claimed.value {
-                self.inner.copy(record, claimed.now);
+                self.inner.copy(record, claimed.now, asked);
             }
             Ok(claimed)
         })
@@ -233,14 +284,17 @@ impl<S: Store, C: Cache> Store for Tiered<S, C> {
 
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<At<Option<Record>>, Error>> {
         Box::pin(async move {
-            if let Some(At { value, now }) = self.inner.find(id).await {
+            // A copy that was made of the outcome alone does not say whose it is: for that, the store is asked.
+            if let Some(At { value, now }) = self.inner.find(id).await
+                && value.owner != OUTCOME_ALONE
+            {
                 return Ok(At { value: Some(value), now });
             }
             let asked = Instant::now();
             let read = self.store.read(id).await?;
             self.inner.saw(read.now, asked);
             if let Some(record) = &read.value {
-                self.inner.copy(record, read.now);
+                self.inner.copy(record, read.now, asked);
             }
             Ok(read)
         })
@@ -290,7 +344,7 @@ impl<S: Transactional, C: Cache> Transactional for Tiered<S, C> {
             let seen = self.store.look(&claim).await?;
             self.inner.saw(seen.now, asked);
             if let Some(record) = &seen.value.record {
-                self.inner.copy(record, seen.now);
+                self.inner.copy(record, seen.now, asked);
             }
             Ok(seen)
         })
@@ -307,7 +361,7 @@ impl<S: Transactional, C: Cache> Transactional for Tiered<S, C> {
             let transacted = self.store.transact(claim, seen, start).await?;
             self.inner.saw(transacted.now, asked);
             if let Transacted::Committed(record) = &transacted.value {
-                self.inner.copy(record, transacted.now);
+                self.inner.copy(record, transacted.now, asked);
             }
             Ok(transacted)
         })

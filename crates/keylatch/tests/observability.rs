@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -19,13 +19,15 @@ use keylatch::entry_point::{Answer, Request};
 use keylatch::http::{GuardedBody, IdempotencyLayer, RegionSecret, Regions, ScopeFrom};
 use keylatch::outbox::{Event, Events, Outbox as _, Published, Publisher, Refusals, Relay, Sent};
 use keylatch::regions::{Homes, Rule};
-use keylatch::store::Store as _;
+use keylatch::store::{self, Store as _};
+use keylatch::tiered::Cache;
 use keylatch::tx::Verdict;
 use keylatch::{
-    Cleanup, Clock, Engine, Fingerprint, Guarantee, Key, Limits, Outcome, Policy, Scope, Timestamp, machine, memory,
-    sqlite,
+    Cleanup, Clock, Engine, Fingerprint, Guarantee, Key, Limits, Outcome, Policy, Record, RecordId, Scope, Timestamp,
+    machine, memory, sqlite,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::sync::Notify;
 use tower::ServiceExt;
 
 mod common;
@@ -117,10 +119,33 @@ async fn ask_elsewhere(directory: &Path) {
         parts.extensions.clear();
         eu.clone().oneshot(HttpRequest::from_parts(parts, Body::new(body)))
     });
-    let us = service().layer(layer(elsewhere).with_homes(regions("us"), client));
+    let broken = Broken::default();
+    let us = service().layer(layer(elsewhere).with_homes(regions("us").with_cache(broken.clone()), client));
     for _ in 0..2 {
         let request = HttpRequest::post("/").header("x-user-id", "caller").header("idempotency-key", "eu.1");
         assert_eq!(us.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status(), 200);
+    }
+    broken.taken_out.notified().await;
+}
+
+/// A cache that takes no copy.
+#[derive(Debug, Clone, Default)]
+struct Broken {
+    taken_out: Arc<Notify>,
+}
+
+impl Cache for Broken {
+    fn find(&self, _: RecordId) -> BoxFuture<'_, Result<Option<Record>, store::Error>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn keep(&self, _: Record, _: Duration) -> BoxFuture<'_, Result<(), store::Error>> {
+        Box::pin(async { Err(store::Error::new(store::ErrorKind::Unavailable, "it is full")) })
+    }
+
+    fn forget(&self, _: RecordId, _: Duration) -> BoxFuture<'_, Result<(), store::Error>> {
+        self.taken_out.notify_one();
+        Box::pin(async { Ok(()) })
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::surely;
 use crate::tx::Misuse;
-use crate::{Fingerprint, Key, Outcome, Record, Scope, State, Timestamp, store};
+use crate::{Epoch, Fingerprint, Guarantee, Key, Outcome, Owner, Record, Scope, State, Timestamp, store};
 
 /// A request for one effect.
 #[derive(Debug, Clone)]
@@ -40,6 +40,9 @@ pub struct Ran<T = ()> {
     /// When the recorded answer stops being kept, on the store's clock; `None` if none was recorded.
     pub expires_at: Option<Timestamp>,
 }
+
+/// The owner of a record that was made of a final outcome alone.
+pub(crate) const OUTCOME_ALONE: Owner = Owner::from_bytes([0; 16]);
 
 /// A final outcome. It never changes, so it can be kept anywhere.
 #[derive(Debug, Clone)]
@@ -113,6 +116,29 @@ impl Final {
 
     pub(crate) fn answers(&self, request: &Request, at: Instant) -> bool {
         at < self.0.valid_until && self.0.scope == request.scope && self.0.key == request.key
+    }
+
+    /// As a record, whose owner is [`OUTCOME_ALONE`]: it does not say who ran it, and when.
+    pub(super) fn record(&self, guarantee: Guarantee) -> Record {
+        let Inner { scope, key, fingerprint, outcome, expires_at, .. } = &*self.0;
+        Record {
+            scope: scope.clone(),
+            key: key.clone(),
+            fingerprint: *fingerprint,
+            guarantee,
+            epoch: Epoch::FIRST,
+            owner: OUTCOME_ALONE,
+            attempt: 1,
+            created_at: *expires_at,
+            takeover_at: None,
+            free_at: None,
+            state: State::Completed { outcome: Some(outcome.clone()), expires_at: *expires_at },
+        }
+    }
+
+    /// Until when it may be replayed, by this process's clock.
+    pub(super) fn valid_until(&self) -> Instant {
+        self.0.valid_until
     }
 
     /// How much longer it is replayed.

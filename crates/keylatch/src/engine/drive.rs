@@ -232,7 +232,7 @@ async fn complete(
     let expires_at = earlier.unwrap_or(now + completion.retention);
     telemetry::completed();
     engine.saw(lease.id, What::Completed);
-    if engine.cache.keeps() || leader.is_followed() {
+    if engine.keeps() || leader.is_followed() {
         engine.remember(leader, &Final::new(request, &completion.outcome, expires_at, now, asked));
     }
     Ok(Some(expires_at))

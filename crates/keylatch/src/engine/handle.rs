@@ -20,6 +20,8 @@ use super::{Final, Request};
 use crate::RecordId;
 use crate::recent::Recent;
 use crate::store::{Durability, Store, Swept};
+#[cfg(feature = "http")]
+use crate::tiered::Copies;
 use crate::tx::Transactional;
 use crate::{Guarantee, InvalidPolicy, Limits, Policy};
 
@@ -78,6 +80,7 @@ impl Engine {
             cleaner: Mutex::default(),
             withdrawals: Arc::new(Semaphore::new(limits.running_max.min(Semaphore::MAX_PERMITS))),
             recent: OnceLock::new(),
+            shared: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner), policy, resolver: None })
     }
@@ -178,10 +181,16 @@ impl Engine {
         self.inner.cache.find(id, request)
     }
 
-    /// Caches a final outcome that another region has told.
+    /// Keeps a final outcome that another region has told.
     #[cfg(feature = "http")]
-    pub(crate) fn cache(&self, id: RecordId, outcome: &Final) {
-        self.inner.cache.keep(id, outcome);
+    pub(crate) fn keep(&self, id: RecordId, outcome: &Final) {
+        self.inner.keep(id, outcome);
+    }
+
+    /// Copies all final outcomes that this engine learns of to where other regions look for them, from now on.
+    #[cfg(feature = "http")]
+    pub(crate) fn share(&self, copies: Copies<dyn keylatch_core::Cache>) {
+        let _ = self.inner.shared.set(copies);
     }
 
     /// The limits of the engine.

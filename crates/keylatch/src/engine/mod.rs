@@ -39,6 +39,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::answer::OUTCOME_ALONE;
 pub use self::answer::{Answer, Error, Final, Quota, Ran, Refused, Request};
 use self::cache::Cache;
 use self::cleaner::Cleaner;
@@ -47,7 +48,8 @@ use self::drive::Driven;
 use self::flight::{Flight, Flights, Leader};
 pub use self::function::{Done, RunError};
 use self::quota::Quotas;
-use self::recorded::{HeldRecord, later, surely};
+pub(crate) use self::recorded::surely;
+use self::recorded::{HeldRecord, later};
 pub use self::resolve::{Resolution, Resolved, Resolver};
 #[cfg(feature = "http")]
 pub(crate) use self::run::derived_key;
@@ -59,6 +61,7 @@ pub(crate) use self::telemetry::{is_traced, span, within};
 use self::transaction::Transact;
 use crate::recent::{Parts, Recent, What};
 use crate::store::Store;
+use crate::tiered::Copies;
 use crate::tx::Verdict;
 use crate::{Guarantee, Limits, Policy, RecordId};
 
@@ -93,6 +96,8 @@ struct Inner {
     withdrawals: Arc<Semaphore>,
     /// What this process saw of its latest records, if the program wants to know.
     recent: OnceLock<Recent>,
+    /// Where other regions look for final outcomes.
+    shared: OnceLock<Copies<dyn keylatch_core::Cache>>,
 }
 
 impl Inner {

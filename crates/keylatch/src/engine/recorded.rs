@@ -86,7 +86,7 @@ impl Inner {
             Decision::Unknown => Some(Refused::Unknown.into()),
             Decision::Expired => Some(Refused::Expired.into()),
             Decision::Replay(_) => Final::of(record, now, asked).map(|found| {
-                self.cache.keep(RecordId::of(&request.scope, &request.key), &found);
+                self.keep(RecordId::of(&request.scope, &request.key), &found);
                 Answer::Replayed(found)
             }),
         }
@@ -94,8 +94,21 @@ impl Inner {
 
     /// Keeps a final outcome for the waiting requests and for later ones.
     pub(super) fn remember(&self, leader: &Leader, found: &Final) {
-        self.cache.keep(leader.id(), found);
+        self.keep(leader.id(), found);
         leader.end_with(found.clone());
+    }
+
+    /// Keeps a final outcome for later requests: in this process, and where other regions look for it.
+    pub(super) fn keep(&self, id: RecordId, found: &Final) {
+        self.cache.keep(id, found);
+        if let Some(copies) = self.shared.get() {
+            copies.copy(found.record(self.guarantee), found.valid_until());
+        }
+    }
+
+    /// Whether a final outcome is kept anywhere for later requests.
+    pub(super) fn keeps(&self) -> bool {
+        self.cache.keeps() || self.shared.get().is_some()
     }
 }
 
@@ -107,7 +120,7 @@ pub(super) fn later(instant: Instant, span: Duration) -> Instant {
 }
 
 /// An instant by which at most `span` has passed on a store's clock that was read after `asked`.
-pub(super) fn surely(asked: Instant, span: Duration) -> Instant {
+pub(crate) fn surely(asked: Instant, span: Duration) -> Instant {
     /// What rounding may leave out when a store's clock is read.
     const PRECISION: Duration = Duration::from_millis(1);
     later(asked, span.saturating_sub(PRECISION))

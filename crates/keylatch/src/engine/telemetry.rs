@@ -53,7 +53,7 @@ enum Kind {
 }
 
 /// All metrics.
-const METRICS: [Metric; 22] = [
+const METRICS: [Metric; 23] = [
     Metric { name: "keylatch_answers_total", kind: Kind::Counter, help: "Answers to requests, by kind." },
     Metric {
         name: "keylatch_takeovers_total",
@@ -90,6 +90,11 @@ const METRICS: [Metric; 22] = [
         name: "keylatch_copies_given_total",
         kind: Kind::Counter,
         help: "Requests that were answered from a copy of another region's answer, without asking that region.",
+    },
+    Metric {
+        name: "keylatch_copies_missed_total",
+        kind: Kind::Counter,
+        help: "Final answers that did not get into the shared cache: too many at once, or no confirmation in time.",
     },
     Metric {
         name: "keylatch_bypassed_total",
@@ -218,6 +223,10 @@ pub(super) fn retried() {
 
 pub(super) fn not_known() {
     counter!("keylatch_released_total", "end" => "unknown").increment(1);
+}
+
+pub(crate) fn copy_missed() {
+    counter!("keylatch_copies_missed_total").increment(1);
 }
 
 pub(super) fn completed() {

@@ -1,8 +1,9 @@
 //! Copies of final outcomes of other regions: a request that is sent again is answered here, without asking its home.
 //!
 //! ```text
-//! home:  a final answer to a region ─▶ with a header: how much longer it is kept, the fingerprint, which headers are kept
-//! here:  that answer ─▶ this process's cache, and the cache that the processes of the region share, if there is one
+//! home:  a final answer ─▶ the cache that regions share, if there is one
+//!        and to a region, with a header: how much longer it is kept, the fingerprint, which headers are kept
+//! here:  that answer ─▶ this process's cache, and the one that is shared
 //!        a request  ─▶ these caches ─ scope, key and fingerprint are those of the copy ─▶ the answer
 //!                                   ─ anything else ─▶ home
 //! ```
@@ -10,11 +11,14 @@
 //! **Expiry is the home's.** The home tells how long its answer is still kept, by its store's clock, and here that time
 //! counts from before the request was sent. So a copy in this process ends before the answer does, by as much as the
 //! answer took to come. In the shared cache the time counts from when the copy is written, so it can end later than the
-//! answer, by at most [`CACHE_TIMEOUT`] and what two clocks drift apart in [`COPY_AGE_MAX`]: less than a second. A copy
-//! that the cache did not confirm in that time is taken out again.
+//! answer, by at most [`CACHE_TIMEOUT`] and what two clocks drift apart in [`COPY_AGE_MAX`](crate::tiered::COPY_AGE_MAX): less than a second. A copy
+//! that the cache did not confirm in that time is taken out again. All copies in the shared cache are records under the
+//! identity of their request, and are written by one mechanism: those of a home by its engine as soon as the outcome is
+//! stored, or by a [`Tiered`](crate::tiered::Tiered) store when it reads one that is older.
 //!
 //! **An answer that an operator has taken away** is given from copies for at most
-//! [`Limits::cache_age_max`](crate::Limits::cache_age_max) in this process, and for [`COPY_AGE_MAX`] in a shared cache.
+//! [`Limits::cache_age_max`](crate::Limits::cache_age_max) in this process, and for
+//! [`COPY_AGE_MAX`](crate::tiered::COPY_AGE_MAX) in a shared cache, unless its home told that cache.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -24,7 +28,6 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use keylatch_core::Cache;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::answer::to_keep;
@@ -32,18 +35,8 @@ use super::body::GuardedBody;
 use super::config::Config;
 use super::headers::{IDEMPOTENT_REPLAYED, check_kept, copied};
 use crate::engine::Final;
-use crate::tiered::{CACHE_TIMEOUT, COPY_AGE_MAX};
-use crate::{Epoch, Fingerprint, Outcome, Owner, Record, RecordId, Request, State, Timestamp};
-
-/// How many copies to the shared cache may be in progress. An outcome that finds no place is copied the next time.
-const COPIES_MAX: usize = 256;
-
-/// The cache that the processes of a region share.
-#[derive(Debug, Clone)]
-pub(super) struct Shared {
-    cache: Arc<dyn Cache>,
-    places: Arc<Semaphore>,
-}
+use crate::tiered::CACHE_TIMEOUT;
+use crate::{Fingerprint, Outcome, RecordId, Request, State, Timestamp};
 
 /// What a home tells of its answer, in the header of that answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,78 +142,25 @@ impl Told {
     }
 }
 
-impl Shared {
-    pub(super) fn new(cache: Arc<dyn Cache>) -> Self {
-        Self { cache, places: Arc::new(Semaphore::new(COPIES_MAX)) }
-    }
-
-    /// The copy for exactly this request.
-    async fn find(&self, id: RecordId, request: &Request) -> Option<Final> {
-        let record = match timeout(CACHE_TIMEOUT, self.cache.find(id)).await {
-            Ok(Ok(found)) => found?,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the cache failed; the home is asked");
-                return None;
-            }
-            Err(_) => return None,
-        };
-        let fits = record.belongs_to(&request.scope, &request.key) && record.fingerprint == request.fingerprint;
-        let State::Completed { outcome: Some(outcome), expires_at } = record.state else { return None };
-        // The cache keeps it as long as it may be given.
-        fits.then(|| Final::new(request, &outcome, expires_at, expires_at, Instant::now()))
-    }
-
-    /// Copies an outcome into the cache in the background.
-    fn keep(&self, config: &Config, request: &Request, found: &Final) {
-        let Ok(place) = self.places.clone().try_acquire_owned() else { return };
-        let expires_at = found.expires_at();
-        let record = Record {
-            scope: request.scope.clone(),
-            key: request.key.clone(),
-            fingerprint: request.fingerprint,
-            guarantee: config.engine.guarantee(),
-            epoch: Epoch::FIRST,
-            owner: Owner::from_bytes([0; 16]),
-            attempt: 1,
-            created_at: expires_at,
-            takeover_at: None,
-            free_at: None,
-            state: State::Completed { outcome: Some(Arc::new(found.outcome().clone())), expires_at },
-        };
-        let (cache, found, id) = (self.cache.clone(), found.clone(), record.id());
-        drop(tokio::spawn(async move {
-            let keep = found.left(Instant::now()).min(COPY_AGE_MAX);
-            if !keep.is_zero() {
-                let kept = timeout(CACHE_TIMEOUT, cache.keep(record, keep)).await;
-                if let Ok(Err(error)) = &kept {
-                    tracing::warn!(%error, "the cache failed; the home is asked for this answer again");
-                }
-                if !matches!(kept, Ok(Ok(()))) {
-                    // It may still be on its way, and its time would count from when it arrives. This comes after it.
-                    let _ = timeout(CACHE_TIMEOUT, cache.forget(id, COPY_AGE_MAX)).await;
-                }
-            }
-            drop(place);
-        }));
-    }
-}
-
-/// The copy of the final outcome for exactly this request, if there is one here.
-pub(super) async fn find(config: &Config, shared: Option<&Shared>, request: &Request) -> Option<Final> {
+/// The copy of the final outcome for exactly this request, if there is one here or in the cache that regions share.
+pub(super) async fn find(config: &Config, shared: Option<&dyn Cache>, request: &Request) -> Option<Final> {
     let id = RecordId::of(&request.scope, &request.key);
     if let Some(found) = config.engine.cached(&id, request) {
         // Another request under the key is the home's to refuse.
         return found.is_of(request).then_some(found);
     }
-    shared?.find(id, request).await
-}
-
-/// Keeps a final outcome of another region.
-pub(super) fn keep(config: &Config, shared: Option<&Shared>, request: &Request, found: &Final) {
-    config.engine.cache(RecordId::of(&request.scope, &request.key), found);
-    if let Some(shared) = shared {
-        shared.keep(config, request, found);
-    }
+    let record = match timeout(CACHE_TIMEOUT, shared?.find(id)).await {
+        Ok(Ok(found)) => found?,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the cache failed; the home is asked");
+            return None;
+        }
+        Err(_) => return None,
+    };
+    let fits = record.belongs_to(&request.scope, &request.key) && record.fingerprint == request.fingerprint;
+    let State::Completed { outcome: Some(outcome), expires_at } = record.state else { return None };
+    // The cache keeps it as long as it may be given.
+    fits.then(|| Final::new(request, &outcome, expires_at, expires_at, Instant::now()))
 }
 
 #[cfg(test)]

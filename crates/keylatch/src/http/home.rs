@@ -28,7 +28,7 @@ use tower_service::Service;
 use super::admit::{Asked, refuse, unshared};
 use super::body::{Collected, GuardedBody, Wait, collect};
 use super::config::Config;
-use super::copies::{self, Shared, Told};
+use super::copies::{self, Told};
 use super::headers::IDEMPOTENCY_REGION;
 use super::layer::IdempotencyLayer;
 use super::problem::Problem;
@@ -36,7 +36,8 @@ use super::service::{Idempotency, own};
 use super::work::{self, ready};
 use super::{answer, request};
 use crate::regions::{Decides, Homes, Region};
-use crate::{Clock, InvalidKey, Timestamp};
+use crate::tiered::Copies;
+use crate::{Clock, InvalidKey, RecordId, Timestamp};
 
 /// How far the clocks of two regions, and the time on the way, may be apart for a request to be accepted.
 pub const REGION_HEADER_AGE_MAX: Duration = Duration::from_secs(5 * 60);
@@ -91,7 +92,7 @@ struct Place {
     homes: RwLock<Homes>,
     secret: RegionSecret,
     clock: Clock,
-    copies: Option<Shared>,
+    copies: Option<Copies<dyn Cache>>,
     lease: Option<Lease>,
 }
 
@@ -156,16 +157,17 @@ impl Regions {
         Self(Arc::new(Place { homes, secret, clock: Clock::system(), copies: None, lease: None }))
     }
 
-    /// Keeps copies of other regions' answers in `cache`, too, which the processes of this region share. A request that is
-    /// sent again is answered from a copy, without asking its home, in this process or in all of them. It may be the cache
-    /// of a [`Tiered`](crate::tiered::Tiered) store.
+    /// Keeps copies of final answers in `cache`, which the processes of this region share, or those of several regions. A
+    /// request whose home is elsewhere and that is sent again is answered from a copy, without asking its home. This region
+    /// puts its own answers there, too, as soon as they are stored, and no answer waits for that. It may be the cache of a
+    /// [`Tiered`](crate::tiered::Tiered) store.
     ///
     /// # Panics
     ///
     /// If it is called after it was cloned.
     #[must_use]
     pub fn with_cache(self, cache: impl Cache) -> Self {
-        self.with(|place| place.copies = Some(Shared::new(Arc::new(cache))))
+        self.with(|place| place.copies = Some(Copies::into(Arc::new(cache))))
     }
 
     /// Decides only while a majority of the regions confirms it: see [`hold_until`](Self::hold_until). Only then can the
@@ -313,7 +315,7 @@ where
     R: Body<Data = Bytes> + Send + 'static,
 {
     let Some(regions) = &config.regions else { unreachable!("it has a home elsewhere") };
-    let shared = regions.0.copies.as_ref();
+    let shared = regions.0.copies.as_ref().map(Copies::cache);
     if let Some(found) = copies::find(&config, shared, &asked.request).await {
         metrics::counter!("keylatch_copies_given_total").increment(1);
         let mut response = answer::replay(&found, &asked.received).map(GuardedBody::whole);
@@ -338,7 +340,7 @@ where
     let body = match collect(body, config.keeping.bytes_max, Wait::For(config.keeping.end_max)).await {
         Ok(Collected::Whole(bytes, None)) => {
             if let Some(found) = told.outcome(&asked.request, (parts.status, &parts.headers, &bytes), sent) {
-                copies::keep(&config, shared, &asked.request, &found);
+                config.engine.keep(RecordId::of(&asked.request.scope, &asked.request.key), &found);
             }
             GuardedBody::whole(bytes)
         }
@@ -383,7 +385,13 @@ impl IdempotencyLayer {
     /// All options of the layer come before this. A layer that [observes](Self::observe) sends nothing away. The home
     /// identifies the caller again, from the same headers: what identifies a caller here must do so there.
     pub fn with_homes<C>(self, regions: Regions, client: C) -> HomeLayer<C> {
-        HomeLayer { layer: self.with(|config| config.regions = Some(regions)), client }
+        let layer = self.with(|config| {
+            if let Some(copies) = &regions.0.copies {
+                config.engine.share(copies.clone());
+            }
+            config.regions = Some(regions);
+        });
+        HomeLayer { layer, client }
     }
 }
 

@@ -1,23 +1,33 @@
-//! Copies of final answers in a Redis that two regions share: given while home is gone, no longer than home keeps them, and
-//! nothing runs twice without them.
+//! Copies of final answers in a Redis that regions share: given while home is gone, no longer than home keeps them, and
+//! nothing runs twice without them. In some worlds home has no part in it, in others it puts its own answers there.
 
 use std::time::{Duration, Instant};
 
+use http::Method;
+use serde_json::json;
 use testing_support::eventually;
 use testing_support::redis::{Config, Server};
 use tokio::time::{sleep, sleep_until};
 
-use crate::regions::{Options, World};
-use crate::setup::SOON;
+use crate::operators;
+use crate::regions::{NAMES, Options, World, started};
+use crate::setup::{Answer, SOON};
 
 /// How long home keeps the answers of `/once`.
 const RETENTION: Duration = Duration::from_secs(4);
 /// A copy is given for less than that after home has let go of its answer.
 const LATE_MAX: Duration = Duration::from_secs(1);
 
-async fn world(redis: &Server) -> World {
+/// The regions that share the Redis if eu has no part in it.
+const WITHOUT_HOME: &[&str] = &["ap", "us"];
+
+async fn world(redis: &Server, share: &'static [&'static str]) -> World {
     let once = "retention = \"4s\"\ntombstone = \"1h\"\n";
-    World::start(Options { cache: Some(redis.url()), once, ..Options::new() }).await
+    World::start(Options { cache: Some((redis.url(), share)), once, operators: true, ..Options::new() }).await
+}
+
+async fn redis() -> Server {
+    tokio::task::spawn_blocking(|| Server::start(Config::new())).await.expect("it starts")
 }
 
 impl World {
@@ -29,12 +39,109 @@ impl World {
         let answer = self.post(region, path, key, body).await;
         answer.status == 503 && answer.code() == "IDEMPOTENCY_HOME_UNREACHABLE"
     }
+
+    /// A key that eu alone was asked for, while it was cut off from the others, and whose answer `us` has got from the
+    /// cache: it, and the answer at home.
+    async fn shipped(&self, path: &str) -> (String, Answer) {
+        self.cut("eu").await;
+        let (mut number, mut found) = (0, None);
+        // On a busy machine the cache may take too long for a copy.
+        eventually(SOON, "a copy that comes from home", async || {
+            number += 1;
+            let key = format!("eu.{number}");
+            let first = self.post("eu", path, &key, "a").await;
+            assert_eq!((first.status, first.is_replay()), (201, false));
+            for _ in 0..20 {
+                if self.is_replayed("us", path, &key).await {
+                    found = Some((key, first));
+                    break;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+            found.is_some()
+        })
+        .await;
+        found.expect("it was given")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn i1_what_home_alone_was_asked_for_is_given_elsewhere_while_home_is_gone() {
+    let redis = redis().await;
+    let mut world = world(&redis, &NAMES).await;
+    let (key, first) = world.shipped("/letters").await;
+    world.regions.get_mut("eu").expect("it is there").gateway.take().expect("it runs").kill().await;
+    for region in ["us", "ap"] {
+        let again = world.post(region, "/letters", &key, "a").await;
+        assert_eq!((again.status, again.is_replay(), &again.body), (201, true, &first.body), "{region}");
+        assert_eq!(again.header("idempotency-expires"), first.header("idempotency-expires"), "by home's clock");
+        assert_eq!(again.header("content-type"), first.header("content-type"));
+        // I7, I8: another body, and another caller, never get it.
+        assert!(world.is_unreachable(region, "/letters", &key, "another body").await);
+        let bob = [("x-user-id", "bob"), ("idempotency-key", key.as_str())];
+        assert_eq!(world.send(region, "/letters", &bob, "a").await.code(), "IDEMPOTENCY_HOME_UNREACHABLE");
+        assert!(world.is_unreachable(region, "/once", &key, "a").await, "another operation");
+    }
+    assert_eq!(world.starts(&key), ["eu"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn i1_what_home_has_shipped_ends_with_its_answer() {
+    let redis = redis().await;
+    let world = world(&redis, &NAMES).await;
+    let (key, _) = world.shipped("/once").await;
+    let end = Instant::now() + RETENTION;
+    // One that is written late: the cache is silent when home answers, and goes on shortly before the end.
+    redis.pause();
+    assert_eq!(world.post("eu", "/once", "eu.late", "a").await.status, 201);
+    let end_of_late = Instant::now() + RETENTION;
+    sleep_until((end + LATE_MAX).into()).await;
+    for region in ["ap", "us"] {
+        assert!(world.is_unreachable(region, "/once", &key, "a").await, "{region} gives what home no longer has");
+    }
+    redis.resume();
+    sleep_until((end_of_late + LATE_MAX).into()).await;
+    for region in ["ap", "us"] {
+        for key in [&*key, "eu.late"] {
+            assert!(world.is_unreachable(region, "/once", key, "a").await, "{region} gives what home no longer has");
+        }
+    }
+    world.mend().await;
+    for key in [&*key, "eu.late"] {
+        let gone = async || world.post("ap", "/once", key, "a").await.status == 410;
+        eventually(SOON, "home to be asked", gone).await;
+        assert_eq!(world.starts(key), ["eu"]);
+    }
+}
+
+/// Home tells the cache, so a region that has not given the answer does not give it any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn i1_what_an_operator_takes_away_at_home_leaves_the_shared_cache() {
+    let redis = redis().await;
+    let mut world = world(&redis, &NAMES).await;
+    let (key, _) = world.shipped("/letters").await;
+    let api = operators::admin(world.regions["eu"].gateway.as_ref().expect("it runs")).await + "/api/v1/records";
+    let (_, page) = operators::ask(Method::GET, api.clone(), None, None).await;
+    let record = page["records"].as_array().expect("a list").iter().find(|record| record["key"] == key.as_str());
+    let record = record.unwrap_or_else(|| panic!("{page}"));
+    let forget = format!("{api}/{}/forget", record["id"].as_str().expect("an id"));
+    let change = json!({ "epoch": record["epoch"], "reason": "asked by the customer" });
+    let (status, acted) = operators::ask(Method::POST, forget, None, Some(&change)).await;
+    assert_eq!((status, &acted["applied"]), (200, &json!(true)), "{acted}");
+    assert!(world.is_unreachable("ap", "/letters", &key, "a").await, "it has never seen this key");
+    // Home's own process remembers it for a while.
+    let eu = world.regions.get_mut("eu").expect("it is there");
+    eu.gateway.take().expect("it runs").kill().await;
+    eu.gateway = Some(started(&eu.program).await);
+    world.mend().await;
+    eventually(SOON, "home to be asked", async || world.post("ap", "/letters", &key, "a").await.status == 410).await;
+    assert_eq!(world.starts(&key), ["eu"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn i1_a_copy_in_a_shared_redis_is_given_while_home_is_gone() {
-    let redis = tokio::task::spawn_blocking(|| Server::start(Config::new())).await.expect("it starts");
-    let world = world(&redis).await;
+    let redis = redis().await;
+    let world = world(&redis, WITHOUT_HOME).await;
     let first = world.post("us", "/letters", "eu.1", "a").await;
     assert_eq!((first.status, first.is_replay()), (201, false));
     world.cut("eu").await;
@@ -52,8 +159,8 @@ async fn i1_a_copy_in_a_shared_redis_is_given_while_home_is_gone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn i1_a_copy_ends_when_home_no_longer_has_the_answer() {
-    let redis = tokio::task::spawn_blocking(|| Server::start(Config::new())).await.expect("it starts");
-    let world = world(&redis).await;
+    let redis = redis().await;
+    let world = world(&redis, WITHOUT_HOME).await;
     let (mut number, mut given) = (0, None);
     eventually(SOON, "a copy to be given in time", async || {
         number += 1;
@@ -95,8 +202,8 @@ async fn i1_a_copy_ends_when_home_no_longer_has_the_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn i1_nothing_runs_twice_without_the_shared_redis() {
-    let mut redis = tokio::task::spawn_blocking(|| Server::start(Config::new())).await.expect("it starts");
-    let world = world(&redis).await;
+    let mut redis = redis().await;
+    let world = world(&redis, WITHOUT_HOME).await;
     assert_eq!(world.post("us", "/letters", "eu.before", "a").await.status, 201);
     for (nth, down) in [("paused", false), ("killed", true)] {
         if down {

@@ -34,8 +34,8 @@ pub(crate) struct Options {
     pub(crate) more: fn(&str) -> String,
     /// Gateways have a listener for operators, who can move homes by it.
     pub(crate) operators: bool,
-    /// A cache in Redis that ap and us share; eu has none.
-    pub(crate) cache: Option<String>,
+    /// A cache in Redis that these regions share; the others have none.
+    pub(crate) cache: Option<(String, &'static [&'static str])>,
     /// Further lines of the route `once`.
     pub(crate) once: &'static str,
     /// Further arguments of each gateway.
@@ -158,7 +158,7 @@ impl World {
                 program = program.env("KEYLATCH_REGION_STORES", named.join(" "));
                 program = program.arg("--admin-listen").arg("127.0.0.1:0");
             }
-            if let Some(cache) = options.cache.as_ref().filter(|_| name != "eu") {
+            if let Some((cache, _)) = options.cache.as_ref().filter(|(_, share)| share.contains(&name)) {
                 program = program.arg("--cache").arg(cache);
             }
             if options.tls {
