@@ -1,6 +1,6 @@
 import { JournalFull } from "./errors.js";
 import { Key } from "./key.js";
-import type { OutgoingRequest } from "./request.js";
+import { bytesOf, isLonger, type OutgoingRequest } from "./request.js";
 
 /** An intent: what was begun and has no final answer yet. */
 export interface Entry {
@@ -53,8 +53,8 @@ export interface Stored {
 
 export function stored({ key, request, createdUnixMs }: Entry): Stored {
   const headers = Object.fromEntries(Object.entries(request.headers).filter(([name]) => !CREDENTIALS.includes(name)));
-  const { method, url, body } = request;
-  return { format: 1, key: key.text, createdUnixMs, method, url, headers, body };
+  const { method, url } = request;
+  return { format: 1, key: key.text, createdUnixMs, method, url, headers, body: bytesOf(request.body) };
 }
 
 export function entryOf({ format, key, createdUnixMs, method, url, headers, body }: Stored): Entry {
@@ -67,7 +67,7 @@ export function entryOf({ format, key, createdUnixMs, method, url, headers, body
 }
 
 export function checkBody(entry: Entry, limits: JournalLimits): void {
-  if (entry.request.body.length > limits.bodyBytesMax) {
+  if (isLonger(entry.request.body, limits.bodyBytesMax)) {
     throw new JournalFull(`the body is over ${limits.bodyBytesMax} bytes, the largest that the journal keeps`);
   }
 }

@@ -41,7 +41,7 @@ export class Key {
     if (!Array.isArray(parts) || parts.length === 0) {
       throw new InvalidKey("a key is derived from a list of one or more texts");
     }
-    return new Key(hash(DERIVED_KEY, parts.map(utf8OfPart)));
+    return new Key(hash(DERIVED_KEY, parts.map(checkPart)));
   }
 
   /**
@@ -72,30 +72,44 @@ export class Key {
 }
 
 /** What derived keys begin with, so that no hash is used for two things. */
-const DERIVED_KEY = utf8("keylatch client key 1");
+const DERIVED_KEY = "keylatch client key 1";
+
+/** Most of what is hashed fits into it, and needs no memory of its own. */
+const SCRATCH = new Uint8Array(8192);
 
 /**
- * SHA-256 over `prefix` and fields, each with its length before it, so that no two lists of fields are the same bytes.
- * An absent field is not an empty one. In 64 hexadecimal digits.
+ * SHA-256 over `prefix` (ASCII) and fields, each with its length before it, so that no two lists of fields are the same
+ * bytes. Text counts as UTF-8. An absent field is not an empty one. In 64 hexadecimal digits.
  */
-export function hash(prefix: Uint8Array, fields: readonly (Uint8Array | undefined)[]): string {
-  const length = fields.reduce((sum, field) => sum + (field ? 9 + field.length : 1), prefix.length);
-  const bytes = new Uint8Array(length);
+export function hash(prefix: string, fields: readonly (string | Uint8Array | undefined)[]): string {
+  const room = (field: string | Uint8Array | undefined) => 9 + (field ? field.length * UTF8_BYTES_MAX : 0);
+  const bytesMax = fields.reduce((sum, field) => sum + room(field), prefix.length);
+  const bytes = bytesMax > SCRATCH.length ? new Uint8Array(bytesMax) : SCRATCH;
   const view = new DataView(bytes.buffer);
-  bytes.set(prefix);
-  let at = prefix.length;
+  let at = put(prefix, bytes, 0);
   for (const field of fields) {
-    if (!field) {
+    bytes[at] = field === undefined ? 0 : 1;
+    if (field === undefined) {
       at += 1;
       continue;
     }
-    bytes[at] = 1;
-    // The upper half of the length stays 0: no array is so long.
-    view.setUint32(at + 5, field.length);
-    bytes.set(field, at + 9);
-    at += 9 + field.length;
+    const length = put(field, bytes, at + 9);
+    // The upper half is 0: no array is so long.
+    view.setUint32(at + 1, 0);
+    view.setUint32(at + 5, length);
+    at += 9 + length;
   }
-  return sha256(bytes);
+  return sha256(bytes.subarray(0, at));
+}
+
+/** A unit of JavaScript's text takes at most so many bytes of UTF-8. */
+export const UTF8_BYTES_MAX = 3;
+
+/** Returns how many bytes it has put there. */
+function put(field: string | Uint8Array, bytes: Uint8Array, at: number): number {
+  if (typeof field === "string") return ENCODER.encodeInto(field, bytes.subarray(at)).written;
+  bytes.set(field, at);
+  return field.length;
 }
 
 const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
@@ -104,7 +118,7 @@ export function utf8(text: string): Uint8Array {
   return ENCODER.encode(text);
 }
 
-function utf8OfPart(part: unknown): Uint8Array {
+function checkPart(part: unknown): string {
   if (typeof part !== "string") {
     throw new InvalidKey("a part of a key must be text; convert it yourself, always in the same way");
   }
@@ -112,7 +126,7 @@ function utf8OfPart(part: unknown): Uint8Array {
   if (/\p{Surrogate}/u.test(part)) {
     throw new InvalidKey("a part of a key has half of a surrogate pair, which has no UTF-8");
   }
-  return utf8(part);
+  return part;
 }
 
 /** @internal */
