@@ -131,10 +131,15 @@ struct Map {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Changes {
-    /// One higher with every change; 0 for none.
+    /// Higher with every step of a change; 0 for none.
     pub number: u64,
-    /// The region whose keys nobody decides about, while its keys get another home.
-    pub closing: Option<Region>,
+    /// The number of the step that has made what is lost and who decides as it is here.
+    pub made_at: u64,
+    /// Tells this step from any other one with its number: whoever takes a first step gives it a name that nobody else
+    /// has, and the second has the same.
+    pub step: String,
+    /// The regions whose keys nobody decides about, while keys get another home.
+    pub closing: BTreeSet<Region>,
     /// The regions that are gone.
     pub lost: BTreeSet<Region>,
     /// Who decides about the keys of a region from some time on. Of several turns of one region, the latest counts that
@@ -246,7 +251,7 @@ impl Homes {
         }
         let home = self.home(scope, key);
         let decides = changes.turn(home, key.made_at());
-        if changes.closing.as_ref().is_some_and(|closing| closing == home || closing == decides) {
+        if changes.closing.contains(home) || changes.closing.contains(decides) {
             return Decides::Nobody;
         }
         if changes.lost.contains(decides) { Decides::Lost(decides) } else { Decides::Region(decides) }
@@ -308,11 +313,12 @@ impl Changes {
         turns.max_by_key(|turn| turn.since).map_or(home, |turn| &turn.by)
     }
 
-    /// The first of two steps of each change: nobody decides about the keys of `region`. Once every region that may
-    /// still decide by an older map has stopped, comes the second: [`lose`](Self::lose) or [`bring_back`](Self::bring_back).
+    /// The first of two steps of each change, after the one with the number `after`: nobody decides about the keys of
+    /// `regions`. Once every region that may still decide by an older map has stopped, comes the second:
+    /// [`lose`](Self::lose) or [`bring_back`](Self::bring_back). No other step may ever have the name `step`.
     #[must_use]
-    pub fn close(&self, region: &Region) -> Self {
-        Self { number: self.number + 1, closing: Some(region.clone()), ..self.clone() }
+    pub fn close(&self, after: u64, regions: impl IntoIterator<Item = Region>, step: String) -> Self {
+        Self { number: after + 1, step, closing: regions.into_iter().collect(), ..self.clone() }
     }
 
     /// `region` is gone, and `by` decides about its keys that are made from `since` on; also about those for which it
@@ -341,7 +347,8 @@ impl Changes {
     }
 
     fn turned(&self, of: &Region, by: &Region, since: Timestamp) -> Self {
-        let mut changes = Self { number: self.number + 1, closing: None, ..self.clone() };
+        let number = self.number + 1;
+        let mut changes = Self { number, made_at: number, closing: BTreeSet::new(), ..self.clone() };
         changes.turns.push(Turn { of: of.clone(), since, by: by.clone() });
         changes
     }
@@ -449,10 +456,22 @@ mod tests {
         }
     }
 
+    fn close(changes: &Changes, region: &Region) -> Changes {
+        changes.close(changes.number, [region.clone()], format!("step {}", changes.number))
+    }
+
     /// A key that was made at this time.
     fn made_at(millis: u64) -> Key {
         let hex = format!("{millis:012x}");
         key(&format!("eu.{}-{}-7cc3-98c4-dc0c0c07398f", &hex[..8], &hex[8..]))
+    }
+
+    fn none_but(closing: &str) -> Changes {
+        close(&Changes::default(), &closing.parse().unwrap())
+    }
+
+    fn written_of(changes: &Changes) -> String {
+        serde_json::to_string(changes).unwrap()
     }
 
     /// One region is lost, another stands in for it, and it comes back: each key has one home all the time.
@@ -463,9 +482,9 @@ mod tests {
         let alice = Scope::new("alice").unwrap();
         let at = Timestamp::from_millis;
         let none = Changes::default();
-        let closed = none.close(&eu);
+        let closed = close(&none, &eu);
         let lost = closed.lose(&eu, &us, at(1_000));
-        let closed_again = lost.close(&eu);
+        let closed_again = close(&lost, &eu);
         let back = closed_again.bring_back(&eu, at(2_000));
         let (region, gone) = (Decides::Region, Decides::Lost);
         let nobody = Decides::Nobody;
@@ -484,11 +503,11 @@ mod tests {
             for (key, expected) in &rows {
                 assert_eq!(changed.decides(&alice, key), expected[nth], "change {nth}, {}", key.as_str());
             }
-            let written = serde_json::to_string(&changes).unwrap();
-            assert_eq!(serde_json::from_str::<Changes>(&written).unwrap(), changes);
+            assert_eq!(serde_json::from_str::<Changes>(&written_of(&changes)).unwrap(), changes);
             assert_eq!(changed.mark() == homes.mark(), nth == 0);
         }
-        assert!(serde_json::from_str::<Changes>(r#"{"number":1,"closing":"EU","lost":[],"turns":[]}"#).is_err());
+        assert!(serde_json::from_str::<Changes>(&written_of(&none_but("eu"))).is_ok());
+        assert!(serde_json::from_str::<Changes>(&written_of(&none_but("eu")).replace("eu", "EU")).is_err());
         let elsewhere = Changes { lost: ["mars".parse().unwrap()].into(), ..Changes::default() };
         assert!(homes.with_changes(elsewhere).is_err());
     }
@@ -499,19 +518,19 @@ mod tests {
         let homes = homes("ap", &["ap", "eu", "us"], Rule::KeyPrefix);
         let [ap, eu, us] = ["ap", "eu", "us"].map(|name| homes.region(name).unwrap().clone());
         let at = Timestamp::from_millis;
-        let one = Changes::default().close(&eu).lose(&eu, &us, at(1_000));
+        let one = close(&Changes::default(), &eu).lose(&eu, &us, at(1_000));
         let alice = Scope::new("alice").unwrap();
         let decides = |changes: &Changes, millis| {
             let changed = homes.with_changes(changes.clone()).unwrap();
             format!("{:?}", changed.decides(&alice, &made_at(millis)))
         };
-        let closed = one.close(&us);
+        let closed = close(&one, &us);
         assert_eq!(decides(&closed, 1_500), "Nobody", "it stands in for this key");
         let both = closed.lose(&us, &ap, at(2_000));
         assert_eq!(decides(&both, 500), "Lost(Region(eu))");
         assert_eq!(decides(&both, 1_500), "Lost(Region(us))");
         assert_eq!(decides(&both, 2_500), "Region(Region(ap))");
-        let back = both.close(&us).bring_back(&us, at(3_000));
+        let back = close(&both, &us).bring_back(&us, at(3_000));
         assert_eq!(decides(&back, 1_500), "Region(Region(us))", "it has the record");
         assert_eq!(decides(&back, 3_500), "Region(Region(ap))", "it still stands in for the other");
     }

@@ -2,12 +2,26 @@
 //!
 //! A change has two steps. After the first, nobody decides about the keys of the region. It is in the stores of a majority
 //! of the regions before anyone waits for one lease: then no region's right to decide by an older map is left. The second
-//! step says who decides from then on. A change that was interrupted between the two is asked for again.
+//! step says who decides from then on.
+//!
+//! Several operators may be at it at once, and each may die at any moment. So each change works like a round of
+//! [Paxos](https://lamport.azurewebsites.net/pubs/paxos-simple.pdf) over the stores of the regions:
+//!
+//! 1. It reads the stores of a majority. It is made of the latest second step that any of them ever had.
+//! 2. Its first step has a higher number than all that is there, and a name of its own, so that of two first steps with one
+//!    number one has a majority at most. A store takes it only if it still has what was read. It closes also all regions
+//!    that are closed in any of these stores, because the second step of their change may be in a store that was not read,
+//!    and may be found later.
+//! 3. Its second step goes into the stores that still have its first as the latest. So if a later change has come between in
+//!    too many of them, this one has no majority, and says so. Asked for again, it is made anew.
+//!
+//! A change that was interrupted between its steps is replaced by the next one, of whichever region.
 
 use std::time::Duration;
 
-use keylatch::Timestamp;
 use keylatch::regions::{Changes, Region, Turn};
+use keylatch::store::{self, ErrorKind};
+use keylatch::{Key, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use utoipa::ToSchema;
@@ -15,7 +29,7 @@ use utoipa::ToSchema;
 use super::records::check_reason;
 use super::{Error, Now, Operator};
 use crate::audit::{Actor, Asked, Before};
-use crate::regions::{Regions, Stores, latest_of};
+use crate::regions::{Found, Regions, Stores, check_map, latest_of};
 use crate::view::{Instant, instant};
 
 /// How far the clocks of the gateways and of the stores of all regions may be apart.
@@ -61,8 +75,8 @@ pub struct BringRegionBack {
 pub struct ChangesView {
     /// One higher with each step of a change; 0 for none.
     pub number: u64,
-    /// The region about whose keys nobody decides until its change is asked for again.
-    pub closing: Option<String>,
+    /// The regions about whose keys nobody decides until the second step of a change.
+    pub closing: Vec<String>,
     /// The regions that are gone.
     pub lost: Vec<String>,
     /// Who decides about the keys of a region from some time on.
@@ -86,7 +100,7 @@ impl From<&Changes> for ChangesView {
             |turn: &Turn| TurnView { of: turn.of.to_string(), since: instant(turn.since), by: turn.by.to_string() };
         Self {
             number: changes.number,
-            closing: changes.closing.as_ref().map(ToString::to_string),
+            closing: changes.closing.iter().map(ToString::to_string).collect(),
             lost: changes.lost.iter().map(ToString::to_string).collect(),
             turns: changes.turns.iter().map(turn).collect(),
         }
@@ -101,8 +115,12 @@ pub struct MapView {
     /// For how long a majority lets a region decide, in milliseconds; `null` if regions decide without, so that homes cannot
     /// be moved.
     pub lease_ms: Option<u64>,
-    /// The latest changes in any of the stores that could be read.
+    /// The latest changes in any of the stores that could be read; of several with one number, those that most of them
+    /// have.
     pub changes: ChangesView,
+    /// Whether these are the latest in the stores of a majority. If not, no region decides for long: gateways bring a later
+    /// change to the others, but if two have one number, an operator has to ask for a change.
+    pub majority: bool,
     /// All regions.
     pub regions: Vec<RegionView>,
 }
@@ -159,7 +177,7 @@ impl Operator {
     ///
     /// # Errors
     ///
-    /// If there are no regions, no store can be read, or two of them have different changes under one number.
+    /// If there are no regions, no store can be read, or one has what cannot be a change of this map.
     pub async fn regions(&self) -> Result<MapView, Error> {
         let regions = self.map_of_regions()?;
         let (mut views, mut all, mut failed) = (Vec::new(), Vec::new(), None);
@@ -170,10 +188,10 @@ impl Operator {
                 views.push(view);
                 continue;
             }
-            match regions.latest_in(region).await {
-                Ok((changes, _)) => {
-                    view.change = Some(changes.number);
-                    all.push(changes);
+            match regions.had_by(region).await {
+                Ok(had) => {
+                    view.change = Some(had.latest.number);
+                    all.push(had.latest);
                 }
                 Err(error) => {
                     tracing::warn!(%region, %error, "the map of regions cannot be read");
@@ -186,12 +204,14 @@ impl Operator {
         if let (true, Some(error)) = (all.is_empty(), failed) {
             return Err(error);
         }
-        let latest = latest_of(regions.homes(), &all)?;
+        let (latest, count) = latest_of(&all);
+        check_map(regions.homes(), &latest)?;
+        let majority = regions.is_majority(count);
         for view in &mut views {
             view.lost = latest.lost.iter().any(|lost| lost.as_str() == view.region);
         }
         let lease_ms = regions.lease().map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX));
-        Ok(MapView { epoch: regions.homes().epoch(), lease_ms, changes: (&latest).into(), regions: views })
+        Ok(MapView { epoch: regions.homes().epoch(), lease_ms, changes: (&latest).into(), majority, regions: views })
     }
 
     /// A region is gone: another one decides about its keys that are made from now on. It takes one lease; `progress` gets
@@ -272,12 +292,12 @@ impl Operator {
             return Err(Error::Unsupported { what: "`lease` in the table [regions]", stores });
         };
         let stores = regions.open(chosen).await?;
-        let (latest, now) = stores.latest().await?;
-        check(&latest, &region, &then)?;
+        let found = stores.read().await?;
+        check(&found, &region, &then)?;
         let mut changed = RegionsChanged {
             applied: false,
             says,
-            changes: (&then.second(&latest.close(&region), &region, now)).into(),
+            changes: (&then.second(&first(&found, &region), &region, found.now())).into(),
             stores: stores.names(),
             counted: stores.count().await?,
         };
@@ -286,14 +306,14 @@ impl Operator {
         }
         let action = if matches!(then, Then::Lose { .. }) { "lose-region" } else { "bring-back-region" };
         let asked = Asked { action, target: vec![format!("region {region}")], reason, before: Before::default() };
-        let work = async {
-            let closed = if latest.closing.is_some() { latest } else { latest.close(&region) };
-            both_steps(&stores, &closed, (&region, &then), (lease, regions.key_ahead_max()), progress).await
+        let work =
+            async { both_steps(&stores, found, (&region, &then), (lease, regions.key_ahead_max()), progress).await };
+        let says = |(changes, took): &(Changes, Vec<String>)| {
+            format!("change {} is in the stores of {}", changes.number, took.join(", "))
         };
-        let says =
-            |changes: &Changes| format!("change {} is in the stores of {}", changes.number, stores.names().join(", "));
-        let changes = self.audited(who, asked, work, says).await?;
+        let (changes, took) = self.audited(who, asked, work, says).await?;
         changed.changes = (&changes).into();
+        changed.stores = took;
         changed.applied = true;
         Ok(changed)
     }
@@ -309,23 +329,57 @@ struct Change<'r> {
     says: String,
 }
 
+/// Returns the second step, and in which stores it is.
 async fn both_steps(
     stores: &Stores<'_>,
-    closed: &Changes,
+    mut found: Found,
     (region, then): (&Region, &Then),
     (lease, key_ahead_max): (Duration, Duration),
     progress: impl FnOnce(Duration),
-) -> Result<Changes, Error> {
-    stores.write(closed).await?;
+) -> Result<(Changes, Vec<String>), Error> {
     // Clocks that run at different speeds differ by less than that in one lease.
     let wait = lease + lease / 20 + Duration::from_millis(100);
-    progress(wait);
+    if found.closing().is_empty() {
+        progress(wait);
+    } else {
+        // Whoever has begun this change may be about to end it.
+        progress(2 * wait);
+        let begun = found.number();
+        sleep(wait).await;
+        found = stores.read().await?;
+        check(&found, region, then)?;
+        if found.number() != begun && !found.closing().is_empty() {
+            return Err(again(region, then, "another operator has begun a change just now"));
+        }
+    }
+    let closed = first(&found, region);
+    let took = stores.write(found.numbers(), &closed).await.map_err(|error| again(region, then, error))?;
     sleep(wait).await;
-    let (_, now) = stores.latest().await?;
     // No key of this time can have been accepted before.
-    let changes = then.second(closed, region, now + key_ahead_max + CLOCKS_APART_MAX);
-    stores.write(&changes).await?;
-    Ok(changes)
+    let since = found.now() + found.age() + key_ahead_max + CLOCKS_APART_MAX;
+    let changes = then.second(&closed, region, since);
+    let after = took.into_iter().map(|region| (region, closed.number));
+    let took = stores.write(after, &changes).await.map_err(|error| again(region, then, error))?;
+    Ok((changes, took.iter().map(ToString::to_string).collect()))
+}
+
+/// The first step of a change.
+fn first(found: &Found, region: &Region) -> Changes {
+    let closing = found.closing().into_iter().chain([region.clone()]);
+    found.made().close(found.number(), closing, Key::random().as_str().to_owned())
+}
+
+/// The change has no majority.
+fn again(region: &Region, then: &Then, why: impl std::fmt::Display) -> Error {
+    let command = match then {
+        Then::Lose { by } => format!("lose {region} --to {by}"),
+        Then::BringBack => format!("bring-back {region}"),
+    };
+    let why = format!(
+        "this change is not in the stores of a majority: {why}. Look with `keylatch regions show`, and run `keylatch regions \
+         {command}` again: it finishes this change or replaces it. Until then nobody may decide about some of the keys"
+    );
+    Error::Store(store::Error::new(ErrorKind::NotKnown, why))
 }
 
 impl Then {
@@ -387,17 +441,18 @@ fn choose(
 }
 
 /// Whether the change has a meaning now.
-fn check(latest: &Changes, region: &Region, then: &Then) -> Result<(), Error> {
-    let why = match (then, &latest.closing) {
-        (_, Some(closing)) if closing != region => {
-            format!("a change of {closing} is under way: finish it first, by asking for it again")
-        }
-        (Then::Lose { .. }, _) if latest.lost.contains(region) => format!("{region} is lost already"),
-        (Then::Lose { by }, _) if latest.lost.contains(by) => format!("{by} is lost: another one has to stand in"),
-        (Then::BringBack, _) if !latest.lost.contains(region) => format!("{region} is not lost"),
-        _ => return Ok(()),
-    };
-    Err(Error::NotPossible { why, now: Now::Regions(Box::new(latest.into())) })
+fn check(found: &Found, region: &Region, then: &Then) -> Result<(), Error> {
+    let made = found.made();
+    meaning(&made, region, then).map_err(|why| Error::NotPossible { why, now: Now::Regions(Box::new((&made).into())) })
+}
+
+fn meaning(made: &Changes, region: &Region, then: &Then) -> Result<(), String> {
+    match then {
+        Then::Lose { .. } if made.lost.contains(region) => Err(format!("{region} is lost already")),
+        Then::Lose { by } if made.lost.contains(by) => Err(format!("{by} is lost: another one has to stand in")),
+        Then::BringBack if !made.lost.contains(region) => Err(format!("{region} is not lost")),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -410,18 +465,18 @@ mod tests {
     fn only_changes_with_a_meaning_are_made() {
         let homes = Homes::new("eu", ["ap", "eu", "us"], Rule::Scope, 1).unwrap();
         let [ap, eu, us] = ["ap", "eu", "us"].map(|name| homes.region(name).unwrap().clone());
-        let lost = Changes::default().close(&eu).lose(&eu, &us, Timestamp::from_millis(1));
+        let closed = Changes::default().close(0, [eu.clone()], "a".to_owned());
+        let lost = closed.lose(&eu, &us, Timestamp::from_millis(1));
         let lose = |by: &Region| Then::Lose { by: by.clone() };
-        assert!(check(&Changes::default(), &eu, &lose(&us)).is_ok());
-        assert!(check(&Changes::default().close(&eu), &eu, &lose(&us)).is_ok(), "it was interrupted");
-        assert!(check(&lost, &eu, &Then::BringBack).is_ok());
-        for (changes, region, then) in [
-            (&lost, &eu, lose(&us)),
-            (&lost, &ap, lose(&eu)),
-            (&Changes::default(), &eu, Then::BringBack),
-            (&Changes::default().close(&ap), &eu, lose(&us)),
-        ] {
-            assert!(matches!(check(changes, region, &then), Err(Error::NotPossible { .. })));
+        for (changes, region, then) in
+            [(&Changes::default(), &eu, lose(&us)), (&closed, &eu, lose(&us)), (&lost, &eu, Then::BringBack)]
+        {
+            assert_eq!(meaning(changes, region, &then), Ok(()));
+        }
+        for (changes, region, then) in
+            [(&lost, &eu, lose(&us)), (&lost, &ap, lose(&eu)), (&Changes::default(), &eu, Then::BringBack)]
+        {
+            assert!(meaning(changes, region, &then).is_err());
         }
     }
 }

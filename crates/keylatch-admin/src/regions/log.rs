@@ -36,6 +36,18 @@ pub enum LogError {
     Unreadable(String),
 }
 
+/// What a store has.
+#[derive(Debug, Clone)]
+pub(crate) struct Had {
+    /// The latest change.
+    pub(crate) latest: Changes,
+    /// Of all changes that it has ever had, the one whose lost regions and turns are the latest. It need not be `latest`: who
+    /// took that step may not have known of it.
+    pub(crate) made: Changes,
+    /// The time of the store.
+    pub(crate) now: Timestamp,
+}
+
 /// Longer than any key lives.
 const KEPT: Duration = Duration::from_secs(9 * 365 * 24 * 60 * 60);
 /// For how long a process that died while it wrote keeps others from writing: less than [`Limits::wait_max`], for which they
@@ -65,21 +77,37 @@ impl Log {
     /// # Errors
     ///
     /// If the store cannot be read.
-    pub async fn latest(&self, mut known: Changes) -> Result<(Changes, Timestamp), LogError> {
+    pub async fn latest(&self, known: Changes) -> Result<(Changes, Timestamp), LogError> {
+        let Had { latest, now, .. } = self.had(known).await?;
+        Ok((latest, now))
+    }
+
+    /// What the store has, from `known` on, which is a change that it has, or none.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be read.
+    pub(crate) async fn had(&self, known: Changes) -> Result<Had, LogError> {
+        let (mut latest, mut made) = (known.clone(), known);
         loop {
-            let id = RecordId::of(&scope(), &key(&change(known.number + 1)));
+            let id = RecordId::of(&scope(), &key(&change(latest.number + 1)));
             let read = self.0.store().read(id).await?;
-            let Some(written) = read.value.as_ref().and_then(written) else { return Ok((known, read.now)) };
+            let Some(written) = read.value.as_ref().and_then(written) else {
+                return Ok(Had { latest, made, now: read.now });
+            };
             let next: Changes =
                 serde_json::from_slice(written).map_err(|error| LogError::Unreadable(error.to_string()))?;
-            if next.number <= known.number {
-                return Err(LogError::Unreadable(format!("change {} comes after {}", next.number, known.number)));
+            if next.number <= latest.number {
+                return Err(LogError::Unreadable(format!("change {} comes after {}", next.number, latest.number)));
             }
-            known = next;
+            if next.made_at > made.made_at {
+                made = next.clone();
+            }
+            latest = next;
         }
     }
 
-    /// Writes `changes` after the change with the number `after`.
+    /// Writes `changes`, if the change with the number `after` is still the latest in the store.
     ///
     /// # Errors
     ///
@@ -87,26 +115,6 @@ impl Log {
     pub async fn write(&self, after: u64, changes: Changes) -> Result<(), LogError> {
         let number = after + 1;
         self.once(&change(number), changes).await?.map_err(|()| LogError::Taken(number))
-    }
-
-    /// Makes `changes` the latest in the store. A gateway that learns of a change from another region writes at the same time.
-    ///
-    /// # Errors
-    ///
-    /// If another change has its number, or the store fails.
-    pub async fn bring_to(&self, changes: &Changes) -> Result<(), LogError> {
-        let mut known = Changes::default();
-        loop {
-            (known, _) = self.latest(known).await?;
-            if known.number >= changes.number {
-                return if known == *changes { Ok(()) } else { Err(LogError::Taken(known.number)) };
-            }
-            match self.write(known.number, changes.clone()).await {
-                // The store has a later change than before, so this comes to an end.
-                Err(LogError::Taken(_)) => {}
-                written => return written,
-            }
-        }
     }
 
     /// Notes that the store is that of `region`.
@@ -165,9 +173,8 @@ fn written(record: &Record) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use keylatch::machine::{Claim, Claimed, Completion};
-    use keylatch::memory;
-    use keylatch::{Guarantee, Outcome};
+    use keylatch::machine::{Claim, Claimed};
+    use keylatch::{Guarantee, memory};
     use tokio::time::timeout;
 
     use super::*;
@@ -194,24 +201,23 @@ mod tests {
         let store = memory::Store::new();
         begun(&store, Duration::from_millis(300)).await;
         let log = Log::new(Arc::new(store));
-        timeout(SOON, log.bring_to(&changes(1, "eu"))).await.expect("it comes to an end").unwrap();
+        timeout(SOON, log.write(0, changes(1, "eu"))).await.expect("it comes to an end").unwrap();
         assert_eq!(log.latest(Changes::default()).await.unwrap().0, changes(1, "eu"));
     }
 
+    /// What a change is made of is kept, also if a later first step was made of something earlier.
     #[tokio::test]
-    async fn a_later_change_comes_after_the_one_that_another_is_writing() {
-        let store = memory::Store::new();
-        let record = begun(&store, SOON).await;
-        let log = Log::new(Arc::new(store.clone()));
-        let wanted = changes(2, "eu");
-        let bringing = tokio::spawn(async move { (log.bring_to(&wanted).await, log.latest(Changes::default()).await) });
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let written = Outcome::bytes(serde_json::to_vec(&changes(1, "ap")).unwrap());
-        let policy = Policy { retention: KEPT, ..Policy::default() };
-        let _ = store.complete(record.lease(), Completion::new(written, &policy)).await.unwrap();
-        let (brought, latest) = timeout(SOON, bringing).await.expect("it comes to an end").unwrap();
-        brought.unwrap();
-        assert_eq!(latest.unwrap().0, changes(2, "eu"));
+    async fn the_latest_second_step_is_found_behind_a_later_first_step() {
+        let log = Log::new(Arc::new(memory::Store::new()));
+        let eu: Region = "eu".parse().unwrap();
+        let first = Changes::default().close(0, [eu.clone()], "a".to_owned());
+        let second = first.bring_back(&eu, Timestamp::from_millis(1));
+        let later = Changes::default().close(2, [eu], "b".to_owned());
+        for (after, step) in [&first, &second, &later].into_iter().enumerate() {
+            log.write(after as u64, step.clone()).await.unwrap();
+        }
+        let had = log.had(Changes::default()).await.unwrap();
+        assert_eq!((had.latest, had.made), (later, second));
     }
 
     #[tokio::test]
@@ -220,8 +226,8 @@ mod tests {
         log.write(0, changes(1, "ap")).await.unwrap();
         log.write(0, changes(1, "ap")).await.unwrap();
         assert!(matches!(log.write(0, changes(1, "eu")).await, Err(LogError::Taken(1))));
-        assert!(matches!(log.bring_to(&changes(1, "eu")).await, Err(LogError::Taken(1))));
-        log.bring_to(&changes(3, "eu")).await.unwrap();
+        log.write(1, changes(3, "eu")).await.unwrap();
+        assert!(matches!(log.write(1, changes(2, "eu")).await, Err(LogError::Taken(2))));
         assert_eq!(log.latest(changes(1, "ap")).await.unwrap().0, changes(3, "eu"));
     }
 }

@@ -1,9 +1,9 @@
 //! The stores of the regions, by which operators move homes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, FutureExt as _};
 use keylatch::Timestamp;
@@ -12,7 +12,7 @@ use keylatch::store::{self, ErrorKind, PAGE_RECORDS_MAX, PageRequest, Store};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use super::{Log, LogError};
+use super::{Had, Log, LogError};
 use crate::ops::{Counted, Error};
 
 /// How long a store may take to be opened, or to answer. A change that another process writes may take as long as it lives.
@@ -110,10 +110,10 @@ impl Regions {
         }
     }
 
-    /// The number of the latest change in the store of a region that is known, and the change.
-    pub(crate) async fn latest_in(&self, region: &Region) -> Result<(Changes, Timestamp), Error> {
+    /// What the store of a region has that is known.
+    pub(crate) async fn had_by(&self, region: &Region) -> Result<Had, Error> {
         let (_, log) = self.store(region).await?;
-        let read = timeout(ANSWER_MAX, log.latest(Changes::default())).await.map_err(|_| silent(region))?;
+        let read = timeout(ANSWER_MAX, log.had(Changes::default())).await.map_err(|_| silent(region))?;
         read.map_err(|error| of_log(region, error))
     }
 
@@ -123,6 +123,11 @@ impl Regions {
             self.store(region).await?;
         }
         Ok(Stores { regions: self, chosen })
+    }
+
+    /// Whether so many regions are a majority.
+    pub(crate) fn is_majority(&self, count: usize) -> bool {
+        2 * count > self.0.homes.regions().len()
     }
 }
 
@@ -143,25 +148,52 @@ impl Stores<'_> {
         self.chosen.iter().map(ToString::to_string).collect()
     }
 
-    /// The latest change in any of them, and the latest time of any.
-    pub(crate) async fn latest(&self) -> Result<(Changes, Timestamp), Error> {
-        let (mut all, mut now) = (Vec::new(), Timestamp::from_millis(0));
+    /// What they have.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be read, or has what cannot be a change of this map.
+    pub(crate) async fn read(&self) -> Result<Found, Error> {
+        let (mut all, asked) = (Vec::new(), Instant::now());
         for region in &self.chosen {
-            let (changes, of_store) = self.regions.latest_in(region).await?;
-            all.push(changes);
-            now = now.max(of_store);
+            let had = self.regions.had_by(region).await?;
+            for changes in [&had.latest, &had.made] {
+                check_map(self.regions.homes(), changes)?;
+            }
+            all.push((region.clone(), had));
         }
-        Ok((latest_of(self.regions.homes(), &all)?, now))
+        Ok(Found { all, asked })
     }
 
-    /// Makes `changes` the latest in each of them.
-    pub(crate) async fn write(&self, changes: &Changes) -> Result<(), Error> {
-        for region in &self.chosen {
-            let (_, log) = self.regions.store(region).await?;
-            let written = timeout(WRITE_MAX, log.bring_to(changes)).await.map_err(|_| silent(region))?;
-            written.map_err(|error| of_log(region, error))?;
+    /// Writes `changes` into each of these stores whose latest change still has the number beside it, and returns those that
+    /// took it: a majority of the regions.
+    ///
+    /// # Errors
+    ///
+    /// If a majority does not take it. Then some may have it.
+    pub(crate) async fn write(
+        &self,
+        after: impl ExactSizeIterator<Item = (Region, u64)>,
+        changes: &Changes,
+    ) -> Result<Vec<Region>, Error> {
+        let (mut took, mut left) = (Vec::new(), after.len());
+        for (region, after) in after {
+            let (_, log) = self.regions.store(&region).await?;
+            left -= 1;
+            let failed = match timeout(WRITE_MAX, log.write(after, changes.clone())).await {
+                Ok(Ok(())) => {
+                    took.push(region);
+                    continue;
+                }
+                Ok(Err(error)) => of_log(&region, error),
+                Err(_) => silent(&region),
+            };
+            tracing::warn!(%region, %failed, "a step of a change of regions was not taken");
+            if !self.regions.is_majority(took.len() + left) {
+                return Err(failed);
+            }
         }
-        Ok(())
+        Ok(took)
     }
 
     /// Counts the records in each of them.
@@ -175,21 +207,60 @@ impl Stores<'_> {
     }
 }
 
-/// The latest of the changes in several stores.
-///
-/// # Errors
-///
-/// If two stores have different ones under its number, or it cannot be one of this map.
-pub(crate) fn latest_of(homes: &Homes, all: &[Changes]) -> Result<Changes, Error> {
-    let latest = all.iter().max_by_key(|changes| changes.number).cloned().unwrap_or_default();
-    if all.iter().any(|changes| changes.number == latest.number && *changes != latest) {
-        let why = "two regions have different changes under one number: two operators were at it at once. Nobody decides \
-                   until a later change is in all: take the stores of a majority that have the same";
-        return Err(Error::Store(store::Error::new(ErrorKind::Corrupt, why)));
+/// What several stores have.
+pub(crate) struct Found {
+    all: Vec<(Region, Had)>,
+    asked: Instant,
+}
+
+impl Found {
+    /// The highest number in any.
+    pub(crate) fn number(&self) -> u64 {
+        self.all.iter().map(|(_, had)| had.latest.number).max().unwrap_or_default()
     }
-    let changed = homes.with_changes(latest.clone());
-    changed.map_err(|error| Error::Store(store::Error::new(ErrorKind::Corrupt, error)))?;
-    Ok(latest)
+
+    /// Each region, and the number of the latest change in its store.
+    pub(crate) fn numbers(&self) -> impl ExactSizeIterator<Item = (Region, u64)> {
+        self.all.iter().map(|(region, had)| (region.clone(), had.latest.number))
+    }
+
+    /// What the next change is made of: of all changes that any of them ever had, the one whose lost regions and turns are
+    /// the latest. A second step that a majority has is always among those of another majority, and every later one was made
+    /// of it.
+    pub(crate) fn made(&self) -> Changes {
+        let made = self.all.iter().map(|(_, had)| &had.made).max_by_key(|changes| changes.made_at);
+        made.cloned().unwrap_or_default()
+    }
+
+    /// The regions about whose keys nobody may decide before the next change is made: those that are closed in any of them.
+    /// The second step of their change may be in another store, and be found later.
+    pub(crate) fn closing(&self) -> BTreeSet<Region> {
+        self.all.iter().flat_map(|(_, had)| had.latest.closing.iter().cloned()).collect()
+    }
+
+    /// How long ago they were asked.
+    pub(crate) fn age(&self) -> Duration {
+        self.asked.elapsed()
+    }
+
+    /// The latest time of any.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.all.iter().map(|(_, had)| had.now).max().unwrap_or(Timestamp::from_millis(0))
+    }
+}
+
+/// The latest of the changes in several stores: of those with the highest number, the one that most of them have. And in how
+/// many it is.
+pub(crate) fn latest_of(all: &[Changes]) -> (Changes, usize) {
+    let count = |changes: &Changes| all.iter().filter(|other| *other == changes).count();
+    let latest = all.iter().max_by_key(|changes| (changes.number, count(changes), &changes.step));
+    latest.map_or_else(|| (Changes::default(), 0), |latest| (latest.clone(), count(latest)))
+}
+
+/// Whether these can be changes of this map.
+pub(crate) fn check_map(homes: &Homes, changes: &Changes) -> Result<(), Error> {
+    let changed = homes.with_changes(changes.clone());
+    changed.map(drop).map_err(|error| Error::Store(store::Error::new(ErrorKind::Corrupt, error)))
 }
 
 async fn count(region: &Region, store: &Arc<dyn Store>) -> Result<Counted, Error> {

@@ -2,6 +2,7 @@
 
 mod consumers;
 mod million;
+mod racing;
 mod regions;
 mod setup;
 

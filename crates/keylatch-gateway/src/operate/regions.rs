@@ -93,6 +93,10 @@ fn show_map(output: Output, map: &MapView) -> Result<(), Failure> {
         "change    {}",
         if in_stores.is_empty() { "not known".to_owned() } else { in_stores.join(", ") }
     ))?;
+    if !map.majority {
+        let why = "no majority has one change in the stores that were named: name more, or run `lose` or `bring-back`";
+        output.line(&format!("majority  {why}"))?;
+    }
     show_changes(output, &map.changes)
 }
 
@@ -115,8 +119,9 @@ fn show(output: Output, changed: &RegionsChanged) -> Result<(), Failure> {
 fn show_changes(output: Output, changes: &ChangesView) -> Result<(), Failure> {
     let lost = if changes.lost.is_empty() { "none".to_owned() } else { changes.lost.join(", ") };
     output.line(&format!("lost      {lost}"))?;
-    if let Some(closing) = &changes.closing {
-        output.line(&format!("closing   {closing}: nobody decides about its keys until the command is run again"))?;
+    if !changes.closing.is_empty() {
+        let closing = changes.closing.join(", ");
+        output.line(&format!("closing   {closing}: nobody decides about these keys until the end of a change"))?;
     }
     for turn in &changes.turns {
         output.line(&format!(

@@ -317,13 +317,14 @@ async fn i1_unknown_taken_for_free_is_seen() {
     let [eu, us] = ["eu", "us"].map(|name| name.parse::<keylatch::regions::Region>().unwrap());
     let changes = Changes {
         number: 1,
-        closing: None,
         lost: [eu.clone()].into(),
         turns: vec![Turn { of: eu, since: Timestamp::from_millis(0), by: us }],
+        made_at: 1,
+        ..Changes::default()
     };
     for region in ["us", "ap"] {
         let store = keylatch::postgres::Store::connect(&world.regions[region].store).await.unwrap();
-        keylatch_admin::regions::Log::new(Arc::new(store)).bring_to(&changes).await.unwrap();
+        keylatch_admin::regions::Log::new(Arc::new(store)).write(0, changes.clone()).await.unwrap();
     }
     world.accepts("us", "eu").await;
     let targets = Targets::default();

@@ -14,6 +14,7 @@ mod grpc;
 mod h2spec;
 mod headers;
 mod http2;
+mod killed_operators;
 mod limits;
 mod load;
 mod operators;
