@@ -1,4 +1,5 @@
-//! The address of a cluster: `cassandra://[user:password@]host[:port][,host[:port]]…/keyspace[?survives=…]`.
+//! The address of a cluster: `cassandra://[user:password@]host[:port][,host[:port]]…/keyspace`, with
+//! `?survives=…&data-centre=…` if need be.
 
 use super::error::ConnectError;
 use super::options::{Login, Survives};
@@ -15,6 +16,7 @@ pub(super) struct Address {
     /// User and password.
     pub(super) login: Option<(String, String)>,
     pub(super) survives: Option<Survives>,
+    pub(super) data_centre: Option<String>,
 }
 
 impl Address {
@@ -28,27 +30,42 @@ impl Address {
             None => (None, authority),
         };
         let nodes = hosts.split(',').map(node).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self {
+        let mut address = Self {
             nodes,
             keyspace: checked_keyspace(keyspace)?.to_owned(),
             login: login.map(parse_login).transpose()?,
-            survives: query.map(parse_query).transpose()?,
-        })
+            survives: None,
+            data_centre: None,
+        };
+        query.map_or(Ok(()), |query| query.split('&').try_for_each(|part| address.take(part)))?;
+        Ok(address)
+    }
+
+    /// A part of what comes after `?`.
+    fn take(&mut self, part: &str) -> Result<(), ConnectError> {
+        let survives = match part.split_once('=') {
+            Some(("data-centre", name)) if !name.is_empty() => {
+                self.data_centre = Some(decoded(name)?);
+                return Ok(());
+            }
+            Some(("survives", "nothing")) => Survives::Nothing,
+            Some(("survives", "node")) => Survives::Node,
+            Some(("survives", "data-centre")) => Survives::DataCentre,
+            _ => {
+                return Err(ConnectError::Address(
+                    "after ? come survives=nothing, survives=node or survives=data-centre, and data-centre=NAME, with \
+                     & between them",
+                ));
+            }
+        };
+        self.survives = Some(survives);
+        Ok(())
     }
 
     /// Who the store is: what the options say, or else the address.
     pub(super) fn login(&self, of_options: Option<&Login>) -> Option<Login> {
         let of_address = || self.login.clone().map(|(user, password)| Login { user, password });
         of_options.cloned().or_else(of_address)
-    }
-}
-
-fn parse_query(query: &str) -> Result<Survives, ConnectError> {
-    match query {
-        "survives=nothing" => Ok(Survives::Nothing),
-        "survives=node" => Ok(Survives::Node),
-        "survives=data-centre" => Ok(Survives::DataCentre),
-        _ => Err(ConnectError::Address("after ? comes survives=nothing, survives=node or survives=data-centre")),
     }
 }
 
@@ -83,8 +100,7 @@ fn parse_login(login: &str) -> Result<(String, String), ConnectError> {
 
 /// With `%` escapes, for the characters that have a meaning in an address.
 fn decoded(text: &str) -> Result<String, ConnectError> {
-    const NOT_VALID: ConnectError =
-        ConnectError::Address("user or password has a % that is not followed by two digits");
+    const NOT_VALID: ConnectError = ConnectError::Address("there is a % that is not followed by two digits");
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
@@ -114,6 +130,9 @@ mod tests {
         assert_eq!(address.survives, None);
         let address = Address::parse("cassandra://a/keys?survives=nothing").unwrap();
         assert_eq!((address.keyspace.as_str(), address.survives), ("keys", Some(Survives::Nothing)));
+        assert_eq!(address.data_centre, None);
+        let address = Address::parse("cassandra://a/keys?survives=data-centre&data-centre=eu%20west").unwrap();
+        assert_eq!((address.survives, address.data_centre.as_deref()), (Some(Survives::DataCentre), Some("eu west")));
     }
 
     #[test]
@@ -129,6 +148,8 @@ mod tests {
             "cassandra://a/Keys",
             "cassandra://a/1keys",
             "cassandra://a/keys?x",
+            "cassandra://a/keys?data-centre=",
+            "cassandra://a/keys?survives=node&",
             "cassandra://me@a/keys",
             "cassandra://me:%4@a/keys",
             "cassandra://me:%zz@a/keys",

@@ -17,6 +17,12 @@ pub enum ConnectError {
     /// No node could be reached, or the login was refused.
     #[error("cannot connect to Cassandra: {0}")]
     Unreachable(#[source] Box<NewSessionError>),
+    /// The cluster has no node in the data centre that the caller named.
+    #[error("the cluster has no node in the data centre {name}; take a name from the list of nodetool status")]
+    NoDataCentre {
+        /// Its name.
+        name: String,
+    },
     /// A statement of the set-up failed.
     #[error("cannot set up Cassandra: {0}")]
     SetUp(#[source] Box<ExecutionError>),

@@ -81,7 +81,7 @@ const MARGIN: Duration = Duration::from_secs(60);
 impl Store {
     /// Connects to the cluster and keyspace at `url`: `cassandra://[user:password@]host[:port],host[:port]/keyspace`. A
     /// few nodes are enough; they name the others. `?survives=nothing`, `node` or `data-centre` at its end takes the
-    /// place of [`Options::with_survives`].
+    /// place of [`Options::with_survives`], and `?data-centre=NAME` of [`Options::with_data_centre`]; `&` between them.
     ///
     /// # Errors
     ///

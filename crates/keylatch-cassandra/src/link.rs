@@ -9,6 +9,7 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::deserialize::row::DeserializeRow;
 use scylla::errors::{DbError, NewSessionError, RequestAttemptError, UseKeyspaceError};
+use scylla::policies::host_filter::DcHostFilter;
 use scylla::policies::retry::FallthroughRetryPolicy;
 use scylla::response::query_result::QueryResult;
 use scylla::serialize::row::SerializeRow;
@@ -99,13 +100,22 @@ pub(super) async fn session(address: &Address, options: &Options) -> Result<Sess
     if let Some(login) = address.login(options.login.as_ref()) {
         builder = builder.user(login.user, login.password);
     }
-    builder.build().await.map_err(|error| match error {
+    let centre = address.data_centre.as_ref().or(options.data_centre.as_ref());
+    if let Some(name) = centre {
+        builder = builder.host_filter(Arc::new(DcHostFilter::new(name.clone())));
+    }
+    let session = builder.build().await.map_err(|error| match error {
         NewSessionError::UseKeyspaceError(UseKeyspaceError::RequestError(RequestAttemptError::DbError(
             DbError::Invalid,
             _,
         ))) => ConnectError::NoKeyspace { keyspace: address.keyspace.clone() },
         error => ConnectError::Unreachable(Box::new(error)),
-    })
+    })?;
+    let nodes = session.get_cluster_state();
+    match centre.filter(|name| nodes.get_nodes_info().iter().all(|node| node.datacenter.as_ref() != Some(name))) {
+        None => Ok(session),
+        Some(name) => Err(ConnectError::NoDataCentre { name: name.clone() }),
+    }
 }
 
 async fn prepare(session: &Session, cql: &str, kind: Kind) -> Result<PreparedStatement, ConnectError> {

@@ -12,6 +12,7 @@ pub struct Options {
     pub(super) login: Option<Login>,
     pub(super) migrate: bool,
     pub(super) survives: Survives,
+    pub(super) data_centre: Option<String>,
     pub(super) clock_uncertainty: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) response_timeout: Duration,
@@ -73,6 +74,7 @@ impl Default for Options {
             login: None,
             migrate: false,
             survives: Survives::default(),
+            data_centre: None,
             clock_uncertainty: CLOCK_UNCERTAINTY,
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout: RESPONSE_TIMEOUT,
@@ -114,6 +116,14 @@ impl Options {
     #[must_use]
     pub fn with_survives(self, survives: Survives) -> Self {
         Self { survives, ..self }
+    }
+
+    /// Sends statements to the nodes of this data centre alone, by its name in Cassandra; to all nodes by default. The
+    /// nodes bring the others in, so a majority of all replicas decides as before. Without this data centre, or while it
+    /// is cut off from the others, every call fails.
+    #[must_use]
+    pub fn with_data_centre(self, name: &str) -> Self {
+        Self { data_centre: Some(name.to_owned()), ..self }
     }
 
     /// How far apart two readings of the store's time can be at one instant: the clocks of the nodes, and half a round

@@ -20,10 +20,15 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::policies::host_filter::AllowListHostFilter;
 
+pub use network::Cut;
+use network::{Network, known_as};
+
 use super::eventually;
 use super::guarded::Guarded;
 use super::jars::{self, Jars};
 use super::ports::free_port_on;
+
+mod network;
 
 static JARS: Jars = Jars::new("cassandra", "5.0.9");
 /// How long a node may take to serve after its start. On two busy cores it takes long.
@@ -35,6 +40,7 @@ pub struct Cluster {
     nodes: Vec<Node>,
     /// Of CQL, the same on all nodes: that is how clients find the others.
     port: u16,
+    network: Option<Network>,
 }
 
 #[derive(Debug)]
@@ -84,27 +90,30 @@ impl Cluster {
         Self::start_as(nodes, Spread::Together, false)
     }
 
-    /// The same in one data centre or in several, where each node has [a clock of its own](Self::set_clock).
+    /// The same in one data centre or in several, where each node has [a clock of its own](Self::set_clock), and can be
+    /// [cut off](Self::cut_off) from the others.
     ///
     /// # Panics
     ///
     /// As [`start`](Self::start), or if there is no C compiler.
-    pub fn start_with_clocks(nodes: usize, spread: Spread) -> Self {
+    pub fn start_for_faults(nodes: usize, spread: Spread) -> Self {
         Self::start_as(nodes, spread, true)
     }
 
-    fn start_as(nodes: usize, spread: Spread, clocks: bool) -> Self {
+    fn start_as(nodes: usize, spread: Spread, faults: bool) -> Self {
         // Loopback addresses that no other cluster is likely to have.
         let [a, b] = [rand::rng().random_range(1..255), rand::rng().random_range(0..255)];
-        let addresses: Vec<_> = (1..).take(nodes).map(|last| Ipv4Addr::new(127, a, b, last)).collect();
-        let (port, storage) = (free_port_on(&addresses), free_port_on(&addresses));
-        let seeds: Vec<_> = addresses.iter().map(|address| format!("{address}:{storage}")).collect();
+        let own: Vec<_> = (1..).take(nodes).map(|last| Ipv4Addr::new(127, a, b, last)).collect();
+        let known: Vec<_> = own.iter().map(|own| if faults { known_as(*own) } else { *own }).collect();
+        let (port, storage) = (free_port_on(&own), free_port_on(&[&*own, &known].concat()));
+        let network = faults.then(|| Network::start(&own, storage));
+        let seeds: Vec<_> = known.iter().map(|known| format!("{known}:{storage}")).collect();
         let make = |(nth, address): (usize, &Ipv4Addr)| {
             let centre = if spread == Spread::Apart { nth + 1 } else { 1 };
-            Node::make(*address, port, storage, centre, &seeds.join(","))
+            Node::make(*address, port, (known[nth], storage), centre, &seeds.join(","))
         };
-        let mut cluster = Self { nodes: addresses.iter().enumerate().map(make).collect(), port };
-        if clocks {
+        let mut cluster = Self { nodes: own.iter().enumerate().map(make).collect(), port, network };
+        if faults {
             cluster.nodes.iter_mut().for_each(Node::give_clock);
         }
         // All at once: each is a seed.
@@ -201,7 +210,7 @@ impl Cluster {
     }
 
     /// Sets the clock of a node this far ahead of the machine's, or behind it, from now on. The cluster was
-    /// [started](Self::start_with_clocks) so.
+    /// [started](Self::start_for_faults) so.
     ///
     /// # Panics
     ///
@@ -209,6 +218,29 @@ impl Cluster {
     pub fn set_clock(&self, node: usize, seconds_ahead: i64) {
         assert!(self.nodes[node].clock.is_some(), "the node has the machine's clock");
         write_clock(&self.nodes[node].program.directory, seconds_ahead);
+    }
+
+    /// Cuts a node off from the others, and the others from it. Clients reach all as before. The cluster was
+    /// [started](Self::start_for_faults) so.
+    ///
+    /// # Panics
+    ///
+    /// If the nodes reach each other without a network of the test's.
+    pub fn cut_off(&self, node: usize, cut: Cut) {
+        self.between().cut_off(node, Some(cut));
+    }
+
+    /// Lets everything pass between a node and the others again, after it was [cut off](Self::cut_off).
+    ///
+    /// # Panics
+    ///
+    /// As [`cut_off`](Self::cut_off).
+    pub fn mend(&self, node: usize) {
+        self.between().cut_off(node, None);
+    }
+
+    fn between(&self) -> &Network {
+        self.network.as_ref().expect("the nodes reach each other directly")
     }
 
     /// What a node has logged since its last start.
@@ -228,7 +260,7 @@ impl Cluster {
 }
 
 impl Node {
-    fn make(address: Ipv4Addr, port: u16, storage: u16, centre: usize, seeds: &str) -> Self {
+    fn make(address: Ipv4Addr, port: u16, (known, storage): (Ipv4Addr, u16), centre: usize, seeds: &str) -> Self {
         let program = Guarded::in_directory("keylatch-cassandra-");
         let at = |name: &str| program.directory.join(name).display().to_string();
         let yaml = format!(
@@ -240,6 +272,7 @@ impl Node {
              \x20 - class_name: org.apache.cassandra.locator.SimpleSeedProvider\n\
              \x20   parameters: [{{seeds: \"{seeds}\"}}]\n\
              listen_address: {address}\n\
+             broadcast_address: {known}\n\
              rpc_address: {address}\n\
              native_transport_port: {port}\n\
              storage_port: {storage}\n\

@@ -1,6 +1,7 @@
 //! The way between two machines: a proxy for TCP that can be slow, silent or gone.
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,15 +17,22 @@ use tokio::time::{sleep, timeout};
 #[derive(Debug)]
 pub struct Link {
     port: u16,
-    target: u16,
-    state: watch::Sender<State>,
+    way: Way,
     accepting: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What happens to connections on their way to one target. Without it they end.
+#[derive(Debug)]
+pub(crate) struct Way {
+    target: SocketAddr,
+    state: watch::Sender<State>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct State {
     delay: Duration,
     silent: bool,
+    cut: bool,
     /// Connections end when it changes.
     generation: u64,
 }
@@ -41,7 +49,7 @@ impl Link {
     pub async fn start(target: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
         let port = listener.local_addr().expect("it is bound").port();
-        let link = Self { port, target, state: watch::channel(State::default()).0, accepting: Mutex::default() };
+        let link = Self { port, way: Way::to((Ipv4Addr::LOCALHOST, target).into()), accepting: Mutex::default() };
         link.accept(listener);
         link
     }
@@ -53,12 +61,12 @@ impl Link {
 
     /// Delays each part of what passes by this much from now on, in both directions.
     pub fn delay(&self, delay: Duration) {
-        self.state.send_modify(|state| state.delay = delay);
+        self.way.state.send_modify(|state| state.delay = delay);
     }
 
     /// Sets whether nothing passes from now on, while connections stay open.
     pub fn fall_silent(&self, silent: bool) {
-        self.state.send_modify(|state| state.silent = silent);
+        self.way.fall_silent(silent);
     }
 
     /// Closes all connections, and refuses new ones.
@@ -69,7 +77,7 @@ impl Link {
             // Its port is closed once it has ended.
             let _ = accepting.await;
         }
-        self.state.send_modify(|state| state.generation += 1);
+        self.way.cut();
     }
 
     /// Lets everything pass again.
@@ -78,7 +86,7 @@ impl Link {
     ///
     /// If its port was taken meanwhile.
     pub async fn mend(&self) {
-        self.fall_silent(false);
+        self.way.mend();
         if self.accepting.lock().is_some() {
             return;
         }
@@ -94,11 +102,11 @@ impl Link {
     }
 
     fn accept(&self, listener: TcpListener) {
-        let (state, target) = (Arc::new(self.state.subscribe()), self.target);
+        let (target, state) = (self.way.target, Arc::new(self.way.state.subscribe()));
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let state = (*state).clone();
-                drop(tokio::spawn(pass(client, target, state)));
+                drop(tokio::spawn(pass(client, Vec::new(), target, state)));
             }
         });
         *self.accepting.lock() = Some(accepting);
@@ -110,35 +118,74 @@ impl Drop for Link {
         if let Some(accepting) = self.accepting.lock().take() {
             accepting.abort();
         }
-        self.state.send_modify(|state| state.generation += 1);
     }
 }
 
-async fn pass(client: TcpStream, target: u16, state: watch::Receiver<State>) -> io::Result<()> {
-    let began = state.borrow().generation;
-    let server = TcpStream::connect(("127.0.0.1", target)).await?;
+impl Way {
+    pub(crate) fn to(target: SocketAddr) -> Self {
+        Self { target, state: watch::channel(State::default()).0 }
+    }
+
+    /// Lets a connection pass, of which this much was read.
+    pub(crate) fn pass(&self, client: TcpStream, read: Vec<u8>) -> impl Future<Output = io::Result<()>> + use<> {
+        pass(client, read, self.target, self.state.subscribe())
+    }
+
+    /// Sets whether nothing passes from now on, while connections stay open.
+    pub(crate) fn fall_silent(&self, silent: bool) {
+        self.state.send_modify(|state| state.silent = silent);
+    }
+
+    /// Closes all connections, and each new one.
+    pub(crate) fn cut(&self) {
+        self.state.send_modify(|state| {
+            state.cut = true;
+            state.generation += 1;
+        });
+    }
+
+    /// Lets everything pass again.
+    pub(crate) fn mend(&self) {
+        self.state.send_modify(|state| (state.silent, state.cut) = (false, false));
+    }
+}
+
+async fn pass(client: TcpStream, read: Vec<u8>, target: SocketAddr, state: watch::Receiver<State>) -> io::Result<()> {
+    let State { generation: began, cut, .. } = *state.borrow();
+    if cut {
+        return Ok(());
+    }
+    let server = TcpStream::connect(target).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     let mut ends = state.clone();
     tokio::select! {
-        passed = one_way(from_client, to_server, state.clone()) => passed,
-        passed = one_way(from_server, to_client, state) => passed,
-        // An error means that the link is gone.
+        passed = one_way(read, from_client, to_server, state.clone()) => passed,
+        passed = one_way(Vec::new(), from_server, to_client, state) => passed,
+        // An error means that the way is gone.
         _ = ends.wait_for(|state| state.generation != began) => Ok(()),
     }
 }
 
-async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch::Receiver<State>) -> io::Result<()> {
-    let mut buffer = vec![0; 64 << 10];
+/// `read`: what was read before.
+async fn one_way(
+    read: Vec<u8>,
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut state: watch::Receiver<State>,
+) -> io::Result<()> {
+    let (mut read, mut buffer) = (read.len(), [read, vec![0; 64 << 10]].concat());
     loop {
-        let read = from.read(&mut buffer).await?;
+        if read > 0 {
+            let delay = state.borrow().delay;
+            sleep(delay).await;
+            let _ = state.wait_for(|state| !state.silent && !state.cut).await;
+            to.write_all(&buffer[..read]).await?;
+        }
+        read = from.read(&mut buffer).await?;
         if read == 0 {
             return Ok(());
         }
-        let delay = state.borrow().delay;
-        sleep(delay).await;
-        let _ = state.wait_for(|state| !state.silent).await;
-        to.write_all(&buffer[..read]).await?;
     }
 }

@@ -19,6 +19,17 @@ async fn a_keyspace_that_survives_too_little_is_refused_with_what_to_change() {
 }
 
 #[tokio::test]
+async fn only_the_nodes_of_a_data_centre_are_asked() {
+    let url = format!("{}?survives=nothing", node(KEYSPACE).await.url(KEYSPACE));
+    Store::connect(&format!("{url}&data-centre=dc1")).await.expect("the node is there");
+    let refused = Store::connect(&format!("{url}&data-centre=dc2")).await.expect_err("no node is there");
+    assert!(matches!(&refused, ConnectError::NoDataCentre { name } if name == "dc2"), "{refused}");
+    let options = on_one_node().with_data_centre("dc2");
+    let refused = cassandra::migrate(&node(KEYSPACE).await.url(KEYSPACE), &options).await;
+    assert!(matches!(refused, Err(ConnectError::NoDataCentre { .. })), "{refused:?}");
+}
+
+#[tokio::test]
 async fn a_keyspace_without_tables_or_with_later_ones_is_refused() {
     let cluster = node(KEYSPACE).await;
     let missing = Store::connect_with(&cluster.url("nowhere"), on_one_node()).await;

@@ -1,9 +1,10 @@
-//! Three nodes: each is killed and stopped under load, and two of three at once; clocks are off; many want one key. The
-//! history checker judges all of it.
+//! Three nodes: each is killed, stopped and cut off from the others under load, and two of three at once; clocks are off;
+//! many want one key. The history checker judges all of it.
 
 mod clocks;
 mod faults;
 mod load;
+mod partitions;
 #[path = "../cassandra/support.rs"]
 mod support;
 
@@ -18,7 +19,7 @@ use testing_support::cassandra::{Cluster, Spread};
 use support::make_keyspace;
 
 const KEYSPACE: &str = "nodes";
-static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| Cluster::start_with_clocks(3, spread()));
+static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| Cluster::start_for_faults(3, spread()));
 /// A test has the cluster to itself.
 static TURN: tokio::sync::Mutex<bool> = tokio::sync::Mutex::const_new(false);
 /// How long something may take that needs nodes to notice each other.
