@@ -15,7 +15,7 @@ use crate::support::connect;
 
 const KEYSPACE: &str = "conformance";
 
-struct Cassandra {
+pub(crate) struct Cassandra {
     cluster: &'static Cluster,
     prefix: String,
     options: Options,
@@ -24,7 +24,7 @@ struct Cassandra {
 }
 
 impl Cassandra {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let cluster = node(KEYSPACE).await;
         // It stands still. Nothing ends by itself, so the machine decides by this clock alone. What Cassandra removes
@@ -33,6 +33,16 @@ impl Cassandra {
         let prefix = format!("case-{}-", NEXT.fetch_add(1, Ordering::Relaxed));
         let options = on_one_node().with_prefix(&prefix).with_clock(clock.clone());
         Self { store: connect(cluster, KEYSPACE, options.clone()).await, cluster, prefix, options, clock }
+    }
+
+    /// Sets this case's rows apart from those of all others.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// A store as another process would have it.
+    pub(crate) async fn process(&self) -> Store {
+        connect(self.cluster, KEYSPACE, self.options.clone()).await
     }
 
     fn row(&self, id: RecordId) -> Vec<u8> {
@@ -49,7 +59,7 @@ impl Harness for Cassandra {
     }
 
     fn connect(&self) -> BoxFuture<'_, Arc<dyn store::Store>> {
-        Box::pin(async { as_store(&connect(self.cluster, KEYSPACE, self.options.clone()).await) })
+        Box::pin(async { as_store(&self.process().await) })
     }
 
     /// A process's own state ends with its connections. What nodes keep is tested by killing them.

@@ -1,5 +1,6 @@
 //! The Cassandra store, on one real node.
 
+mod cached;
 mod conformance;
 mod expiry;
 mod one_node;
