@@ -13,6 +13,7 @@ use super::error::{BatchFailed, Fault};
 use super::job::{Job, Stop};
 use super::lent::{Failure, Lent, Undone};
 use super::outbox::Published;
+use super::poll;
 
 /// One attempt at a claim.
 pub(super) struct Attempt {
@@ -85,7 +86,8 @@ impl Attempt {
             Err(record) => return Ok(Transacted::Held(Some(record))),
         };
         failpoint::hit(Point::AfterClaim);
-        let ending = self.lent.run(db)?;
+        let runtime = self.lent.runtime.clone();
+        let ending = poll::watched(runtime.as_ref(), || self.lent.run(db))?;
         let now = db.now();
         // The record is written after the handler's unit, because SQLite keeps the old pages of each unit separately.
         let record = match ending {

@@ -91,8 +91,7 @@ impl Lent {
 
     fn lend(&mut self, db: &mut Db) -> Result<Ending, Fault<Undone>> {
         let Some(work) = &mut self.work else { unreachable!("a handler that has not ended is there") };
-        let runtime = self.runtime.as_ref();
-        let (polled, returned) = db.lend_to(&self.lender, || poll::poll_here(work, runtime));
+        let (polled, returned) = db.lend_to(&self.lender, || poll::poll_here(work));
         let undone: Undone = match (polled, returned) {
             (Err(panic), _) => Undone::Failure(Failure::Panic(panic)),
             (_, Returned::Late) => Misuse::TooLong.into(),

@@ -13,42 +13,39 @@ use keylatch_core::tx::{Ending, Work};
 /// How often a handler that woke itself while it was polled is polled again.
 const REPOLLS_MAX: usize = 32;
 
-/// Polls the handler on this thread while it is ready to continue. Pending if it has awaited something other than its
-/// transaction, even if that was ready at once: it would not always be.
-pub(super) fn poll_here(work: &mut Work, runtime: Option<&Handle>) -> Poll<Ending> {
+/// Runs `work`, which polls handlers, on this thread and in the context of their runtime.
+///
+/// A tokio resource that a task awaits (a lock, a channel, a socket, a timer) uses the task's budget when it is ready,
+/// and nothing else uses it. So a budget of one tells whether a handler has awaited such a resource. See
+/// [`tokio::task::coop`].
+pub(super) fn watched<R>(runtime: Option<&Handle>, work: impl FnOnce() -> R) -> R {
+    let Some(runtime) = runtime else { return work() };
+    let mut work = Some(work);
+    runtime.block_on(poll_fn(|cx| {
+        leave_budget_of_one(cx);
+        let work = work.take().unwrap_or_else(|| unreachable!("it is ready when it is polled"));
+        Poll::Ready(work())
+    }))
+}
+
+/// Polls a handler while it is ready to continue; it must be [`watched`]. Pending if it has awaited something other than
+/// its transaction, even if that was ready at once: it would not always be. Then no other may be polled.
+pub(super) fn poll_here(handler: &mut Work) -> Poll<Ending> {
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(woken.clone());
     let mut cx = Context::from_waker(&waker);
     for _ in 0..REPOLLS_MAX {
         woken.0.store(false, Ordering::Release);
-        let polled = match runtime {
-            Some(runtime) => poll_on(runtime, work, &mut cx),
-            None => work.as_mut().poll(&mut cx),
-        };
+        let polled = handler.as_mut().poll(&mut cx);
+        if !coop::has_budget_remaining() {
+            return Poll::Pending;
+        }
         match polled {
             Poll::Pending if woken.0.load(Ordering::Acquire) => {}
             polled => return polled,
         }
     }
     Poll::Pending
-}
-
-/// Polls the handler once, in the context of its runtime.
-///
-/// A tokio resource that a task awaits (a lock, a channel, a socket, a timer) uses the task's budget when it is ready,
-/// and nothing else uses it. So a budget of one tells whether the handler has awaited such a resource. See
-/// [`tokio::task::coop`].
-fn poll_on(runtime: &Handle, work: &mut Work, cx: &mut Context<'_>) -> Poll<Ending> {
-    let mut polled = Poll::Pending;
-    runtime.block_on(poll_fn(|own| {
-        leave_budget_of_one(own);
-        polled = work.as_mut().poll(cx);
-        if !coop::has_budget_remaining() {
-            polled = Poll::Pending;
-        }
-        Poll::Ready(())
-    }));
-    polled
 }
 
 fn leave_budget_of_one(cx: &mut Context<'_>) {

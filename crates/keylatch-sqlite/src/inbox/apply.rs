@@ -19,6 +19,7 @@ use crate::job::{Job, Stop};
 use crate::lent::{Failure, Lent, Undone};
 use crate::loan::Lender;
 use crate::outbox::Published;
+use crate::poll;
 use crate::tx::{Loaned, Sqlite};
 
 /// A batch that waits for the writer. Its handlers start there: all of them share the writer's transaction, so none of
@@ -58,7 +59,8 @@ impl Job for Apply {
     }
 
     fn run(&mut self, db: &mut Db) -> Result<(), Stop> {
-        let (result, stop) = match self.apply(db) {
+        let runtime = self.runtime.clone();
+        let (result, stop) = match poll::watched(runtime.as_ref(), || self.apply(db)) {
             Ok(end) => (Ok(end), Ok(())),
             Err(Fault::Job(Stopped::End(end))) => (Ok(*end), Ok(())),
             Err(Fault::Ended(Stopped::End(end))) => (Ok(*end), Err(Stop::Ended)),
@@ -206,9 +208,7 @@ impl Apply {
     fn part(&mut self, db: &mut Db, part: Part<Sqlite>, triaged: &Triaged) -> Batched<Ending> {
         let (lender, start, fresh) = (Lender::default(), part.start, triaged.fresh.clone());
         let loaned = Loaned::of(&lender, mem::take(&mut self.events));
-        let entered = self.runtime.as_ref().map(Handle::enter);
         let started = catch_unwind(AssertUnwindSafe(|| start(loaned, fresh)));
-        drop(entered);
         let work = started.map_err(|panic| Fault::Job(Stopped::Failure(Failure::Panic(panic))))?;
         let mut lent = Lent { work: Some(work), ending: None, lender, runtime: self.runtime.clone() };
         let ended = lent.run_in_unit(db);
