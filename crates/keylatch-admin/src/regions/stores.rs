@@ -302,3 +302,34 @@ fn of_log(region: &Region, error: LogError) -> Error {
     };
     Error::Store(named(region, kind, error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of three stores one has the second step of a change, one its first, and one the first of another, which has not seen
+    /// the second.
+    #[test]
+    fn a_change_is_made_of_the_latest_second_step_and_keeps_closed_what_is() {
+        let [ap, eu, us] = ["ap", "eu", "us"].map(|name| name.parse::<Region>().unwrap());
+        let closed = Changes::default().close(0, [eu.clone()], "a".to_owned());
+        let lost = closed.lose(&eu, &us, Timestamp::from_millis(1));
+        let other = Changes::default().close(2, [ap.clone()], "b".to_owned());
+        let had = |latest: &Changes, made: &Changes| Had {
+            latest: latest.clone(),
+            made: made.clone(),
+            now: Timestamp::from_millis(1),
+        };
+        let none = Changes::default();
+        let all =
+            vec![(ap.clone(), had(&other, &none)), (eu.clone(), had(&closed, &none)), (us.clone(), had(&lost, &lost))];
+        let found = Found { all, asked: Instant::now() };
+        assert_eq!((found.number(), found.made()), (3, lost.clone()));
+        assert_eq!(found.closing(), [ap.clone(), eu.clone()].into());
+        let numbers: Vec<_> = found.numbers().collect();
+        assert_eq!(numbers, [(ap, 3), (eu, 1), (us, 2)]);
+        // The latest of those with the highest number is the one that most stores have.
+        let third = lost.close(2, [], "c".to_owned());
+        assert_eq!(latest_of(&[lost, third.clone(), other, third.clone()]), (third, 2));
+    }
+}
