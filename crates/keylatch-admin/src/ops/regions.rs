@@ -116,7 +116,8 @@ pub struct MapView {
     /// be moved.
     pub lease_ms: Option<u64>,
     /// The latest changes in any of the stores that could be read; of several with one number, those that most of them
-    /// have.
+    /// have. What is lost, and the turns, are those of the latest second step that any of these stores ever had: the next
+    /// change is made of it.
     pub changes: ChangesView,
     /// Whether these are the latest in the stores of a majority. If not, no region decides for long: gateways bring a later
     /// change to the others, but if two have one number, an operator has to ask for a change.
@@ -181,6 +182,7 @@ impl Operator {
     pub async fn regions(&self) -> Result<MapView, Error> {
         let regions = self.map_of_regions()?;
         let (mut views, mut all, mut failed) = (Vec::new(), Vec::new(), None);
+        let mut made = Changes::default();
         for region in regions.homes().regions() {
             let mut view = RegionView { region: region.to_string(), lost: false, change: None, problem: None };
             if !regions.knows(region) {
@@ -192,6 +194,9 @@ impl Operator {
                 Ok(had) => {
                     view.change = Some(had.latest.number);
                     all.push(had.latest);
+                    if had.made.made_at > made.made_at {
+                        made = had.made;
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%region, %error, "the map of regions cannot be read");
@@ -205,6 +210,7 @@ impl Operator {
             return Err(error);
         }
         let (latest, count) = latest_of(&all);
+        let latest = Changes { lost: made.lost, turns: made.turns, ..latest };
         check_map(regions.homes(), &latest)?;
         let majority = regions.is_majority(count);
         for view in &mut views {
@@ -293,7 +299,7 @@ impl Operator {
         };
         let stores = regions.open(chosen).await?;
         let found = stores.read().await?;
-        check(&found, &region, &then)?;
+        check(regions, &found, &region, &then)?;
         let mut changed = RegionsChanged {
             applied: false,
             says,
@@ -306,8 +312,7 @@ impl Operator {
         }
         let action = if matches!(then, Then::Lose { .. }) { "lose-region" } else { "bring-back-region" };
         let asked = Asked { action, target: vec![format!("region {region}")], reason, before: Before::default() };
-        let work =
-            async { both_steps(&stores, found, (&region, &then), (lease, regions.key_ahead_max()), progress).await };
+        let work = async { both_steps(regions, &stores, found, (&region, &then), lease, progress).await };
         let says = |(changes, took): &(Changes, Vec<String>)| {
             format!("change {} is in the stores of {}", changes.number, took.join(", "))
         };
@@ -331,10 +336,11 @@ struct Change<'r> {
 
 /// Returns the second step, and in which stores it is.
 async fn both_steps(
+    regions: &Regions,
     stores: &Stores<'_>,
     mut found: Found,
     (region, then): (&Region, &Then),
-    (lease, key_ahead_max): (Duration, Duration),
+    lease: Duration,
     progress: impl FnOnce(Duration),
 ) -> Result<(Changes, Vec<String>), Error> {
     // Clocks that run at different speeds differ by less than that in one lease.
@@ -347,7 +353,7 @@ async fn both_steps(
         let begun = found.number();
         sleep(wait).await;
         found = stores.read().await?;
-        check(&found, region, then)?;
+        check(regions, &found, region, then)?;
         if found.number() != begun && !found.closing().is_empty() {
             return Err(again(region, then, "another operator has begun a change just now"));
         }
@@ -356,7 +362,7 @@ async fn both_steps(
     let took = stores.write(found.numbers(), &closed).await.map_err(|error| again(region, then, error))?;
     sleep(wait).await;
     // No key of this time can have been accepted before.
-    let since = found.now() + found.age() + key_ahead_max + CLOCKS_APART_MAX;
+    let since = found.now() + found.age() + regions.key_ahead_max() + CLOCKS_APART_MAX;
     let changes = then.second(&closed, region, since);
     let after = took.into_iter().map(|region| (region, closed.number));
     let took = stores.write(after, &changes).await.map_err(|error| again(region, then, error))?;
@@ -441,16 +447,19 @@ fn choose(
 }
 
 /// Whether the change has a meaning now.
-fn check(found: &Found, region: &Region, then: &Then) -> Result<(), Error> {
+fn check(regions: &Regions, found: &Found, region: &Region, then: &Then) -> Result<(), Error> {
     let made = found.made();
-    meaning(&made, region, then).map_err(|why| Error::NotPossible { why, now: Now::Regions(Box::new((&made).into())) })
+    let is_settled = found.closing().is_empty() && regions.is_majority(found.with(&made));
+    let meaning = meaning(&made, is_settled, region, then);
+    meaning.map_err(|why| Error::NotPossible { why, now: Now::Regions(Box::new((&made).into())) })
 }
 
-fn meaning(made: &Changes, region: &Region, then: &Then) -> Result<(), String> {
+/// A change that is made already can be made again if it is not settled, that is, in the stores of a majority: so it is.
+fn meaning(made: &Changes, is_settled: bool, region: &Region, then: &Then) -> Result<(), String> {
     match then {
-        Then::Lose { .. } if made.lost.contains(region) => Err(format!("{region} is lost already")),
         Then::Lose { by } if made.lost.contains(by) => Err(format!("{by} is lost: another one has to stand in")),
-        Then::BringBack if !made.lost.contains(region) => Err(format!("{region} is not lost")),
+        Then::Lose { .. } if made.lost.contains(region) && is_settled => Err(format!("{region} is lost already")),
+        Then::BringBack if !made.lost.contains(region) && is_settled => Err(format!("{region} is not lost")),
         _ => Ok(()),
     }
 }
@@ -471,12 +480,16 @@ mod tests {
         for (changes, region, then) in
             [(&Changes::default(), &eu, lose(&us)), (&closed, &eu, lose(&us)), (&lost, &eu, Then::BringBack)]
         {
-            assert_eq!(meaning(changes, region, &then), Ok(()));
+            assert_eq!(meaning(changes, true, region, &then), Ok(()));
         }
         for (changes, region, then) in
             [(&lost, &eu, lose(&us)), (&lost, &ap, lose(&eu)), (&Changes::default(), &eu, Then::BringBack)]
         {
-            assert!(meaning(changes, region, &then).is_err());
+            assert!(meaning(changes, true, region, &then).is_err());
         }
+        // What has no majority yet can be made again, to get one.
+        assert_eq!(meaning(&lost, false, &eu, &lose(&us)), Ok(()));
+        assert_eq!(meaning(&Changes::default(), false, &eu, &Then::BringBack), Ok(()));
+        assert!(meaning(&lost, false, &ap, &lose(&eu)).is_err());
     }
 }

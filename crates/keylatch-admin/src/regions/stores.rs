@@ -238,6 +238,11 @@ impl Found {
         self.all.iter().flat_map(|(_, had)| had.latest.closing.iter().cloned()).collect()
     }
 
+    /// In how many these changes are the latest.
+    pub(crate) fn with(&self, changes: &Changes) -> usize {
+        self.all.iter().filter(|(_, had)| had.latest == *changes).count()
+    }
+
     /// How long ago they were asked.
     pub(crate) fn age(&self) -> Duration {
         self.asked.elapsed()
@@ -326,6 +331,7 @@ mod tests {
         let found = Found { all, asked: Instant::now() };
         assert_eq!((found.number(), found.made()), (3, lost.clone()));
         assert_eq!(found.closing(), [ap.clone(), eu.clone()].into());
+        assert_eq!((found.with(&lost), found.with(&none)), (1, 0));
         let numbers: Vec<_> = found.numbers().collect();
         assert_eq!(numbers, [(ap, 3), (eu, 1), (us, 2)]);
         // The latest of those with the highest number is the one that most stores have.
