@@ -11,10 +11,12 @@
 //! **Expiry is the home's.** The home tells how long its answer is still kept, by its store's clock, and here that time
 //! counts from before the request was sent. So a copy in this process ends before the answer does, by as much as the
 //! answer took to come. In the shared cache the time counts from when the copy is written, so it can end later than the
-//! answer, by at most [`CACHE_TIMEOUT`] and what two clocks drift apart in [`COPY_AGE_MAX`](crate::tiered::COPY_AGE_MAX): less than a second. A copy
-//! that the cache did not confirm in that time is taken out again. All copies in the shared cache are records under the
-//! identity of their request, and are written by one mechanism: those of a home by its engine as soon as the outcome is
-//! stored, or by a [`Tiered`](crate::tiered::Tiered) store when it reads one that is older.
+//! answer, by at most [`CACHE_TIMEOUT`] and what two clocks drift apart in
+//! [`COPY_AGE_MAX`](crate::tiered::COPY_AGE_MAX): less than a second. A copy that the cache did not confirm in that time
+//! is taken out again.
+//!
+//! **The shared cache has one kind of copy**: the record of a request, under its identity. The engine of a home writes it
+//! as soon as the outcome is stored, and a [`Tiered`](crate::tiered::Tiered) store when it reads an older one.
 //!
 //! **An answer that an operator has taken away** is given from copies for at most
 //! [`Limits::cache_age_max`](crate::Limits::cache_age_max) in this process, and for

@@ -40,19 +40,20 @@ impl World {
         answer.status == 503 && answer.code() == "IDEMPOTENCY_HOME_UNREACHABLE"
     }
 
-    /// A key that eu alone was asked for, while it was cut off from the others, and whose answer `us` has got from the
-    /// cache: it, and the answer at home.
-    async fn shipped(&self, path: &str) -> (String, Answer) {
-        self.cut("eu").await;
+    /// A key that `via` was asked for, whose home is eu and whose answer `to` has got from the cache, while eu was cut off;
+    /// and the first answer.
+    async fn copied(&self, path: &str, via: &str, to: &str) -> (String, Answer) {
         let (mut number, mut found) = (0, None);
         // On a busy machine the cache may take too long for a copy.
-        eventually(SOON, "a copy that comes from home", async || {
+        eventually(SOON, "a copy", async || {
             number += 1;
             let key = format!("eu.{number}");
-            let first = self.post("eu", path, &key, "a").await;
+            self.mend().await;
+            let first = self.post(via, path, &key, "a").await;
             assert_eq!((first.status, first.is_replay()), (201, false));
+            self.cut("eu").await;
             for _ in 0..20 {
-                if self.is_replayed("us", path, &key).await {
+                if self.is_replayed(to, path, &key).await {
                     found = Some((key, first));
                     break;
                 }
@@ -69,7 +70,7 @@ impl World {
 async fn i1_what_home_alone_was_asked_for_is_given_elsewhere_while_home_is_gone() {
     let redis = redis().await;
     let mut world = world(&redis, &NAMES).await;
-    let (key, first) = world.shipped("/letters").await;
+    let (key, first) = world.copied("/letters", "eu", "us").await;
     world.regions.get_mut("eu").expect("it is there").gateway.take().expect("it runs").kill().await;
     for region in ["us", "ap"] {
         let again = world.post(region, "/letters", &key, "a").await;
@@ -89,7 +90,7 @@ async fn i1_what_home_alone_was_asked_for_is_given_elsewhere_while_home_is_gone(
 async fn i1_what_home_has_shipped_ends_with_its_answer() {
     let redis = redis().await;
     let world = world(&redis, &NAMES).await;
-    let (key, _) = world.shipped("/once").await;
+    let (key, _) = world.copied("/once", "eu", "us").await;
     let end = Instant::now() + RETENTION;
     // One that is written late: the cache is silent when home answers, and goes on shortly before the end.
     redis.pause();
@@ -119,7 +120,7 @@ async fn i1_what_home_has_shipped_ends_with_its_answer() {
 async fn i1_what_an_operator_takes_away_at_home_leaves_the_shared_cache() {
     let redis = redis().await;
     let mut world = world(&redis, &NAMES).await;
-    let (key, _) = world.shipped("/letters").await;
+    let (key, _) = world.copied("/letters", "eu", "us").await;
     let api = operators::admin(world.regions["eu"].gateway.as_ref().expect("it runs")).await + "/api/v1/records";
     let (_, page) = operators::ask(Method::GET, api.clone(), None, None).await;
     let record = page["records"].as_array().expect("a list").iter().find(|record| record["key"] == key.as_str());
@@ -142,42 +143,24 @@ async fn i1_what_an_operator_takes_away_at_home_leaves_the_shared_cache() {
 async fn i1_a_copy_in_a_shared_redis_is_given_while_home_is_gone() {
     let redis = redis().await;
     let world = world(&redis, WITHOUT_HOME).await;
-    let first = world.post("us", "/letters", "eu.1", "a").await;
-    assert_eq!((first.status, first.is_replay()), (201, false));
-    world.cut("eu").await;
     // ap has never seen this key: only the cache has its answer.
-    eventually(SOON, "a copy", async || world.is_replayed("ap", "/letters", "eu.1").await).await;
-    let again = world.post("ap", "/letters", "eu.1", "a").await;
+    let (key, first) = world.copied("/letters", "us", "ap").await;
+    let again = world.post("ap", "/letters", &key, "a").await;
     assert_eq!((again.status, &again.body), (201, &first.body));
     assert_eq!(again.header("idempotency-expires"), first.header("idempotency-expires"), "by home's clock");
-    assert!(world.is_unreachable("ap", "/letters", "eu.1", "another body").await, "only home can refuse it");
-    assert!(world.is_unreachable("ap", "/letters", "eu.2", "a").await);
+    assert!(world.is_unreachable("ap", "/letters", &key, "another body").await, "only home can refuse it");
+    assert!(world.is_unreachable("ap", "/letters", "eu.another", "a").await);
     world.mend().await;
-    assert_eq!(world.starts("eu.1"), ["eu"]);
-    assert!(world.starts("eu.2").is_empty());
+    assert_eq!(world.starts(&key), ["eu"]);
+    assert!(world.starts("eu.another").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn i1_a_copy_ends_when_home_no_longer_has_the_answer() {
     let redis = redis().await;
     let world = world(&redis, WITHOUT_HOME).await;
-    let (mut number, mut given) = (0, None);
-    eventually(SOON, "a copy to be given in time", async || {
-        number += 1;
-        let key = format!("eu.{number}");
-        world.mend().await;
-        assert_eq!(world.post("us", "/once", &key, "a").await.status, 201);
-        let end = Instant::now() + RETENTION;
-        world.cut("eu").await;
-        while given.is_none() && Instant::now() < end {
-            if world.is_replayed("ap", "/once", &key).await {
-                given = Some((key.clone(), end));
-            }
-        }
-        given.is_some()
-    })
-    .await;
-    let (key, end) = given.expect("it was given");
+    let (key, _) = world.copied("/once", "us", "ap").await;
+    let end = Instant::now() + RETENTION;
     // One that is written late: the cache is silent when the answer comes, and goes on shortly before its end.
     world.mend().await;
     redis.pause();
