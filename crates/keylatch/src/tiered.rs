@@ -100,8 +100,8 @@ impl<C: Cache + ?Sized> Copies<C> {
         &self.cache
     }
 
-    /// Copies `record` in the background. It may be given until then, by this process's clock: so a copy that is not known
-    /// to be there in time is taken out again. Each one that does not get there is counted.
+    /// Copies `record` in the background. The copy ends at `until`, by this process's clock: so one that is not known to be
+    /// there in time is taken out again. Each one that does not get there is counted.
     pub(crate) fn copy(&self, record: Record, until: Instant) {
         let place = if self.rest(Instant::now()) { None } else { self.places.clone().try_acquire_owned().ok() };
         let Some(place) = place else { return telemetry::copy_missed() };
