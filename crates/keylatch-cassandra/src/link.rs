@@ -24,8 +24,8 @@ use super::options::Options;
 use super::value::{Columns, Keep, Row};
 use keylatch_core::{Lease, Timestamp};
 
-/// How often a connection is tried when nothing else is sent, and how long it may take: a node that has stopped is no
-/// longer asked after the sum of both.
+/// How often a connection is tried when nothing else is sent. A node that has stopped is no longer asked after this and
+/// the response timeout.
 const KEEPALIVE: Duration = Duration::from_secs(1);
 
 /// The session, and every statement of the store.
@@ -95,7 +95,7 @@ pub(super) async fn session(address: &Address, options: &Options) -> Result<Sess
         .connection_timeout(options.connect_timeout)
         .pool_size(PoolSize::PerHost(std::num::NonZeroUsize::MIN))
         .keepalive_interval(KEEPALIVE)
-        .keepalive_timeout(KEEPALIVE)
+        .keepalive_timeout(options.response_timeout)
         .tcp_nodelay(true);
     if let Some(login) = address.login(options.login.as_ref()) {
         builder = builder.user(login.user, login.password);

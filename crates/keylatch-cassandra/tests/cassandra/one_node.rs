@@ -8,9 +8,10 @@ use testing_support::cassandra::{Cluster, shared};
 
 use crate::support::make_keyspace;
 
-/// The options of tests on one node.
+/// The options of tests on one node, which may be slow on a busy machine.
 pub(crate) fn on_one_node() -> Options {
-    Options::default().with_survives(Survives::Nothing).with_response_timeout(Duration::from_secs(10))
+    let options = Options::default().with_survives(Survives::Nothing);
+    options.with_response_timeout(Duration::from_secs(20)).with_call_max(Duration::from_secs(60))
 }
 
 /// The node that all tests share, with a keyspace that has the tables.
