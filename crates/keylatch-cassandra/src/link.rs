@@ -10,7 +10,7 @@ use scylla::client::session_builder::SessionBuilder;
 use scylla::deserialize::row::DeserializeRow;
 use scylla::errors::{DbError, NewSessionError, RequestAttemptError, UseKeyspaceError};
 use scylla::policies::host_filter::DcHostFilter;
-use scylla::policies::retry::FallthroughRetryPolicy;
+use scylla::policies::retry::{RequestInfo, RetryDecision, RetryPolicy, RetrySession};
 use scylla::response::query_result::QueryResult;
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::batch::{Batch, BatchType};
@@ -78,12 +78,13 @@ enum Kind {
 
 /// A session on the cluster at `address`.
 pub(super) async fn session(address: &Address, options: &Options) -> Result<Session, ConnectError> {
-    // The driver neither repeats nor doubles anything by itself: a write that it repeats could take effect twice.
+    // The driver doubles nothing by itself, and repeats only what was refused: a write that it repeats could take effect
+    // twice.
     let profile = ExecutionProfile::builder()
         .consistency(Consistency::Quorum)
         .serial_consistency(Some(SerialConsistency::Serial))
         .request_timeout(Some(options.response_timeout))
-        .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
+        .retry_policy(Arc::new(ElsewhereIfRefused))
         .speculative_execution_policy(None)
         .build();
     let mut builder = SessionBuilder::new()
@@ -116,6 +117,28 @@ pub(super) async fn session(address: &Address, options: &Options) -> Result<Sess
         None => Ok(session),
         Some(name) => Err(ConnectError::NoDataCentre { name: name.clone() }),
     }
+}
+
+/// A node that knows of too few living replicas refuses a statement before it does anything. It may be cut off from the
+/// others, so another one is asked.
+#[derive(Debug)]
+struct ElsewhereIfRefused;
+
+impl RetryPolicy for ElsewhereIfRefused {
+    fn new_session(&self) -> Box<dyn RetrySession> {
+        Box::new(Self)
+    }
+}
+
+impl RetrySession for ElsewhereIfRefused {
+    fn decide_should_retry(&mut self, failed: RequestInfo<'_>) -> RetryDecision {
+        match failed.error {
+            RequestAttemptError::DbError(DbError::Unavailable { .. }, _) => RetryDecision::RetryNextTarget(None),
+            _ => RetryDecision::DontRetry,
+        }
+    }
+
+    fn reset(&mut self) {}
 }
 
 async fn prepare(session: &Session, cql: &str, kind: Kind) -> Result<PreparedStatement, ConnectError> {
