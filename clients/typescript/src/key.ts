@@ -82,9 +82,11 @@ const SCRATCH = new Uint8Array(8192);
  * bytes. Text counts as UTF-8. An absent field is not an empty one. In 64 hexadecimal digits.
  */
 export function hash(prefix: string, fields: readonly (string | Uint8Array | undefined)[]): string {
-  const room = (field: string | Uint8Array | undefined) => 9 + (field ? field.length * UTF8_BYTES_MAX : 0);
-  const bytesMax = fields.reduce((sum, field) => sum + room(field), prefix.length);
-  const bytes = bytesMax > SCRATCH.length ? new Uint8Array(bytesMax) : SCRATCH;
+  let bytes = SCRATCH;
+  if (prefix.length + roomFor(fields) > SCRATCH.length) {
+    fields = fields.map((field) => (typeof field === "string" ? utf8(field) : field));
+    bytes = new Uint8Array(prefix.length + roomFor(fields));
+  }
   const view = new DataView(bytes.buffer);
   let at = put(prefix, bytes, 0);
   for (const field of fields) {
@@ -104,6 +106,12 @@ export function hash(prefix: string, fields: readonly (string | Uint8Array | und
 
 /** A unit of JavaScript's text takes at most so many bytes of UTF-8. */
 export const UTF8_BYTES_MAX = 3;
+
+/** How many bytes the fields take with their lengths; for text, at most. */
+function roomFor(fields: readonly (string | Uint8Array | undefined)[]): number {
+  const room = (field: string | Uint8Array) => field.length * (typeof field === "string" ? UTF8_BYTES_MAX : 1);
+  return fields.reduce<number>((sum, field) => sum + 9 + (field === undefined ? 0 : room(field)), 0);
+}
 
 /** Returns how many bytes it has put there. */
 function put(field: string | Uint8Array, bytes: Uint8Array, at: number): number {
