@@ -10,7 +10,7 @@ use quick_cache::sync::Cache;
 
 use crate::request::Identity;
 
-/// How many keys a client remembers, each with a hash of its request: about 1.5 MB with keys of 36 characters.
+/// How many keys a client remembers, each with a hash of its request: less than 2 MB with keys of 36 characters.
 const KEYS_BOUND_MAX: usize = 10_000;
 
 pub(crate) struct Bound {

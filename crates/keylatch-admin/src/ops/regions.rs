@@ -73,7 +73,7 @@ pub struct BringRegionBack {
 /// What has changed in a map since it was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ChangesView {
-    /// One higher with each step of a change; 0 for none.
+    /// Higher with each step of a change; 0 for none.
     pub number: u64,
     /// The regions about whose keys nobody decides until the second step of a change.
     pub closing: Vec<String>,
