@@ -102,6 +102,8 @@ pub(super) enum Failed {
     Refused(String),
     /// It was sent, and may have taken effect, now or later.
     NotKnown(String),
+    /// It was a read that a node gave up: of too many tombstones, for one.
+    GaveUp(String),
     /// The reply was not one that the statement has.
     Nonsense(&'static str),
 }
@@ -129,9 +131,13 @@ impl Failed {
 
     /// Of a statement that writes nothing: it has no effect to be unsure of.
     pub(super) fn of_read(error: &ExecutionError) -> Self {
-        match Self::of(error) {
-            Self::NotKnown(text) => Self::NotSent(text),
-            failed => failed,
+        match (Self::of(error), error) {
+            (
+                Self::NotKnown(text),
+                ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::ReadFailure { .. }, _)),
+            ) => Self::GaveUp(text),
+            (Self::NotKnown(text), _) => Self::NotSent(text),
+            (failed, _) => failed,
         }
     }
 }
@@ -139,7 +145,9 @@ impl Failed {
 impl From<Failed> for Error {
     fn from(failed: Failed) -> Self {
         match failed {
-            Failed::NotSent(text) => Self::new(ErrorKind::Unavailable, format!("Cassandra: {text}")),
+            Failed::NotSent(text) | Failed::GaveUp(text) => {
+                Self::new(ErrorKind::Unavailable, format!("Cassandra: {text}"))
+            }
             Failed::Refused(text) => Self::new(ErrorKind::Refused, format!("Cassandra refused: {text}")),
             Failed::NotKnown(text) => Self::new(ErrorKind::NotKnown, format!("Cassandra: {text}")),
             Failed::Nonsense(text) => Self::new(ErrorKind::NotKnown, format!("Cassandra sent a strange reply: {text}")),

@@ -31,6 +31,7 @@ mod ops;
 mod options;
 mod pages;
 mod runs;
+mod scan;
 mod schema;
 mod value;
 

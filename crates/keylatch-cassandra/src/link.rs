@@ -21,6 +21,7 @@ use scylla::value::{CqlValue, MaybeUnset, Row as AnyRow};
 use super::address::Address;
 use super::error::{ConnectError, Failed};
 use super::options::Options;
+use super::scan;
 use super::value::{Columns, Keep, Row};
 use keylatch_core::{Lease, Timestamp};
 
@@ -40,8 +41,7 @@ pub(super) struct Link {
     /// The same, of what is committed: for lists.
     pub(super) look: PreparedStatement,
     pub(super) exist: PreparedStatement,
-    pub(super) first_page: PreparedStatement,
-    pub(super) next_page: PreparedStatement,
+    page: PreparedStatement,
     /// Both entries of a claim, in one message.
     marks: Batch,
     unmark_running: PreparedStatement,
@@ -168,8 +168,8 @@ impl Link {
             claim: Transaction, replace: Transaction, replace_all: Transaction, set_outcome: Transaction,
             remove: Transaction,
         };
-        let (read, look, exist, first_page, next_page, time) = prepared! {
-            read: SerialRead, look: Read, exist: Read, first_page: Read, next_page: Read, time: One,
+        let (read, look, exist, page, time) = prepared! {
+            read: SerialRead, look: Read, exist: Read, page: Read, time: One,
         };
         let (mark_running, unmark_running, clean_running, list_running) = prepared! {
             mark_running: Write, unmark_running: Write, clean_running: Write, list_running: Read,
@@ -193,8 +193,7 @@ impl Link {
             read,
             look,
             exist,
-            first_page,
-            next_page,
+            page,
             marks,
             unmark_running,
             clean_running,
@@ -266,6 +265,19 @@ impl Link {
     /// Reads a row as the latest transaction left it.
     pub(super) async fn read(&self, id: &[u8]) -> Result<Columns, Failed> {
         Ok(self.rows::<Columns>(&self.read, (id,)).await?.pop().unwrap_or_default())
+    }
+
+    /// So many of the first rows with a token after the one and up to the other.
+    pub(super) async fn page(&self, after: i64, to: i64, limit: usize) -> Result<Vec<scan::Row>, Failed> {
+        type Row = (i64, Vec<u8>, Option<i64>, Option<Vec<u8>>, Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>);
+        let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+        let rows: Vec<Row> = self.rows(&self.page, (after, to, limit)).await?;
+        let row = |(token, key, epoch, owner, revision, record, outcome): Row| scan::Row {
+            token,
+            key,
+            columns: (epoch, owner, revision, record, outcome),
+        };
+        Ok(rows.into_iter().map(row).collect())
     }
 
     /// The rows that a statement reads.

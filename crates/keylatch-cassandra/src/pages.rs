@@ -8,12 +8,13 @@ use parking_lot::Mutex;
 use super::Store;
 use super::error::Failed;
 use super::index::{RUNNING_BUCKETS, SCOPE_BUCKETS, key_half, running_bucket, scope_bucket};
+use super::scan::{Row, Scan};
 use super::value::{self, Columns, Damaged, Found};
 use keylatch_core::machine::{self, Change};
-use keylatch_core::store::{Applied, At, Count, Cursor, Error, PAGE_RECORDS_MAX, Page, PageRequest, Swept};
+use keylatch_core::store::{Applied, At, Count, Cursor, Error, ErrorKind, PAGE_RECORDS_MAX, Page, PageRequest, Swept};
 use keylatch_core::{Record, RecordId, Scope, State, Timestamp};
 
-/// How many entries or rows are read at once.
+/// How many entries are read at once.
 const BATCH: i32 = 128;
 /// How many records are read at the same time.
 const READS_AT_ONCE: usize = 16;
@@ -28,8 +29,6 @@ type RunningEntry = (Vec<u8>, Vec<u8>, Option<i64>);
 type Entry = (RecordId, Vec<u8>, i64);
 /// A record that was looked at, if there is one.
 type Looked = Result<Option<Found>, Damaged>;
-/// A row: its key, and the columns.
-type PageRow = (Vec<u8>, Option<i64>, Option<Vec<u8>>, Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>);
 
 /// A way through the claims that may be running, in the order of their entries.
 struct Walk {
@@ -53,59 +52,50 @@ impl Walk {
     }
 }
 
+/// The cursor after a token.
+fn cursor(token: i64) -> Cursor {
+    Cursor::new(token.to_be_bytes()).expect("eight bytes are short")
+}
+
+fn token(cursor: &Cursor) -> Result<i64, Error> {
+    let bytes = cursor.as_bytes().try_into().map(i64::from_be_bytes);
+    bytes.map_err(|_| Error::new(ErrorKind::Refused, "the cursor is not one of a list of all records of this store"))
+}
+
 impl Store {
     pub(super) async fn list_records(&self, page: PageRequest) -> Result<At<Page>, Error> {
         let limit = page.limit.min(PAGE_RECORDS_MAX);
-        let after = page.after.as_ref().map(Cursor::id).transpose()?;
         let now = self.now().await?;
         if limit == 0 {
             return Ok(At { value: Page::default(), now });
         }
+        let after = page.after.as_ref();
         let value = match &page.scope {
-            Some(scope) => self.page_of_scope(scope, after, limit, now).await?,
-            None => self.page_of_all(after, limit, now).await?,
+            Some(scope) => self.page_of_scope(scope, after.map(Cursor::id).transpose()?, limit, now).await?,
+            None => self.page_of_all(after.map(token).transpose()?, limit, now).await?,
         };
         Ok(At { value, now })
     }
 
-    /// In the order of the rows in the table.
-    async fn page_of_all(&self, after: Option<RecordId>, limit: usize, now: Timestamp) -> Result<Page, Error> {
-        let mut records = Vec::new();
-        let mut looked_at = 0;
-        let mut after = after.map(|after| self.0.names.row(after));
-        loop {
-            let rows = self.rows_after(after.as_deref(), BATCH).await?;
+    /// In the order of the rows in the table. Cursors are tokens.
+    async fn page_of_all(&self, after: Option<i64>, limit: usize, now: Timestamp) -> Result<Page, Error> {
+        let (mut scan, mut records, mut looked_at) = (Scan::after(after), Vec::new(), 0);
+        while let Some(rows) = scan.next(&self.0.link).await? {
             looked_at += rows.len();
-            let is_last = rows.len() < BATCH as usize;
-            for (row, epoch, owner, revision, record, outcome) in rows {
-                after = Some(row);
+            for Row { token, key, columns } in rows {
                 // Another store's, if it is in the same keyspace.
-                let Some(id) = after.as_deref().and_then(|row| self.0.names.id_of(row)) else { continue };
-                let found = value::decode(id, (epoch, owner, revision, record, outcome), now)?;
+                let Some(id) = self.0.names.id_of(&key) else { continue };
+                let found = value::decode(id, columns, now)?;
                 records.extend(found.map(|found| found.record));
                 if records.len() == limit {
-                    return Ok(Page { records, next: Some(Cursor::after(id)) });
+                    return Ok(Page { records, next: Some(cursor(token)) });
                 }
             }
-            if is_last {
-                return Ok(Page { records, next: None });
-            }
-            // A row of this store is needed to go on from.
-            if looked_at >= LOOKED_AT_MAX
-                && let Some(last) = records.last()
-            {
-                let next = Some(Cursor::after(last.id()));
-                return Ok(Page { records, next });
+            if looked_at >= LOOKED_AT_MAX {
+                return Ok(Page { records, next: Some(cursor(scan.is_at())) });
             }
         }
-    }
-
-    async fn rows_after(&self, after: Option<&[u8]>, limit: i32) -> Result<Vec<PageRow>, Failed> {
-        let link = &self.0.link;
-        match after {
-            None => link.rows(&link.first_page, (limit,)).await,
-            Some(after) => link.rows(&link.next_page, (after, limit)).await,
-        }
+        Ok(Page { records, next: None })
     }
 
     /// In the order of the entries.
@@ -342,25 +332,21 @@ impl Store {
 
     /// The same for a store whose records do not end by themselves.
     async fn sweep_all(&self, limit: usize, now: Timestamp, swept: &mut Swept) -> Result<(), Error> {
-        let mut after: Option<Vec<u8>> = None;
+        let mut scan = Scan::after(None);
         let mut seen = HashSet::new();
-        loop {
-            let rows = self.rows_after(after.as_deref(), BATCH).await?;
-            let is_last = rows.len() < BATCH as usize;
-            for (row, epoch, owner, revision, record, outcome) in rows {
-                after = Some(row);
-                let Some(id) = after.as_deref().and_then(|row| self.0.names.id_of(row)) else { continue };
-                let Ok(Some(found)) = value::decode(id, (epoch, owner, revision, record, outcome), now) else {
-                    continue;
-                };
+        while let Some(rows) = scan.next(&self.0.link).await? {
+            for Row { key, columns, .. } in rows {
+                let Some(id) = self.0.names.id_of(&key) else { continue };
+                let Ok(Some(found)) = value::decode(id, columns, now) else { continue };
                 if swept.total() < limit && seen.insert(id) && machine::sweep(&found.record, now) != Change::None {
                     *swept += self.sweep_record(id).await?;
                 }
             }
-            if is_last || swept.total() >= limit {
-                return Ok(());
+            if swept.total() >= limit {
+                break;
             }
         }
+        Ok(())
     }
 
     /// The machine's result for a record.

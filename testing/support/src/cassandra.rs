@@ -30,6 +30,10 @@ use super::ports::free_port_on;
 
 mod network;
 
+/// A node gives up a read that meets more tombstones. By default it is a hundred times as many: so a test sees what a
+/// service would see after a hundred times as many keys.
+pub const TOMBSTONES_MAX: u32 = 1_000;
+
 static JARS: Jars = Jars::new("cassandra", "5.0.9");
 /// How long a node may take to serve after its start. On two busy cores it takes long.
 const START_MAX: Duration = Duration::from_secs(240);
@@ -280,6 +284,8 @@ impl Node {
              commitlog_sync_period: 1000ms\n\
              paxos_variant: v2\n\
              auto_snapshot: false\n\
+             tombstone_warn_threshold: {warn}\n\
+             tombstone_failure_threshold: {TOMBSTONES_MAX}\n\
              data_file_directories: [{data}]\n\
              commitlog_directory: {log}\n\
              saved_caches_directory: {caches}\n\
@@ -290,6 +296,7 @@ impl Node {
             caches = at("saved_caches"),
             hints = at("hints"),
             cdc = at("cdc_raw"),
+            warn = TOMBSTONES_MAX / 2,
         );
         let write = |name: &str, text: &str| fs::write(at(name), text).expect("the directory is writable");
         write("cassandra.yaml", &yaml);

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use keylatch::cassandra::{Options, Store};
 use keylatch::machine::{Claim, Claimed, Completion, End};
 use keylatch::store::{Applied, Inspect as _, PageRequest, Store as _, Sweep as _};
 use keylatch::{Fingerprint, Guarantee, Key, Outcome, Policy, Record, Scope};
 use scylla::client::session::Session;
+use testing_support::cassandra::TOMBSTONES_MAX;
 use testing_support::eventually;
 
 use crate::one_node::{node, on_one_node};
@@ -150,4 +152,39 @@ async fn entries_that_name_nothing_are_removed_by_readers() {
         entries(&session, "old-").await == (0, Vec::new())
     })
     .await;
+}
+
+/// A row that has ended stays as tombstones, and a node gives up a read that meets too many.
+#[tokio::test]
+async fn many_that_have_ended_hide_none_that_is_there() {
+    let (store, session) = fixture("hidden-", on_one_node()).await;
+    let mut there = Vec::new();
+    for key in ["one", "two", "three"] {
+        let record = win(&store, &claim(key, Guarantee::Fenced)).await;
+        complete(&store, &record, "answer".to_owned()).await;
+        there.push(record.id());
+    }
+    let write = format!("UPDATE {KEYSPACE}.record USING TTL 1 SET epoch = 1 WHERE id = ?");
+    let write = session.prepare(write).await.unwrap();
+    let all: Vec<u32> = (0..5 * TOMBSTONES_MAX).collect();
+    for some in all.chunks(100) {
+        let keys = some.iter().map(|number| format!("ended-{number}").into_bytes());
+        try_join_all(keys.map(|key| session.execute_unpaged(&write, (key,)))).await.unwrap();
+    }
+    let whole = format!("SELECT id FROM {KEYSPACE}.record");
+    eventually(SOON, "a plain read to be given up", async || session.query_unpaged(&*whole, ()).await.is_err()).await;
+
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = PageRequest { after, limit: 1, ..PageRequest::default() };
+        let page = store.list(page).await.expect("a list of all records").value;
+        found.extend(page.records.iter().map(Record::id));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    there.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, there);
 }
