@@ -137,8 +137,10 @@ macro_rules! finds {
                 #[test]
                 #[expect(non_snake_case, reason = "named as the mistake is")]
                 fn $mistake() {
-                    let toy = async { Toy::new(Some(Mistake::$mistake)) };
-                    let ran = catch_unwind(AssertUnwindSafe(|| conformance::run_on(toy, $suite::$case)));
+                    let toy = Box::pin(async { Toy::new(Some(Mistake::$mistake)) });
+                    let ran = catch_unwind(AssertUnwindSafe(|| {
+                        conformance::run_on(toy, |toy| Box::pin($suite::$case(toy)));
+                    }));
                     assert!(ran.is_err(), "the case passes although the store makes this mistake");
                 }
             )*

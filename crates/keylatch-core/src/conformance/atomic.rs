@@ -89,7 +89,8 @@ macro_rules! conformance_atomic {
     (@tests $harness:expr, $($case:ident)*) => {$(
         #[test]
         fn $case() {
-            $crate::conformance::run_on(async { $harness }, $crate::conformance::atomic::$case);
+            let harness = ::std::boxed::Box::pin(async { $harness });
+            $crate::conformance::run_on(harness, |harness| ::std::boxed::Box::pin($crate::conformance::atomic::$case(harness)));
         }
     )*};
     (@names $($case:ident)*) => { &[$(stringify!($case),)*] };

@@ -127,7 +127,8 @@ macro_rules! conformance_inbox {
     (@tests $harness:expr, $($case:ident)*) => {$(
         #[test]
         fn $case() {
-            $crate::conformance::run_on(async { $harness }, $crate::conformance::inbox::$case);
+            let harness = ::std::boxed::Box::pin(async { $harness });
+            $crate::conformance::run_on(harness, |harness| ::std::boxed::Box::pin($crate::conformance::inbox::$case(harness)));
         }
     )*};
     (@names $($case:ident)*) => { &[$(stringify!($case),)*] };

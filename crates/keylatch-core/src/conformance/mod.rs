@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, LocalBoxFuture};
 
 use crate::RecordId;
 use crate::store::Store;
@@ -301,7 +301,18 @@ macro_rules! conformance {
             $(
                 #[test]
                 fn $case() {
-                    $crate::conformance::run(async { $harness }, $crate::conformance::$group::$case);
+                    let harness = ::std::boxed::Box::pin(async { $harness });
+                    $crate::conformance::run(harness, $crate::conformance::compiled::$group::$case);
+                }
+            )*
+        }
+    )*};
+    (@compiled $($group:ident { $($case:ident)* })*) => {$(
+        pub mod $group {
+            use super::{Harness, LocalBoxFuture};
+            $(
+                pub fn $case(harness: &dyn Harness) -> LocalBoxFuture<'_, ()> {
+                    Box::pin(super::super::$group::$case(harness))
                 }
             )*
         }
@@ -318,19 +329,44 @@ pub const CASES: &[&str] = conformance!(@each @names);
 /// A case that takes longer hangs.
 const CASE_SECONDS_MAX: u64 = 300;
 
+/// The cases, compiled with this crate and not again with every test program.
+#[doc(hidden)]
+pub mod compiled {
+    use futures_util::future::LocalBoxFuture;
+
+    use super::Harness;
+
+    conformance!(@each @compiled);
+}
+
+/// A case of a [`Store`].
+#[doc(hidden)]
+pub type Case = for<'h> fn(&'h dyn Harness) -> LocalBoxFuture<'h, ()>;
+
 /// Runs one case of a [`Store`], on a runtime with several threads.
 #[doc(hidden)]
-pub fn run<H: Harness>(harness: impl Future<Output = H>, case: impl AsyncFnOnce(&dyn Harness)) {
-    run_on(harness, async |harness: &H| case(harness).await);
+pub fn run<H: Harness>(harness: LocalBoxFuture<'_, H>, case: Case) {
+    block_on(Box::pin(async {
+        let harness = harness.await;
+        in_time(case(&harness)).await;
+    }));
 }
 
 /// The same for a case that needs more than a [`Harness`].
 #[doc(hidden)]
-pub fn run_on<H>(harness: impl Future<Output = H>, case: impl AsyncFnOnce(&H)) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
-    runtime.expect("a runtime for the case").block_on(async {
+pub fn run_on<H>(harness: LocalBoxFuture<'_, H>, case: for<'h> fn(&'h H) -> LocalBoxFuture<'h, ()>) {
+    block_on(Box::pin(async {
         let harness = harness.await;
-        let limit = Duration::from_secs(CASE_SECONDS_MAX);
-        tokio::time::timeout(limit, case(&harness)).await.expect("a case ends in time");
-    });
+        in_time(case(&harness)).await;
+    }));
+}
+
+async fn in_time(case: LocalBoxFuture<'_, ()>) {
+    let limit = Duration::from_secs(CASE_SECONDS_MAX);
+    tokio::time::timeout(limit, case).await.expect("a case ends in time");
+}
+
+fn block_on(case: LocalBoxFuture<'_, ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
+    runtime.expect("a runtime for the case").block_on(case);
 }

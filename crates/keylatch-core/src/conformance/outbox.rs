@@ -79,7 +79,8 @@ macro_rules! conformance_outbox {
     (@tests $harness:expr, $($case:ident)*) => {$(
         #[test]
         fn $case() {
-            $crate::conformance::run_on(async { $harness }, $crate::conformance::outbox::$case);
+            let harness = ::std::boxed::Box::pin(async { $harness });
+            $crate::conformance::run_on(harness, |harness| ::std::boxed::Box::pin($crate::conformance::outbox::$case(harness)));
         }
     )*};
     (@names $($case:ident)*) => { &[$(stringify!($case),)*] };

@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use keylatch_core::conformance::{self, Harness};
+use keylatch_core::conformance::{self, Case};
 
 mod broken;
 mod bug;
@@ -29,7 +29,7 @@ macro_rules! catches {
                 #[test]
                 #[expect(non_snake_case, reason = "named as the bug is")]
                 fn $bug() {
-                    assert_caught(Bug::$bug, conformance::$group::$case);
+                    assert_caught(Bug::$bug, conformance::compiled::$group::$case);
                 }
             )*
 
@@ -112,7 +112,8 @@ catches! {
     SpansWrapAround: limits::spans_end_with_time;
 }
 
-fn assert_caught(bug: Bug, case: impl AsyncFnOnce(&dyn Harness)) {
-    let ran = catch_unwind(AssertUnwindSafe(|| conformance::run(async { Broken::new(Some(bug)) }, case)));
+fn assert_caught(bug: Bug, case: Case) {
+    let broken = Box::pin(async { Broken::new(Some(bug)) });
+    let ran = catch_unwind(AssertUnwindSafe(|| conformance::run(broken, case)));
     assert!(ran.is_err(), "the case passes although the store has the bug {bug:?}");
 }
