@@ -6,7 +6,7 @@
 mod log;
 mod stores;
 
-pub(crate) use self::log::Had;
+use self::log::Had;
 pub use self::log::{Log, LogError};
 pub use self::stores::Regions;
-pub(crate) use self::stores::{Found, Stores, check_map, latest_of};
+pub(crate) use self::stores::{Found, Stores, check_map};

@@ -110,7 +110,6 @@ impl Lent {
     /// Whether the handler's end of the loan is gone. A handler that has ended may still contain it.
     fn has_returned(&mut self) -> bool {
         if !self.lender.is_returned() {
-            let _entered = self.runtime.as_ref().map(Handle::enter);
             let work = self.work.take();
             let _ = catch_unwind(AssertUnwindSafe(|| drop(work)));
         }

@@ -29,7 +29,7 @@ use utoipa::ToSchema;
 use super::records::check_reason;
 use super::{Error, Now, Operator};
 use crate::audit::{Actor, Asked, Before};
-use crate::regions::{Found, Regions, Stores, check_map, latest_of};
+use crate::regions::{Found, Regions, Stores, check_map};
 use crate::view::{Instant, instant};
 
 /// How far the clocks of the gateways and of the stores of all regions may be apart.
@@ -181,8 +181,7 @@ impl Operator {
     /// If there are no regions, no store can be read, or one has what cannot be a change of this map.
     pub async fn regions(&self) -> Result<MapView, Error> {
         let regions = self.map_of_regions()?;
-        let (mut views, mut all, mut failed) = (Vec::new(), Vec::new(), None);
-        let mut made = Changes::default();
+        let (mut views, mut found, mut failed) = (Vec::new(), Found::nothing(), None);
         for region in regions.homes().regions() {
             let mut view = RegionView { region: region.to_string(), lost: false, change: None, problem: None };
             if !regions.knows(region) {
@@ -193,10 +192,7 @@ impl Operator {
             match regions.had_by(region).await {
                 Ok(had) => {
                     view.change = Some(had.latest.number);
-                    all.push(had.latest);
-                    if had.made.made_at > made.made_at {
-                        made = had.made;
-                    }
+                    found.push(region.clone(), had);
                 }
                 Err(error) => {
                     tracing::warn!(%region, %error, "the map of regions cannot be read");
@@ -206,10 +202,10 @@ impl Operator {
             }
             views.push(view);
         }
-        if let (true, Some(error)) = (all.is_empty(), failed) {
+        if let (true, Some(error)) = (found.is_empty(), failed) {
             return Err(error);
         }
-        let (latest, count) = latest_of(&all);
+        let ((latest, count), made) = (found.latest(), found.made());
         let latest = Changes { lost: made.lost, turns: made.turns, ..latest };
         check_map(regions.homes(), &latest)?;
         let majority = regions.is_majority(count);

@@ -154,15 +154,15 @@ impl Stores<'_> {
     ///
     /// If one cannot be read, or has what cannot be a change of this map.
     pub(crate) async fn read(&self) -> Result<Found, Error> {
-        let (mut all, asked) = (Vec::new(), Instant::now());
+        let mut found = Found::nothing();
         for region in &self.chosen {
             let had = self.regions.had_by(region).await?;
             for changes in [&had.latest, &had.made] {
                 check_map(self.regions.homes(), changes)?;
             }
-            all.push((region.clone(), had));
+            found.push(region.clone(), had);
         }
-        Ok(Found { all, asked })
+        Ok(found)
     }
 
     /// Writes `changes` into each of these stores whose latest change still has the number beside it, and returns those that
@@ -214,6 +214,27 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// Nothing yet; the stores are asked from now on.
+    pub(crate) fn nothing() -> Self {
+        Self { all: Vec::new(), asked: Instant::now() }
+    }
+
+    /// Adds what the store of a region has.
+    pub(crate) fn push(&mut self, region: Region, had: Had) {
+        self.all.push((region, had));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// The latest change: of those with the highest number, the one that most of them have. And in how many it is.
+    pub(crate) fn latest(&self) -> (Changes, usize) {
+        let all = || self.all.iter().map(|(_, had)| &had.latest);
+        let latest = all().max_by_key(|changes| (changes.number, self.with(changes), &changes.step));
+        latest.map_or_else(|| (Changes::default(), 0), |latest| (latest.clone(), self.with(latest)))
+    }
+
     /// The highest number in any.
     pub(crate) fn number(&self) -> u64 {
         self.all.iter().map(|(_, had)| had.latest.number).max().unwrap_or_default()
@@ -252,14 +273,6 @@ impl Found {
     pub(crate) fn now(&self) -> Timestamp {
         self.all.iter().map(|(_, had)| had.now).max().unwrap_or(Timestamp::from_millis(0))
     }
-}
-
-/// The latest of the changes in several stores: of those with the highest number, the one that most of them have. And in how
-/// many it is.
-pub(crate) fn latest_of(all: &[Changes]) -> (Changes, usize) {
-    let count = |changes: &Changes| all.iter().filter(|other| *other == changes).count();
-    let latest = all.iter().max_by_key(|changes| (changes.number, count(changes), &changes.step));
-    latest.map_or_else(|| (Changes::default(), 0), |latest| (latest.clone(), count(latest)))
 }
 
 /// Whether these can be changes of this map.
@@ -328,14 +341,15 @@ mod tests {
         let none = Changes::default();
         let all =
             vec![(ap.clone(), had(&other, &none)), (eu.clone(), had(&closed, &none)), (us.clone(), had(&lost, &lost))];
-        let found = Found { all, asked: Instant::now() };
+        let found = Found { all, ..Found::nothing() };
         assert_eq!((found.number(), found.made()), (3, lost.clone()));
         assert_eq!(found.closing(), [ap.clone(), eu.clone()].into());
         assert_eq!((found.with(&lost), found.with(&none)), (1, 0));
         let numbers: Vec<_> = found.numbers().collect();
-        assert_eq!(numbers, [(ap, 3), (eu, 1), (us, 2)]);
+        assert_eq!(numbers, [(ap, 3), (eu.clone(), 1), (us, 2)]);
         // The latest of those with the highest number is the one that most stores have.
         let third = lost.close(2, [], "c".to_owned());
-        assert_eq!(latest_of(&[lost, third.clone(), other, third.clone()]), (third, 2));
+        let all = [&lost, &third, &other, &third].map(|latest| (eu.clone(), had(latest, &none)));
+        assert_eq!(Found { all: all.to_vec(), ..Found::nothing() }.latest(), (third, 2));
     }
 }
