@@ -3,6 +3,7 @@
 //! The nodes are on one core, and the load on the other.
 
 mod bare;
+mod gone;
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -57,8 +58,12 @@ struct Rates {
     store: f64,
 }
 
-/// Measures on as many nodes as `asked` says, and again with as many records more.
+/// Measures on as many nodes as `asked` says, and again with as many records more; or what is left of keys that are gone.
 pub(crate) async fn measure(cores: Cores, asked: &str, quick: bool) -> Result<Vec<Table>> {
+    if let Some(keys) = asked.strip_prefix("gone") {
+        let keys = keys.trim_start_matches(',');
+        return gone::measure(cores, if keys.is_empty() { RECORDS } else { keys.parse()? }).await;
+    }
     let asked = Asked::of(asked, quick)?;
     let start = if asked.nodes == 1 { || Cluster::start(1) } else { || Cluster::start(3) };
     let cluster = started_on(cores.server, start)?;

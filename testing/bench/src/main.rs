@@ -41,7 +41,7 @@ use server::Launcher;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [client] [growth] [gateway|gateway=TITLE] [regions] [redis] [fastify] [postgres|postgres=TITLE] [kafka|kafka=TITLE] [outbox] [cassandra|cassandra=NODES,RECORDS]
+const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [client] [growth] [gateway|gateway=TITLE] [regions] [redis] [fastify] [postgres|postgres=TITLE] [kafka|kafka=TITLE] [outbox] [cassandra|cassandra=NODES,RECORDS|cassandra=gone,KEYS]
   rows     ratios to the same service without the layer; with TITLE, those rows whose title begins with it
   clients  64 clients: the rate to that of one commit for each request, and the latency
   client   a call of the client beside one of reqwest
@@ -58,7 +58,8 @@ const USAGE: &str = "usage: bench [--quick] [rows|rows=TITLE] [clients] [client]
            with TITLE, those rows whose title begins with it
   outbox   a relay beside its producer alone, and beside reading and deleting alone; needs Kafka and PostgreSQL
   cassandra the Cassandra store beside the two bare transactions, and with 1,000,000 records more; needs Java and Maven;
-           on one node, or on three with 3 as NODES; with RECORDS, so many more, or 0 for none
+           on one node, or on three with 3 as NODES; with RECORDS, so many more, or 0 for none;
+           with gone, what is left of 1,000,000 keys that came and went, or of KEYS
 All of them without arguments. For the instructions of one request, see instructions.sh.";
 
 const PARTS: [&str; 12] = [

@@ -7,6 +7,9 @@ use keylatch::{Fingerprint, Guarantee, Key, Lease, Outcome, Policy, Scope};
 use crate::Result;
 use crate::connection::{KEY_PREFIX, ORDER};
 
+/// The operation of all their scopes.
+pub(crate) const OPERATION: &str = "POST /api/orders";
+
 /// Claims and completes a new key.
 pub(crate) async fn pair(store: &impl Store, user: &str, number: u64, policy: &Policy) -> Result<()> {
     let lease = claim(store, user, number, policy).await?;
@@ -15,7 +18,7 @@ pub(crate) async fn pair(store: &impl Store, user: &str, number: u64, policy: &P
 
 pub(crate) async fn claim(store: &impl Store, user: &str, number: u64, policy: &Policy) -> Result<Lease> {
     let claim = Claim::new(
-        Scope::new(user)?.for_operation("POST /api/orders")?,
+        Scope::new(user)?.for_operation(OPERATION)?,
         Key::new(&format!("{KEY_PREFIX}{number:016x}"))?,
         Fingerprint::from_bytes([7; 32]),
         Guarantee::Fenced,
