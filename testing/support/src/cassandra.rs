@@ -30,8 +30,8 @@ use super::ports::free_port_on;
 
 mod network;
 
-/// A node gives up a read that meets more tombstones. By default it is a hundred times as many: so a test sees what a
-/// service would see after a hundred times as many keys.
+/// A node of a test gives up a read that meets more tombstones. By default it is a hundred times as many: so a test sees
+/// what a service would see after a hundred times as many keys.
 pub const TOMBSTONES_MAX: u32 = 1_000;
 
 static JARS: Jars = Jars::new("cassandra", "5.0.9");
@@ -54,6 +54,19 @@ struct Node {
     program: Guarded,
     /// The library that gives it a clock of its own.
     clock: Option<PathBuf>,
+    /// Whether Java compiles it as well as it can, which takes minutes to pay.
+    compiles_fully: bool,
+}
+
+/// What nodes are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Right answers.
+    Answers,
+    /// Speed.
+    Speed,
+    /// Clocks of their own, and a network that can be cut.
+    Faults,
 }
 
 /// How the nodes of a cluster are spread.
@@ -68,7 +81,7 @@ pub enum Spread {
 /// The node that all tests of a program share. Each test uses a keyspace or a prefix of its own.
 pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
-    SHARED.get_or_init(|| Cluster::start(1))
+    SHARED.get_or_init(|| Cluster::start_as(1, Spread::Together, Use::Answers))
 }
 
 /// The address of a new keyspace on that node, without tables.
@@ -85,13 +98,13 @@ pub async fn shared_keyspace() -> String {
 }
 
 impl Cluster {
-    /// Starts so many nodes in one data centre, and waits until they serve.
+    /// Starts so many nodes in one data centre, and waits until they serve. They become as fast as a node gets.
     ///
     /// # Panics
     ///
     /// If Java or Maven is not installed, with the command that installs it; or if a node does not start.
     pub fn start(nodes: usize) -> Self {
-        Self::start_as(nodes, Spread::Together, false)
+        Self::start_as(nodes, Spread::Together, Use::Speed)
     }
 
     /// The same in one data centre or in several, where each node has [a clock of its own](Self::set_clock), and can be
@@ -101,10 +114,11 @@ impl Cluster {
     ///
     /// As [`start`](Self::start), or if there is no C compiler.
     pub fn start_for_faults(nodes: usize, spread: Spread) -> Self {
-        Self::start_as(nodes, spread, true)
+        Self::start_as(nodes, spread, Use::Faults)
     }
 
-    fn start_as(nodes: usize, spread: Spread, faults: bool) -> Self {
+    fn start_as(nodes: usize, spread: Spread, of_use: Use) -> Self {
+        let faults = of_use == Use::Faults;
         // Loopback addresses that no other cluster is likely to have.
         let [a, b] = [rand::rng().random_range(1..255), rand::rng().random_range(0..255)];
         let own: Vec<_> = (1..).take(nodes).map(|last| Ipv4Addr::new(127, a, b, last)).collect();
@@ -114,7 +128,7 @@ impl Cluster {
         let seeds: Vec<_> = known.iter().map(|known| format!("{known}:{storage}")).collect();
         let make = |(nth, address): (usize, &Ipv4Addr)| {
             let centre = if spread == Spread::Apart { nth + 1 } else { 1 };
-            Node::make(*address, port, (known[nth], storage), centre, &seeds.join(","))
+            Node::make(*address, port, (known[nth], storage), centre, &seeds.join(","), of_use)
         };
         let mut cluster = Self { nodes: own.iter().enumerate().map(make).collect(), port, network };
         if faults {
@@ -264,10 +278,17 @@ impl Cluster {
 }
 
 impl Node {
-    fn make(address: Ipv4Addr, port: u16, (known, storage): (Ipv4Addr, u16), centre: usize, seeds: &str) -> Self {
+    fn make(
+        address: Ipv4Addr,
+        port: u16,
+        (known, storage): (Ipv4Addr, u16),
+        centre: usize,
+        seeds: &str,
+        of_use: Use,
+    ) -> Self {
         let program = Guarded::in_directory("keylatch-cassandra-");
         let at = |name: &str| program.directory.join(name).display().to_string();
-        let yaml = format!(
+        let mut yaml = format!(
             "cluster_name: keylatch\n\
              num_tokens: 4\n\
              partitioner: org.apache.cassandra.dht.Murmur3Partitioner\n\
@@ -284,8 +305,6 @@ impl Node {
              commitlog_sync_period: 1000ms\n\
              paxos_variant: v2\n\
              auto_snapshot: false\n\
-             tombstone_warn_threshold: {warn}\n\
-             tombstone_failure_threshold: {TOMBSTONES_MAX}\n\
              data_file_directories: [{data}]\n\
              commitlog_directory: {log}\n\
              saved_caches_directory: {caches}\n\
@@ -296,13 +315,16 @@ impl Node {
             caches = at("saved_caches"),
             hints = at("hints"),
             cdc = at("cdc_raw"),
-            warn = TOMBSTONES_MAX / 2,
         );
+        if of_use != Use::Speed {
+            let warn = TOMBSTONES_MAX / 2;
+            yaml += &format!("tombstone_warn_threshold: {warn}\ntombstone_failure_threshold: {TOMBSTONES_MAX}\n");
+        }
         let write = |name: &str, text: &str| fs::write(at(name), text).expect("the directory is writable");
         write("cassandra.yaml", &yaml);
         write("cassandra-rackdc.properties", &format!("dc=dc{centre}\nrack=r1\n"));
         write("logback.xml", LOGBACK);
-        Self { address, port, program, clock: None }
+        Self { address, port, program, clock: None, compiles_fully: of_use == Use::Speed }
     }
 
     /// Builds the library that stands before the machine's clock. By default a node takes messages of nodes whose clocks
@@ -323,6 +345,7 @@ impl Node {
     fn run(&self) {
         let at = |name: &str| self.program.directory.join(name).display().to_string();
         let mut args: Vec<String> = JAVA.map(str::to_owned).into();
+        args.extend((!self.compiles_fully).then(|| "-XX:TieredStopAtLevel=1".to_owned()));
         args.extend(OPENED.iter().map(|package| format!("--add-opens={package}=ALL-UNNAMED")));
         args.extend(EXPORTED.iter().map(|package| format!("--add-exports={package}=ALL-UNNAMED")));
         args.extend([

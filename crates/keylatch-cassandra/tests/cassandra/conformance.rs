@@ -13,10 +13,12 @@ use testing_support::cassandra::Cluster;
 use crate::one_node::{as_store, node, on_one_node};
 use crate::support::connect;
 
-const KEYSPACE: &str = "conformance";
+/// How many cases share a keyspace. Where nothing ends by itself, a sweep reads the records of all of them.
+const CASES_IN_A_KEYSPACE: usize = 32;
 
 pub(crate) struct Cassandra {
     cluster: &'static Cluster,
+    keyspace: String,
     prefix: String,
     options: Options,
     clock: Clock,
@@ -26,13 +28,16 @@ pub(crate) struct Cassandra {
 impl Cassandra {
     pub(crate) async fn new() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let cluster = node(KEYSPACE).await;
+        let case = NEXT.fetch_add(1, Ordering::Relaxed);
+        let keyspace = format!("conformance_{}", case / CASES_IN_A_KEYSPACE);
+        let cluster = node(&keyspace).await;
         // It stands still. Nothing ends by itself, so the machine decides by this clock alone. What Cassandra removes
         // is tested in `expiry`.
         let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
-        let prefix = format!("case-{}-", NEXT.fetch_add(1, Ordering::Relaxed));
+        let prefix = format!("case-{case}-");
         let options = on_one_node().with_prefix(&prefix).with_clock(clock.clone());
-        Self { store: connect(cluster, KEYSPACE, options.clone()).await, cluster, prefix, options, clock }
+        let store = connect(cluster, &keyspace, options.clone()).await;
+        Self { cluster, keyspace, prefix, options, clock, store }
     }
 
     /// Sets this case's rows apart from those of all others.
@@ -42,7 +47,7 @@ impl Cassandra {
 
     /// A store as another process would have it.
     pub(crate) async fn process(&self) -> Store {
-        connect(self.cluster, KEYSPACE, self.options.clone()).await
+        connect(self.cluster, &self.keyspace, self.options.clone()).await
     }
 
     fn row(&self, id: RecordId) -> Vec<u8> {
@@ -73,18 +78,18 @@ impl Harness for Cassandra {
 
     fn misplace(&self, from: RecordId, to: RecordId) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let session = self.cluster.session().await;
-            let read = format!("SELECT epoch, owner, revision, record, outcome FROM {KEYSPACE}.record WHERE id = ?");
+            let (session, keyspace) = (self.cluster.session().await, &self.keyspace);
+            let read = format!("SELECT epoch, owner, revision, record, outcome FROM {keyspace}.record WHERE id = ?");
             let found = session.query_unpaged(read, (self.row(from),)).await.expect("a row can be read");
             let found = found.into_rows_result().expect("a read has rows");
             let (epoch, owner, revision, record, outcome) = found.first_row::<Columns>().expect("there is a record");
             let write = format!(
-                "UPDATE {KEYSPACE}.record SET epoch = ?, owner = ?, revision = ?, record = ?, outcome = ? WHERE id = ?"
+                "UPDATE {keyspace}.record SET epoch = ?, owner = ?, revision = ?, record = ?, outcome = ? WHERE id = ?"
             );
             let values = (epoch, owner, revision, record, outcome, self.row(to));
             session.query_unpaged(write, values).await.expect("a row can be written");
             // The entry by which the damaged row is found.
-            let name = format!("INSERT INTO {KEYSPACE}.by_scope (scope, bucket, key, at) VALUES (?, ?, ?, 0)");
+            let name = format!("INSERT INTO {keyspace}.by_scope (scope, bucket, key, at) VALUES (?, ?, ?, 0)");
             let scope = [self.prefix.as_bytes(), &to.as_bytes()[..16]].concat();
             let key = &to.as_bytes()[16..];
             session.query_unpaged(name, (scope, i32::from(key[1]) % 16, key)).await.expect("a row can be written");

@@ -15,13 +15,13 @@ pub(crate) fn on_one_node() -> Options {
 }
 
 /// The node that all tests share, with a keyspace that has the tables.
-pub(crate) async fn node(keyspace: &'static str) -> &'static Cluster {
-    static MADE: tokio::sync::Mutex<Vec<&str>> = tokio::sync::Mutex::const_new(Vec::new());
+pub(crate) async fn node(keyspace: &str) -> &'static Cluster {
+    static MADE: tokio::sync::Mutex<Vec<String>> = tokio::sync::Mutex::const_new(Vec::new());
     let cluster = tokio::task::spawn_blocking(shared).await.expect("the node starts");
     let mut made = MADE.lock().await;
-    if !made.contains(&keyspace) {
+    if !made.iter().any(|made| made == keyspace) {
         make_keyspace(cluster, keyspace, &[("dc1", 1)], &on_one_node()).await;
-        made.push(keyspace);
+        made.push(keyspace.to_owned());
     }
     cluster
 }
