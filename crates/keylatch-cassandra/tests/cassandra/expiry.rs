@@ -31,8 +31,12 @@ async fn fixture(prefix: &str, options: Options) -> (Store, Session) {
 }
 
 fn claim(key: &str, guarantee: Guarantee) -> Claim {
+    claim_under(&POLICY, key, guarantee)
+}
+
+fn claim_under(policy: &Policy, key: &str, guarantee: Guarantee) -> Claim {
     let fingerprint = Fingerprint::of([b"request".as_slice()]);
-    Claim::new(Scope::new("caller").unwrap(), Key::new(key).unwrap(), fingerprint, guarantee, &POLICY)
+    Claim::new(Scope::new("caller").unwrap(), Key::new(key).unwrap(), fingerprint, guarantee, policy)
 }
 
 async fn win(store: &Store, claim: &Claim) -> Record {
@@ -187,4 +191,37 @@ async fn many_that_have_ended_hide_none_that_is_there() {
     there.sort_unstable();
     found.sort_unstable();
     assert_eq!(found, there);
+}
+
+/// The entry of a run that has ended is a tombstone, too. It counts until `gc_grace_seconds` are over, which is a minute.
+#[tokio::test]
+async fn many_runs_that_have_ended_hide_none_for_long() {
+    let (keyspace, bucket) = ("ended_runs", 7);
+    let cluster = node(keyspace).await;
+    let store = connect(cluster, keyspace, on_one_node()).await;
+    let session = cluster.session().await;
+    let policy = Policy { lease: Duration::from_millis(1), ..POLICY };
+    let run = win(&store, &claim_under(&policy, "key", Guarantee::AtMostOnce)).await;
+    let space = b"".as_slice();
+    let write = format!("INSERT INTO {keyspace}.running (space, bucket, id, owner, at) VALUES (?, ?, ?, ?, 0)");
+    let end = format!("DELETE FROM {keyspace}.running WHERE space = ? AND bucket = ? AND id = ? AND owner = ?");
+    let (write, end) = (session.prepare(write).await.unwrap(), session.prepare(end).await.unwrap());
+    let all: Vec<u32> = (0..2 * TOMBSTONES_MAX).collect();
+    for some in all.chunks(100) {
+        let ids = some.iter().map(|number| [[0; 28].as_slice(), &number.to_be_bytes()].concat());
+        let begin_and_end = ids.map(async |id| {
+            session.execute_unpaged(&write, (space, bucket, &id, b"owner".as_slice())).await?;
+            session.execute_unpaged(&end, (space, bucket, &id, b"owner".as_slice())).await
+        });
+        try_join_all(begin_and_end).await.unwrap();
+    }
+    assert!(store.lapsed(None, 10).await.is_err(), "a read of so many tombstones is given up");
+    // As if the minute was over.
+    let later = format!("ALTER TABLE {keyspace}.running WITH gc_grace_seconds = 1");
+    session.query_unpaged(later, ()).await.unwrap();
+    eventually(SOON, "the run to be found", async || {
+        let found = store.lapsed(None, 10).await;
+        found.is_ok_and(|page| page.value.records.iter().map(Record::id).eq([run.id()]))
+    })
+    .await;
 }
