@@ -162,7 +162,7 @@ impl Sentinels {
         let servers = vec![primary, Server::start(of_primary.clone()), Server::start(of_primary)];
         let name = Self::SERVICE;
         let file = format!(
-            "{settings}sentinel monitor {name} {host} {} 2\nsentinel down-after-milliseconds {name} 500\n\
+            "{settings}sentinel monitor {name} {host} {} 2\nsentinel down-after-milliseconds {name} 1500\n\
              sentinel failover-timeout {name} 3000\nsentinel parallel-syncs {name} 2\n",
             servers[0].known_port()
         );
