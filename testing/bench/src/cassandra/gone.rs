@@ -56,11 +56,11 @@ pub(super) async fn measure(cores: Cores, keys: u64) -> Result<Vec<Table>> {
                 // Something that it writes to the disk when it starts.
                 let store = Store::connect_with(&cluster.url(KEYSPACE), options.clone()).await?;
                 pair(&store, USER, keys, &POLICY).await?;
-                tokio::time::sleep(COMMIT_LOG_SYNCED).await;
             }
             _ => {}
         }
-        // What it has in memory is on the disk then.
+        // What it has in memory is on the disk then, up to the last sync of its log.
+        tokio::time::sleep(COMMIT_LOG_SYNCED).await;
         cluster.start_again(0);
         let session = cluster.session().await;
         if when == "ten days later" {
