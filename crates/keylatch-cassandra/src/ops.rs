@@ -498,7 +498,7 @@ impl Patience {
         self.failures += 1;
         if self.failures >= FAILURES_MAX || Instant::now() >= self.until {
             return Err(match (failed, self.unsure.take()) {
-                (Failed::NotSent(_), Some(unsure)) => Failed::NotKnown(unsure).into(),
+                (Failed::NotSent(_) | Failed::GaveUp(_), Some(unsure)) => Failed::NotKnown(unsure).into(),
                 (failed, _) => failed.into(),
             });
         }
@@ -529,5 +529,21 @@ impl Patience {
         let [part, ..] = *Owner::random().as_bytes();
         let longest = PAUSE * 2_u32.pow(nth.min(4) - 1);
         tokio::time::sleep(longest.mul_f64(0.5 + f64::from(part) / 512.0)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a read meets says nothing of the write before it.
+    #[tokio::test]
+    async fn a_read_that_fails_after_an_unsure_write_leaves_it_unsure() {
+        for failed in [Failed::NotSent, Failed::GaveUp, Failed::NotKnown] {
+            let unsure = Some("a time-out".to_owned());
+            let mut patience = Patience { until: Instant::now(), failures: 0, changes: 0, unsure };
+            let error = patience.after(failed("of a read".to_owned())).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotKnown, "{error}");
+        }
     }
 }

@@ -40,8 +40,9 @@ impl Scan {
         while self.after < i64::MAX {
             let to = self.after.saturating_add_unsigned(self.part);
             let rows = match link.page(self.after, to, ROWS_AT_ONCE).await {
-                Err(Failed::GaveUp(_)) if self.part > PART_MIN => {
-                    self.part /= 2;
+                // At the end of the ring the part is shorter.
+                Err(Failed::GaveUp(_)) if to.abs_diff(self.after) > PART_MIN => {
+                    self.part = to.abs_diff(self.after) / 2;
                     continue;
                 }
                 rows => rows?,
