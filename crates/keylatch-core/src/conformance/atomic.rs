@@ -90,7 +90,7 @@ macro_rules! conformance_atomic {
         #[test]
         fn $case() {
             let harness = ::std::boxed::Box::pin(async { $harness });
-            $crate::conformance::run_on(harness, |harness| ::std::boxed::Box::pin($crate::conformance::atomic::$case(harness)));
+            $crate::conformance::run(harness, |harness| ::std::boxed::Box::pin($crate::conformance::atomic::$case(harness)));
         }
     )*};
     (@names $($case:ident)*) => { &[$(stringify!($case),)*] };

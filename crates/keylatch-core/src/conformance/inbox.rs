@@ -128,7 +128,7 @@ macro_rules! conformance_inbox {
         #[test]
         fn $case() {
             let harness = ::std::boxed::Box::pin(async { $harness });
-            $crate::conformance::run_on(harness, |harness| ::std::boxed::Box::pin($crate::conformance::inbox::$case(harness)));
+            $crate::conformance::run(harness, |harness| ::std::boxed::Box::pin($crate::conformance::inbox::$case(harness)));
         }
     )*};
     (@names $($case:ident)*) => { &[$(stringify!($case),)*] };

@@ -302,7 +302,7 @@ macro_rules! conformance {
                 #[test]
                 fn $case() {
                     let harness = ::std::boxed::Box::pin(async { $harness });
-                    $crate::conformance::run(harness, $crate::conformance::compiled::$group::$case);
+                    $crate::conformance::run(harness, |harness| $crate::conformance::compiled::$group::$case(harness));
                 }
             )*
         }
@@ -339,31 +339,14 @@ pub mod compiled {
     conformance!(@each @compiled);
 }
 
-/// A case of a [`Store`].
+/// Runs one case, on a runtime with several threads.
 #[doc(hidden)]
-pub type Case = for<'h> fn(&'h dyn Harness) -> LocalBoxFuture<'h, ()>;
-
-/// Runs one case of a [`Store`], on a runtime with several threads.
-#[doc(hidden)]
-pub fn run<H: Harness>(harness: LocalBoxFuture<'_, H>, case: Case) {
+pub fn run<H>(harness: LocalBoxFuture<'_, H>, case: for<'h> fn(&'h H) -> LocalBoxFuture<'h, ()>) {
     block_on(Box::pin(async {
         let harness = harness.await;
-        in_time(case(&harness)).await;
+        let limit = Duration::from_secs(CASE_SECONDS_MAX);
+        tokio::time::timeout(limit, case(&harness)).await.expect("a case ends in time");
     }));
-}
-
-/// The same for a case that needs more than a [`Harness`].
-#[doc(hidden)]
-pub fn run_on<H>(harness: LocalBoxFuture<'_, H>, case: for<'h> fn(&'h H) -> LocalBoxFuture<'h, ()>) {
-    block_on(Box::pin(async {
-        let harness = harness.await;
-        in_time(case(&harness)).await;
-    }));
-}
-
-async fn in_time(case: LocalBoxFuture<'_, ()>) {
-    let limit = Duration::from_secs(CASE_SECONDS_MAX);
-    tokio::time::timeout(limit, case).await.expect("a case ends in time");
 }
 
 fn block_on(case: LocalBoxFuture<'_, ()>) {

@@ -80,7 +80,7 @@ macro_rules! conformance_outbox {
         #[test]
         fn $case() {
             let harness = ::std::boxed::Box::pin(async { $harness });
-            $crate::conformance::run_on(harness, |harness| ::std::boxed::Box::pin($crate::conformance::outbox::$case(harness)));
+            $crate::conformance::run(harness, |harness| ::std::boxed::Box::pin($crate::conformance::outbox::$case(harness)));
         }
     )*};
     (@names $($case:ident)*) => { &[$(stringify!($case),)*] };

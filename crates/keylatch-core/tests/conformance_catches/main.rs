@@ -3,7 +3,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use keylatch_core::conformance::{self, Case};
+use futures_util::future::LocalBoxFuture;
+use keylatch_core::conformance;
 
 mod broken;
 mod bug;
@@ -29,7 +30,7 @@ macro_rules! catches {
                 #[test]
                 #[expect(non_snake_case, reason = "named as the bug is")]
                 fn $bug() {
-                    assert_caught(Bug::$bug, conformance::compiled::$group::$case);
+                    assert_caught(Bug::$bug, |broken| conformance::compiled::$group::$case(broken));
                 }
             )*
 
@@ -112,7 +113,7 @@ catches! {
     SpansWrapAround: limits::spans_end_with_time;
 }
 
-fn assert_caught(bug: Bug, case: Case) {
+fn assert_caught(bug: Bug, case: for<'h> fn(&'h Broken) -> LocalBoxFuture<'h, ()>) {
     let broken = Box::pin(async { Broken::new(Some(bug)) });
     let ran = catch_unwind(AssertUnwindSafe(|| conformance::run(broken, case)));
     assert!(ran.is_err(), "the case passes although the store has the bug {bug:?}");
