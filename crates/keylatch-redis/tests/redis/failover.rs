@@ -5,7 +5,7 @@ use std::time::Duration;
 use keylatch::Record;
 use keylatch::machine::Claimed;
 use keylatch::redis::{ConnectError, Options, Store};
-use keylatch::store::{At, Durability, Store as _};
+use keylatch::store::{Applied, At, Durability, Store as _};
 use testing_support::eventually;
 use testing_support::redis::{Cluster, Sentinels};
 
@@ -40,7 +40,8 @@ async fn on_all_servers(store: &Store, name: &str, keys: usize, wait_until_whole
         for at in 0..keys {
             let claimed = store.claim(claim(&format!("{name}-{attempt}-{at}"))).await;
             let Ok(At { value: Claimed::Won(record), .. }) = claimed else { continue };
-            let _ = store.complete(record.lease(), completion("answer")).await;
+            let completed = store.complete(record.lease(), completion("answer")).await;
+            let Ok(Applied::Applied(_)) = completed else { continue };
             records.extend(store.read(record.id()).await.ok().and_then(|found| found.value));
         }
         wait_until_whole();
