@@ -81,3 +81,48 @@ install_packages() {
     "${as_root[@]}" apt-get update -qq </dev/null &&
         "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" </dev/null
 }
+
+# test_programs ARGUMENTS...: builds tests as cargo test does with these arguments, and prints their programs, a line each:
+# the package, the source and the program, between tabs.
+test_programs() {
+    cargo test "$@" --no-run --quiet --message-format json-render-diagnostics | python3 -c '
+import json, os, sys
+
+root = os.getcwd() + "/"
+for line in sys.stdin:
+    built = json.loads(line)
+    if built["reason"] == "compiler-artifact" and built["profile"]["test"] and built["executable"]:
+        package = os.path.dirname(built["manifest_path"])
+        source = os.path.relpath(built["target"]["src_path"], package)
+        print(package.removeprefix(root), source, built["executable"], sep="\t")
+'
+}
+
+# run_programs PROGRAMS: runs the programs that test_programs has printed into this file, as many at once as there are cores:
+# most of them wait for servers most of the time. Each one's output is shown when it ends.
+run_programs() {
+    [ -s "$1" ] || fail "cargo has built no test"
+    xargs -d '\n' -P "$(nproc)" -n 1 bash -c "$(declare -f run_program); run_program '$SCRATCH' \"\$1\"" _ <"$1"
+}
+
+# run_program SCRATCH LINE: runs a test program as cargo does. The line has its package, its source and itself, between tabs.
+run_program() {
+    local scratch=$1 package source program log status=0 started=$SECONDS
+    IFS=$'\t' read -r package source program <<<"$2"
+    log=$scratch/$(basename "$program").log
+    echo "started $package/$source"
+    (cd "$package" && CARGO_MANIFEST_DIR=$PWD exec "$program") >"$log" 2>&1 </dev/null || status=$?
+    {
+        flock 9
+        printf '     Running %s (%s) for %s s\n' "$source" "$package" "$((SECONDS - started))"
+        cat "$log"
+        [ "$status" = 0 ] || echo "$package/$source failed with status $status"
+    } 9>"$scratch/shown"
+    rm "$log"
+    return "$status"
+}
+
+# total WORD LOG: prints the sum over all suites of a number in "test result: ok. 12 passed; 0 failed; 0 ignored; …".
+total() {
+    sed -n "s/^test result:.* \([0-9][0-9]*\) $1.*/\1/p" "$2" | awk '{ sum += $1 } END { print sum + 0 }'
+}
