@@ -41,8 +41,9 @@ impl Cache {
 
     /// The final outcome for `request`, if it is cached, not expired and not too old.
     pub(super) fn find(&self, id: &RecordId, request: &Request) -> Option<Final> {
+        let found = self.entries.as_ref()?.get(id)?;
         let now = Instant::now();
-        self.entries.as_ref()?.get(id).filter(|found| found.answers(request, now) && found.age(now) < self.age_max)
+        (found.answers(request, now) && found.age(now) < self.age_max).then_some(found)
     }
 
     /// Whether it keeps anything.

@@ -200,7 +200,11 @@ impl Engine {
                         return Ok(answer);
                     }
                     match search.join() {
-                        Ok(leader) => leader,
+                        // Since the look into the cache, a run of the key may have ended here.
+                        Ok(leader) => match search.cached() {
+                            Some(answer) => return Ok(answer),
+                            None => leader,
+                        },
                         Err(elsewhere) => match Box::pin(search.elsewhere(elsewhere)).await? {
                             Some(answer) => return Ok(answer),
                             None => continue,
