@@ -64,7 +64,7 @@ fn failed(report: &Report) -> Vec<&'static str> {
 /// What a mistake must be found by, and what else may find it, depending on which of two requests is faster.
 fn found_by(mistake: Mistake) -> (&'static str, &'static [&'static str]) {
     match mistake {
-        Mistake::ThirdAnswerDiffers => ("replay", &["hang-up", "half-body", "slow-body"]),
+        Mistake::ThirdAnswerDiffers => ("replay", &["at-once", "hang-up", "half-body", "slow-body"]),
         Mistake::LooksThenActs => ("at-once", &["hang-up"]),
         Mistake::IgnoresBody | Mistake::RunsOtherBody => ("other-body", &[]),
         Mistake::SharesCallers => ("two-callers", &[]),
