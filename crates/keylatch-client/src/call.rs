@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use keylatch_core::{Clock, Key};
 use rand::Rng as _;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tower_service::Service;
 
 use crate::bound::Bound;
@@ -103,14 +103,14 @@ impl Calling<'_> {
     {
         self.begin().await?;
         let Shared { policy, profile, .. } = self.shared;
-        let until = Instant::now() + policy.time_max;
+        let mut now = Instant::now();
+        let until = now + policy.time_max;
         self.add_headers();
         loop {
             self.tries += 1;
             self.tell(Step::Try);
-            // A pause can take longer than it should.
-            let time_max = policy.try_max.min(until.saturating_duration_since(Instant::now())).max(TRY_MIN);
-            let (why, status, pause) = match self.send(&mut transport, time_max).await? {
+            let deadline = now + policy.try_max.min(until.saturating_duration_since(now)).max(TRY_MIN);
+            let (why, status, pause) = match self.send(&mut transport, deadline).await? {
                 Got::Nothing(why, error) => (why, None, self.pause(until, None, None, Some(error))?),
                 Got::Response(response) => {
                     let (meaning, status) = (profile.meaning(&response), response.status());
@@ -128,6 +128,8 @@ impl Calling<'_> {
             };
             self.tell(Step::Pause { why, status, pause });
             sleep(pause).await;
+            // A pause can take longer than it should.
+            now = Instant::now();
         }
     }
 
@@ -160,7 +162,7 @@ impl Calling<'_> {
     }
 
     /// Sends the request once, and reads the answer to its end.
-    async fn send<S, B>(&self, transport: &mut S, time_max: Duration) -> Result<Got, Error>
+    async fn send<S, B>(&self, transport: &mut S, deadline: Instant) -> Result<Got, Error>
     where
         S: Service<Request<Full<Bytes>>, Response = Response<B>>,
         S::Error: Into<BoxError>,
@@ -174,7 +176,7 @@ impl Calling<'_> {
             let body = Limited::new(body, self.shared.policy.answer_bytes_max).collect().await?.to_bytes();
             Ok::<_, BoxError>(Response::from_parts(parts, body))
         };
-        match timeout(time_max, sent).await {
+        match timeout_at(deadline, sent).await {
             Ok(Ok(response)) => Ok(Got::Response(response)),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
                 Err(Error::AnswerTooLarge(Unsettled { key: self.key.clone(), tries: self.tries, answer: None }))

@@ -1,32 +1,71 @@
 //! reqwest as a transport.
 
+use std::fmt;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use http_body_util::{BodyExt as _, Full};
+use parking_lot::Mutex;
+use reqwest::Url;
 use tower_service::Service;
 
 use crate::BoxError;
 use crate::error::Unsendable;
 
 /// Sends through a [`reqwest::Client`], which decides on connections, credentials, proxies and TLS.
-#[derive(Debug, Clone)]
-pub struct Reqwest(reqwest::Client);
+#[derive(Clone)]
+pub struct Reqwest {
+    client: reqwest::Client,
+    /// Where the last request went, and so most likely the next one: its URL is not parsed again.
+    last: Arc<Mutex<Option<(Uri, Url)>>>,
+}
 
 /// Redirects are answers, and are not followed.
 impl Default for Reqwest {
     fn default() -> Self {
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build();
-        Self(client.expect("reqwest can be set up"))
+        client.expect("reqwest can be set up").into()
     }
 }
 
 /// A client that follows redirects sends the request, with its key, to other URLs too: better turn that off.
 impl From<reqwest::Client> for Reqwest {
     fn from(client: reqwest::Client) -> Self {
-        Self(client)
+        Self { client, last: Arc::default() }
+    }
+}
+
+/// Without the last URL, whose query may be a secret.
+impl fmt::Debug for Reqwest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reqwest").field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+impl Reqwest {
+    fn url(&self, uri: &Uri) -> Result<Url, Unsendable> {
+        let mut last = self.last.lock();
+        match &*last {
+            Some((known, url)) if known == uri => Ok(url.clone()),
+            _ => {
+                let url = Url::parse(&uri.to_string()).map_err(Unsendable::new)?;
+                *last = Some((uri.clone(), url.clone()));
+                Ok(url)
+            }
+        }
+    }
+
+    fn request(&self, request: Request<Full<Bytes>>) -> Result<reqwest::Request, Unsendable> {
+        let (parts, body) = request.into_parts();
+        let Some(Ok(body)) = body.collect().now_or_never() else { unreachable!("the whole body is there") };
+        let mut request = reqwest::Request::new(parts.method, self.url(&parts.uri)?);
+        *request.headers_mut() = parts.headers;
+        *request.version_mut() = parts.version;
+        *request.body_mut() = Some(body.to_bytes().into());
+        Ok(request)
     }
 }
 
@@ -40,10 +79,7 @@ impl Service<Request<Full<Bytes>>> for Reqwest {
     }
 
     fn call(&mut self, request: Request<Full<Bytes>>) -> Self::Future {
-        let (parts, body) = request.into_parts();
-        let Some(Ok(body)) = body.collect().now_or_never() else { unreachable!("the whole body is there") };
-        let request = reqwest::Request::try_from(Request::from_parts(parts, body.to_bytes()));
-        let sent = request.map(|request| self.0.execute(request)).map_err(Unsendable::new);
+        let sent = self.request(request).map(|request| self.client.execute(request));
         Box::pin(async move {
             match sent?.await {
                 Ok(response) => Ok(response.into()),

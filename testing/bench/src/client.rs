@@ -14,6 +14,8 @@ use crate::server::{Launcher, cpu_of};
 
 const IN_FLIGHT: usize = 50;
 const ROUNDS: usize = 9;
+/// As the client's time-out for a try.
+const TIME_OUT: Duration = Duration::from_secs(30);
 /// A call may take so much more than one of reqwest.
 const MORE: f64 = 1.05;
 
@@ -24,6 +26,18 @@ struct Took {
     cpu: f64,
 }
 
+/// Which client makes the calls.
+#[derive(Clone, Copy)]
+enum Caller {
+    Reqwest,
+    /// With a time-out for the whole call.
+    TimeOut,
+    Keylatch,
+}
+
+const CALLERS: [(&str, Caller); 3] =
+    [("reqwest", Caller::Reqwest), ("reqwest with a time-out", Caller::TimeOut), ("keylatch-client", Caller::Keylatch)];
+
 pub(crate) async fn measure(launcher: &Launcher, quick: bool) -> Result<Table> {
     let (rounds, calls) = if quick { (1, 200) } else { (ROUNDS, 50_000) };
     let server = launcher.start(App::Bare)?;
@@ -31,35 +45,36 @@ pub(crate) async fn measure(launcher: &Launcher, quick: bool) -> Result<Table> {
     let (bare, client) = (reqwest::Client::new(), Client::<Reqwest>::new());
     let mut made = Vec::new();
     for round in 0..rounds {
-        let of_bare = || took(calls, || through_reqwest(&bare, &url));
-        let of_client = || took(calls, || through_client(&client, &url));
-        made.push(if round % 2 == 0 {
-            (of_bare().await?, of_client().await?)
-        } else {
-            let client = of_client().await?;
-            (of_bare().await?, client)
-        });
+        let mut of_round = [Took { time: f64::NAN, cpu: f64::NAN }; CALLERS.len()];
+        for turn in 0..CALLERS.len() {
+            let at = (round + turn) % CALLERS.len();
+            of_round[at] = match CALLERS[at].1 {
+                Caller::Reqwest => took(calls, || through_reqwest(&bare, &url, None)).await?,
+                Caller::TimeOut => took(calls, || through_reqwest(&bare, &url, Some(TIME_OUT))).await?,
+                Caller::Keylatch => took(calls, || through_client(&client, &url)).await?,
+            };
+        }
+        made.push(of_round);
     }
     let title = format!("The client, {IN_FLIGHT} calls in flight, {rounds} rounds of {calls}, medians");
     let columns = ["", "µs/call", "times reqwest", "at most", "CPU µs/call", "times reqwest"];
     let mut table = Table::new(title, &columns);
-    let of = |figure: &dyn Fn(&(Took, Took)) -> f64| median(made.iter().map(figure).collect());
-    table.line([
-        "reqwest".to_owned(),
-        format!("{:.1}", of(&|(bare, _)| bare.time)),
-        String::new(),
-        String::new(),
-        format!("{:.1}", of(&|(bare, _)| bare.cpu)),
-        String::new(),
-    ]);
-    table.line([
-        "keylatch-client".to_owned(),
-        format!("{:.1}", of(&|(_, client)| client.time)),
-        format!("{:.3}", of(&|(bare, client)| client.time / bare.time)),
-        format!("{MORE:.2}"),
-        format!("{:.1}", of(&|(_, client)| client.cpu)),
-        format!("{:.3}", of(&|(bare, client)| client.cpu / bare.cpu)),
-    ]);
+    for (at, (name, caller)) in CALLERS.into_iter().enumerate() {
+        let of = |figure: fn(&Took) -> f64| median(made.iter().map(|of_round| figure(&of_round[at])).collect());
+        let beside = |figure: fn(&Took) -> f64| {
+            let ratios = made.iter().map(|of_round| figure(&of_round[at]) / figure(&of_round[0]));
+            if at == 0 { String::new() } else { format!("{:.3}", median(ratios.collect())) }
+        };
+        let at_most = if matches!(caller, Caller::Keylatch) { format!("{MORE:.2}") } else { String::new() };
+        table.line([
+            name.to_owned(),
+            format!("{:.1}", of(|took| took.time)),
+            beside(|took| took.time),
+            at_most,
+            format!("{:.1}", of(|took| took.cpu)),
+            beside(|took| took.cpu),
+        ]);
+    }
     Ok(table)
 }
 
@@ -70,14 +85,17 @@ async fn took<F: Future<Output = Result<()>>>(calls: usize, call: impl Fn() -> F
     Ok(Took { time: each(began.elapsed()), cpu: each(cpu_of(std::process::id())?.saturating_sub(cpu)) })
 }
 
-async fn through_reqwest(client: &reqwest::Client, url: &str) -> Result<()> {
-    let request = client
+async fn through_reqwest(client: &reqwest::Client, url: &str, time_out: Option<Duration>) -> Result<()> {
+    let mut request = client
         .post(url)
         .header("content-type", "application/json")
         .header("x-user-id", "user-1")
         .header("idempotency-key", format!("\"{}\"", Key::random().as_str()))
         .header("prefer", "wait=5")
         .body(ORDER);
+    if let Some(time_out) = time_out {
+        request = request.timeout(time_out);
+    }
     let response = request.send().await?;
     let status = response.status().as_u16();
     taken(status, &response.bytes().await?)
