@@ -265,7 +265,7 @@ async fn a_key_in_use_is_busy_for_every_client() {
 #[tokio::test]
 async fn a_caller_that_falls_silent_loses_the_key() {
     let database = database().await;
-    let bounded = Options::default().with_handler_pause_max(Some(Duration::from_millis(50)));
+    let bounded = Options::default().with_handler_pause_max(Some(Duration::from_secs(2)));
     let (bounded, store) = (store_with(&database, bounded).await, store(&database).await);
     let url = cluster().tcp_url(&database);
     for client in CLIENTS {

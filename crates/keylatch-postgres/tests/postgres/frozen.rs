@@ -15,7 +15,7 @@ use testing_support::postgres::proxy::{Break, Proxy};
 use crate::support::{Answer, Service, cluster, database, store};
 
 /// After this time the server ends a silent transaction.
-const SILENCE_MAX: Duration = Duration::from_secs(1);
+const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Much longer than that, even on a loaded machine.
 const LONG: Duration = Duration::from_secs(60);
 

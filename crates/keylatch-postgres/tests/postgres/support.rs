@@ -228,7 +228,7 @@ async fn add(
             Err(_) => StatusCode::SERVICE_UNAVAILABLE,
         },
         "idle" => {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
             StatusCode::CREATED
         }
         "panic" => panic!("as asked"),
