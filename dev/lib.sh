@@ -40,7 +40,8 @@ need_venv() {
     python3 -c 'import ensurepip, venv' || fail "python3 still cannot make virtual environments after installing python3-venv"
 }
 
-# need_librdkafka_tools: installs what compiles the bundled librdkafka. Its TLS and SASL use the system's OpenSSL.
+# need_librdkafka_tools: installs what compiles the bundled librdkafka. Its TLS and SASL use the system's OpenSSL, and so does
+# TLS to Cassandra.
 need_librdkafka_tools() {
     need_tool g++ g++
     need_tool make make

@@ -1,11 +1,18 @@
 //! The address of a cluster: `cassandra://[user:password@]host[:port][,host[:port]]…/keyspace`, with
-//! `?survives=…&data-centre=…` if need be.
+//! `?survives=…&data-centre=…` if need be, and `ca=…&cert=…&key=…` for TLS.
+
+use std::path::PathBuf;
 
 use super::error::ConnectError;
 use super::options::{Login, Survives};
 
 /// The port of CQL, if an address names none.
 const PORT: u16 = 9_042;
+
+const NOT_VALID: ConnectError = ConnectError::Address(
+    "after ? come survives=nothing, survives=node or survives=data-centre, data-centre=NAME, ca=FILE, cert=FILE and \
+     key=FILE, with & between them",
+);
 
 /// Where the cluster is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +24,17 @@ pub(super) struct Address {
     pub(super) login: Option<(String, String)>,
     pub(super) survives: Option<Survives>,
     pub(super) data_centre: Option<String>,
+    pub(super) tls: Option<TlsFiles>,
+}
+
+/// The PEM files for encrypted connections.
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "without TLS they are not read"))]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TlsFiles {
+    /// The certificate of the authority that certifies the nodes.
+    pub(super) ca: PathBuf,
+    /// The certificate of this process, and its key.
+    pub(super) own: Option<(PathBuf, PathBuf)>,
 }
 
 impl Address {
@@ -36,30 +54,30 @@ impl Address {
             login: login.map(parse_login).transpose()?,
             survives: None,
             data_centre: None,
+            tls: None,
         };
-        query.map_or(Ok(()), |query| query.split('&').try_for_each(|part| address.take(part)))?;
+        let (mut ca, mut cert, mut key) = (None, None, None);
+        for part in query.into_iter().flat_map(|query| query.split('&')) {
+            let (name, value) = part.split_once('=').filter(|(_, value)| !value.is_empty()).ok_or(NOT_VALID)?;
+            let value = decoded(value)?;
+            match (name, value.as_str()) {
+                ("survives", "nothing") => address.survives = Some(Survives::Nothing),
+                ("survives", "node") => address.survives = Some(Survives::Node),
+                ("survives", "data-centre") => address.survives = Some(Survives::DataCentre),
+                ("data-centre", _) => address.data_centre = Some(value),
+                ("ca", _) => ca = Some(value.into()),
+                ("cert", _) => cert = Some(value.into()),
+                ("key", _) => key = Some(value.into()),
+                _ => return Err(NOT_VALID),
+            }
+        }
+        address.tls = match (ca, cert, key) {
+            (None, None, None) => None,
+            (Some(ca), None, None) => Some(TlsFiles { ca, own: None }),
+            (Some(ca), Some(cert), Some(key)) => Some(TlsFiles { ca, own: Some((cert, key)) }),
+            _ => return Err(ConnectError::Address("TLS needs ca=FILE, and cert=FILE only together with key=FILE")),
+        };
         Ok(address)
-    }
-
-    /// A part of what comes after `?`.
-    fn take(&mut self, part: &str) -> Result<(), ConnectError> {
-        let survives = match part.split_once('=') {
-            Some(("data-centre", name)) if !name.is_empty() => {
-                self.data_centre = Some(decoded(name)?);
-                return Ok(());
-            }
-            Some(("survives", "nothing")) => Survives::Nothing,
-            Some(("survives", "node")) => Survives::Node,
-            Some(("survives", "data-centre")) => Survives::DataCentre,
-            _ => {
-                return Err(ConnectError::Address(
-                    "after ? come survives=nothing, survives=node or survives=data-centre, and data-centre=NAME, with \
-                     & between them",
-                ));
-            }
-        };
-        self.survives = Some(survives);
-        Ok(())
     }
 
     /// Who the store is: what the options say, or else the address.
@@ -133,6 +151,11 @@ mod tests {
         assert_eq!(address.data_centre, None);
         let address = Address::parse("cassandra://a/keys?survives=data-centre&data-centre=eu%20west").unwrap();
         assert_eq!((address.survives, address.data_centre.as_deref()), (Some(Survives::DataCentre), Some("eu west")));
+        assert_eq!(address.tls, None);
+        let address = Address::parse("cassandra://a/keys?ca=/etc/a%26b.pem").unwrap();
+        assert_eq!(address.tls, Some(TlsFiles { ca: "/etc/a&b.pem".into(), own: None }));
+        let address = Address::parse("cassandra://a/keys?cert=c&ca=a&key=k").unwrap();
+        assert_eq!(address.tls, Some(TlsFiles { ca: "a".into(), own: Some(("c".into(), "k".into())) }));
     }
 
     #[test]
@@ -150,6 +173,10 @@ mod tests {
             "cassandra://a/keys?x",
             "cassandra://a/keys?data-centre=",
             "cassandra://a/keys?survives=node&",
+            "cassandra://a/keys?survives=all",
+            "cassandra://a/keys?cert=c&key=k",
+            "cassandra://a/keys?ca=a&cert=c",
+            "cassandra://a/keys?ca=a&key=k",
             "cassandra://me@a/keys",
             "cassandra://me:%4@a/keys",
             "cassandra://me:%zz@a/keys",

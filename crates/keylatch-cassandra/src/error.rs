@@ -23,6 +23,12 @@ pub enum ConnectError {
         /// Its name.
         name: String,
     },
+    /// The address asks for TLS, and the program was built without it.
+    #[error("the address asks for TLS; build the program with the feature cassandra-tls (of keylatch-cassandra: tls)")]
+    WithoutTls,
+    /// A certificate or a key for TLS cannot be used.
+    #[error("cannot set up TLS to Cassandra: {0}")]
+    Tls(String),
     /// A statement of the set-up failed.
     #[error("cannot set up Cassandra: {0}")]
     SetUp(#[source] Box<ExecutionError>),

@@ -33,6 +33,8 @@ mod pages;
 mod runs;
 mod scan;
 mod schema;
+#[cfg(feature = "tls")]
+mod tls;
 mod value;
 
 use std::fmt;
@@ -49,6 +51,8 @@ pub use options::{
     CALL_MAX, CLOCK_UNCERTAINTY, COMPRESS_FROM_BYTES, CONNECT_TIMEOUT, INDEX_KEPT, Options, RESPONSE_TIMEOUT, Survives,
 };
 pub use schema::{SCHEMA_CQL, SCHEMA_VERSION, migrate};
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 
 /// A store in Cassandra. A clone is the same store, on the same connections.
 #[derive(Clone)]
@@ -82,7 +86,9 @@ const MARGIN: Duration = Duration::from_secs(60);
 impl Store {
     /// Connects to the cluster and keyspace at `url`: `cassandra://[user:password@]host[:port],host[:port]/keyspace`. A
     /// few nodes are enough; they name the others. `?survives=nothing`, `node` or `data-centre` at its end takes the
-    /// place of [`Options::with_survives`], and `?data-centre=NAME` of [`Options::with_data_centre`]; `&` between them.
+    /// place of [`Options::with_survives`], and `?data-centre=NAME` of [`Options::with_data_centre`]; `&` between them. With
+    /// the feature `tls`, `?ca=FILE` encrypts connections, and `&cert=FILE&key=FILE` show who this process is: see
+    /// `Options::with_tls`.
     ///
     /// # Errors
     ///

@@ -105,6 +105,12 @@ pub(super) async fn session(address: &Address, options: &Options) -> Result<Sess
     if let Some(name) = centre {
         builder = builder.host_filter(Arc::new(DcHostFilter::new(name.clone())));
     }
+    #[cfg(not(feature = "tls"))]
+    if address.tls.is_some() {
+        return Err(ConnectError::WithoutTls);
+    }
+    #[cfg(feature = "tls")]
+    let builder = super::tls::encrypted(builder, address, options)?;
     let session = builder.build().await.map_err(|error| match error {
         NewSessionError::UseKeyspaceError(UseKeyspaceError::RequestError(RequestAttemptError::DbError(
             DbError::Invalid,

@@ -13,6 +13,8 @@ pub struct Options {
     pub(super) migrate: bool,
     pub(super) survives: Survives,
     pub(super) data_centre: Option<String>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<super::Tls>,
     pub(super) clock_uncertainty: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) response_timeout: Duration,
@@ -75,6 +77,8 @@ impl Default for Options {
             migrate: false,
             survives: Survives::default(),
             data_centre: None,
+            #[cfg(feature = "tls")]
+            tls: None,
             clock_uncertainty: CLOCK_UNCERTAINTY,
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout: RESPONSE_TIMEOUT,
@@ -124,6 +128,13 @@ impl Options {
     #[must_use]
     pub fn with_data_centre(self, name: &str) -> Self {
         Self { data_centre: Some(name.to_owned()), ..self }
+    }
+
+    /// Encrypts all connections; takes the place of what the address says. By default none is encrypted.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(self, tls: super::Tls) -> Self {
+        Self { tls: Some(tls), ..self }
     }
 
     /// How far apart two readings of the store's time can be at one instant: the clocks of the nodes, and half a round

@@ -65,6 +65,7 @@
 //! | `diesel` | | the same for diesel, with diesel-async |
 //! | `redis` | | the store in Redis or Valkey |
 //! | `cassandra` | | the store in Apache Cassandra |
+//! | `cassandra-tls` | | TLS to its nodes, by the OpenSSL of the system |
 //! | `opentelemetry` | | spans in the caller's trace, and the trace in events; see the [manual](manual::observability) |
 //! | `conformance` | | the suite that every store passes |
 //! | `failpoints` | | for Keylatch's own tests: points where a process kills itself |

@@ -23,6 +23,7 @@ use scylla::policies::host_filter::AllowListHostFilter;
 pub use network::Cut;
 use network::{Network, known_as};
 
+use super::certificates::{Authority, Certificate};
 use super::eventually;
 use super::guarded::Guarded;
 use super::jars::{self, Jars};
@@ -45,6 +46,7 @@ pub struct Cluster {
     /// Of CQL, the same on all nodes: that is how clients find the others.
     port: u16,
     network: Option<Network>,
+    authority: Authority,
 }
 
 #[derive(Debug)]
@@ -126,11 +128,16 @@ impl Cluster {
         let (port, storage) = (free_port_on(&own), free_port_on(&[&*own, &known].concat()));
         let network = faults.then(|| Network::start(&own, storage));
         let seeds: Vec<_> = known.iter().map(|known| format!("{known}:{storage}")).collect();
+        let authority = Authority::new();
         let make = |(nth, address): (usize, &Ipv4Addr)| {
             let centre = if spread == Spread::Apart { nth + 1 } else { 1 };
-            Node::make(*address, port, (known[nth], storage), centre, &seeds.join(","), of_use)
+            let node = Node::make(*address, port, (known[nth], storage), centre, &seeds.join(","), of_use);
+            if of_use == Use::Answers {
+                node.accept_tls(&authority);
+            }
+            node
         };
-        let mut cluster = Self { nodes: own.iter().enumerate().map(make).collect(), port, network };
+        let mut cluster = Self { nodes: own.iter().enumerate().map(make).collect(), port, network, authority };
         if faults {
             cluster.nodes.iter_mut().for_each(Node::give_clock);
         }
@@ -152,6 +159,12 @@ impl Cluster {
     /// The addresses of all nodes, each with its port.
     pub fn servers(&self) -> Vec<String> {
         self.nodes.iter().map(|node| format!("{}:{}", node.address, self.port)).collect()
+    }
+
+    /// Who has certified the [shared](shared) node, and certifies the clients that it accepts over TLS. It also accepts
+    /// those without TLS.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
     }
 
     /// A session of a test's own.
@@ -327,12 +340,35 @@ impl Node {
         Self { address, port, program, clock: None, compiles_fully: of_use == Use::Speed }
     }
 
+    /// Makes it accept TLS as well, from clients that `authority` has certified.
+    fn accept_tls(&self, authority: &Authority) {
+        let at = |name: &str| self.program.directory.join(name);
+        let Certificate { pem, key } = authority.certify(&[&self.address.to_string()]);
+        let yaml = format!(
+            "client_encryption_options:\n\
+             \x20 enabled: true\n\
+             \x20 optional: true\n\
+             \x20 require_client_auth: true\n\
+             \x20 ssl_context_factory: {{class_name: org.apache.cassandra.security.PEMBasedSslContextFactory}}\n\
+             \x20 keystore: {}\n\
+             \x20 truststore: {}\n",
+            at("node.pem").display(),
+            at("authority.pem").display(),
+        );
+        let written = fs::write(at("node.pem"), key + &pem)
+            .and_then(|()| fs::write(at("authority.pem"), authority.pem()))
+            .and_then(|()| self.append(&yaml));
+        written.expect("the directory is writable");
+    }
+
+    fn append(&self, yaml: &str) -> std::io::Result<()> {
+        fs::File::options().append(true).open(self.program.directory.join("cassandra.yaml"))?.write_all(yaml.as_bytes())
+    }
+
     /// Builds the library that stands before the machine's clock. By default a node takes messages of nodes whose clocks
     /// are behind for expired, and is as good as dead; here it takes part.
     fn give_clock(&mut self) {
-        let yaml = fs::File::options().append(true).open(self.program.directory.join("cassandra.yaml"));
-        let written = yaml.and_then(|mut yaml| yaml.write_all(b"internode_timeout: false\n"));
-        written.expect("the directory is writable");
+        self.append("internode_timeout: false\n").expect("the directory is writable");
         let library = self.program.directory.join("clock.so");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cassandra/clock.c");
         let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).status();

@@ -2,6 +2,7 @@
 
 mod cached;
 mod conformance;
+mod encrypted;
 mod expiry;
 mod one_node;
 mod settings;
