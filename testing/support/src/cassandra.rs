@@ -56,8 +56,7 @@ struct Node {
     program: Guarded,
     /// The library that gives it a clock of its own.
     clock: Option<PathBuf>,
-    /// Whether Java compiles it as well as it can, which takes minutes to pay.
-    compiles_fully: bool,
+    of_use: Use,
 }
 
 /// What nodes are for.
@@ -337,7 +336,7 @@ impl Node {
         write("cassandra.yaml", &yaml);
         write("cassandra-rackdc.properties", &format!("dc=dc{centre}\nrack=r1\n"));
         write("logback.xml", LOGBACK);
-        Self { address, port, program, clock: None, compiles_fully: of_use == Use::Speed }
+        Self { address, port, program, clock: None, of_use }
     }
 
     /// Makes it accept TLS as well, from clients that `authority` has certified.
@@ -381,7 +380,8 @@ impl Node {
     fn run(&self) {
         let at = |name: &str| self.program.directory.join(name).display().to_string();
         let mut args: Vec<String> = JAVA.map(str::to_owned).into();
-        args.extend((!self.compiles_fully).then(|| "-XX:TieredStopAtLevel=1".to_owned()));
+        // To compile it as well as Java can takes minutes to pay.
+        args.extend((self.of_use != Use::Speed).then(|| "-XX:TieredStopAtLevel=1".to_owned()));
         args.extend(OPENED.iter().map(|package| format!("--add-opens={package}=ALL-UNNAMED")));
         args.extend(EXPORTED.iter().map(|package| format!("--add-exports={package}=ALL-UNNAMED")));
         args.extend([
