@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::BuildHasher as _;
 
+use foldhash::quality::RandomState;
 use keylatch_core::Key;
 use parking_lot::Mutex;
-use quick_cache::sync::Cache;
+use quick_cache::UnitWeighter;
+use quick_cache::sync::{Cache, DefaultLifecycle};
 
 use crate::request::Identity;
 
@@ -15,14 +17,17 @@ const KEYS_BOUND_MAX: usize = 10_000;
 
 pub(crate) struct Bound {
     /// The hashes never leave the process, and nobody chooses requests so that they collide: 64 bits are enough.
-    requests: Cache<Key, u64>,
+    requests: Cache<Key, u64, UnitWeighter, RandomState>,
     hasher: RandomState,
     running: Mutex<HashMap<Key, usize>>,
 }
 
 impl Default for Bound {
     fn default() -> Self {
-        Self { requests: Cache::new(KEYS_BOUND_MAX), hasher: RandomState::new(), running: Mutex::default() }
+        let hasher = RandomState::default();
+        let lifecycle = DefaultLifecycle::default();
+        let requests = Cache::with(KEYS_BOUND_MAX, KEYS_BOUND_MAX as u64, UnitWeighter, hasher.clone(), lifecycle);
+        Self { requests, hasher, running: Mutex::default() }
     }
 }
 

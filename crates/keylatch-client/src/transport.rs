@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
+use http::uri::Authority;
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt as _, Full};
 use parking_lot::Mutex;
@@ -49,7 +50,7 @@ impl Reqwest {
     fn url(&self, uri: &Uri) -> Result<Url, Unsendable> {
         let mut last = self.last.lock();
         match &*last {
-            Some((known, url)) if known == uri => Ok(url.clone()),
+            Some((known, url)) if is_same(known, uri) => Ok(url.clone()),
             _ => {
                 let url = Url::parse(&uri.to_string()).map_err(Unsendable::new)?;
                 *last = Some((uri.clone(), url.clone()));
@@ -67,6 +68,11 @@ impl Reqwest {
         *request.body_mut() = Some(body.to_bytes().into());
         Ok(request)
     }
+}
+
+/// Also in the case of letters, which is not compared in an authority otherwise: it can contain a password.
+fn is_same(a: &Uri, b: &Uri) -> bool {
+    a == b && a.authority().map(Authority::as_str) == b.authority().map(Authority::as_str)
 }
 
 impl Service<Request<Full<Bytes>>> for Reqwest {
@@ -88,5 +94,30 @@ impl Service<Request<Full<Bytes>>> for Reqwest {
                 Err(error) => Err(error.without_url().into()),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_request_goes_to_its_own_url() {
+        let reqwest = Reqwest::default();
+        let urls = [
+            "http://a/orders?page=1",
+            "http://a/orders?page=1",
+            "http://a/orders?page=2",
+            "http://a/Orders?page=2",
+            "http://b/Orders?page=2",
+            "https://b/Orders?page=2",
+            "https://me:secret@b/Orders?page=2",
+            "https://me:Secret@b/Orders?page=2",
+        ];
+        for url in urls {
+            assert_eq!(reqwest.url(&Uri::from_static(url)).unwrap().as_str(), url);
+            assert!(!format!("{reqwest:?}").contains("ecret"), "{reqwest:?}");
+        }
+        assert!(reqwest.url(&Uri::from_static("/orders")).is_err());
     }
 }

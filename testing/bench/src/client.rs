@@ -13,7 +13,7 @@ use crate::report::{Table, median};
 use crate::server::{Launcher, cpu_of};
 
 const IN_FLIGHT: usize = 50;
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 61;
 /// As the client's time-out for a try.
 const TIME_OUT: Duration = Duration::from_secs(30);
 /// A call may take so much more than one of reqwest.
@@ -39,7 +39,7 @@ const CALLERS: [(&str, Caller); 3] =
     [("reqwest", Caller::Reqwest), ("reqwest with a time-out", Caller::TimeOut), ("keylatch-client", Caller::Keylatch)];
 
 pub(crate) async fn measure(launcher: &Launcher, quick: bool) -> Result<Table> {
-    let (rounds, calls) = if quick { (1, 200) } else { (ROUNDS, 50_000) };
+    let (rounds, calls) = if quick { (1, 200) } else { (ROUNDS, 10_000) };
     let server = launcher.start(App::Bare)?;
     let url = format!("http://{}{PATH}", server.address());
     let (bare, client) = (reqwest::Client::new(), Client::<Reqwest>::new());
