@@ -108,15 +108,19 @@ run_programs() {
 
 # run_program SCRATCH LINE: runs a test program as cargo does. The line has its package, its source and itself, between tabs.
 run_program() {
+    # The longest one takes about seven minutes on two busy cores.
+    local seconds_max=1800
     local scratch=$1 package source program log status=0 started=$SECONDS
     IFS=$'\t' read -r package source program <<<"$2"
     log=$scratch/$(basename "$program").log
     echo "started $package/$source"
-    (cd "$package" && CARGO_MANIFEST_DIR=$PWD exec "$program") >"$log" 2>&1 </dev/null || status=$?
+    (cd "$package" && CARGO_MANIFEST_DIR=$PWD exec timeout --foreground "$seconds_max" "$program") >"$log" 2>&1 </dev/null ||
+        status=$?
     {
         flock 9
         printf '     Running %s (%s) for %s s\n' "$source" "$package" "$((SECONDS - started))"
         cat "$log"
+        [ "$status" != 124 ] || echo "$package/$source was stopped after $seconds_max s"
         [ "$status" = 0 ] || echo "$package/$source failed with status $status"
     } 9>"$scratch/shown"
     rm "$log"
