@@ -108,7 +108,7 @@ pub(super) enum Failed {
     Refused(String),
     /// It was sent, and may have taken effect, now or later.
     NotKnown(String),
-    /// It was a read that a node gave up: of too many tombstones, for one.
+    /// It was a read that a node gave up, of too many tombstones for one, or that took too long.
     GaveUp(String),
     /// The reply was not one that the statement has.
     Nonsense(&'static str),
@@ -140,7 +140,11 @@ impl Failed {
         match (Self::of(error), error) {
             (
                 Self::NotKnown(text),
-                ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::ReadFailure { .. }, _)),
+                ExecutionError::RequestTimeout(_)
+                | ExecutionError::LastAttemptError(RequestAttemptError::DbError(
+                    DbError::ReadFailure { .. } | DbError::ReadTimeout { .. },
+                    _,
+                )),
             ) => Self::GaveUp(text),
             (Self::NotKnown(text), _) => Self::NotSent(text),
             (failed, _) => failed,

@@ -66,6 +66,8 @@ struct Inner {
     /// The current runs whose records this process has written.
     runs: runs::Runs,
     endings: index::Endings,
+    /// What a scan of all records reads at once.
+    part: scan::Part,
     /// Where the next sweep goes on.
     swept_to: Mutex<Option<RecordId>>,
     clock_uncertainty: Duration,
@@ -120,6 +122,7 @@ impl Store {
             clock: Arc::default(),
             gates: gate::Gates::default(),
             runs: runs::Runs::default(),
+            part: scan::Part::default(),
             swept_to: Mutex::default(),
             margin: MARGIN + options.clock_uncertainty * 2,
             clock_uncertainty: options.clock_uncertainty,

@@ -79,8 +79,8 @@ impl Store {
 
     /// In the order of the rows in the table. Cursors are tokens.
     async fn page_of_all(&self, after: Option<i64>, limit: usize, now: Timestamp) -> Result<Page, Error> {
-        let (mut scan, mut records, mut looked_at) = (Scan::after(after), Vec::new(), 0);
-        while let Some(rows) = scan.next(&self.0.link).await? {
+        let (mut scan, mut records, mut looked_at) = (Scan::of(self, after), Vec::new(), 0);
+        while let Some(rows) = scan.next().await? {
             looked_at += rows.len();
             for Row { token, key, columns } in rows {
                 // Another store's, if it is in the same keyspace.
@@ -332,9 +332,9 @@ impl Store {
 
     /// The same for a store whose records do not end by themselves.
     async fn sweep_all(&self, limit: usize, now: Timestamp, swept: &mut Swept) -> Result<(), Error> {
-        let mut scan = Scan::after(None);
+        let mut scan = Scan::of(self, None);
         let mut seen = HashSet::new();
-        while let Some(rows) = scan.next(&self.0.link).await? {
+        while let Some(rows) = scan.next().await? {
             for Row { key, columns, .. } in rows {
                 let Some(id) = self.0.names.id_of(&key) else { continue };
                 let Ok(Some(found)) = value::decode(id, columns, now) else { continue };

@@ -66,6 +66,43 @@ async fn i1_never_two_starts_on_cassandra_when_a_node_or_a_data_centre_is_cut_of
     assert!(summary.replays > 0, "{summary}");
 }
 
+/// A list reads less at once after a read that took too long, and goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_goes_on_after_a_read_that_took_too_long() {
+    const RECORDS: usize = 20;
+    const READ_MAX: Duration = Duration::from_secs(3);
+    let (cluster, _turn) = cluster().await;
+    let options = options("list-").with_response_timeout(READ_MAX).with_call_max(SOON);
+    let store = connect(cluster, KEYSPACE, options).await;
+    for number in 0..RECORDS {
+        let claim = claim(&format!("list-{number}"), Guarantee::AtMostOnce, &Policy::default());
+        store.claim(claim).await.expect("all nodes are there");
+    }
+    // No node reaches another one.
+    cluster.cut_off(0, Cut::Silent);
+    cluster.cut_off(1, Cut::Silent);
+    let begun = Instant::now();
+    let listed = async {
+        let (mut records, mut page) = (0, PageRequest { limit: 100, ..PageRequest::default() });
+        loop {
+            let found = store.list(page.clone()).await.expect("the network is back in time").value;
+            records += found.records.len();
+            page.after = found.next;
+            if page.after.is_none() {
+                return records;
+            }
+        }
+    };
+    let mended = async {
+        tokio::time::sleep(READ_MAX + Duration::from_millis(500)).await;
+        cluster.mend(0);
+        cluster.mend(1);
+    };
+    let (records, ()) = tokio::join!(listed, mended);
+    assert_eq!(records, RECORDS);
+    assert!(begun.elapsed() > READ_MAX, "the first read took too long");
+}
+
 /// A service that asks only the node that is cut off.
 struct Isolated<'s> {
     store: &'s Store,
