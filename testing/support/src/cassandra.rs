@@ -160,7 +160,7 @@ impl Cluster {
         self.nodes.iter().map(|node| format!("{}:{}", node.address, self.port)).collect()
     }
 
-    /// Who has certified the [shared](shared) node, and certifies the clients that it accepts over TLS. It also accepts
+    /// Who has certified the [shared] node, and certifies the clients that it accepts over TLS. It also accepts
     /// those without TLS.
     pub fn authority(&self) -> &Authority {
         &self.authority
