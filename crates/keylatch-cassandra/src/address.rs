@@ -9,7 +9,8 @@ use super::options::{Login, Survives};
 /// The port of CQL, if an address names none.
 const PORT: u16 = 9_042;
 
-const NOT_VALID: ConnectError = ConnectError::Address(
+/// Of a part of what comes after `?`.
+const NO_SUCH_PART: ConnectError = ConnectError::Address(
     "after ? come survives=nothing, survives=node or survives=data-centre, data-centre=NAME, ca=FILE, cert=FILE and \
      key=FILE, with & between them",
 );
@@ -58,7 +59,7 @@ impl Address {
         };
         let (mut ca, mut cert, mut key) = (None, None, None);
         for part in query.into_iter().flat_map(|query| query.split('&')) {
-            let (name, value) = part.split_once('=').filter(|(_, value)| !value.is_empty()).ok_or(NOT_VALID)?;
+            let (name, value) = part.split_once('=').filter(|(_, value)| !value.is_empty()).ok_or(NO_SUCH_PART)?;
             let value = decoded(value)?;
             match (name, value.as_str()) {
                 ("survives", "nothing") => address.survives = Some(Survives::Nothing),
@@ -68,7 +69,7 @@ impl Address {
                 ("ca", _) => ca = Some(value.into()),
                 ("cert", _) => cert = Some(value.into()),
                 ("key", _) => key = Some(value.into()),
-                _ => return Err(NOT_VALID),
+                _ => return Err(NO_SUCH_PART),
             }
         }
         address.tls = match (ca, cert, key) {
